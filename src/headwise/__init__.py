@@ -1,0 +1,1 @@
+"""Every head its own loss, and one set of books."""
