@@ -190,7 +190,9 @@ def find_ends_published(points: Points) -> Ends:
     first, second = (int(i) // num for i in np.argsort(distances)[-2:])
     ends = (first, (first + 1) % num), (second, (second + 1) % num)
     if num < 4 or not _touch_free(*ends):
-        raise ValueError(f"has no two separate ends by the published rule (edges {first} and {second} of {num})")
+        raise ValueError(
+            f"has no two separate ends by the published rule (edges {first} and {second} of {num})"
+        )
     return ends
 
 
@@ -230,7 +232,11 @@ def _best(points: Points, choices: list[Ends], scores: list[float]) -> Ends:
 def _split_triangle(points: Points) -> tuple[Points, Ends]:
     lengths = np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1)
     doubled = [np.concatenate([np.roll(points, -i, axis=0), points[[i - 1]]]) for i in range(3)]
-    equals = [corners for corners, length in zip(doubled, lengths, strict=True) if length <= lengths.min() * (1 + TIE)]
+    equals = [
+        corners
+        for corners, length in zip(doubled, lengths, strict=True)
+        if length <= lengths.min() * (1 + TIE)
+    ]
     ends = (0, 1), (2, 3)
     return max(equals, key=lambda corners: abs(_chord(corners, ends)[0])), ends
 

@@ -145,7 +145,9 @@ def group_words(words: list[Word]) -> list[Array]:
         for j, second in enumerate(words):
             if group[i] != group[j] and _enters(first.disks, second.polygon):
                 group = [group[i] if label == group[j] else label for label in group]
-    members = [[word for word, label in zip(words, group, strict=True) if label == wanted] for wanted in set(group)]
+    members = [
+        [word for word, label in zip(words, group, strict=True) if label == wanted] for wanted in set(group)
+    ]
     return [np.concatenate([word.disks for word in joined]) for joined in members]
 
 
@@ -200,11 +202,15 @@ def _leave(contour: Contour, position: Array, step: Array) -> Array:
     return position
 
 
-def _next(contour: Contour, center: Array, direction: Array, radius: float, before: Array | None) -> Array | None:
+def _next(
+    contour: Contour, center: Array, direction: Array, radius: float, before: Array | None
+) -> Array | None:
     for stride in STRIDES:
         shift = stride * radius * direction
         position = center + shift
-        if before is not None and np.linalg.norm(before - position) <= np.linalg.norm(before - (center - shift)):
+        if before is not None and np.linalg.norm(before - position) <= np.linalg.norm(
+            before - (center - shift)
+        ):
             position = center - shift
         if _inside(contour, position):
             return position

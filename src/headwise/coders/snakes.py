@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 SUBPIXEL_BITS = 4  # outlines are filled on a grid of 1/16 pixel
 FARTHEST = 1e6  # pixels; beyond it coordinates are no pixels, and the fill would overflow
-THINNEST_RADIUS = 0.5  # pixels; a thinner disc has no pixel of its own, and its relative radius error explodes
+THINNEST_RADIUS = (
+    0.5  # pixels; a thinner disc has no pixel of its own, and its relative radius error explodes
+)
 
 
 def encode_snakes(
@@ -164,11 +166,15 @@ def _modules() -> tuple[Any, Any]:
     try:
         from headwise.coders import snake_geometry, snake_walk
     except ImportError as error:
-        raise ImportError(f"coders.snakes needs {error.name}. Install it with: pip install headwise[coders]") from error
+        raise ImportError(
+            f"coders.snakes needs {error.name}. Install it with: pip install headwise[coders]"
+        ) from error
     return snake_geometry, snake_walk
 
 
-def _check_options(size: int | tuple[int, int], num_disks: int, expand: float, shrink: int) -> tuple[int, int]:
+def _check_options(
+    size: int | tuple[int, int], num_disks: int, expand: float, shrink: int
+) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     rules = {
         f"size must be positive, found {size}": height > 0 and width > 0,
@@ -202,10 +208,14 @@ def _check_outline(word: Tensor | npt.NDArray[np.generic], image: int, index: in
     where = f"image {image}, polygon {index}"
     points = np.asarray(word.detach().cpu() if isinstance(word, Tensor) else word, np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
-        raise ValueError(f"{where}: an outline is (v, 2) with v >= 3, found shape {points.shape}. Remove or mend it.")
+        raise ValueError(
+            f"{where}: an outline is (v, 2) with v >= 3, found shape {points.shape}. Remove or mend it."
+        )
     if not (np.abs(points) <= FARTHEST).all():
         worst = points[int((~(np.abs(points) <= FARTHEST)).any(axis=1).argmax())].tolist()
-        raise ValueError(f"{where}: coordinates are finite pixels within 1e6, found {worst}. Remove or mend the polygon.")
+        raise ValueError(
+            f"{where}: coordinates are finite pixels within 1e6, found {worst}. Remove or mend the polygon."
+        )
     return points
 
 
@@ -254,7 +264,9 @@ def _to_targets(maps: dict[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
 
 def _check_maps(outputs: Mapping[str, Tensor]) -> Tensor:
     if "maps" not in outputs:
-        raise ValueError(f"decode_snakes: no output 'maps'. The network returned: {', '.join(outputs) or 'nothing'}.")
+        raise ValueError(
+            f"decode_snakes: no output 'maps'. The network returned: {', '.join(outputs) or 'nothing'}."
+        )
     maps = outputs["maps"].detach().float().cpu()
     if maps.ndim != 4 or maps.shape[1] != 7:
         raise ValueError(f"decode_snakes: 'maps' must be (N, 7, H, W), found shape {tuple(maps.shape)}.")
@@ -268,7 +280,9 @@ def _check_maps(outputs: Mapping[str, Tensor]) -> Tensor:
     return maps
 
 
-def _check_thresholds(region: float, center_line: float, expand: float, min_area: float, max_steps: int) -> None:
+def _check_thresholds(
+    region: float, center_line: float, expand: float, min_area: float, max_steps: int
+) -> None:
     rules = {
         f"region_threshold must be in [0, 1], found {region}": 0 <= region <= 1,
         f"center_line_threshold must be in [0, 1], found {center_line}": 0 <= center_line <= 1,
