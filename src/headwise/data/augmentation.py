@@ -1,0 +1,123 @@
+"""Augmentation of pictures with their polygons, by torchvision's transforms v2.
+
+torchvision mirrors key points about pixel centres (x to W - 1 - x) but scales and rotates them as if the
+middle of the first pixel were (0.5, 0.5). Ours are pixel centres throughout, so they are shifted by half a
+pixel around those two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from headwise.data.annotation import Picture, TextAnnotation, visible_fraction
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class TextAugmentation:
+    """Random rotation, resized crop, mirroring and photometric distortion of an annotated picture.
+
+    A word of which less than `keep` of the area is left inside the crop is ignored (neither text nor
+    background); one that left altogether is dropped; the others keep their whole outline, which may reach
+    beyond the border.
+
+    Args:
+        size: height and width of the result, pixels.
+        scale: range of the cropped share of the picture's area.
+        degrees: largest rotation.
+        mirror: probability of a mirrored picture.
+        keep: fraction of a word's area that must stay visible, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        scale: tuple[float, float] = (0.5, 1.0),
+        degrees: float = 10.0,
+        mirror: float = 0.5,
+        keep: float = 0.7,
+    ) -> None:
+        self.size = size
+        self.keep = keep
+        rotation = v2.RandomRotation([-degrees, degrees], interpolation=v2.InterpolationMode.BILINEAR)
+        self._transform = v2.Compose(
+            [
+                _Shift(0.5),
+                v2.RandomApply([rotation], p=0.5 if degrees else 0.0),
+                v2.RandomResizedCrop(size, scale=scale, ratio=(0.8, 1.25), antialias=True),
+                _Shift(-0.5),
+                v2.RandomHorizontalFlip(mirror),
+                v2.RandomPhotometricDistort(p=0.4),
+                v2.RandomGrayscale(0.1),
+            ]
+        )
+
+    def __call__(self, picture: Picture, seed: int) -> tuple[Tensor, TextAnnotation]:
+        """Augment one picture.
+
+        Args:
+            picture: (H, W, 3) uint8 with its annotation.
+            seed: decides everything random; the global random state is neither read nor changed.
+
+        Returns:
+            The picture (3, size, size) as float32, normalised, and its annotation.
+        """
+        annotation = picture.annotation
+        image = tv_tensors.Image(torch.from_numpy(picture.image).permute(2, 0, 1))
+        points = np.concatenate([np.zeros((0, 2)), *annotation.polygons])
+        key_points = tv_tensors.KeyPoints(torch.from_numpy(points), canvas_size=picture.image.shape[:2])
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            image, key_points = self._transform(image, key_points)
+        lengths = [len(polygon) for polygon in annotation.polygons]
+        moved = np.split(key_points.numpy(), np.cumsum(lengths)[:-1]) if lengths else []
+        return normalise(image), self._sift(annotation, moved)
+
+    def _sift(self, annotation: TextAnnotation, polygons: list[NDArray[np.float64]]) -> TextAnnotation:
+        """Drop the words that left the crop and ignore those that were cut."""
+        visible = [visible_fraction(polygon, self.size, self.size) for polygon in polygons]
+        kept = [index for index, fraction in enumerate(visible) if fraction > 0]
+        return TextAnnotation(
+            tuple(polygons[index] for index in kept),
+            tuple(annotation.ignored[index] or visible[index] < self.keep for index in kept),
+            tuple(annotation.words[index] for index in kept),
+        )
+
+
+def normalise(image: Tensor | NDArray[np.uint8]) -> Tensor:
+    """Scale a picture to the statistics that ImageNet's backbones expect.
+
+    Args:
+        image: uint8 RGB, (3, H, W) as a tensor or (H, W, 3) as an array.
+
+    Returns:
+        (3, H, W) float32.
+    """
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    mean = torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).reshape(3, 1, 1)
+    return (image.as_subclass(Tensor).float() / 255 - mean) / std
+
+
+class _Shift(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+    """Shift key points by a constant; pictures pass."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Shift one input if it is key points."""
+        if not isinstance(inpt, tv_tensors.KeyPoints):
+            return inpt
+        return tv_tensors.wrap(inpt.as_subclass(Tensor) + self.offset, like=inpt)

@@ -1,0 +1,143 @@
+"""A stream of batches that is a function of the seed and the step alone.
+
+The order of an epoch, the augmentation of a sample and what a worker does are derived from (seed, epoch,
+index), never from a global random state. A run that is resumed at step s therefore sees exactly the batches
+that it would have seen, with any number of workers.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from headwise.data.annotation import Picture, PictureDataset
+
+_ORDER, _SAMPLE = 0, 1
+
+
+class SampleKey(NamedTuple):
+    """Which picture, and in which epoch."""
+
+    epoch: int
+    picture: int
+
+
+class BatchSampler(Sampler[list[SampleKey]]):
+    """The batches of a run from one step to another.
+
+    Epochs are permutations, one after the other; a batch may hold the end of one and the beginning of the
+    next.
+
+    Args:
+        num_samples: pictures in the data set.
+        batch_size: per rank.
+        seed: of the order.
+        first_step: where to begin; 0 for a fresh run.
+        last_step: where to end (exclusive).
+        rank: of this process.
+        num_ranks: processes that share each step's pictures.
+
+    Raises:
+        ValueError: nothing to sample from, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        *,
+        seed: int,
+        first_step: int = 0,
+        last_step: int,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        if num_samples < 1 or batch_size < 1:
+            raise ValueError(f"{num_samples} pictures in batches of {batch_size}: both must be at least 1.")
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps = range(first_step, last_step)
+        self.rank = rank
+        self.num_ranks = num_ranks
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for step in self.steps:
+            first = (step * self.num_ranks + self.rank) * self.batch_size
+            yield [self.key(position) for position in range(first, first + self.batch_size)]
+
+    def key(self, position: int) -> SampleKey:
+        """Return the sample at a position of the whole stream, counted from the first step of the run."""
+        epoch, place = divmod(position, self.num_samples)
+        return SampleKey(epoch, int(_order(self.seed, epoch, self.num_samples)[place]))
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
+    generator = np.random.default_rng(np.random.SeedSequence((seed, _ORDER, epoch)))
+    return generator.permutation(num_samples)
+
+
+def sample_seed(seed: int, key: SampleKey) -> int:
+    """Return the seed of everything random about one sample, in [0, 2**63)."""
+    sequence = np.random.SeedSequence((seed, _SAMPLE, key.epoch, key.picture))
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+class _Prepared(Dataset[Any]):
+    """Pictures by key, prepared with the key's own seed."""
+
+    def __init__(self, pictures: PictureDataset, prepare: Callable[[Picture, int], Any], seed: int) -> None:
+        self.pictures = pictures
+        self.prepare = prepare
+        self.seed = seed
+
+    def __getitem__(self, key: SampleKey) -> Any:
+        return self.prepare(self.pictures[key.picture], sample_seed(self.seed, key))
+
+
+def seeded_loader(
+    pictures: PictureDataset,
+    prepare: Callable[[Picture, int], Any],
+    collate: Callable[[list[Any]], Any],
+    sampler: BatchSampler,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """Return a loader whose batches depend on the sampler's seed and steps alone.
+
+    Args:
+        pictures: the data set.
+        prepare: (picture, seed) -> sample; all of its randomness must come from the seed.
+        collate: samples -> batch.
+        sampler: the order.
+        num_workers: processes; any number gives the same batches.
+        pin_memory: page-locked batches, for a GPU.
+
+    Returns:
+        An iterable of batches, one per step.
+    """
+    return DataLoader(
+        _Prepared(pictures, prepare, sampler.seed),
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_interrupts_to_the_loop,
+    )
+
+
+def _leave_interrupts_to_the_loop(worker: int) -> None:
+    """Ignore Ctrl-C in a worker: the terminal sends it to all, and the loop still wants to end its step."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,209 @@
+"""Reader for Total-Text folders: pictures with curved words outlined by polygons."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headwise.data.annotation import Picture, Polygon, TextAnnotation
+from headwise.data.pictures import check_picture, load_picture
+
+_PICTURES = {".jpg", ".jpeg", ".png"}
+_ANNOTATIONS = {".mat", ".txt"}
+_LINE = re.compile(
+    r"x:\s*\[\[(?P<x>[^\]]*)\]\]\s*,\s*y:\s*\[\[(?P<y>[^\]]*)\]\]"
+    r"(?:\s*,\s*ornt:\s*\[(?P<ornt>[^\]]*)\])?"
+    r"\s*,\s*transcriptions:\s*\[\s*u?(?P<quote>['\"])(?P<word>.*?)(?P=quote)\s*\]",
+    re.DOTALL,
+)
+_UNREADABLE_MAT = (ValueError, TypeError, NotImplementedError, OSError, struct.error, zlib.error)
+
+
+class _Word(NamedTuple):
+    polygon: Polygon
+    text: str
+
+
+class TotalText:
+    """Annotated pictures, decoded when asked for; see `read_total_text`."""
+
+    def __init__(self, pictures: list[Path], annotations: list[TextAnnotation]) -> None:
+        self._pictures = pictures
+        self._annotations = annotations
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Picture:
+        """Decode picture number `index`.
+
+        Args:
+            index: 0 to the length less one.
+
+        Returns:
+            The picture with its annotation.
+        """
+        path = self._pictures[index]
+        return Picture(path.stem, load_picture(path), self._annotations[index])
+
+
+def read_total_text(folder: str | Path, split: str) -> TotalText:
+    """Read one split of a Total-Text folder.
+
+    Pictures lie in ``Images/<split>``; annotations in any other folder called ``<split>``
+    (``Groundtruth/Polygon/Train`` in the original archive), one file per picture, called
+    ``poly_gt_<picture>``, ``gt_<picture>`` or ``<picture>``: MATLAB's ``.mat`` with the cells ``polygt`` (or
+    ``gt``), or ``.txt`` with lines such as ``x: [[1 2 3]], y: [[4 5 6]], ornt: [u'c'], transcriptions:
+    [u'word']``. The word ``#`` means ignored. Everything is checked here, before any training: each
+    annotation, and each picture to its last byte.
+
+    Args:
+        folder: the data set.
+        split: "Train" or "Test"; upper and lower case are the same.
+
+    Returns:
+        The data set, sorted by name of the picture.
+
+    Raises:
+        OSError: a folder is missing, or a picture does not decode.
+        ValueError: a picture without annotation, an annotation without picture, or one that cannot be read.
+
+    Reference:
+        Ch'ng and Chan, "Total-Text", ICDAR 2017; the data set's own readme for both formats.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder. Give the folder that holds Total-Text's 'Images'.")
+    pictures = _by_name(_split_folder(_images_folder(root), split), _PICTURES)
+    annotations = _by_name(_annotation_folder(root, split), _ANNOTATIONS)
+    for name in sorted(annotations.keys() - pictures.keys()):
+        raise ValueError(
+            f"{annotations[name]}: no picture {name!r} in this split. Add it or remove the annotation."
+        )
+    for name in sorted(pictures.keys() - annotations.keys()):
+        raise ValueError(f"{pictures[name]}: the picture has no annotation. Add one or remove the picture.")
+    if not pictures:
+        raise ValueError(f"{root}: split {split!r} holds no pictures. Put them into Images/{split}.")
+    names = sorted(pictures)
+    for name in names:
+        check_picture(pictures[name])
+    return TotalText([pictures[name] for name in names], [_read(annotations[name]) for name in names])
+
+
+def _images_folder(root: Path) -> Path:
+    for folder in root.iterdir():
+        if folder.is_dir() and folder.name.lower() == "images":
+            return folder
+    raise FileNotFoundError(f"{root / 'Images'}: no such folder. Give the folder that holds 'Images'.")
+
+
+def _split_folder(images: Path, split: str) -> Path:
+    folders = sorted(folder.name for folder in images.iterdir() if folder.is_dir())
+    for name in folders:
+        if name.lower() == split.lower():
+            return images / name
+    raise FileNotFoundError(
+        f"{images / split}: no such folder. There are: {', '.join(folders) or 'none'}. Name one of these."
+    )
+
+
+def _annotation_folder(root: Path, split: str) -> Path:
+    """Find the one folder of the split that holds annotations and is not among the pictures."""
+    images = _images_folder(root)
+    found = [
+        folder
+        for folder in sorted(root.rglob("*"))
+        if folder.is_dir()
+        and folder.name.lower() == split.lower()
+        and images not in folder.parents
+        and any(file.suffix.lower() in _ANNOTATIONS for file in folder.iterdir())
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"{root}: no folder '{split}' with .mat or .txt annotations. Put them into Groundtruth/{split}."
+        )
+    polygons = [folder for folder in found if "polygon" in str(folder.relative_to(root)).lower()]
+    if len(found) > 1 and len(polygons) != 1:
+        names = ", ".join(str(folder.relative_to(root)) for folder in found)
+        raise ValueError(f"{root}: several folders hold annotations of '{split}': {names}. Keep one of them.")
+    return (polygons or found)[0]
+
+
+def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
+    """Return the files of a folder by the name of the picture that they stand for."""
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in suffixes:
+            name = file.stem.removeprefix("poly_").removeprefix("gt_")
+            if name in files:
+                raise ValueError(f"{file}: {files[name].name} stands for the same picture. Keep one of them.")
+            files[name] = file
+    return files
+
+
+def _read(path: Path) -> TextAnnotation:
+    """Read one annotation file; errors name it."""
+    try:
+        words = list(_mat_words(path) if path.suffix.lower() == ".mat" else _txt_words(path))
+        return _annotation(words)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _annotation(words: Iterable[_Word]) -> TextAnnotation:
+    words = list(words)
+    return TextAnnotation(
+        tuple(word.polygon for word in words),
+        tuple(word.text == "#" for word in words),
+        tuple(word.text for word in words),
+    )
+
+
+def _txt_words(path: Path) -> Iterator[_Word]:
+    """Read the textual format, in which long lists of numbers run over several lines."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    unread = _LINE.sub("", text).split("\n")
+    for line in filter(str.strip, unread):
+        raise ValueError(
+            f"{line.strip()[:40]!r} cannot be read; the format is "
+            "x: [[1 2 3]], y: [[4 5 6]], ornt: [u'c'], transcriptions: [u'word']. Correct the file."
+        )
+    for number, match in enumerate(_LINE.finditer(text)):
+        yield _word(number, _numbers(number, match["x"]), _numbers(number, match["y"]), match["word"])
+
+
+def _numbers(word: int, text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ValueError(f"word {word}: {error}. Correct the file.") from None
+
+
+def _mat_words(path: Path) -> Iterator[_Word]:
+    """Read MATLAB's cells; a row is 'x:', xs, 'y:', ys, the word, the orientation."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+    except _UNREADABLE_MAT as error:
+        raise ValueError(f"no readable .mat file ({error}). Replace it.") from None
+    cells: Any = content.get("polygt", content.get("gt"))
+    if cells is None:
+        raise ValueError("the .mat file holds neither 'polygt' nor 'gt'. Use the polygon annotations.")
+    for number, row in enumerate(cells):
+        if len(row) < 5:
+            raise ValueError(f"word {number} has {len(row)} cells, expected 'x:', xs, 'y:', ys, word.")
+        text = np.asarray(row[4]).reshape(-1)
+        yield _word(number, np.ravel(row[1]), np.ravel(row[3]), str(text[0]) if len(text) else "#")
+
+
+def _word(number: int, x: Any, y: Any, text: str) -> _Word:
+    if len(x) != len(y):
+        raise ValueError(f"word {number} ({text!r}) has {len(x)} x and {len(y)} y. Correct the file.")
+    return _Word(np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=-1), text)

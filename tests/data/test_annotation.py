@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from shapely.geometry import Polygon, box
+
+from headwise.data.annotation import TextAnnotation, polygon_area, visible_fraction
+
+SQUARE = np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]])
+HORSESHOE = np.array([[0, 0], [9, 0], [9, 9], [6, 9], [6, 3], [3, 3], [3, 9], [0, 9]], dtype=np.float64)
+
+
+def test_area_does_not_depend_on_direction():
+    assert polygon_area(SQUARE) == 16
+    assert polygon_area(SQUARE[::-1]) == 16
+
+
+def test_half_a_square_is_visible():
+    # The picture's right border is at x = 1.5, the outer side of its last pixel.
+    assert visible_fraction(SQUARE, 2, 100) == pytest.approx(1.5 / 4)
+
+
+def test_visible_fraction_of_a_polygon_without_area_is_zero():
+    assert visible_fraction(np.array([[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]), 10, 10) == 0
+
+
+@pytest.mark.parametrize("offset", [(-4.0, -5.0), (3.0, 2.0), (0.0, 4.0), (-20.0, 0.0), (1.0, 1.0)])
+def test_visible_fraction_agrees_with_shapely_for_a_concave_polygon(offset):
+    moved = HORSESHOE + np.array(offset)
+    expected = Polygon(moved).intersection(box(-0.5, -0.5, 9.5, 7.5)).area / Polygon(moved).area
+    assert visible_fraction(moved, 10, 8) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        (SQUARE[:2], "has 2 points, but a polygon needs at least 3"),
+        (np.array([[0.0, 0.0], [np.nan, 1.0], [2.0, 2.0]]), "position 1, but coordinates must be finite"),
+        (np.array([[0.0, 0.0], [1.0, 1.0], [np.inf, 2.0]]), "position 2, but coordinates must be finite"),
+        (np.zeros((4, 3)), "has shape"),
+    ],
+)
+def test_what_is_no_polygon_is_refused(polygon, message):
+    with pytest.raises(ValueError, match=message):
+        TextAnnotation((SQUARE, polygon), (False, False), ("good", "bad"))
+
+
+def test_lengths_must_agree():
+    with pytest.raises(ValueError, match="1 polygons, 2 ignored flags"):
+        TextAnnotation((SQUARE,), (False, True), ("word",))
