@@ -1,1 +1,26 @@
-"""The room headwise.losses."""
+"""Losses: pure functions of output, target and mask that return one sum.
+
+``loss(output, target, mask=None, *, hyper-parameters)`` returns a 0-d sum; what divides it is a function in
+`headwise.normalizers`. `dice`, whose denominator depends on the output, returns a `Ratio`.
+"""
+
+from headwise.losses.cross_entropy import cross_entropy
+from headwise.losses.dice import dice
+from headwise.losses.elementwise import absolute_error, binary_cross_entropy, smooth_l1, squared_error
+from headwise.losses.geometry import direction_smooth_l1, relative_smooth_l1
+from headwise.losses.hard_negative import hard_negative_cross_entropy
+from headwise.losses.published import published_direction_smooth_l1, published_relative_smooth_l1
+
+__all__ = [
+    "cross_entropy",
+    "hard_negative_cross_entropy",
+    "binary_cross_entropy",
+    "squared_error",
+    "absolute_error",
+    "smooth_l1",
+    "relative_smooth_l1",
+    "direction_smooth_l1",
+    "dice",
+    "published_relative_smooth_l1",
+    "published_direction_smooth_l1",
+]

@@ -1,0 +1,112 @@
+"""What every loss asks of its inputs: dtypes and shapes only, so nothing waits for the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def working_dtype(output: Tensor) -> torch.dtype:
+    """The dtype a loss computes and sums in: float64 for a float64 output, float32 for every other."""
+    return torch.float64 if output.dtype == torch.float64 else torch.float32
+
+
+def as_mask(mask: Tensor) -> Tensor:
+    """A mask of any dtype as bool: True where it is positive."""
+    return mask if mask.dtype == torch.bool else mask > 0
+
+
+def check_output(loss: str, output: Tensor, *constants: Tensor | None) -> None:
+    """Asks for a floating output, and for targets and masks that want no gradient.
+
+    Args:
+        loss: Name of the loss, for the message.
+        output: What the network returned.
+        constants: Targets and masks.
+
+    Raises:
+        ValueError: If ``output`` is not floating, or one of ``constants`` requires a gradient.
+    """
+    if not output.is_floating_point():
+        raise ValueError(
+            f"{loss}: the output must be floating, found {output.dtype}. Pass the network's raw output."
+        )
+    if any(constant is not None and constant.requires_grad for constant in constants):
+        raise ValueError(
+            f"{loss}: a target or mask requires a gradient, but a loss is differentiated by its output "
+            "alone. Pass target.detach()."
+        )
+
+
+def check_labels(loss: str, output: Tensor, target: Tensor, mask: Tensor | None) -> None:
+    """Asks for logits (N, C, ...), integer or bool labels (N, ...), and a mask of the labels' shape.
+
+    Args:
+        loss: Name of the loss, for the message.
+        output: Logits.
+        target: Labels.
+        mask: Mask, or None.
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit.
+    """
+    check_output(loss, output, target, mask)
+    if target.is_floating_point() or target.is_complex():
+        raise ValueError(
+            f"{loss}: labels must be integer or bool, found {target.dtype}. Convert them with target.long(); "
+            "for probabilities use binary_cross_entropy."
+        )
+    if output.ndim < 2 or output.shape[:1] + output.shape[2:] != target.shape:
+        raise ValueError(
+            f"{loss}: logits of shape (N, C, ...) need labels of shape (N, ...), found logits "
+            f"{tuple(output.shape)} and labels {tuple(target.shape)}. Drop the labels' channel dimension, or "
+            "slice the logits."
+        )
+    if target.dtype == torch.bool and output.shape[1] != 2:
+        raise ValueError(
+            f"{loss}: bool labels tell 2 classes apart, found logits of {output.shape[1]} channels. "
+            "Select the two channels, or pass integer labels."
+        )
+    if mask is not None and mask.shape != target.shape:
+        raise ValueError(
+            f"{loss}: the mask must have the labels' shape {tuple(target.shape)}, found {tuple(mask.shape)}."
+            " Resize or expand the mask."
+        )
+
+
+def check_elements(loss: str, output: Tensor, target: Tensor, mask: Tensor | None) -> None:
+    """Asks for an output and a target of one shape and a mask that `spread_mask` can spread over it.
+
+    Args:
+        loss: Name of the loss, for the message.
+        output: Values or logits.
+        target: What they are compared with.
+        mask: Mask, or None.
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit.
+    """
+    check_output(loss, output, target, mask)
+    if output.shape != target.shape:
+        raise ValueError(
+            f"{loss}: output and target must have one shape, found output {tuple(output.shape)} and target "
+            f"{tuple(target.shape)}. Index or unsqueeze one of them; nothing is broadcast."
+        )
+    if mask is not None and mask.shape not in {output.shape, output.shape[:1] + output.shape[2:]}:
+        raise ValueError(
+            f"{loss}: the mask must have the output's shape {tuple(output.shape)}, or that shape without its "
+            f"channels (dimension 1), found {tuple(mask.shape)}. Resize or expand the mask."
+        )
+
+
+def spread_mask(output: Tensor, mask: Tensor | None) -> Tensor | None:
+    """A bool mask that broadcasts to ``output``: one that lacks dimension 1 holds for all channels."""
+    if mask is None:
+        return None
+    keep = as_mask(mask)
+    return keep if keep.ndim == output.ndim else keep.unsqueeze(1)
+
+
+def select(keep: Tensor | None, values: Tensor, other: float) -> Tensor:
+    """``values`` where ``keep``, else the constant ``other``; a NaN outside ``keep`` vanishes here."""
+    return values if keep is None else torch.where(keep, values, other)

@@ -1,0 +1,100 @@
+"""Cross entropy over classes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headwise.losses.checks import as_mask, check_labels, select, working_dtype
+from headwise.losses.fused import fused_sum
+
+# log1p(exp(x)) equals x to float64 precision from here on, and exp cannot overflow before.
+SOFTPLUS_THRESHOLD = 50.0
+
+
+def cross_entropy(
+    output: Tensor, target: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = None
+) -> Tensor:
+    """Sum of cross entropies of logits against labels.
+
+    ``sum over i of mask_i * (logsumexp_c output_ic - output_i,target_i)``
+
+    Args:
+        output: Logits, (N, C, ...), any floating dtype.
+        target: Labels in 0..C-1, (N, ...), integer; or bool with C = 2.
+        mask: What counts, (N, ...), any dtype (positive counts); None counts everything.
+        ignore_index: Label that does not count; `normalizers.labelled` leaves it out as well.
+
+    Returns:
+        The sum, 0-d, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit.
+    """
+    check_labels("cross_entropy", output, target, mask)
+    return fused_sum(partial(_cross_entropy, ignore_index=ignore_index), output, target, mask)
+
+
+def _cross_entropy(
+    output: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    *,
+    ignore_index: int | None,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    keep = None if mask is None else as_mask(mask)
+    if ignore_index is not None:
+        labelled = target != ignore_index
+        keep = labelled if keep is None else keep & labelled
+    if target.dtype == torch.bool:
+        margin = two_class_margin(output, target, keep)
+        value = margin_losses(margin).sum()
+        return value, two_class_gradient(margin, target, None, output.dtype) if with_gradient else None
+    log_probability, losses, labels = class_losses(output, target, keep)
+    value = select(keep, losses, 0.0).sum()
+    return value, class_gradient(log_probability, labels, keep, output.dtype) if with_gradient else None
+
+
+def two_class_margin(output: Tensor, is_second: Tensor, keep: Tensor | None) -> Tensor:
+    """Wrong logit minus right logit, (N, ...); -inf outside ``keep``, where loss and slope are 0."""
+    logits = output.to(working_dtype(output))
+    first, second = logits.unbind(1)
+    difference = second - first
+    return select(keep, torch.where(is_second, -difference, difference), -torch.inf)
+
+
+def margin_losses(margin: Tensor) -> Tensor:
+    """Cross entropy of two classes, ``log(1 + exp(margin))``."""
+    return F.softplus(margin, threshold=SOFTPLUS_THRESHOLD)
+
+
+def two_class_gradient(margin: Tensor, is_second: Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Gradient of the sum of the kept `margin_losses` with respect to the two logits, (N, 2, ...)."""
+    slope = select(keep, torch.sigmoid(margin), 0.0).to(dtype)
+    second = torch.where(is_second, -slope, slope)
+    return torch.stack((-second, second), dim=1)
+
+
+def class_losses(output: Tensor, target: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (N, C, ...), cross entropies (N, ...), labels (N, 1, ...); finite outside ``keep``."""
+    logits = output.to(working_dtype(output))
+    labels = target.long()
+    if keep is not None:
+        logits = select(keep.unsqueeze(1), logits, 0.0)
+        labels = torch.where(keep, labels, 0)
+    labels = labels.unsqueeze(1)
+    log_probability = torch.log_softmax(logits, dim=1)
+    return log_probability, -log_probability.gather(1, labels).squeeze(1), labels
+
+
+def class_gradient(
+    log_probability: Tensor, labels: Tensor, keep: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Gradient of the sum of the kept `class_losses` with respect to the logits, (N, C, ...)."""
+    minus_one = log_probability.new_full((), -1.0).expand(labels.shape)
+    gradient = log_probability.exp().scatter_add(1, labels, minus_one)
+    return select(None if keep is None else keep.unsqueeze(1), gradient, 0.0).to(dtype)

@@ -1,0 +1,162 @@
+"""Losses that compare an output with a target of its shape, element by element.
+
+Their mask has the output's shape, or that shape without dimension 1: then it holds for all channels (and the
+count to divide by is `normalizers.elements`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from headwise.losses.checks import check_elements, select, spread_mask, working_dtype
+from headwise.losses.fused import fused_sum
+
+
+def binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum of binary cross entropies of logits against labels or probabilities.
+
+    ``sum over i of mask_i * (max(x_i, 0) - x_i y_i + log(1 + exp(-|x_i|)))``, x the output and y the target.
+
+    Args:
+        output: Logits, any shape, any floating dtype.
+        target: Labels (bool or integer 0, 1) or probabilities in [0, 1], of the output's shape.
+        mask: What counts, of the output's shape or that without dimension 1, any dtype (positive counts).
+
+    Returns:
+        The sum, 0-d, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit.
+    """
+    check_elements("binary_cross_entropy", output, target, mask)
+    return fused_sum(_binary_cross_entropy, output, target, mask)
+
+
+def squared_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum of squared errors, ``sum over i of mask_i * (output_i - target_i)^2``.
+
+    Args:
+        output: Values, any shape, any floating dtype.
+        target: Values of the output's shape.
+        mask: What counts, of the output's shape or that without dimension 1, any dtype (positive counts).
+
+    Returns:
+        The sum, 0-d, float32 (float64 for a float64 output).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit.
+    """
+    check_elements("squared_error", output, target, mask)
+    return fused_sum(_squared_error, output, target, mask)
+
+
+def absolute_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum of absolute errors, ``sum over i of mask_i * |output_i - target_i|``; the gradient at 0 is 0.
+
+    Args:
+        output: Values, any shape, any floating dtype.
+        target: Values of the output's shape.
+        mask: What counts, of the output's shape or that without dimension 1, any dtype (positive counts).
+
+    Returns:
+        The sum, 0-d, float32 (float64 for a float64 output).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit.
+    """
+    check_elements("absolute_error", output, target, mask)
+    return fused_sum(_absolute_error, output, target, mask)
+
+
+def smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:
+    """Sum of smooth L1 losses.
+
+    ``sum over i of mask_i * s(output_i - target_i)`` with ``s(d) = d^2 / (2 beta)`` for ``|d| < beta`` and
+    ``|d| - beta / 2`` elsewhere.
+
+    Args:
+        output: Values, any shape, any floating dtype.
+        target: Values of the output's shape.
+        mask: What counts, of the output's shape or that without dimension 1, any dtype (positive counts).
+        beta: Where the square passes into the line, > 0, in units of the output.
+
+    Returns:
+        The sum, 0-d, float32 (float64 for a float64 output).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit, or ``beta`` is not positive.
+
+    Reference:
+        Girshick, Fast R-CNN, ICCV 2015, equation 3 (beta = 1).
+    """
+    check_elements("smooth_l1", output, target, mask)
+    check_beta("smooth_l1", beta)
+    return fused_sum(partial(_smooth_l1, beta=beta), output, target, mask)
+
+
+def check_beta(loss: str, beta: float) -> None:
+    """Asks for a positive ``beta``.
+
+    Args:
+        loss: Name of the loss, for the message.
+        beta: Where the square passes into the line.
+
+    Raises:
+        ValueError: If ``beta`` is not positive.
+    """
+    if not beta > 0:
+        raise ValueError(f"{loss}: beta must be positive, found {beta}. For beta = 0 use absolute_error.")
+
+
+def smooth_l1_slope(difference: Tensor, beta: float) -> Tensor:
+    """Derivative of the smooth L1 loss, ``clamp(d / beta, -1, 1)``."""
+    return (difference / beta).clamp(-1.0, 1.0)
+
+
+def smooth_l1_sum(difference: Tensor, slope: Tensor, beta: float) -> Tensor:
+    """Sum of smooth L1 losses; ``slope * (d - slope * beta / 2)`` holds on both branches."""
+    return (slope * (difference - slope * (0.5 * beta))).sum()
+
+
+def _difference(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Output minus target, 0 outside the mask; the subtraction before it is linear, so no NaN gets past."""
+    dtype = working_dtype(output)
+    return select(spread_mask(output, mask), output.to(dtype) - target.to(dtype), 0.0)
+
+
+def _squared_error(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    difference = _difference(output, target, mask)
+    return difference.square().sum(), (2.0 * difference).to(output.dtype) if with_gradient else None
+
+
+def _absolute_error(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    difference = _difference(output, target, mask)
+    return difference.abs().sum(), difference.sign().to(output.dtype) if with_gradient else None
+
+
+def _smooth_l1(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    difference = _difference(output, target, mask)
+    slope = smooth_l1_slope(difference, beta)
+    return smooth_l1_sum(difference, slope, beta), slope.to(output.dtype) if with_gradient else None
+
+
+def _binary_cross_entropy(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    dtype, keep = working_dtype(output), spread_mask(output, mask)
+    logits = select(keep, output.to(dtype), 0.0)
+    probability = select(keep, target.to(dtype), 0.0)
+    losses = logits.clamp(min=0.0) - logits * probability + torch.log1p(torch.exp(-logits.abs()))
+    value = select(keep, losses, 0.0).sum()
+    if not with_gradient:
+        return value, None
+    return value, select(keep, torch.sigmoid(logits) - probability, 0.0).to(output.dtype)

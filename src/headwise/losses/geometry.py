@@ -1,0 +1,171 @@
+"""Losses of TextSnake's geometry: radii relative to their target, and directions of any length."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from headwise.losses.checks import check_elements, check_output, select, spread_mask, working_dtype
+from headwise.losses.elementwise import check_beta, smooth_l1_slope, smooth_l1_sum
+from headwise.losses.fused import fused_sum
+
+
+def relative_smooth_l1(
+    output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0
+) -> Tensor:
+    """Sum of smooth L1 losses of the quotient of output and target against 1.
+
+    ``sum over i with target_i > 0 of mask_i * s(output_i / target_i - 1)``, s as in `smooth_l1`. Elements
+    whose target is 0 or less are dropped (a NaN target is kept, so that it shows); `normalizers.positive`
+    drops them as well.
+
+    Args:
+        output: Values, any shape, any floating dtype (TextSnake: radii in pixels of the input).
+        target: Positive values of the output's shape.
+        mask: What counts, of the output's shape or that without dimension 1, any dtype (positive counts).
+        beta: Where the square passes into the line, > 0, of the quotient.
+
+    Returns:
+        The sum, 0-d, float32 (float64 for a float64 output).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit, or ``beta`` is not positive.
+
+    Reference:
+        Long et al., TextSnake, ECCV 2018, equation 5; princewang1994/TextSnake.pytorch at b4ee996d,
+        network/loss.py.
+
+    Differs:
+        The original divides by targets of 0 and becomes infinite.
+    """
+    check_elements("relative_smooth_l1", output, target, mask)
+    check_beta("relative_smooth_l1", beta)
+    return fused_sum(partial(_relative_smooth_l1, beta=beta), output, target, mask)
+
+
+def direction_smooth_l1(
+    output: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    component: int,
+    beta: float = 1.0,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Sum of smooth L1 losses of one component of a direction against its target.
+
+    ``sum over i of mask_i * s(v_i,component / sqrt(max(v_i0^2 + v_i1^2, eps)) - target_i)``, v the output, s
+    as in `smooth_l1`.
+
+    Args:
+        output: Raw (sin, cos) of any length, (N, 2, ...), any floating dtype.
+        target: The component of the unit vector, in [-1, 1], (N, ...).
+        mask: What counts, (N, ...), any dtype (positive counts); None counts everything.
+        component: 0 for sin, 1 for cos.
+        beta: Where the square passes into the line, > 0.
+        eps: Least squared length to divide by, > 0. Shorter vectors are scaled by ``1 / sqrt(eps)`` and so
+            have a finite gradient, at most that long, also at (0, 0).
+
+    Returns:
+        The sum, 0-d, float32 (float64 for a float64 output).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit, or an option is out of its range.
+
+    Reference:
+        Long et al., TextSnake, ECCV 2018, equation 5; princewang1994/TextSnake.pytorch at b4ee996d,
+        network/loss.py.
+
+    Differs:
+        The original scales before it selects and has no ``eps``: one pixel at (0, 0), inside or outside the
+        mask, makes its gradient NaN.
+    """
+    check_direction("direction_smooth_l1", output, target, mask, component)
+    check_beta("direction_smooth_l1", beta)
+    if not eps > 0:
+        raise ValueError(f"direction_smooth_l1: eps must be positive, found {eps}. The default is 1e-6.")
+    kernel = partial(_direction_smooth_l1, component=component, beta=beta, eps=eps)
+    return fused_sum(kernel, output, target, mask)
+
+
+def check_direction(loss: str, output: Tensor, target: Tensor, mask: Tensor | None, component: int) -> None:
+    """Asks for an output (N, 2, ...), a target and mask (N, ...), and a component that exists.
+
+    Args:
+        loss: Name of the loss, for the message.
+        output: Raw (sin, cos).
+        target: One component of the unit vector.
+        mask: Mask, or None.
+        component: Which one.
+
+    Raises:
+        ValueError: If a dtype, a shape or the component does not fit.
+    """
+    check_output(loss, output, target, mask)
+    if output.ndim < 2 or output.shape[1] != 2:
+        raise ValueError(
+            f"{loss}: the output must have two channels (sin, cos), (N, 2, ...), found "
+            f"{tuple(output.shape)}. Slice the two channels."
+        )
+    if target.shape != output.shape[:1] + output.shape[2:]:
+        raise ValueError(
+            f"{loss}: an output of shape {tuple(output.shape)} needs a target of shape "
+            f"{tuple(output.shape[:1] + output.shape[2:])}, found {tuple(target.shape)}. "
+            "Pass the map of one component, without a channel dimension."
+        )
+    if mask is not None and mask.shape != target.shape:
+        raise ValueError(
+            f"{loss}: the mask must have the target's shape {tuple(target.shape)}, found "
+            f"{tuple(mask.shape)}. Resize or expand the mask."
+        )
+    if component not in {0, 1}:
+        raise ValueError(f"{loss}: component must be 0 (sin) or 1 (cos), found {component}.")
+
+
+def _relative_smooth_l1(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    dtype = working_dtype(output)
+    keep = ~(target <= 0)
+    masked = spread_mask(output, mask)
+    keep = keep if masked is None else keep & masked
+    divisor = torch.where(keep, target.to(dtype), 1.0)
+    difference = torch.where(keep, output.to(dtype), 1.0) / divisor - 1.0
+    slope = smooth_l1_slope(difference, beta)
+    return smooth_l1_sum(difference, slope, beta), (slope / divisor).to(
+        output.dtype
+    ) if with_gradient else None
+
+
+def _direction_smooth_l1(
+    output: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    *,
+    component: int,
+    beta: float,
+    eps: float,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    dtype, keep = working_dtype(output), spread_mask(target, mask)
+    along, across = (
+        select(keep, channel.to(dtype), 0.0) for channel in (output[:, component], output[:, 1 - component])
+    )
+    square = along.square() + across.square()
+    scale = square.clamp(min=eps).rsqrt()
+    along, across = along * scale, across * scale
+    difference = select(keep, along - target.to(dtype), 0.0)
+    slope = smooth_l1_slope(difference, beta)
+    value = smooth_l1_sum(difference, slope, beta)
+    if not with_gradient:
+        return value, None
+    # d(a r)/da = r b^2 and d(a r)/db = -r a b for the unit vector (a, b); below eps the scale r is a
+    # constant.
+    long = square > eps
+    scaled = slope * scale
+    to_along = scaled * torch.where(long, across.square(), 1.0)
+    to_across = scaled * torch.where(long, -along * across, 0.0)
+    pair = (to_along, to_across) if component == 0 else (to_across, to_along)
+    return value, torch.stack(pair, dim=1).to(output.dtype)
