@@ -1,1 +1,49 @@
-"""Every head its own loss, and one set of books."""
+"""Every head its own loss, and one set of books.
+
+Declare which loss reads which output, target and mask; call ``breakdown.total.backward()``; read the books::
+
+    import headwise as hw
+
+    criterion = hw.presets.textsnake()
+    ledger = hw.Ledger(criterion)
+    breakdown = criterion(network(images), targets)
+    breakdown.total.backward()
+    print(ledger.table())
+"""
+
+from headwise import attribution, coders, losses, networks, normalizers, presets
+from headwise.attribution import Ledger
+from headwise.criterion import (
+    Breakdown,
+    Criterion,
+    Entry,
+    Junction,
+    Levels,
+    NonFiniteGradientError,
+    RatioTerm,
+    Term,
+    pool_denominators,
+    schedules,
+)
+from headwise.ratio import Ratio
+
+__all__ = [
+    "Breakdown",
+    "Criterion",
+    "Entry",
+    "Junction",
+    "Ledger",
+    "Levels",
+    "NonFiniteGradientError",
+    "Ratio",
+    "RatioTerm",
+    "Term",
+    "attribution",
+    "coders",
+    "losses",
+    "networks",
+    "normalizers",
+    "pool_denominators",
+    "presets",
+    "schedules",
+]

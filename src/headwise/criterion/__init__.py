@@ -1,1 +1,23 @@
-"""The room headwise.criterion."""
+"""Declared terms, the criterion that computes them, and the junctions that keep their books."""
+
+from headwise.criterion import schedules
+from headwise.criterion.breakdown import Breakdown, Entry
+from headwise.criterion.criterion import Criterion
+from headwise.criterion.feature_junction import Junction
+from headwise.criterion.junction import NonFiniteGradientError
+from headwise.criterion.levels import Levels
+from headwise.criterion.pooling import pool_denominators
+from headwise.criterion.term import RatioTerm, Term
+
+__all__ = [
+    "Breakdown",
+    "Criterion",
+    "Entry",
+    "Junction",
+    "Levels",
+    "NonFiniteGradientError",
+    "RatioTerm",
+    "Term",
+    "pool_denominators",
+    "schedules",
+]

@@ -1,0 +1,357 @@
+"""Binding terms to structures: from paths to concrete places, every mismatch an error that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headwise.criterion.layout import Edge, Layout, Steps, make_layout
+from headwise.criterion.levels import shrink
+from headwise.criterion.masks import Mask
+from headwise.criterion.paths import Channels, Path, expand, get, leaves, parse
+from headwise.criterion.term import AnyTerm, describe
+
+Level = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A concrete place in the targets, with a slice and a stride to shrink by."""
+
+    path: str
+    steps: Steps
+    channels: Channels | None = None
+    stride: int = 1
+    num_spatial: int = 2
+
+    def of(self, targets: Any) -> Tensor:
+        """Reads it."""
+        tensor: Tensor = get(targets, self.steps)
+        if self.channels is not None:
+            start, stop = self.channels.bounds(tensor)
+            tensor = tensor.narrow(self.channels.dim, start, stop - start)
+            tensor = tensor if self.channels.keep else tensor.squeeze(self.channels.dim)
+        return shrink(tensor, self.stride, self.num_spatial)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What one level of a term reads of the targets."""
+
+    targets: tuple[Read, ...]
+    mask: Mask | None
+    mask_reads: tuple[tuple[Path, Read], ...]
+
+    def read(self, targets: Any) -> tuple[list[Tensor], Tensor | None]:
+        """The target tensors and the evaluated mask."""
+        mask = None
+        if self.mask is not None:
+            places = dict(self.mask_reads)
+            mask = self.mask.evaluate(lambda path: places[path].of(targets))
+        return [read.of(targets) for read in self.targets], mask
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One criterion call, laid out.
+
+    Args:
+        layout: The readings of outputs.
+        root_steps: Where each output tensor is.
+        calls: Per term and level: the edges in the order of the loss's arguments.
+        bindings: Per term and level of the targets: what it reads there.
+        level_of: Per term: for each level of the outputs, the level of the targets.
+    """
+
+    layout: Layout
+    root_steps: tuple[Steps, ...]
+    calls: tuple[tuple[tuple[int, ...], ...], ...]
+    bindings: tuple[tuple[Binding, ...], ...]
+    level_of: tuple[tuple[int, ...], ...]
+
+
+def complain(term: AnyTerm, role: str, path: object, why: str) -> ValueError:
+    """An error about what a term names.
+
+    Args:
+        term: The term.
+        role: "output", "target" or "mask".
+        path: The path as declared.
+        why: The rule, what was found and the remedy.
+
+    Returns:
+        The error to raise.
+    """
+    return ValueError(f"term {term.name!r}: {role} {str(path)!r}: {why}")
+
+
+def _places(term: AnyTerm, role: str, path: Path, structure: Any) -> dict[Level, tuple[str, Steps]]:
+    """The tensors that a path names, by level."""
+    try:
+        places = expand(path, structure)
+        for name, steps in places.values():
+            found = get(structure, steps)
+            if not isinstance(found, Tensor):
+                raise KeyError(f"a path ends at a tensor; found {describe(found)} at {name!r}.")
+            if path.channels is not None:
+                path.channels.bounds(found)
+    except KeyError as error:
+        raise complain(term, role, path, f"{error.args[0]} Correct the path, or what the {role}s hold") from None
+    except IndexError as error:
+        raise complain(term, role, path, f"{error}. Correct the slice") from None
+    return places
+
+
+def _at(term: AnyTerm, role: str, path: Path, places: dict[Level, Any], level: Level, num: int) -> Any:
+    """The place for one level; paths with fewer wildcards share theirs over the outer levels."""
+    key = level[len(level) - path.num_wildcards :] if path.num_wildcards else ()
+    if key not in places:
+        raise complain(
+            term, role, path, f"it has {len(places)} levels, the term's others have {num}. Levels correspond one to one"
+        )
+    return places[key]
+
+
+def _check_same_levels(term: AnyTerm, role: str, path: Path, places: dict[Level, Any], levels: list[Level]) -> None:
+    width = path.num_wildcards
+    wanted = {level[len(level) - width :] if width else () for level in levels}
+    if set(places) != wanted:
+        raise complain(
+            term,
+            role,
+            path,
+            f"levels correspond one to one; it has {len(places)}, the term's others have {len(wanted)}. "
+            "Name the same levels in outputs, targets and mask",
+        )
+
+
+def bind_targets(term: AnyTerm, targets: Any) -> tuple[list[Level], tuple[Binding, ...]]:
+    """Finds what a term reads of the targets.
+
+    Args:
+        term: The term.
+        targets: The nested targets.
+
+    Returns:
+        The levels of the targets (one empty tuple if they have none of their own) and a binding for each.
+
+    Raises:
+        ValueError: A path names nothing, or the levels differ.
+    """
+    mask_paths = term.mask_expression.paths if term.mask_expression else ()
+    roles = [("target", path) for path in term.targets.paths] + [("mask", path) for path in mask_paths]
+    found = [(role, path, _places(term, role, path, targets)) for role, path in roles]
+    widest = max(found, key=lambda row: row[1].num_wildcards, default=None)
+    levels = sorted(widest[2]) if widest else [()]
+    for role, path, places in found:
+        _check_same_levels(term, role, path, places, levels)
+    strides = term.levels.strides if term.levels else None
+    if strides is not None and levels == [()]:
+        return [(number,) for number in range(len(strides))], tuple(
+            _binding(term, found, (), stride) for stride in strides
+        )
+    return levels, tuple(_binding(term, found, level, 1) for level in levels)
+
+
+def _binding(term: AnyTerm, found: Sequence[tuple[str, Path, dict[Level, Any]]], level: Level, stride: int) -> Binding:
+    num_spatial = term.levels.num_spatial if term.levels else 2
+    reads = []
+    for role, path, places in found:
+        name, steps = _at(term, role, path, places, level, 1)
+        reads.append((role, path, Read(name, steps, path.channels, stride, num_spatial)))
+    return Binding(
+        tuple(read for role, _, read in reads if role == "target"),
+        term.mask_expression,
+        tuple((path, read) for role, path, read in reads if role == "mask"),
+    )
+
+
+def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iterable[str]) -> Plan:
+    """Binds all terms to the outputs and targets of one call.
+
+    Args:
+        terms: The terms.
+        outputs: The nested outputs.
+        targets: The nested targets.
+        unread: Paths that are meant to be read by nobody.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: Something named does not exist or does not fit, or something is read by nobody.
+    """
+    edges: list[Edge] = []
+    roots: dict[str, Steps] = {}
+    calls, bindings, level_of = [], [], []
+    for number, term in enumerate(terms):
+        target_levels, term_bindings = bind_targets(term, targets)
+        levels, term_calls = _bind_outputs(number, term, outputs, roots, edges)
+        _check_level_weights(term, levels)
+        level_of.append(_align(term, levels, target_levels))
+        calls.append(term_calls)
+        bindings.append(term_bindings)
+    tensors = [get(outputs, steps) for steps in roots.values()]
+    layout = make_layout(
+        tuple([term.name for term in terms]),
+        tuple(roots),
+        tuple(_normalised(edges, tensors)),
+        tuple([tuple(tensor.shape) or (1,) for tensor in tensors]),
+    )
+    declared = [parse(path) for path in unread]
+    _check_outputs_read(outputs, layout, declared)
+    _check_targets_read(targets, bindings, declared)
+    return Plan(layout, tuple(roots.values()), tuple(calls), tuple(bindings), tuple(level_of))
+
+
+def _bind_outputs(
+    number: int, term: AnyTerm, outputs: Any, roots: dict[str, Steps], edges: list[Edge]
+) -> tuple[list[Level], tuple[tuple[int, ...], ...]]:
+    """Appends a term's edges; returns its levels and, per level, the edges in the order of the arguments."""
+    found = [(path, _places(term, "output", path, outputs)) for path in term.reads.paths]
+    levels = sorted(max(found, key=lambda row: row[0].num_wildcards)[1])
+    for path, places in found:
+        _check_same_levels(term, "output", path, places, levels)
+    calls = []
+    for level in levels:
+        call = []
+        for path, places in found:
+            name, steps = _at(term, "output", path, places, level, len(levels))
+            roots.setdefault(name, steps)
+            call.append(len(edges))
+            edges.append(_edge(number, term, path, name, list(roots).index(name), get(outputs, steps)))
+        calls.append(tuple(call))
+    return levels, tuple(calls)
+
+
+def _edge(number: int, term: AnyTerm, path: Path, name: str, root: int, tensor: Tensor) -> Edge:
+    if not tensor.dtype.is_floating_point:
+        raise complain(
+            term, "output", path, f"a term reads floating point outputs; found {describe(tensor)}. Put it in the targets"
+        )
+    text = name + path.text[path.text.rindex("[") :] if path.channels else name
+    if path.channels is None:
+        dim = min(1, max(tensor.dim() - 1, 0))
+        return Edge(number, root, dim, 0, tensor.shape[dim] if tensor.dim() else 1, True, True, text)
+    start, stop = path.channels.bounds(tensor)
+    dim = path.channels.dim % tensor.dim()
+    return Edge(number, root, dim, start, stop, path.channels.keep, (start, stop) == (0, tensor.shape[dim]), text)
+
+
+def _normalised(edges: list[Edge], tensors: list[Tensor]) -> Iterable[Edge]:
+    """Counts the channels of a whole output along the dimension in which its other readers slice it."""
+    for edge in edges:
+        sliced = {other.dim for other in edges if other.root == edge.root and not other.whole}
+        if edge.whole and edge.keep and len(sliced) == 1 and edge.dim not in sliced:
+            (dim,) = sliced
+            size = tensors[edge.root].shape[dim]
+            yield Edge(edge.term, edge.root, dim, 0, size, True, True, edge.path)
+        else:
+            yield edge
+
+
+def _check_level_weights(term: AnyTerm, levels: list[Level]) -> None:
+    if levels == [()]:
+        if term.levels is not None:
+            raise complain(
+                term, "output", term.reads.paths[0], "a term with levels names them by [*]; found none. Write stacks[*].x"
+            )
+        return
+    if term.levels is not None:
+        try:
+            term.levels.at(len(levels), 0)
+        except ValueError as error:
+            raise complain(term, "output", term.reads.paths[0], f"{error}. Give one a level") from None
+
+
+def _align(term: AnyTerm, levels: list[Level], target_levels: list[Level]) -> tuple[int, ...]:
+    """For each level of the outputs, the level of the targets that it is compared with."""
+    width = len(target_levels[0])
+    keys = [level[len(level) - width :] if width else () for level in levels]
+    if set(keys) != set(target_levels):
+        what = "targets" if term.targets.paths else "mask"
+        path = next(iter(term.targets.paths), term.mask)
+        raise complain(
+            term,
+            "target",
+            path,
+            f"the {what} have {len(target_levels)} levels, the outputs ({term.reads.paths[0]}) have {len(set(keys))}. "
+            "Levels correspond one to one",
+        )
+    return tuple(target_levels.index(key) for key in keys)
+
+
+def _matches(declared: Path, concrete: str) -> bool:
+    """Whether a declared path names a concrete one, or something that holds it."""
+    steps = parse(concrete).steps if concrete else ()
+    if len(declared.steps) > len(steps):
+        return False
+    return all(want in ("*", have) or str(want) == str(have) for want, have in zip(declared.steps, steps, strict=False))
+
+
+def _check_outputs_read(outputs: Any, layout: Layout, declared: list[Path]) -> None:
+    for path, tensor in leaves(outputs):
+        whole = [each for each in declared if _matches(each, path) and each.channels is None]
+        if path not in layout.roots:
+            if not whole:
+                raise ValueError(
+                    f"output {path!r} ({describe(tensor)}) is read by no term, so nothing trains it. Give it a term, or "
+                    f"declare unread=[{path!r}]"
+                )
+            continue
+        root = layout.roots.index(path)
+        edges = [edge for edge in layout.edges if edge.root == root]
+        if whole:
+            raise ValueError(
+                f"output {path!r} is declared unread, but term {layout.terms[edges[0].term]!r} reads it. "
+                "Take it out of unread"
+            )
+        if any(edge.whole for edge in edges):
+            continue
+        dim, size = edges[0].dim, tensor.shape[edges[0].dim]
+        read = {channel for edge in edges if edge.dim == dim for channel in range(edge.start, edge.stop)}
+        for each in declared:
+            if each.channels is not None and _matches(each, path):
+                read |= set(range(*each.channels.bounds(tensor)))
+        missing = sorted(set(range(size)) - read)
+        if missing:
+            first = f"{path}[:, {missing[0]}:{missing[-1] + 1}]"
+            raise ValueError(
+                f"output {path!r}: channels {_ranges(missing)} of {size} are read by no term, so nothing trains them. "
+                f"Give them a term, or declare unread=[{first!r}]"
+            )
+
+
+def _check_targets_read(targets: Any, bindings: list[tuple[Binding, ...]], declared: list[Path]) -> None:
+    read = {
+        read.path
+        for term in bindings
+        for binding in term
+        for read in (*binding.targets, *(place for _, place in binding.mask_reads))
+    }
+    for path, tensor in leaves(targets):
+        if path not in read and not any(_matches(each, path) for each in declared):
+            raise ValueError(
+                f"target {path!r} ({describe(tensor)}) is used by no term. Give it to a term as target or mask, or declare "
+                f"unread=[{path!r}]"
+            )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] as "0 to 2, 5"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
+
+
+def signature(structure: Any) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+    """What a plan depends on: every tensor's path, shape and dtype."""
+    return tuple((path, tuple(tensor.shape), tensor.dtype) for path, tensor in leaves(structure))

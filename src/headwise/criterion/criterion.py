@@ -1,0 +1,269 @@
+"""The criterion: declared terms in, one total and its books out."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from headwise.criterion.binding import Plan, bind_targets, make_plan, signature
+from headwise.criterion.breakdown import Breakdown, Entry
+from headwise.criterion.evaluate import Job, Row, denominator_of, run
+from headwise.criterion.junction import Policy
+from headwise.criterion.layout import Layout
+from headwise.criterion.paths import get
+from headwise.criterion.term import AnyTerm, RatioTerm, Term, Weight, check_weight, describe
+from headwise.ratio import Ratio
+
+_MAX_PLANS = 64
+
+
+class Recorder(Protocol):
+    """Who keeps the books of a criterion: gives each call the leaves (slots) that its backward pass fills."""
+
+    channels: bool
+
+    def open(self, layout: Layout, device: torch.device, pooled: bool) -> tuple[Tensor, Tensor]:
+        """The slots of `Seed` and of `Split` for one call."""
+        ...
+
+
+class Criterion(nn.Module):
+    """Computes the weighted sum of declared terms, by name, and can keep its books.
+
+    ``total = sum_t weight_t * value_t`` and ``value_t = numerator_t / denominator_t`` (0 where the denominator is 0).
+
+    Args:
+        terms: The terms; or a mapping ``{output path: loss}`` in the manner of Keras, where each loss reads the target of
+            the same name (see `config.from_mapping` for what a loss may be there).
+        unread: Paths of outputs, channels and targets that are meant to be read by nobody.
+        compile: Compile losses, normalizers and junction into fused kernels (`torch.compile`); needs a C++ compiler on
+            the CPU, Triton on a GPU.
+        on_nonfinite: What happens to a term whose gradient is not finite: "keep" passes it on (the books name it), "drop"
+            leaves out all gradients of that term, on all ranks alike, "raise" raises `NonFiniteGradientError` during the
+            backward pass; "raise" alone waits for the device.
+
+    Raises:
+        ValueError: There is no term, two have one name, or an argument is not of these forms.
+    """
+
+    def __init__(
+        self,
+        terms: Iterable[AnyTerm] | Mapping[str, Any],
+        *,
+        unread: Iterable[str] = (),
+        compile: bool = False,
+        on_nonfinite: Policy = "keep",
+    ) -> None:
+        super().__init__()
+        if isinstance(terms, Mapping):
+            from headwise.criterion.config import terms_from_mapping
+
+            terms = terms_from_mapping(terms)
+        self.terms: tuple[AnyTerm, ...] = tuple(terms)
+        self.unread = (unread,) if isinstance(unread, str) else tuple(unread)
+        self.on_nonfinite = on_nonfinite
+        self.recorder: Recorder | None = None
+        self.step = 0
+        self._check()
+        self._weights: dict[str, Weight] = {term.name: term.weight for term in self.terms}
+        self._plans: dict[Any, Plan] = {}
+        self._compile = compile
+        self._compiled: dict[Job, Callable[..., Any]] = {}
+        self._num_calls = 0
+
+    def _check(self) -> None:
+        if not self.terms:
+            raise ValueError("a Criterion needs at least one term")
+        for term in self.terms:
+            if not isinstance(term, Term | RatioTerm):
+                raise ValueError(f"a Criterion holds Terms and RatioTerms; found {describe(term)}")
+        names = [term.name for term in self.terms]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two terms are named {', '.join(map(repr, twice))}. Give every term a name of its own")
+        if self.on_nonfinite not in ("keep", "drop", "raise"):
+            raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {self.on_nonfinite!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The terms' names, in order."""
+        return tuple(term.name for term in self.terms)
+
+    @property
+    def weights(self) -> dict[str, float | Tensor]:
+        """The weight of each term at the present step."""
+        return {name: self._weight(name) for name in self.names}
+
+    def _weight(self, name: str) -> float | Tensor:
+        weight = self._weights[name]
+        return weight if isinstance(weight, Tensor) else float(weight(self.step) if callable(weight) else weight)
+
+    def set_weight(self, name: str, weight: Weight) -> None:
+        """Gives a term another weight; compiled kernels stay.
+
+        Args:
+            name: The term.
+            weight: A float, a function of the step, or a 0-d tensor.
+
+        Raises:
+            ValueError: There is no such term, or the weight is not finite.
+        """
+        if name not in self._weights:
+            raise ValueError(f"no term {name!r} to weigh. The terms are: {', '.join(self.names)}")
+        check_weight(name, weight)
+        self._weights[name] = weight
+
+    def advance(self, steps: int = 1) -> None:
+        """Moves the schedules on; call it beside ``optimizer.step()``.
+
+        Args:
+            steps: How many optimiser steps have passed.
+
+        Raises:
+            ValueError: A schedule gives a weight that is not finite at the new step.
+        """
+        self.step += steps
+        for name, weight in self.weights.items():
+            if not isinstance(weight, Tensor) and not math.isfinite(weight):
+                raise ValueError(f"term {name!r}: its schedule gives {weight} at step {self.step}; a weight is finite")
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The step and the present weights, for the state dict."""
+        fixed = {n: float(w) for n, w in self._weights.items() if isinstance(w, Tensor) or not callable(w)}
+        return {"step": self.step, "names": list(self.names), "weights": fixed}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores step and weights.
+
+        Raises:
+            ValueError: The state belongs to other terms.
+        """
+        if tuple(state["names"]) != self.names:
+            raise ValueError(
+                f"the state dict holds the terms {', '.join(state['names'])}; this criterion has {', '.join(self.names)}. "
+                "Load it into the criterion that it was saved from"
+            )
+        self.step = int(state["step"])
+        for name, value in state["weights"].items():
+            held = self._weights[name]
+            if isinstance(held, Tensor):
+                with torch.no_grad():
+                    held.fill_(value)
+            elif not callable(held):
+                self._weights[name] = value
+
+    def denominators(self, targets: Any) -> dict[str, Tensor]:
+        """What divides each term, from the targets alone.
+
+        Args:
+            targets: The nested targets of one micro-batch.
+
+        Returns:
+            Per term (those whose denominator depends on the prediction left out) a 0-d tensor, or one element a level
+            where the targets have levels. They may be added over micro-batches and ranks and handed to the call.
+        """
+        return {
+            term.name: denominator_of(term, bind_targets(term, targets)[1], targets)
+            for term in self.terms
+            if isinstance(term, Term)
+        }
+
+    def forward(self, outputs: Any, targets: Any, denominators: Mapping[str, Tensor] | None = None) -> Breakdown:
+        """Computes all terms.
+
+        Args:
+            outputs: Nested dicts, lists, tuples and dataclasses of tensors; a lone tensor is named ``output``.
+            targets: The same for the targets; a lone tensor is named ``target``.
+            denominators: What divides each term, totalled over the step; by default this call's own.
+
+        Returns:
+            The entries and the total.
+
+        Raises:
+            ValueError: Names, levels, shapes or dtypes do not fit; the message says which term, path, rule and remedy.
+        """
+        outputs = {"output": outputs} if isinstance(outputs, Tensor) else outputs
+        targets = {"target": targets} if isinstance(targets, Tensor) else targets
+        if torch.compiler.is_compiling():
+            return self._evaluate(outputs, targets, denominators, make_plan(self.terms, outputs, targets, self.unread))
+        plan = self._plan(outputs, targets)
+        self._check_denominators(denominators)
+        self._warn_if_never_advanced()
+        return self._evaluate(outputs, targets, denominators, plan, self._compile)
+
+    def _plan(self, outputs: Any, targets: Any) -> Plan:
+        key = (signature(outputs), signature(targets))
+        if key not in self._plans:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = make_plan(self.terms, outputs, targets, self.unread)
+        return self._plans[key]
+
+    def _check_denominators(self, denominators: Mapping[str, Tensor] | None) -> None:
+        if denominators is None:
+            return
+        wanted = {term.name for term in self.terms if isinstance(term, Term)}
+        if set(denominators) != wanted:
+            raise ValueError(
+                f"denominators are needed for exactly the terms {', '.join(sorted(wanted))}; "
+                f"found {', '.join(sorted(denominators)) or 'none'}. Total what criterion.denominators(targets) returns"
+            )
+
+    def _warn_if_never_advanced(self) -> None:
+        self._num_calls += torch.is_grad_enabled() and self.training
+        if self._num_calls == 100 and self.step == 0 and any(_is_schedule(w) for w in self._weights.values()):
+            warnings.warn(
+                "a weight follows a schedule, but after 100 calls Criterion.advance() was never called: the weight stands "
+                "still. Call criterion.advance() beside optimizer.step()",
+                stacklevel=4,
+            )
+
+    def _evaluate(
+        self, outputs: Any, targets: Any, denominators: Mapping[str, Tensor] | None, plan: Plan, compiled: bool = False
+    ) -> Breakdown:
+        roots = [get(outputs, steps) for steps in plan.root_steps]
+        weights = [self._weight(name) for name in self.names]
+        scales = [
+            term.levels.at(len(calls), self.step) if term.levels else (1.0,) * len(calls)
+            for term, calls in zip(self.terms, plan.calls, strict=True)
+        ]
+        job = Job(self.terms, plan, self.on_nonfinite, self.recorder is not None and self.recorder.channels)
+        slots = self._open_books(plan, roots, denominators is not None)
+        if compiled:
+            rows, total = self._run_compiled(job, roots, targets, denominators, weights, scales, slots)
+        else:
+            rows, total = run(job, roots, targets, denominators, weights, scales, slots)
+        entries = {
+            name: Entry(row.value, weight, row.weighted, Ratio(row.numerator, row.denominator), row.levels)
+            for name, weight, row in zip(self.names, weights, rows, strict=True)
+        }
+        return Breakdown(entries, total)
+
+    def _open_books(self, plan: Plan, roots: list[Tensor], pooled: bool) -> tuple[Tensor, Tensor] | None:
+        if self.recorder is None or not torch.is_grad_enabled() or not any(root.requires_grad for root in roots):
+            return None
+        return self.recorder.open(plan.layout, roots[0].device, pooled)
+
+    def _run_compiled(self, job: Job, roots: list[Tensor], *rest: Any) -> tuple[list[Row], Tensor]:
+        """Runs the compiled kernels; what eager mode would refuse, it refuses with eager mode's words."""
+        if job not in self._compiled:
+            self._compiled[job] = torch.compile(partial(run, job), fullgraph=True)
+        targets, denominators, weights, scales, slots = rest
+        as_tensors = [torch.as_tensor(weight, dtype=torch.float64) for weight in weights]
+        level_tensors = [torch.tensor(scale, dtype=torch.float64) for scale in scales]
+        try:
+            return self._compiled[job](roots, targets, denominators, as_tensors, level_tensors, slots)
+        except (TorchDynamoException, ValueError):
+            run(job, [root.detach() for root in roots], targets, denominators, weights, scales, None)
+            raise
+
+
+def _is_schedule(weight: Weight) -> bool:
+    return callable(weight) and not isinstance(weight, Tensor)

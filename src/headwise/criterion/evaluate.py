@@ -1,0 +1,156 @@
+"""The arithmetic of one criterion call: a pure function of tensors along a plan, so that it compiles as one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from headwise.criterion.binding import Binding, Plan
+from headwise.criterion.junction import Policy, seed, split, sum_dtype
+from headwise.criterion.term import AnyTerm, RatioTerm, Term, describe, numerator_of
+from headwise.ratio import Ratio
+
+
+class Job(NamedTuple):
+    """What of a call does not change with the data."""
+
+    terms: tuple[AnyTerm, ...]
+    plan: Plan
+    policy: Policy
+    channels: bool
+
+
+class Row(NamedTuple):
+    """One term's results."""
+
+    value: Tensor
+    weighted: Tensor
+    numerator: Tensor
+    denominator: Tensor
+    levels: Tensor | None
+
+
+Weights = Sequence[float | Tensor]
+LevelWeights = Sequence[Sequence[float] | Tensor]
+
+
+def run(
+    job: Job,
+    roots: Sequence[Tensor],
+    targets: Any,
+    denominators: Mapping[str, Tensor] | None,
+    weights: Weights,
+    level_weights: LevelWeights,
+    slots: tuple[Tensor, Tensor] | None,
+) -> tuple[list[Row], Tensor]:
+    """Evaluates all terms.
+
+    Args:
+        job: Terms, plan and policy.
+        roots: The output tensors, in the plan's order.
+        targets: The nested targets.
+        denominators: Totalled denominators, or None.
+        weights: One weight a term.
+        level_weights: One weight a level, per term.
+        slots: The leaves of the books (of the seed and of the junction), or None.
+
+    Returns:
+        A row per term, and the total.
+    """
+    layout = job.plan.layout
+    seed_slot, split_slot = slots or (None, None)
+    *views, token = split(layout, job.policy, job.channels, split_slot, roots)
+    results = []
+    for number, term in enumerate(job.terms):
+        given = None if denominators is None or isinstance(term, RatioTerm) else denominators[term.name]
+        ratios = _ratios(job, number, views, targets, given)
+        results.append(_combine(term, ratios, level_weights[number]))
+    weighted = [_weigh(value, weight) for (value, _, _), weight in zip(results, weights, strict=True)]
+    if seed_slot is not None:
+        weighted = _seed(seed_slot, [value for value, _, _ in results], weights, weighted)
+    total = weighted[0]
+    for each in weighted[1:]:
+        total = total + each
+    rows = [
+        Row(value, each, ratio.numerator, ratio.denominator, levels)
+        for (value, ratio, levels), each in zip(results, weighted, strict=True)
+    ]
+    return rows, total + token.to(sum_dtype(total.dtype))
+
+
+def denominator_of(term: Term, bindings: Sequence[Binding], targets: Any) -> Tensor:
+    """What divides a term: 0-d, or one element a level of the targets."""
+    counts = [term.count(*binding.read(targets)) for binding in bindings]
+    return counts[0] if len(counts) == 1 else torch.stack(counts)
+
+
+def _ratios(job: Job, number: int, views: Sequence[Tensor], targets: Any, given: Tensor | None) -> list[Ratio]:
+    """The ratio of each level of one term."""
+    term, plan = job.terms[number], job.plan
+    read = [binding.read(targets) for binding in plan.bindings[number]]
+    counts = None
+    if isinstance(term, Term):
+        count = denominator_of(term, plan.bindings[number], targets) if given is None else given
+        counts = [count if count.dim() == 0 else count[level] for level in plan.level_of[number]]
+    ratios = []
+    for index, (call, level) in enumerate(zip(plan.calls[number], plan.level_of[number], strict=True)):
+        paths = [plan.layout.edges[edge].path for edge in call]
+        numerator, own = _call(term, [views[edge] for edge in call], paths, *read[level])
+        denominator = counts[index] if counts is not None else own
+        assert denominator is not None
+        ratios.append(Ratio(numerator, denominator.to(numerator.device)))
+    return ratios
+
+
+def _call(
+    term: AnyTerm, reads: list[Tensor], paths: list[str], targets: list[Tensor], mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Calls one loss; whatever it refuses is told with the term's name, paths, dtypes and shapes."""
+    try:
+        return numerator_of(term, term.call(reads, targets, mask))
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        if torch.compiler.is_compiling():
+            raise
+        found = [f"output {path!r} is {describe(read)}" for path, read in zip(paths, reads, strict=True)]
+        found += [
+            f"target {str(path)!r} is {describe(target)}"
+            for path, target in zip(term.targets.paths, targets, strict=True)
+        ]
+        found += [f"mask {term.mask!r} is {describe(mask)}"] if mask is not None else []
+        raise ValueError(f"term {term.name!r}: {error} ({'; '.join(found)})") from error
+
+
+def _combine(
+    term: AnyTerm, ratios: list[Ratio], weights: Sequence[float] | Tensor
+) -> tuple[Tensor, Ratio, Tensor | None]:
+    """The value of a term, the sums behind it, and the values of its levels."""
+    if term.num_wildcards == 0:
+        return ratios[0].value, ratios[0], None
+    numerator = torch.stack([ratio.numerator for ratio in ratios])
+    count = torch.stack([ratio.denominator.to(numerator.dtype) for ratio in ratios])
+    scale = torch.as_tensor(weights, dtype=numerator.dtype).to(numerator.device)
+    if term.levels is not None and term.levels.pool == "all":
+        ratio = Ratio(numerator * scale, count.sum().expand_as(numerator))
+        levels = ratio.value
+    else:
+        ratio = Ratio(numerator, count)
+        levels = ratio.value * scale
+    return levels.sum(), ratio, levels
+
+
+def _seed(
+    slot: Tensor, values: Sequence[Tensor], weights: Weights, weighted: Sequence[Tensor]
+) -> list[Tensor]:
+    dtype, device = slot.dtype, slot.device
+    booked = torch.stack([value.detach().to(dtype) for value in values])
+    scales = torch.stack([torch.as_tensor(weight, dtype=dtype).detach().to(device) for weight in weights])
+    return seed(slot, booked, scales, weighted)
+
+
+def _weigh(value: Tensor, weight: float | Tensor) -> Tensor:
+    """``weight * value``; 0 with a zero gradient for weight 0, whatever the value."""
+    scale = torch.as_tensor(weight, dtype=value.dtype).to(value.device)
+    return torch.where(scale == 0, torch.zeros_like(value), value * scale)

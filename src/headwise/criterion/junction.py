@@ -1,0 +1,329 @@
+"""Junctions: one autograd node that hands each reader its own view and receives their gradients side by side.
+
+In the backward pass a junction books what each reader sends back (norm, inner products, finite or not), then passes
+on one summed gradient. The books are the *gradient of a small leaf* (a slot): the node has no side effect, so
+it works wherever autograd works, and costs no synchronisation. The sums are formed by the same operations in the same
+order whether the books are kept or not, hence gradients with and without are equal to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from headwise.criterion.layout import Edge, Layout
+
+Policy = Literal["keep", "drop", "raise"]
+
+
+class NonFiniteGradientError(FloatingPointError):
+    """A term sent a gradient that is not finite; the message names the term and the output."""
+
+
+class Split(torch.autograd.Function):
+    """Hands out views of the outputs along a `Layout`; see the module's description.
+
+    ``forward(layout, policy, channels, slot, *roots)`` returns one view an edge and a token: a 0-d zero that joins
+    the total, so that a backward pass from the total reaches every output, even if no term sent a gradient.
+    """
+
+    @staticmethod
+    def forward(layout: Layout, policy: Policy, channels: bool, slot: Tensor | None, *roots: Tensor) -> Any:
+        """One view per edge, then the token."""
+        views = [view(roots[edge.root], edge) for edge in layout.edges]
+        return (*views, torch.zeros((), dtype=sum_dtype(roots[0].dtype), device=roots[0].device))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keeps the plan; no tensor is saved."""
+        ctx.set_materialize_grads(False)
+        ctx.layout, ctx.policy, ctx.channels, slot, *roots = inputs
+        ctx.slot_dtype = None if slot is None else slot.dtype
+        ctx.like = [(root.shape, root.dtype, root.device) for root in roots]
+        ctx.headwise_routes = ctx.layout.routes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        """Books the readers' gradients and returns their sum for every output."""
+        *edge_grads, token = grads
+        layout: Layout = ctx.layout
+        if ctx.policy != "keep":
+            edge_grads = _apply_policy(layout, ctx.policy, edge_grads)
+        slot_grad = None
+        if ctx.slot_dtype is not None and ctx.needs_input_grad[3]:
+            with torch.no_grad():
+                slot_grad = _stats(layout, edge_grads, ctx.channels, ctx.slot_dtype, ctx.like[0][2])
+        roots = [
+            _assemble(layout, root, edge_grads, ctx.like[root], token is not None) if needed else None
+            for root, needed in enumerate(ctx.needs_input_grad[4:])
+        ]
+        return None, None, None, slot_grad, *roots
+
+
+class Seed(torch.autograd.Function):
+    """Books the factor that the loop multiplied into each term (loss scale, accumulation).
+
+    ``forward(slot, values, weights, *weighted)`` returns the weighted values unchanged; its backward fills the slot with,
+    per term: how often it was part of the backward pass, the factor, its square, the value, the weight.
+    """
+
+    @staticmethod
+    def forward(slot: Tensor, values: Tensor, weights: Tensor, *weighted: Tensor) -> tuple[Tensor, ...]:
+        """The weighted values."""
+        return tuple(value.view_as(value) for value in weighted)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keeps the values and weights, two small tensors."""
+        slot, values, weights, *_ = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(values, weights)
+        ctx.slot_dtype = slot.dtype
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor | None) -> Any:
+        """Fills the slot, and passes the factors on."""
+        values, weights = ctx.saved_tensors
+        with torch.no_grad():
+            here = torch.tensor([factor is not None for factor in factors], dtype=ctx.slot_dtype).to(values.device)
+            zero = torch.zeros((), dtype=ctx.slot_dtype, device=values.device)
+            scale = torch.stack([zero if f is None else f.detach().to(ctx.slot_dtype) for f in factors])
+            seen = [torch.where(here > 0, each.to(ctx.slot_dtype), zero) for each in (values, weights)]
+            slot_grad = torch.cat([here, scale, scale.square(), *seen])
+        return slot_grad, None, None, *factors
+
+
+class ForwardModeSplit(Split):
+    """`Split` with a forward mode, which `torch.compile` cannot trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Forward mode: the same views of the tangents."""
+        roots = tangents[4:]
+        shape_of = ctx.like
+        views = []
+        for edge in ctx.layout.edges:
+            tangent = roots[edge.root]
+            if tangent is None:
+                shape, dtype, device = shape_of[edge.root]
+                tangent = torch.zeros(shape, dtype=dtype, device=device)
+            views.append(view(tangent, edge))
+        return (*views, torch.zeros((), dtype=sum_dtype(shape_of[0][1]), device=shape_of[0][2]))
+
+
+class ForwardModeSeed(Seed):
+    """`Seed` with a forward mode, which `torch.compile` cannot trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Forward mode: the tangents unchanged."""
+        return tuple(torch.zeros(()) if t is None else t.view_as(t) for t in tangents[3:])
+
+
+def split(layout: Layout, policy: Policy, channels: bool, slot: Tensor | None, roots: Sequence[Tensor]) -> Any:
+    """Hands out the outputs along a layout.
+
+    Args:
+        layout: Who reads what.
+        policy: What happens to gradients that are not finite.
+        channels: Whether to book every channel.
+        slot: The leaf whose gradient the books are, or None.
+        roots: The output tensors.
+
+    Returns:
+        One view an edge, then the token that joins the total.
+    """
+    node = Split if torch.compiler.is_compiling() else ForwardModeSplit
+    return node.apply(layout, policy, channels, slot, *roots)
+
+
+def seed(slot: Tensor, values: Tensor, weights: Tensor, weighted: Sequence[Tensor]) -> list[Tensor]:
+    """Passes the weighted values through the node that books the loop's factor.
+
+    Args:
+        slot: The leaf whose gradient the books are.
+        values: The terms' values, detached.
+        weights: The terms' weights.
+        weighted: The weighted values.
+
+    Returns:
+        The weighted values, each a result of the node.
+    """
+    node = Seed if torch.compiler.is_compiling() else ForwardModeSeed
+    return list(node.apply(slot, values, weights, *weighted))
+
+
+SEED_COLUMNS = ("calls", "factor", "factor_squared", "value", "weight")
+
+
+def view(root: Tensor, edge: Edge) -> Tensor:
+    """What one edge reads of its output."""
+    if edge.whole and edge.keep:
+        return root.view_as(root)
+    part = root.narrow(edge.dim, edge.start, edge.stop - edge.start)
+    return part if edge.keep else part.squeeze(edge.dim)
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over elements of `dtype` are kept: float64 stays, all else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def slot_dtype(device: torch.device) -> torch.dtype:
+    """The books are kept in float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def num_columns(layout: Layout, channels: bool) -> int:
+    """How many numbers a junction books: see `_stats`."""
+    per_channel = sum(edge.stop - edge.start for edge in layout.edges) if channels else 0
+    return 2 * len(layout.edges) + 3 * len(layout.pairs) + per_channel
+
+
+def _stats(
+    layout: Layout, grads: Sequence[Tensor | None], channels: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The booked numbers.
+
+    In this order: squared norm per edge, 1 per edge that is not finite, per pair the inner product and both squared
+    norms over the common channels, and on request the squared norms of every edge's channels.
+    """
+    zero = torch.zeros((), dtype=dtype, device=device)
+    wide = [None if g is None else _with_channel(g.detach(), e) for g, e in zip(grads, layout.edges, strict=True)]
+    squares = [zero if g is None else square_norm(g).to(dtype) for g in wide]
+    infinite = [(~torch.isfinite(square)).to(dtype) for square in squares]
+    columns = [*squares, *infinite]
+    for pair in layout.pairs:
+        columns += _pair_stats(layout, pair.left, pair.right, wide, squares, pair.start, pair.stop)
+    stacked = torch.stack([column.to(dtype) for column in columns])
+    if not channels:
+        return stacked
+    rows = [
+        torch.zeros(e.stop - e.start, dtype=dtype, device=device) if g is None else _channel_squares(g, e).to(dtype)
+        for g, e in zip(wide, layout.edges, strict=True)
+    ]
+    return torch.cat([stacked, *rows])
+
+
+def _pair_stats(
+    layout: Layout, i: int, j: int, grads: list[Tensor | None], squares: list[Tensor], start: int, stop: int
+) -> list[Tensor]:
+    left, right = grads[i], grads[j]
+    if left is None or right is None:
+        return [torch.zeros_like(squares[i]), squares[i] * 0, squares[j] * 0]
+    common, norms = [], []
+    for number, grad in ((i, left), (j, right)):
+        edge = layout.edges[number]
+        if (edge.start, edge.stop) == (start, stop):
+            common.append(grad)
+            norms.append(squares[number])
+        else:
+            common.append(grad.narrow(edge.dim, start - edge.start, stop - start))
+            norms.append(square_norm(common[-1]))
+    return [inner(*common), *norms]
+
+
+def square_norm(grad: Tensor) -> Tensor:
+    """Sum of squares, accumulated in float32 or wider; not finite where an element is not (or its square overflows)."""
+    return torch.linalg.vector_norm(grad, dtype=sum_dtype(grad.dtype)).square()
+
+
+def inner(left: Tensor, right: Tensor) -> Tensor:
+    """Inner product of two tensors of one shape, without a temporary where both are contiguous."""
+    dtype = sum_dtype(left.dtype)
+    if left.dtype == dtype and right.dtype == dtype and left.is_contiguous() and right.is_contiguous():
+        return torch.dot(left.view(-1), right.view(-1))
+    return (left.to(dtype) * right.to(dtype)).sum()
+
+
+def _with_channel(grad: Tensor, edge: Edge) -> Tensor:
+    """The gradient with the sliced dimension back in place."""
+    if edge.keep:
+        return grad
+    return grad.unsqueeze(edge.dim if edge.dim >= 0 else grad.dim() + 1 + edge.dim)
+
+
+def _channel_squares(grad: Tensor, edge: Edge) -> Tensor:
+    if grad.dim() < 2:
+        return square_norm(grad).expand(edge.stop - edge.start)
+    dim = edge.dim % grad.dim()
+    others = [d for d in range(grad.dim()) if d != dim]
+    return torch.linalg.vector_norm(grad, dim=others, dtype=sum_dtype(grad.dtype)).square()
+
+
+def _apply_policy(layout: Layout, policy: Policy, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Drops every gradient of a term that sent one which is not finite, on all ranks alike, or raises."""
+    device = next((g.device for g in grads if g is not None), torch.device("cpu"))
+    with torch.no_grad():
+        bad = [
+            torch.zeros((), device=device) if g is None else (~torch.isfinite(square_norm(g.detach()))).float()
+            for g in grads
+        ]
+        edges = torch.stack(bad)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(edges, op=torch.distributed.ReduceOp.MAX)
+    if policy == "raise":
+        _raise_if_bad(layout, edges)
+        return list(grads)
+    kept: list[Tensor | None] = []
+    for edge, grad in zip(layout.edges, grads, strict=True):
+        same = [number for number, other in enumerate(layout.edges) if other.term == edge.term]
+        dropped = edges[same[0]] if len(same) == 1 else torch.stack([edges[number] for number in same]).amax()
+        kept.append(None if grad is None else torch.where(dropped > 0, torch.zeros_like(grad), grad))
+    return kept
+
+
+def _raise_if_bad(layout: Layout, bad: Tensor) -> None:
+    flags = bad.tolist()
+    if any(flags):
+        guilty = "; ".join(
+            f"term {layout.terms[edge.term]!r} at output {edge.path!r}"
+            for edge, flag in zip(layout.edges, flags, strict=True)
+            if flag
+        )
+        raise NonFiniteGradientError(
+            f"the gradient is not finite: {guilty}. Look for a division by 0, a log or square root of 0, or an overflow in "
+            "that loss; on_nonfinite='drop' leaves out the term's gradient, 'keep' passes it on"
+        )
+
+
+def _assemble(
+    layout: Layout, root: int, grads: Sequence[Tensor | None], like: Any, from_total: bool
+) -> Tensor | None:
+    """The summed gradient of one output; None only if the backward pass did not start from the total."""
+    shape, dtype, device = like
+    sums: list[Tensor | None] = []
+    for group in layout.groups[root]:
+        total: Tensor | None = None
+        for number in group.edges:
+            grad = grads[number]
+            if grad is not None:
+                grad = _with_channel(grad, layout.edges[number])
+                total = grad if total is None else total + grad
+        sums.append(total)
+    if all(each is None for each in sums):
+        return torch.zeros(shape, dtype=dtype, device=device) if from_total else None
+    groups = layout.groups[root]
+    if layout.tiles[root]:
+        return _concatenate(groups, sums, shape, dtype, device)
+    total = torch.zeros(shape, dtype=dtype, device=device)
+    for group, each in zip(groups, sums, strict=True):
+        if each is not None:
+            part = total.narrow(group.dim, group.start, group.stop - group.start) if total.dim() > 1 else total
+            part.add_(each)
+    return total
+
+
+def _concatenate(groups: Any, sums: list[Tensor | None], shape: Any, dtype: Any, device: Any) -> Tensor:
+    """Joins slices that cover an output without overlap; a missing one is zeros."""
+    if len(groups) == 1 and sums[0] is not None:
+        return sums[0]
+    parts = []
+    for group, each in zip(groups, sums, strict=True):
+        sizes = list(shape)
+        sizes[group.dim] = group.stop - group.start
+        parts.append(torch.zeros(sizes, dtype=dtype, device=device) if each is None else each)
+    return torch.cat(parts, dim=groups[0].dim)

@@ -1,0 +1,128 @@
+"""The plan of one call: which slice of which output goes to which term, made once per structure, without data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+Steps = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One reading of an output by a term (at one level).
+
+    Args:
+        term: Index of the term.
+        root: Index of the output tensor.
+        dim: Dimension that is sliced.
+        start: First channel read.
+        stop: One past the last channel read.
+        keep: Whether the dimension stays (False: one channel, dropped).
+        whole: Whether all channels are read.
+        path: The concrete path, channels included.
+    """
+
+    term: int
+    root: int
+    dim: int
+    start: int
+    stop: int
+    keep: bool
+    whole: bool
+    path: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two readings of one output by two terms that share channels."""
+
+    left: int
+    right: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The readings of one slice of one output, whose gradients are summed first."""
+
+    dim: int
+    start: int
+    stop: int
+    edges: tuple[int, ...]
+
+
+Route = tuple[int, int, int | None, int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All readings of one criterion call, and the columns of the books that the junction fills.
+
+    Args:
+        terms: Names of the terms.
+        roots: Concrete paths of the output tensors.
+        edges: The readings, in the terms' order.
+        groups: Per output, its readings grouped by slice, in the order of the channels.
+        tiles: Per output, whether the slices read cover it without overlap.
+        pairs: The pairs of readings whose gradients can be compared: two terms, one output, common channels.
+        routes: (view, output, dim, start, stop) of each reading, for whoever walks the graph; None where all is read.
+    """
+
+    terms: tuple[str, ...]
+    roots: tuple[str, ...]
+    edges: tuple[Edge, ...]
+    groups: tuple[tuple[Group, ...], ...]
+    tiles: tuple[bool, ...]
+    pairs: tuple[Pair, ...]
+    routes: tuple[Route, ...]
+
+
+def make_layout(
+    terms: tuple[str, ...], roots: tuple[str, ...], edges: tuple[Edge, ...], shapes: tuple[tuple[int, ...], ...]
+) -> Layout:
+    """Works out what follows from the readings.
+
+    Args:
+        terms: Names of the terms.
+        roots: Concrete paths of the output tensors.
+        edges: The readings.
+        shapes: Shapes of the output tensors; (1,) for a 0-d one.
+
+    Returns:
+        The layout.
+    """
+    groups = tuple(_groups(root, edges) for root in range(len(roots)))
+    tiles = tuple(_tiles(each, shape) for each, shape in zip(groups, shapes, strict=True))
+    routes = tuple(
+        (number, edge.root, None, None, None) if edge.whole else (number, edge.root, edge.dim, edge.start, edge.stop)
+        for number, edge in enumerate(edges)
+    )
+    return Layout(terms, roots, edges, groups, tiles, _pairs(edges), routes)
+
+
+def _groups(root: int, edges: tuple[Edge, ...]) -> tuple[Group, ...]:
+    slices: dict[tuple[int, int, int], list[int]] = {}
+    for number, edge in enumerate(edges):
+        if edge.root == root:
+            slices.setdefault((edge.dim, edge.start, edge.stop), []).append(number)
+    return tuple(Group(dim, start, stop, tuple(slices[dim, start, stop])) for dim, start, stop in sorted(slices))
+
+
+def _tiles(groups: tuple[Group, ...], shape: tuple[int, ...]) -> bool:
+    end = 0
+    for group in groups:
+        if group.start != end or group.dim != groups[0].dim:
+            return False
+        end = group.stop
+    return end == shape[groups[0].dim]
+
+
+def _pairs(edges: tuple[Edge, ...]) -> tuple[Pair, ...]:
+    found = []
+    for (i, left), (j, right) in combinations(enumerate(edges), 2):
+        start, stop = max(left.start, right.start), min(left.stop, right.stop)
+        if left.term != right.term and (left.root, left.dim) == (right.root, right.dim) and start < stop:
+            found.append(Pair(i, j, start, stop))
+    return tuple(found)
