@@ -1,4 +1,4 @@
-"""From a polygon around a word to its centre line: two long sides, and a disc between each pair of their points.
+"""From the outline of a word to its centre line: two long sides, and discs between their opposite points.
 
 Pure NumPy in float64; points are (x, y) in pixels. ``snakes.encode_snakes`` draws what is found here.
 """
@@ -50,15 +50,15 @@ def fit_snake(points: Points, num_disks: int, *, published_ends: bool, canonical
     Args:
         points: (v, 2) vertices in order, either way round.
         num_disks: number of equal parts of each long side.
-        published_ends: drop vertices and choose the two short ends as the authors' code does; otherwise by the
-            mended rules, which do not depend on the first vertex or the sense of rotation.
+        published_ends: drop vertices and choose the two short ends as the authors' code does; otherwise by
+            the mended rules, which do not depend on the first vertex or the sense of rotation.
         canonical_direction: let the line run in reading direction (rightwards; downwards where it is steep).
 
     Returns:
         The discs.
 
     Raises:
-        ValueError: the published rule finds no two separate ends, or fewer than three distinct vertices are left.
+        ValueError: the published rule finds no two separate ends, or fewer than three vertices are distinct.
     """
     if published_ends:
         corners = prune_published(points)
@@ -94,7 +94,7 @@ def drop_repeats(points: Points) -> Points:
     kept = points[np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1) > TIE * extent]
     if len(np.unique(kept, axis=0)) < 3:
         raise ValueError(f"has fewer than 3 distinct vertices (of {len(points)})")
-    return kept
+    return np.asarray(kept)
 
 
 def canonical_order(points: Points) -> Points:
@@ -112,8 +112,8 @@ def canonical_order(points: Points) -> Points:
 def simplify(points: Points) -> Points:
     """Drop vertices, the least important first, while all together change the area by less than 1.7 %.
 
-    The authors judge each vertex against the whole polygon, so that of a finely drawn outline nothing but four
-    neighbouring vertices is left. Here the changes add up.
+    The authors judge each vertex against the whole polygon, so that of a finely drawn outline nothing but
+    four neighbouring vertices is left. Here the changes add up.
     """
     kept = points
     budget = NEGLIGIBLE_AREA * polygon_area(points)
@@ -144,9 +144,9 @@ def prune_published(points: Points) -> Points:
 def find_ends(points: Points) -> tuple[Points, Ends]:
     """Choose the two edges where the word begins and ends.
 
-    Four vertices: the shorter pair of opposite edges. More: the two edges whose neighbours turn back, if there are
-    just two and they do not touch; otherwise the two farthest of those that do not touch. Three: the shortest edge
-    and the vertex opposite to it. Among equals, the choice whose line is most level.
+    Four vertices: the shorter pair of opposite edges. More: of the edges whose neighbours turn back (of all
+    edges, if no two of these are apart) the two farthest. Three: the shortest edge and the vertex opposite to
+    it. Among equals, the choice whose line is most level.
 
     Args:
         points: (v, 2) vertices, v >= 3.
@@ -216,7 +216,7 @@ def _apart(edges: list[Edge], num: int) -> Iterator[Ends]:
 
 def _chord(points: Points, ends: Ends) -> Points:
     (a, b), (c, d) = ends
-    return (points[c] + points[d] - points[a] - points[b]) / 2
+    return np.asarray(points[c] + points[d] - points[a] - points[b]) / 2
 
 
 def _total_length(points: Points, ends: Ends) -> float:

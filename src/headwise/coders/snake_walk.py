@@ -47,7 +47,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Word:
-    """One detection: its outline (v, 2), its discs (m, 3: x, y, radius) and the mean of a map over its mask."""
+    """One detection: outline (v, 2), discs (m, 3: x, y, radius), mean of a map over its mask."""
 
     polygon: Contour
     disks: Array
@@ -80,11 +80,17 @@ class Canvas:
         part: npt.NDArray[np.generic] = image[self.top : self.top + height, self.left : self.left + width]
         return part[self.mask > 0]
 
+    def within(self, region: Mask) -> Canvas:
+        """What lies in a region (H, W) of the whole image."""
+        height, width = self.mask.shape
+        part = region[self.top : self.top + height, self.left : self.left + width]
+        return Canvas(self.mask * part.astype(np.uint8), self.left, self.top)
+
     def outline(self) -> Contour:
         """Vertices (v, 2) of the largest region's border, through the centres of its border pixels."""
         contours, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        largest = max(contours, key=cv2.contourArea)[:, 0]
-        return np.asarray(largest + (self.left, self.top), np.int32)
+        largest = np.asarray(max(contours, key=cv2.contourArea)[:, 0], np.int32)
+        return largest + np.array([self.left, self.top], np.int32)
 
 
 def find_center_lines(mask: Mask, geometry: Geometry, *, min_area: float, max_steps: int) -> list[Array]:
@@ -101,7 +107,7 @@ def find_center_lines(mask: Mask, geometry: Geometry, *, min_area: float, max_st
     """
     contours, _ = cv2.findContours(_fill_holes(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     lines = []
-    for contour in contours:
+    for contour in (np.asarray(found, np.int32) for found in contours):
         start = _inner_point(contour) if cv2.contourArea(contour) >= min_area else None
         if start is not None:
             ahead = _walk(contour, start, geometry, 1.0, max_steps)
@@ -110,7 +116,9 @@ def find_center_lines(mask: Mask, geometry: Geometry, *, min_area: float, max_st
     return lines
 
 
-def draw_words(lines: list[Array], region: Mask, probability: Array, *, expand: float) -> list[Word]:
+def draw_words(
+    lines: list[Array], region: Mask, probability: Array, *, expand: float, within_region: bool
+) -> list[Word]:
     """Turn discs into outlines and keep those of which at least half is text.
 
     Args:
@@ -118,6 +126,7 @@ def draw_words(lines: list[Array], region: Mask, probability: Array, *, expand: 
         region: (H, W) text region.
         probability: (H, W) of text, whose mean over the word is its score.
         expand: share by which each disc is widened.
+        within_region: cut the outline of what is kept to the text region.
 
     Returns:
         The words kept.
@@ -125,8 +134,11 @@ def draw_words(lines: list[Array], region: Mask, probability: Array, *, expand: 
     words = []
     for disks in lines:
         canvas = Canvas.covered_by(disks, expand, region.shape)
+        if canvas.crop(region).mean() < 0.5:
+            continue
+        canvas = canvas.within(region) if within_region else canvas
         polygon = canvas.outline()
-        if canvas.crop(region).mean() >= 0.5 and len(polygon) >= 3:
+        if len(polygon) >= 3:
             words.append(Word(polygon, disks, float(canvas.crop(probability).mean())))
     return words
 
@@ -156,7 +168,7 @@ def _fill_holes(mask: Mask) -> npt.NDArray[np.uint8]:
     framed = np.zeros((height + 2, width + 2), np.uint8)
     framed[1:-1, 1:-1] = mask
     cv2.floodFill(framed, None, (0, 0), 2)
-    return (framed[1:-1, 1:-1] != 2).astype(np.uint8)
+    return np.asarray(framed[1:-1, 1:-1] != 2, np.uint8)
 
 
 def _inside(contour: Contour, point: Array) -> bool:

@@ -1,4 +1,4 @@
-"""Text as a string of discs: word outlines to seven maps' targets, and the maps back to outlines (TextSnake)."""
+"""Text as a string of discs: outlines of words to targets, and seven maps back to outlines (TextSnake)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headwise.coders.snake_checks import check_maps, check_options, check_outlines, check_thresholds
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from headwise.coders.snake_walk import Word
 
 SUBPIXEL_BITS = 4  # outlines are filled on a grid of 1/16 pixel
-FARTHEST = 1e6  # pixels; beyond it coordinates are no pixels, and the fill would overflow
 THINNEST_RADIUS = (
     0.5  # pixels; a thinner disc has no pixel of its own, and its relative radius error explodes
 )
@@ -37,25 +38,25 @@ def encode_snakes(
 ) -> dict[str, Tensor]:
     """Draw text region, centre line and its geometry from the outlines of words.
 
-    Each outline is cut into two long sides, each side into ``num_disks`` equal parts; opposite points p, q give a
-    disc with centre c = (p + q) / 2 and radius r = |p - q| / 2. The centre line is the quadrilaterals
+    Each outline is cut into two long sides, each side into ``num_disks`` equal parts; opposite points p, q
+    give a disc with centre c = (p + q) / 2 and radius r = |p - q| / 2. The centre line is the quadrilaterals
     c_i + expand (p_i - c_i), c_i + expand (q_i - c_i), and the same at i + 1, where sin, cos are those of
     c_{i+1} - c_i and the radius is r_i. The first and last ``shrink`` parts carry no centre line. Where words
     overlap, the later one in the list is drawn over the earlier.
 
     Args:
-        polygons: per image a list of (v, 2) outlines (x, y) in pixels, v >= 3, either way round, starting anywhere.
-            Parts outside the image are cut off.
+        polygons: per image a list of (v, 2) outlines (x, y) in pixels, v >= 3, either way round, starting
+            anywhere. Parts outside the image are cut off.
         ignored: per image one flag per outline: a region that counts in no term ('#' in Total-Text).
         size: height and width of the maps, or one number for both.
         num_disks: equal parts of each long side, > 2 * shrink.
         expand: half the width of the centre line as a share of the radius, in (0, 1].
         shrink: parts without centre line at each end, >= 0.
         as_published: reproduce the authors' targets; sets the default of the three switches below.
-        canonical_direction: let sin, cos point in reading direction (to +x, or +y where the line is steep) instead
-            of wherever the first vertex leads.
-        published_ends: find the two short ends by the authors' rules, and fill the outline without the vertices
-            that they drop.
+        canonical_direction: let sin, cos point in reading direction (to +x, or +y where the line is steep)
+            instead of wherever the first vertex leads.
+        published_ends: find the two short ends by the authors' rules, and fill the outline without the
+            vertices that they drop.
         integer_points: truncate the vertices to whole pixels first.
 
     Returns:
@@ -72,13 +73,13 @@ def encode_snakes(
 
     Differs:
         By default (1) the direction does not depend on the vertex order, so that it is theta and never
-        theta + pi; (2) the ends are found for triangles, regular polygons and finely drawn outlines, on which the
-        original stops or leaves four neighbouring vertices; (3) coordinates stay real numbers; (4) parts of the
-        line of radius below half a pixel, where the original divides by 0, are left out.
+        theta + pi; (2) the ends are found for triangles, regular polygons and finely drawn outlines, on
+        which the original stops or leaves four neighbouring vertices; (3) coordinates stay real numbers; (4)
+        parts of the line of radius below half a pixel, where the original divides by 0, are left out.
     """
     geometry, _ = _modules()
-    height, width = _check_options(size, num_disks, expand, shrink)
-    outlines = _check_outlines(polygons, ignored)
+    height, width = check_options(size, num_disks, expand, shrink)
+    outlines = check_outlines(polygons, ignored)
     fit_options = {
         "published_ends": as_published if published_ends is None else published_ends,
         "canonical_direction": not as_published if canonical_direction is None else canonical_direction,
@@ -108,31 +109,34 @@ def decode_snakes(
     region_threshold: float = 0.6,
     center_line_threshold: float = 0.4,
     expand: float = 0.3,
+    within_region: bool = False,
     min_area: float = 0.0,
     max_steps: int = 200,
     merge: bool = False,
 ) -> list[dict[str, Any]]:
     """Read word outlines off the seven maps.
 
-    Pixels over both thresholds form the centre lines (holes filled). From a point inside each, a walk goes both
-    ways: move to the middle along the normal, note a disc, step half a radius along the direction (less near the
-    end). The discs, widened by 1 + expand, are the word; it is kept if at least half of it is text region.
+    Pixels over both thresholds form the centre lines (holes filled). From a point inside each, a walk goes
+    both ways: move to the middle along the normal, note a disc, step half a radius along the direction (less
+    near the end). The discs, widened by 1 + expand, are the word; it is kept if at least half of it is text
+    region.
 
     Args:
-        outputs: ``maps`` (N, 7, H, W): logits of text region and centre line (background, text each), sin, cos,
-            radius in pixels. Further keys are not read.
+        outputs: ``maps`` (N, 7, H, W): logits of text region and centre line (background, text each), sin,
+            cos, radius in pixels. Further keys are not read.
         region_threshold: least probability of text region, in [0, 1].
         center_line_threshold: least probability of centre line, in [0, 1].
         expand: share by which each disc is widened, >= 0.
-        min_area: least area of a centre line in pixels, measured inside the centres of its border pixels. A line
-            one pixel wide has none and is never walked.
+        within_region: cut the widened discs to the text region, so that the outline follows its edge.
+        min_area: least area of a centre line in pixels, measured inside the centres of its border pixels. A
+            line one pixel wide has none and is never walked.
         max_steps: most steps of a walk in either direction.
         merge: join words where the line of one, carried on past an end, enters another.
 
     Returns:
-        Per image, the best score first: ``polygons``: list of (v, 2) float32 outlines (x, y) through the centres of
-        border pixels; ``scores``: (n,) float32 in [0, 1], the mean probability of text over the word; ``disks``:
-        list of (m, 3) float32 x, y, radius (not widened) along the line.
+        Per image, the best score first: ``polygons``: list of (v, 2) float32 outlines (x, y) through the
+        centres of border pixels; ``scores``: (n,) float32 in [0, 1], the mean probability of text over the
+        word; ``disks``: list of (m, 3) float32 x, y, radius (not widened) along the line.
 
     Raises:
         ValueError: no ``maps`` of that shape, values that are not finite, or options out of range.
@@ -142,12 +146,14 @@ def decode_snakes(
         util/detection.py, thresholds of util/config.py.
 
     Differs:
-        Detections are sorted and scored. A direction of length 0 means +x, and a radius below 1 steps as 1, where
-        the original divides by 0 or stands still for 200 steps. Joined words are redrawn from all their discs.
+        Detections are sorted and scored. A direction of length 0 means +x, and a radius below 1 steps as 1,
+        where the original divides by 0 or stands still for 200 steps. Joined words are redrawn from all
+        their discs.
     """
     _, walk = _modules()
-    maps = _check_maps(outputs)
-    _check_thresholds(region_threshold, center_line_threshold, expand, min_area, max_steps)
+    maps = check_maps(outputs)
+    check_thresholds(region_threshold, center_line_threshold, expand, min_area, max_steps)
+    drawing = {"expand": expand, "within_region": within_region}
     results = []
     for image in maps:
         probability = torch.sigmoid(image[1] - image[0]).numpy()
@@ -155,9 +161,9 @@ def decode_snakes(
         line = region & (torch.sigmoid(image[3] - image[2]).numpy() > center_line_threshold)
         geometry = walk.Geometry.from_maps(*image[4:7].numpy())
         disks = walk.find_center_lines(line, geometry, min_area=min_area, max_steps=max_steps)
-        words = walk.draw_words(disks, region, probability, expand=expand)
+        words = walk.draw_words(disks, region, probability, **drawing)
         if merge:
-            words = walk.draw_words(walk.group_words(words), region, probability, expand=expand)
+            words = walk.draw_words(walk.group_words(words), region, probability, **drawing)
         results.append(_to_annotation(words))
     return results
 
@@ -170,53 +176,6 @@ def _modules() -> tuple[Any, Any]:
             f"coders.snakes needs {error.name}. Install it with: pip install headwise[coders]"
         ) from error
     return snake_geometry, snake_walk
-
-
-def _check_options(
-    size: int | tuple[int, int], num_disks: int, expand: float, shrink: int
-) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    rules = {
-        f"size must be positive, found {size}": height > 0 and width > 0,
-        f"shrink must be at least 0, found {shrink}": shrink >= 0,
-        f"num_disks must exceed 2 * shrink = {2 * shrink}, found {num_disks}": num_disks > 2 * shrink,
-        f"expand must be in (0, 1], found {expand}": 0 < expand <= 1,
-    }
-    for message, holds in rules.items():
-        if not holds:
-            raise ValueError(f"encode_snakes: {message}.")
-    return height, width
-
-
-def _check_outlines(
-    polygons: Sequence[Sequence[Tensor | npt.NDArray[np.generic]]], ignored: Sequence[Sequence[bool]]
-) -> list[list[npt.NDArray[np.float64]]]:
-    if len(polygons) != len(ignored):
-        raise ValueError(
-            f"encode_snakes: polygons has {len(polygons)} images, ignored has {len(ignored)}. Give one list per image."
-        )
-    for image, (words, flags) in enumerate(zip(polygons, ignored, strict=True)):
-        if len(words) != len(flags):
-            found = f"{len(words)} polygons, {len(flags)} ignored flags"
-            raise ValueError(f"image {image}: {found}. Give one flag per polygon.")
-    return [[_check_outline(word, i, k) for k, word in enumerate(words)] for i, words in enumerate(polygons)]
-
-
-def _check_outline(word: Tensor | npt.NDArray[np.generic], image: int, index: int) -> npt.NDArray[np.float64]:
-    import numpy as np
-
-    where = f"image {image}, polygon {index}"
-    points = np.asarray(word.detach().cpu() if isinstance(word, Tensor) else word, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
-        raise ValueError(
-            f"{where}: an outline is (v, 2) with v >= 3, found shape {points.shape}. Remove or mend it."
-        )
-    if not (np.abs(points) <= FARTHEST).all():
-        worst = points[int((~(np.abs(points) <= FARTHEST)).any(axis=1).argmax())].tolist()
-        raise ValueError(
-            f"{where}: coordinates are finite pixels within 1e6, found {worst}. Remove or mend the polygon."
-        )
-    return points
 
 
 def _blank_maps(num_images: int, height: int, width: int) -> dict[str, npt.NDArray[Any]]:
@@ -239,7 +198,9 @@ def _draw_center_line(
     maps: dict[str, npt.NDArray[Any]], image: int, snake: Snake, expand: float, shrink: int, thinnest: float
 ) -> None:
     import numpy as np
-    from skimage.draw import polygon as fill_pixels
+    import skimage.draw
+
+    fill_pixels: Any = skimage.draw.polygon
 
     first = snake.centers + expand * (snake.first_side - snake.centers)
     second = snake.centers + expand * (snake.second_side - snake.centers)
@@ -260,39 +221,6 @@ def _to_targets(maps: dict[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
     targets = {name: torch.from_numpy(maps[name]).bool() for name in ("text_region", "center_line")}
     targets |= {name: torch.from_numpy(maps[name]) for name in ("sin", "cos", "radius")}
     return targets | {"valid": torch.from_numpy(maps["ignored"] == 0)}
-
-
-def _check_maps(outputs: Mapping[str, Tensor]) -> Tensor:
-    if "maps" not in outputs:
-        raise ValueError(
-            f"decode_snakes: no output 'maps'. The network returned: {', '.join(outputs) or 'nothing'}."
-        )
-    maps = outputs["maps"].detach().float().cpu()
-    if maps.ndim != 4 or maps.shape[1] != 7:
-        raise ValueError(f"decode_snakes: 'maps' must be (N, 7, H, W), found shape {tuple(maps.shape)}.")
-    broken = ~maps.isfinite()
-    if broken.any():
-        image, channel = broken.nonzero()[0, :2].tolist()
-        raise ValueError(
-            f"decode_snakes: 'maps' holds {int(broken.sum())} values that are not finite, the first in image {image}, "
-            f"channel {channel}. The training diverged: decode an earlier checkpoint, or lower the learning rate."
-        )
-    return maps
-
-
-def _check_thresholds(
-    region: float, center_line: float, expand: float, min_area: float, max_steps: int
-) -> None:
-    rules = {
-        f"region_threshold must be in [0, 1], found {region}": 0 <= region <= 1,
-        f"center_line_threshold must be in [0, 1], found {center_line}": 0 <= center_line <= 1,
-        f"expand must be at least 0, found {expand}": expand >= 0,
-        f"min_area must be at least 0, found {min_area}": min_area >= 0,
-        f"max_steps must be at least 1, found {max_steps}": max_steps >= 1,
-    }
-    for message, holds in rules.items():
-        if not holds:
-            raise ValueError(f"decode_snakes: {message}.")
 
 
 def _to_annotation(words: list[Word]) -> dict[str, Any]:

@@ -39,11 +39,12 @@ def load_published(network: nn.Module, checkpoint: str | PathLike[str] | Mapping
         The same network, its weights replaced.
 
     Raises:
-        ValueError: no published form of this network, an unreadable file, or keys or shapes that do not fit. The
-            network is then unchanged.
+        ValueError: no published form of this network, an unreadable file, or keys or shapes that do not fit.
+            The network is then unchanged.
 
     Reference:
-        princewang1994/TextSnake.pytorch at b4ee996d, train_textsnake.py (``save_model``) and network/textnet.py.
+        princewang1994/TextSnake.pytorch at b4ee996d, train_textsnake.py (``save_model``) and
+        network/textnet.py.
     """
     source = "the state dict" if isinstance(checkpoint, Mapping) else f"'{fspath(checkpoint)}'"
     names = NAMES.get(type(network))
@@ -81,8 +82,8 @@ def _find_weights(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     if not weights:
         held = ", ".join(map(str, list(content)[:SHOWN])) or "nothing"
         raise ValueError(
-            f"load_published: {source} has no tensors at its top or under {' or '.join(ENTRIES)}; it holds {held}. "
-            "Give the authors' checkpoint."
+            f"load_published: {source} has no tensors at its top or under {' or '.join(ENTRIES)}; "
+            f"it holds {held}. Give the authors' checkpoint."
         )
     return weights
 

@@ -1,4 +1,4 @@
-"""TextSnake's U-Net: seven maps at the resolution of the image, on VGG16 (as published) or on ResNet-18 (light)."""
+"""TextSnake's U-Net: seven maps at the image's resolution, on VGG16 (as published) or ResNet-18 (light)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ def textsnake(
 ) -> nn.Module:
     """Build the U-Net that gives text region, centre line, sin, cos and radius.
 
-    ``network(image)`` takes images (N, 3, H, W) and returns ``{"maps": (N, num_channels, H, W)}``, raw. H and W may
-    be any positive numbers: images are padded with 0 on the right and at the bottom to multiples of 32 inside, and
-    the maps cut back.
+    ``network(image)`` takes images (N, 3, H, W) and returns ``{"maps": (N, num_channels, H, W)}``, raw. H
+    and W may be any positive numbers: images are padded with 0 on the right and at the bottom to multiples
+    of 32 inside, and the maps cut back.
 
     Args:
-        backbone: ``"vgg16"``: the published network, of 19,123,015 parameters with 7 channels; random weights start
-            as torchvision's. ``"resnet18"``: a light one: decoder with BatchNorm, head at half resolution and
-            bilinear from there; with 7 channels it starts at a text probability of 0.1 and a radius of 8 pixels.
+        backbone: ``"vgg16"``: the published network, of 19,123,015 parameters with 7 channels; random
+            weights start as torchvision's. ``"resnet18"``: a light one: decoder with BatchNorm, head at half
+            resolution and bilinear from there; with 7 channels it starts at a text probability of 0.1 and a
+            radius of 8 pixels.
         weights: ``"DEFAULT"``: torchvision's best ImageNet weights for the backbone; None: random.
         num_channels: output channels.
-        width: channels of ResNet-18's first stage, a multiple of 8; the decoder's in proportion. Other than 64
-            takes no ImageNet weights. VGG16 knows 64 only.
+        width: channels of ResNet-18's first stage, a multiple of 8; the decoder's in proportion. Other than
+            64 takes no ImageNet weights. VGG16 knows 64 only.
 
     Returns:
         The network, in training mode.
@@ -182,7 +183,7 @@ def _vgg16_stages(weights: str | None) -> nn.ModuleList:
 
 
 def _resnet18_stages(weights: str | None, width: int) -> nn.ModuleList:
-    """ResNet-18 in five parts: the stem (stride 2), pooling and first stage (4), three more stages (8 to 32)."""
+    """ResNet-18 in five parts: stem (stride 2), pooling and first stage (4), three more stages (8 to 32)."""
     if width == 64:
         trunk = _torchvision().models.resnet18(weights=weights)
         stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu)
