@@ -1,0 +1,233 @@
+"use strict";
+// Curves and stacked shares, drawn at the width their frame has.
+
+const MARKS = [
+  "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0Z", "M-3.2 -3.2H3.2V3.2H-3.2Z", "M0 -4.2L4 3H-4Z", "M0 -4.5L4.5 0L0 4.5L-4.5 0Z",
+  "M-4 -1.3H-1.3V-4H1.3V-1.3H4V1.3H1.3V4H-1.3V1.3H-4Z", "M0 4.2L4 -3H-4Z", "M-4 -1.6H4V1.6H-4Z", "M-1.6 -4H1.6V4H-1.6Z",
+];
+
+class Chart {
+  constructor(figure) {
+    this.figure = figure;
+    this.frame = figure.querySelector(".chart");
+    this.data = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
+    this.hidden = new Set();
+    this.options = { log: this.data.log, smooth: Boolean(this.data.smooth) };
+    this.cursor = null;
+    this.controls();
+    this.draw();
+    new ResizeObserver(() => { if (this.frame.clientWidth !== this.width) this.draw(); }).observe(this.frame);
+  }
+
+  controls() {
+    for (const button of this.figure.querySelectorAll(".legend button")) {
+      button.addEventListener("click", () => {
+        const index = Number(button.dataset.series);
+        if (!this.hidden.delete(index)) this.hidden.add(index);
+        button.setAttribute("aria-pressed", String(!this.hidden.has(index)));
+        this.draw();
+      });
+    }
+    for (const box of this.figure.querySelectorAll("[data-option]")) {
+      box.addEventListener("change", () => {
+        this.options[box.dataset.option] = box.checked;
+        this.draw();
+      });
+    }
+  }
+
+  get shown() {
+    return this.data.names.map((_, index) => index).filter((index) => !this.hidden.has(index));
+  }
+
+  column(index) {
+    return this.options.smooth && this.data.smooth ? this.data.smooth[index] : this.data.values[index];
+  }
+
+  draw() {
+    this.width = this.frame.clientWidth;
+    this.height = Math.round(Math.min(340, Math.max(240, this.width * 0.52)));
+    const longest = Math.max(0, ...this.data.names.map((name) => name.length));
+    const labels = Math.min(this.width * 0.3, 16 + 6.6 * Math.min(longest, 22));
+    this.box = { left: 52, right: this.width - labels, top: 26, bottom: this.height - 34 };
+    this.svg = svg("svg", { width: this.width, height: this.height, tabindex: 0, role: "img",
+      "aria-label": this.data.title + ". Left and right arrow keys read the numbers." });
+    this.frame.replaceChildren(this.svg);
+    if (!this.data.steps.length) return;
+    this.scales();
+    this.grid();
+    this.plot = svg("g", {}, this.svg);
+    if (this.data.stacked) this.areas();
+    else this.lines();
+    this.listen();
+  }
+
+  scales() {
+    const { steps, bounds, stacked } = this.data;
+    const log = this.options.log && !stacked;
+    let [low, high] = stacked ? [0, 1] : bounds || this.extent(log);
+    if (!bounds && !stacked) {
+      const room = log ? (high / low) ** 0.04 : (high - low) * 0.04;
+      if (log) [low, high] = [low / room, high * room];
+      else [low, high] = [low >= 0 && low < 0.35 * high ? 0 : low - room, high + room];
+    }
+    this.x = axis(steps[0], steps.at(-1), this.box.left, this.box.right, false);
+    this.y = axis(low, high, this.box.bottom, this.box.top, log);
+  }
+
+  extent(log) {
+    let [low, high] = [Infinity, -Infinity];
+    for (const index of this.shown) {
+      // on a linear axis one wild value would flatten every curve, so the moving mean sets the range there
+      for (const column of [this.column(index), log ? this.data.values[index] : []]) {
+        for (const value of column) {
+          if (!isNumber(value) || (log && value <= 0)) continue;
+          if (value < low) low = value;
+          if (value > high) high = value;
+        }
+      }
+    }
+    return low <= high ? [low, high] : log ? [0.1, 1] : [0, 1];
+  }
+
+  grid() {
+    const { left, right, top, bottom } = this.box;
+    for (const tick of this.y.ticks) {
+      const y = this.y.place(tick);
+      svg("line", { x1: left, x2: right, y1: y, y2: y, class: tick === 0 && !this.y.log ? "base" : "rule" }, this.svg);
+      svg("text", { x: left - 8, y: y + 4, class: "tick", "text-anchor": "end" }, this.svg,
+        this.data.stacked ? Math.round(100 * tick) + " %" : show(tick));
+    }
+    for (const tick of this.x.ticks.filter(Number.isInteger)) {
+      const x = this.x.place(tick);
+      svg("line", { x1: x, x2: x, y1: bottom, y2: bottom + 4, class: "base" }, this.svg);
+      svg("text", { x, y: bottom + 18, class: "tick", "text-anchor": "middle" }, this.svg, String(tick));
+    }
+    svg("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "base" }, this.svg);
+    svg("text", { x: 2, y: 13, class: "axis" }, this.svg, this.data.unit + (this.y.log ? " (log axis)" : ""));
+    svg("text", { x: left - 12, y: bottom + 18, class: "axis", "text-anchor": "end" }, this.svg, "step");
+  }
+
+  lines() {
+    const clip = "clip" + this.figure.id;
+    const shape = svg("clipPath", { id: clip }, this.plot);
+    svg("rect", { x: this.box.left - 4, y: this.box.top - 4, width: this.box.right - this.box.left + 8,
+      height: this.box.bottom - this.box.top + 8 }, shape);
+    const layer = svg("g", { "clip-path": `url(#${clip})` }, this.plot);
+    const labels = [];
+    for (const index of this.shown) {
+      const colour = "c" + (index % 8);
+      if (this.options.smooth && this.data.smooth) this.path(this.data.values[index], `line pale ${colour}`, "", layer);
+      const points = this.path(this.column(index), `line ${colour}`, this.data.dashes[index], layer);
+      this.marks(points, index, layer);
+      this.broken(index, layer);
+      if (points.length) labels.push({ y: points.at(-1)[1] + 4, name: this.data.names[index], colour });
+    }
+    this.labels(labels);
+  }
+
+  path(column, style, dash, parent) {
+    const points = [];
+    let [d, pen] = ["", "M"];
+    column.forEach((value, row) => {
+      if (!isNumber(value) || (this.y.log && value <= 0)) {
+        if (value !== null) pen = "M"; // a value that is not finite breaks the line, one that was not logged does not
+        return;
+      }
+      const point = [this.x.place(this.data.steps[row]), this.y.place(value)];
+      points.push(point);
+      d += pen + point[0].toFixed(1) + " " + point[1].toFixed(1);
+      pen = "L";
+    });
+    svg("path", { d, class: style, "stroke-dasharray": dash }, parent);
+    return points;
+  }
+
+  marks(points, index, parent) {
+    const apart = (this.box.right - this.box.left) / 6;
+    let next = this.box.left + (apart * (1 + (index % 5))) / 6;
+    points.forEach(([x, y], place) => {
+      if (x < next && !(points.length < 3 || place === points.length - 1)) return;
+      svg("path", { d: MARKS[index % 8], transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`,
+        class: `mark c${index % 8}` }, parent);
+      while (next <= x) next += apart;
+    });
+  }
+
+  broken(index, parent) { // a cross at the top for each value that is not finite
+    this.data.values[index].forEach((value, row) => {
+      if (typeof value !== "string") return;
+      const x = this.x.place(this.data.steps[row]).toFixed(1);
+      svg("path", { d: `M${x} ${this.box.top}m-4 -4l8 8m0 -8l-8 8`, class: `broken c${index % 8}` }, parent);
+    });
+  }
+
+  areas() {
+    const labels = [];
+    const base = this.data.steps.map(() => 0);
+    for (const index of this.shown) {
+      const lower = base.slice();
+      this.column(index).forEach((value, row) => { base[row] += isNumber(value) ? value : 0; });
+      const point = (level, row) => `${this.x.place(this.data.steps[row]).toFixed(1)} ${this.y.place(level).toFixed(1)}`;
+      const d = "M" + base.map(point).join("L") + "L" + lower.map((level, row) => [level, row]).reverse()
+        .map(([level, row]) => point(level, row)).join("L") + "Z";
+      svg("path", { d, class: `fill c${index % 8}` }, this.plot);
+      svg("path", { d, class: `hatch h${index % 8}` }, this.plot);
+      labels.push({ y: this.y.place((base.at(-1) + lower.at(-1)) / 2) + 4, name: this.data.names[index], colour: "c" + (index % 8) });
+    }
+    this.labels(labels);
+  }
+
+  labels(labels) {
+    const room = Math.floor((this.width - this.box.right - 10) / 6.4);
+    for (const label of spread(labels, 14, this.box.top + 4, this.box.bottom + 2)) {
+      const text = label.name.length > room ? label.name.slice(0, Math.max(1, room - 1)) + "…" : label.name;
+      svg("text", { x: this.box.right + 8, y: label.y, class: `end ${label.colour}` }, this.plot, text);
+    }
+  }
+
+  listen() {
+    this.overlay = svg("g", { class: "overlay" }, this.svg);
+    this.svg.addEventListener("pointermove", (event) => {
+      const x = event.clientX - this.svg.getBoundingClientRect().left;
+      const part = (x - this.box.left) / (this.box.right - this.box.left);
+      if (part < -0.02 || part > 1.02) this.leave();
+      else this.read(nearest(this.data.steps, this.x.low + part * (this.x.high - this.x.low)));
+    });
+    this.svg.addEventListener("pointerleave", () => this.leave());
+    this.svg.addEventListener("blur", () => this.leave());
+    this.svg.addEventListener("keydown", (event) => {
+      const last = this.data.steps.length - 1;
+      const stride = event.shiftKey ? Math.max(1, Math.round(last / 20)) : 1;
+      const row = { ArrowLeft: (this.cursor ?? last + stride) - stride, ArrowRight: (this.cursor ?? -stride) + stride,
+        Home: 0, End: last }[event.key];
+      if (event.key === "Escape") this.leave();
+      if (row === undefined) return;
+      event.preventDefault();
+      this.read(Math.min(last, Math.max(0, row)));
+    });
+  }
+
+  read(row) {
+    this.cursor = row;
+    const x = this.x.place(this.data.steps[row]);
+    this.overlay.replaceChildren();
+    svg("line", { x1: x, x2: x, y1: this.box.top, y2: this.box.bottom, class: "cursor" }, this.overlay);
+    const lines = this.shown.map((index) => {
+      const value = this.data.values[index][row];
+      if (!this.data.stacked && isNumber(value) && !(this.y.log && value <= 0)) {
+        const y = Math.min(this.box.bottom, Math.max(this.box.top, this.y.place(value)));
+        svg("circle", { cx: x, cy: y, r: 4, class: `dot c${index % 8}` }, this.overlay);
+      }
+      return [this.data.names[index], show(value, this.data.stacked), index];
+    });
+    const frame = this.svg.getBoundingClientRect();
+    Tip.table(`step ${this.data.steps[row]}`, lines, frame.left + x, frame.top + this.box.top);
+  }
+
+  leave() {
+    this.cursor = null;
+    this.overlay.replaceChildren();
+    Tip.hide();
+  }
+}

@@ -1,0 +1,1 @@
+"""Figures: plain frozen tables that draw themselves on a page or into a file."""

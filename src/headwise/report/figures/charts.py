@@ -1,0 +1,172 @@
+"""Curves over training steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from headwise.report.markup import Markup, element, embedded_json, join, plain
+from headwise.report.page import Table, figure
+from headwise.report.figures.sampling import Values, moving_mean, rows_to_draw
+
+DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "12 3 3 3 3 3", "1 2", "16 4")
+"""Line styles, so that curves differ without colour."""
+
+_SMOOTH_FROM = 60
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Several columns over the same steps: lines, or shares stacked to areas.
+
+    Attributes:
+        title: what is shown.
+        steps: the step of each row, ascending.
+        series: name -> one value per row; `None` where nothing was logged, NaN and infinities as they are.
+        caption: what was measured, at which level, and how to read it.
+        unit: of the values, written at the axis.
+        log: start with a logarithmic axis.
+        stacked: areas on top of each other, read as shares of one.
+        bounds: lowest and highest value of the axis; `None` fits the curves.
+        smooth: draw a moving mean over the pale logged values, from 60 rows on.
+        wide: take the whole width of the page.
+    """
+
+    title: str
+    steps: Sequence[int]
+    series: Mapping[str, Values]
+    caption: str = ""
+    unit: str = ""
+    log: bool = False
+    stacked: bool = False
+    bounds: tuple[float, float] | None = None
+    smooth: bool = True
+    wide: bool = False
+
+    def html(self, key: str) -> Markup:
+        """The figure: a frame the page's script draws in, the legend, the data, the numbers."""
+        rows = rows_to_draw(list(self.series.values()))
+        frame = element("div", class_="chart", data_title=self.title)
+        numbers = Table(_HEADER, self._numbers(), title="Numbers", folded=True, bare=True).html(key)
+        note = element("noscript", element("p", "The curves need JavaScript; the numbers below do not."))
+        return figure(
+            key, self.title, self._controls(), frame, note, embedded_json(self.data(rows)), numbers,
+            caption=self._caption(rows), wide=self.wide,
+        )  # fmt: skip
+
+    def data(self, rows: Sequence[int]) -> dict[str, object]:
+        """What the script draws: the chosen rows, non-finite values as text."""
+        half = self.half_width
+        means = [
+            moving_mean(values, half, geometric=self.log) if half else None for values in self.series.values()
+        ]
+        return {
+            "title": self.title,
+            "names": list(self.series),
+            "steps": [self.steps[row] for row in rows],
+            "values": [[plain(values[row]) for row in rows] for values in self.series.values()],
+            "smooth": [[plain(mean[row]) for row in rows] for mean in means if mean is not None] or None,
+            "dashes": [DASHES[index % len(DASHES)] for index in range(len(self.series))],
+            "unit": self.unit,
+            "log": self.log,
+            "stacked": self.stacked,
+            "bounds": self.bounds,
+        }
+
+    @property
+    def half_width(self) -> int:
+        """Rows to each side of the moving mean: 2 % of all rows; 0 draws the logged values alone."""
+        return max(2, len(self.steps) // 50) if self.smooth and len(self.steps) >= _SMOOTH_FROM else 0
+
+    def _caption(self, rows: Sequence[int]) -> str:
+        parts = [self.caption]
+        if self.half_width:
+            mean = "geometric mean" if self.log else "mean"
+            pale = "" if self.stacked else "; pale lines: the logged values"
+            parts.append(f"Drawn: the {mean} over {2 * self.half_width + 1} logged steps{pale}.")
+        if len(rows) < len(self.steps):
+            parts.append(
+                f"{len(rows):,} of {len(self.steps):,} logged steps are drawn: the smallest, the largest and any "
+                f"non-finite value of each stretch."
+            )
+        return " ".join(part for part in parts if part)
+
+    def _controls(self) -> Markup:
+        entries = [
+            element(
+                "button", swatch(index, area=self.stacked), element("span", name),
+                type="button", aria_pressed="true", data_series=index, title=f"Show or hide {name}",
+            )
+            for index, name in enumerate(self.series)
+        ]  # fmt: skip
+        switches = [] if self.stacked or self.bounds else [_switch("log", "log axis", self.log)]
+        if self.half_width:
+            switches.append(_switch("smooth", "moving mean", True))
+        return element(
+            "div",
+            element("div", *entries, class_="legend", role="group", aria_label="Curves"),
+            element("div", *switches, class_="switches"),
+            class_="controls",
+        )
+
+    def _numbers(self) -> list[list[object]]:
+        return [[name, *summary(self.steps, values)] for name, values in self.series.items()]
+
+
+_HEADER = ("curve", "first", "last", "smallest", "at step", "largest", "at step", "not finite")
+
+
+def summary(steps: Sequence[int], values: Values) -> list[float | int | None]:
+    """First and last logged value, the smallest and largest finite one with their steps, the count of non-finite ones."""
+    logged = [(value, step) for step, value in zip(steps, values, strict=True) if value is not None]
+    finite = [pair for pair in logged if math.isfinite(pair[0])]
+    lowest = min(finite, default=(None, None))
+    highest = max(finite, key=lambda pair: pair[0], default=(None, None))
+    first, last = (logged[0][0], logged[-1][0]) if logged else (None, None)
+    return [first, last, *lowest, *highest, len(logged) - len(finite)]
+
+
+def _switch(option: str, label: str, on: bool) -> Markup:
+    return element("label", element("input", type="checkbox", checked=on, data_option=option), label)
+
+
+def swatch(index: int, *, area: bool = False) -> Markup:
+    """A short piece of curve `index`, in its colour and line style."""
+    if area:
+        shape = element("rect", width=18, height=10, y=1, class_=f"fill c{index % 8}")
+        hatch = element("rect", width=18, height=10, y=1, class_=f"hatch h{index % 8}")
+        return element("svg", shape, hatch, width=18, height=12, aria_hidden="true")
+    line = element(
+        "line",
+        x1=0,
+        x2=26,
+        y1=6,
+        y2=6,
+        class_=f"line c{index % 8}",
+        stroke_dasharray=DASHES[index % len(DASHES)],
+    )
+    return element("svg", line, width=26, height=12, aria_hidden="true")
+
+
+def sparkline(values: Values, *, width: int = 96, height: int = 24) -> Markup:
+    """A curve without axes for a table's cell, over at most 60 rows; a gap where a value is not finite."""
+    rows = range(0, len(values), max(1, len(values) // 60))
+    finite = [v for row in rows if (v := values[row]) is not None and math.isfinite(v)]
+    if len(finite) < 2:
+        return Markup("")
+    low, high = min(finite), max(finite)
+    scale = (height - 4) / (high - low) if high > low else 0.0
+    path, pen = [], "M"
+    for place, row in enumerate(rows):
+        value = values[row]
+        if value is None or not math.isfinite(value):
+            pen = "M"
+            continue
+        x, y = place * width / max(1, len(rows) - 1), height - 2 - (value - low) * scale
+        path.append(f"{pen}{x:.1f} {y:.1f}")
+        pen = "L"
+    line = element("path", d=join(path), class_="spark")
+    return element(
+        "svg", line, width=width, height=height, viewBox=f"0 0 {width} {height}", aria_hidden="true"
+    )

@@ -1,0 +1,164 @@
+"""Where amounts go: a Sankey diagram from losses to heads to the trunk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from headwise.report.markup import Markup, element, number
+from headwise.report.page import Table, figure
+
+_HEIGHT, _BAR, _GAP, _TOP, _LABEL = 300.0, 14.0, 18.0, 34.0, 170.0
+
+
+@dataclass(frozen=True)
+class Link:
+    """An amount that goes from one node to another.
+
+    Attributes:
+        source: name of a node.
+        target: name of a node in a later stage.
+        amount: not negative; 0 and non-finite amounts are listed, and drawn as a dotted line.
+        term: the loss it began at, which gives the colour; empty means the source.
+    """
+
+    source: str
+    target: str
+    amount: float
+    term: str = ""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Nodes in stages, left to right, and links between them as wide as their amounts.
+
+    Attributes:
+        title: what is shown.
+        stages: heading -> names of the nodes in it, top to bottom; a name stands in one stage only.
+        links: what goes where.
+        unit: of the amounts.
+        caption: what was measured, at which level, and how to read it.
+    """
+
+    title: str
+    stages: Mapping[str, Sequence[str]]
+    links: Sequence[Link]
+    unit: str = ""
+    caption: str = ""
+
+    def html(self, key: str) -> Markup:
+        """The figure: the diagram, and beside it a table that sorts.
+
+        Args:
+            key: its identifier on the page.
+
+        Returns:
+            The figure.
+
+        Raises:
+            ValueError: a link names a node that no stage has, or an amount is negative.
+        """
+        self._check()
+        rows = [[link.term or link.source, link.source, link.target, link.amount] for link in self.links]
+        header = ("loss", "from", "to", self.unit or "amount")
+        table = Table(header, rows, title=f"{self.title}: numbers", bare=True).html(key)
+        picture = element(
+            "div", self._svg(), class_="scroll", tabindex=0, role="region", aria_label=self.title
+        )
+        beside = element("details", element("summary", "Numbers"), table, open=True)
+        body = element("div", picture, beside, class_="beside")
+        return figure(key, self.title, body, caption=self.caption, wide=True)
+
+    def _check(self) -> None:
+        nodes = {name for names in self.stages.values() for name in names}
+        for link in self.links:
+            for name in (link.source, link.target):
+                if name not in nodes:
+                    raise ValueError(
+                        f"flow '{self.title}': a link names '{name}', which is in no stage. Stages hold: "
+                        f"{', '.join(sorted(nodes))}."
+                    )
+            if link.amount < 0:
+                raise ValueError(
+                    f"flow '{self.title}': {link.source} to {link.target} is {link.amount}. Amounts are not negative."
+                )
+
+    def _svg(self) -> Markup:
+        places = self.layout()
+        width = self._lane * (len(self.stages) - 1) + _BAR + _LABEL
+        bottom = max((y + h for _, y, h in places.values()), default=_HEIGHT) + 10
+        heads = [
+            element("text", stage, x=index * self._lane, y=14, class_="stage")
+            for index, stage in enumerate(self.stages)
+        ]
+        shapes = [
+            *heads,
+            *self._ribbons(places),
+            *(self._node(name, place) for name, place in places.items()),
+        ]
+        return element("svg", *shapes, viewBox=f"0 0 {width:.0f} {bottom:.0f}", width=f"{width:.0f}", class_="flow",
+                       role="img", aria_label=f"{self.title}; the table beside it has the numbers")  # fmt: skip
+
+    def layout(self) -> dict[str, tuple[float, float, float]]:
+        """Left edge, top and height of each node; heights share one scale over all stages."""
+        totals = {name: self._through(name) for names in self.stages.values() for name in names}
+        fullest = max((sum(totals[name] for name in names) for names in self.stages.values()), default=0.0)
+        scale = _HEIGHT / fullest if fullest > 0 else 0.0
+        places = {}
+        for index, names in enumerate(self.stages.values()):
+            y = _TOP
+            for name in names:
+                height = max(3.0, totals[name] * scale)
+                places[name] = (index * self._lane, y, height)
+                y += max(height, 22.0) + _GAP
+        return places
+
+    @property
+    def _lane(self) -> float:
+        """From one stage to the next: two stages fill the width that four have."""
+        return max(220.0, 540.0 / max(1, len(self.stages) - 1))
+
+    def _through(self, name: str) -> float:
+        outward = sum(_finite(link.amount) for link in self.links if link.source == name)
+        inward = sum(_finite(link.amount) for link in self.links if link.target == name)
+        return max(outward, inward)
+
+    def _ribbons(self, places: Mapping[str, tuple[float, float, float]]) -> list[Markup]:
+        used_out, used_in = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0)
+        colours = {name: index % 8 for index, name in enumerate(next(iter(self.stages.values()), ()))}
+        ribbons = []
+        for link in sorted(self.links, key=lambda link: (places[link.source][1], places[link.target][1])):
+            x0, y0, height = places[link.source]
+            x1, y1, _ = places[link.target]
+            through = self._through(link.source)
+            thick = _finite(link.amount) * height / through if through > 0 else 0.0
+            start, end = y0 + used_out[link.source] + thick / 2, y1 + used_in[link.target] + thick / 2
+            used_out[link.source] += thick
+            used_in[link.target] += thick
+            middle = (x0 + _BAR + x1) / 2
+            tip = (
+                f"{link.term + ': ' if link.term else ''}{link.source} → {link.target}: {number(link.amount)}"
+            )
+            ribbons.append(element(
+                "path", d=f"M{x0 + _BAR:.1f} {start:.1f}C{middle:.1f} {start:.1f} {middle:.1f} {end:.1f} {x1:.1f} {end:.1f}",
+                class_=f"ribbon c{colours.get(link.term or link.source, 7)}" + ("" if thick else " silent"),
+                stroke_width=f"{max(thick, 1.5):.2f}", tabindex=0, data_tip=f"{tip} {self.unit}".strip(),
+            ))  # fmt: skip
+        return ribbons
+
+    def _node(self, name: str, place: tuple[float, float, float]) -> Markup:
+        x, y, height = place
+        through = self._through(name)
+        middle = max(y + height / 2 + 4, y + 8)
+        label = element("tspan", name) + element("tspan", f"  {number(through)}", class_="amount")
+        return element(
+            "g",
+            element("rect", x=f"{x:.1f}", y=f"{y:.1f}", width=_BAR, height=f"{height:.1f}", class_="node"),
+            element("text", Markup(label), x=f"{x + _BAR + 7:.1f}", y=f"{middle:.1f}"),
+            data_tip=f"{name}: {number(through)} {self.unit}".strip(),
+        )
+
+
+def _finite(amount: float) -> float:
+    return amount if math.isfinite(amount) else 0.0

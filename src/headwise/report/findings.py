@@ -1,0 +1,120 @@
+"""What a reader should not miss, in words."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+
+from headwise.report.markup import number, percent
+from headwise.report.run import Column, Run
+
+Finding = tuple[str, str]
+"""A kind (problem, note or good) and a sentence."""
+
+_DOMINANT_SHARE = 0.99
+_CONFLICT = -0.5
+
+
+def find(run: Run) -> list[Finding]:
+    """Findings on a run, the gravest first.
+
+    Args:
+        run: what the run left.
+
+    Returns:
+        Problems (a term that trains nothing, a value or gradient that is not finite), then notes (a term over 99 % of
+        the total, terms against each other, files missing or cut off), or one line that all is well.
+    """
+    problems = [
+        ("problem", text) for name in run.terms for text in (*_silent(run, name), *_not_finite(run, name))
+    ]
+    notes = [("note", text) for name in run.terms for text in _dominant(run, name)]
+    notes += [("note", text) for text in (*_conflicts(run), *_decline(run), *run.remarks)]
+    if run.log.steps and not problems:
+        told = f"{len(run.log.steps):,} logged steps: each term's value and gradient is finite, and no gradient is zero throughout."
+        notes.append(("good", told))
+    return problems + notes
+
+
+def _silent(run: Run, name: str) -> Iterator[str]:
+    """A term, or one of the outputs it reads, whose gradient is 0 at all logged steps."""
+    norms = _logged(run.term(name, "grad_norm"))
+    if norms and not any(norms):
+        weights = _logged(run.term(name, "weight"))
+        cause = (
+            "Its weight is 0 throughout."
+            if weights and not any(weights)
+            else "Look at its mask, its weight, and whether its output is detached from the network."
+        )
+        yield f"{name}: gradient norm 0 at all {len(norms):,} logged steps, so it trains nothing. {cause}"
+        return
+    for path in run.log.names("terms", name, "outputs"):
+        norms = _logged(run.log.column("terms", name, "outputs", path, "grad_norm"))
+        if norms and not any(norms):
+            yield f"{name}: gradient norm 0 at output {path} at all {len(norms):,} logged steps."
+
+
+def _not_finite(run: Run, name: str) -> Iterator[str]:
+    """Steps at which the term's value or its gradient at an output was not finite."""
+    steps = _steps_where(run, run.term(name, "value"), lambda v: not math.isfinite(v))
+    if steps:
+        yield f"{name}: value not finite at {_at(steps)}."
+    paths = run.log.names("terms", name, "outputs")
+    found = False
+    for path in paths:
+        flags = run.log.column("terms", name, "outputs", path, "finite")
+        steps = _steps_where(run, flags, lambda v: v != 1.0)
+        if steps:
+            found = True
+            yield f"{name}: gradient at output {path} not finite at {_at(steps)}."
+    steps = _steps_where(run, run.term(name, "finite"), lambda v: v != 1.0)
+    if steps and not found:
+        yield f"{name}: gradient not finite at {_at(steps)}."
+
+
+def _dominant(run: Run, name: str) -> Iterator[str]:
+    shares = run.term(name, "share")
+    steps = _steps_where(run, shares, lambda v: v > _DOMINANT_SHARE)
+    if steps and len(run.terms) > 1:
+        highest = max(v for v in _logged(shares) if math.isfinite(v))
+        yield f"{name}: more than 99 % of the total at {_at(steps)} (at most {percent(highest)})."
+
+
+def _conflicts(run: Run) -> Iterator[str]:
+    for (first, second), cosines in run.pairs().items():
+        finite = [v for v in _logged(cosines) if math.isfinite(v)]
+        if finite and statistics.median(finite) < _CONFLICT:
+            yield (
+                f"{first} and {second} pull against each other at the outputs both read: "
+                f"median cosine {number(statistics.median(finite))}."
+            )
+
+
+def _decline(run: Run) -> Iterator[str]:
+    """An evaluation that ended well below its best."""
+    scores = run.evaluation.column("iou50", "f")
+    known = [
+        (v, step)
+        for v, step in zip(scores, run.evaluation.steps, strict=True)
+        if v is not None and math.isfinite(v)
+    ]
+    if known and max(known)[0] - known[-1][0] > 0.05:
+        best, step = max(known)
+        yield f"F at IoU 0.5 was {number(best)} at step {step} and {number(known[-1][0])} at the last evaluation."
+
+
+def _logged(column: Column) -> list[float]:
+    return [value for value in column if value is not None]
+
+
+def _steps_where(run: Run, column: Column, condition: Callable[[float], bool]) -> list[int]:
+    return [step for step, v in zip(run.log.steps, column, strict=True) if v is not None and condition(v)]
+
+
+def _at(steps: Sequence[int]) -> str:
+    return (
+        f"step {steps[0]}"
+        if len(steps) == 1
+        else f"{len(steps):,} logged steps (first {steps[0]}, last {steps[-1]})"
+    )

@@ -1,0 +1,227 @@
+"""What the page on a run shows, section by section."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from headwise.report.figures.charts import Curves, sparkline
+from headwise.report.figures.flow import Flow, Link
+from headwise.report.figures.heatmap import HeatMap
+from headwise.report.markup import number, percent
+from headwise.report.page import Block, Section, Table, Text, Tiles
+from headwise.report.run import Run
+from headwise.report.figures.sampling import Values
+
+
+def tiles(run: Run) -> Tiles:
+    """The facts a reader wants first."""
+    steps, total = run.log.steps, _logged(run.log.column("total"))
+    planned = run.config.get("steps")
+    remark = f"of {planned:,} planned" if isinstance(planned, int) else ""
+    facts = [("last step", f"{steps[-1]:,}" if steps else "–", remark)]
+    facts.append(
+        ("total loss", number(total[-1]) if total else "–", f"from {number(total[0])}" if total else "")
+    )
+    scores = [
+        (v, step) for v, step in zip(run.evaluation.column("iou50", "f"), run.evaluation.steps, strict=True)
+        if v is not None and math.isfinite(v)
+    ]  # fmt: skip
+    best = max(scores, default=(None, None))
+    facts.append(("best F at IoU 0.5", number(best[0]), f"at step {best[1]}" if scores else "not evaluated"))
+    speed, seconds = _finite(run.log.column("images_per_second")), _finite(run.log.column("time"))
+    facts.append(
+        ("throughput", number(statistics.median(speed)) if speed else "–", "images per second, median")
+    )
+    facts.append(("logged time", _duration(seconds[-1]) if seconds else "–", ""))
+    return Tiles(facts)
+
+
+def term_table(run: Run) -> Table:
+    """One row per term: weight, values, share, gradient norm, whether all was finite."""
+    header = ("term", "weight", "value, first", "value, last", "value, curve", "share, first", "share, last",
+              "gradient norm, first", "gradient norm, last", "gradient norm, curve", "finite steps")  # fmt: skip
+    rows: list[list[object]] = []
+    for name in run.terms:
+        value, norm, share = (run.term(name, quantity) for quantity in ("value", "grad_norm", "share"))
+        flags = _logged(run.term(name, "finite"))
+        row: list[object] = [
+            name,
+            _last(run.term(name, "weight")),
+            _first(value),
+            _last(value),
+            sparkline(value),
+        ]
+        row += [percent(_first(share)), percent(_last(share)), _first(norm), _last(norm), sparkline(norm)]
+        rows.append([*row, f"{sum(1 for flag in flags if flag == 1.0):,} of {len(flags):,}"])
+    caption = (
+        "Value: the sum over the term's denominator, unweighted. Share: weight x value over the total. Gradient norm: of "
+        "d(weight x value) / d(what the term reads), at the network's outputs. Small curves: over all logged steps, each "
+        "on its own scale."
+    )
+    return Table(header, rows, title="Terms", caption=caption)
+
+
+def losses(run: Run) -> list[Curves]:
+    """Raw and weighted values, and shares of the total."""
+    steps, names = run.log.steps, run.terms
+    weighted = {name: run.term(name, "weighted") for name in names}
+    total = "total" if "total" not in weighted else "total of all"
+    return [
+        Curves("Value of each term", steps, {name: run.term(name, "value") for name in names}, log=True, unit="value",
+               caption="The term's sum over its denominator, before its weight. Read the slope: on a log axis equal "
+               "slopes are equal relative progress."),
+        Curves("Weighted value of each term, and the total", steps, {**weighted, total: run.log.column("total")},
+               log=True, unit="weight x value",
+               caption="What each term adds to the total on which backward is called."),
+        Curves("Share of the total", steps, {name: run.term(name, "share") for name in names}, stacked=True,
+               unit="weight x value / total", wide=True,
+               caption="Each band's height is one term's part of the total. A share is not an influence: see the "
+               "gradient norms."),
+    ]  # fmt: skip
+
+
+def gradients(run: Run) -> list[Block]:
+    """Gradient norms over time, and which term sends how much to which output."""
+    blocks: list[Block] = [
+        Curves("Gradient norm of each term", run.log.steps, {n: run.term(n, "grad_norm") for n in run.terms}, log=True,
+               unit="gradient norm", wide=True,
+               caption="Level: at the network's outputs, exact, at each logged step: the norm of "
+               "d(weight x value) / d(what the term reads). Higher pulls harder. A line that ends or is absent on the "
+               "log axis is 0: the term trains nothing there."),
+    ]  # fmt: skip
+    links = _output_links(run)
+    outputs = list(dict.fromkeys(link.target for link in links))
+    if not links:
+        return blocks
+    amounts = {(link.source, link.target): link.amount for link in links}
+    cells = [[amounts.get((term, path)) for path in outputs] for term in run.terms]
+    where = "Level: at the network's outputs; the median over all logged steps of the norm of d(weight x value) / d(output)."
+    heat = HeatMap("Which term trains which output", run.terms, outputs, cells, unit="gradient norm", log=True,
+                   caption=f"{where} A dash: the term does not read that output.", absent="does not read it")  # fmt: skip
+    taken = set(run.terms)
+    shown = {path: path if path not in taken else f"{path} (output)" for path in outputs}
+    flow = Flow(
+        "From losses to outputs", {"losses": run.terms, "outputs": list(shown.values())},
+        [Link(link.source, shown[link.target], link.amount) for link in links], unit="gradient norm",
+        caption=f"{where} Ribbons are as wide as their norms; a dotted line carries nothing.",
+    )  # fmt: skip
+    return [*blocks, flow, heat]
+
+
+def conflict(run: Run) -> list[Block]:
+    """Cosines between the terms' gradients, over time and as a matrix."""
+    where = "Level: at outputs, over the outputs both read, exact."
+    medians = {pair: _median(column) for pair, column in run.pairs().items()}
+    curves = {
+        f"{first} | {second}": column
+        for (first, second), column in run.pairs().items()
+        if medians[first, second] is not None
+    }
+    cells = [
+        [1.0 if a == b else medians.get((a, b), medians.get((b, a))) for b in run.terms] for a in run.terms
+    ]  # fmt: skip
+    heat = HeatMap(
+        "Cosine between the terms' gradients", run.terms, run.terms, cells, unit="cosine", diverging=True,
+        absent="share no output",
+        caption=f"{where} The median over all logged steps. 1: the terms ask for the same change; 0: they do not touch "
+        "each other; -1: they ask for opposite changes. A dash: the two share no output, so they can only meet in the "
+        "network's parameters, which this level does not see.",
+    )  # fmt: skip
+    if not curves:
+        return [heat]
+    drawn = Curves("Conflict over time", run.log.steps, curves, unit="cosine", bounds=(-1.0, 1.0), wide=True,
+                   caption=f"{where} Below 0 the two terms ask for opposite changes of what both read.")  # fmt: skip
+    return [drawn, heat]
+
+
+def evaluation(run: Run) -> list[Curves]:
+    """Precision, recall and F of the evaluations."""
+    log = run.evaluation
+    kinds = {"iou50": "Held-out pictures, IoU at least 0.5", "deteval": "Held-out pictures, DetEval"}
+    captions = {
+        "iou50": "A detection counts when it covers an annotated polygon with an intersection over union of 0.5 or more.",
+        "deteval": "The field's older measure: area precision and recall with one-to-many and many-to-one matches.",
+    }
+    return [
+        Curves(title, log.steps, {name: log.column(kind, name) for name in log.names(kind)}, bounds=(0.0, 1.0),
+               unit="score", caption=captions[kind], smooth=False)
+        for kind, title in kinds.items()
+        if log.names(kind)
+    ]  # fmt: skip
+
+
+def speed(run: Run) -> list[Curves]:
+    """Throughput and the learning rate."""
+    steps = run.log.steps
+    quantities: Sequence[tuple[str, str, str, Values, str]] = (
+        ("Throughput", "images per second", "training", run.log.column("images_per_second"),
+         "Images per second of wall-clock time, as logged."),
+        ("Learning rate", "learning rate", "learning rate", run.log.column("learning_rate"),
+         "What the optimiser used at each logged step."),
+    )  # fmt: skip
+    return [
+        Curves(title, steps, {name: values}, unit=unit, caption=caption, smooth=title == "Throughput")
+        for title, unit, name, values, caption in quantities
+        if _logged(values)
+    ]
+
+
+def configuration(run: Run) -> Section:
+    """The preset's card, and the configuration the run was started with."""
+    config = {key: value for key, value in run.config.items() if key != "card"}
+    rows = [[name, value] for name, value in _flat(config, "")]
+    blocks: list[Block] = [Table(("setting", "value"), rows, title="Configuration")]
+    card = run.config.get("card")
+    if isinstance(card, str) and card.strip():
+        blocks.insert(0, Text(card.strip("\n"), title="The preset's card"))
+    return Section("The run", blocks)
+
+
+def _output_links(run: Run) -> list[Link]:
+    links = []
+    for term in run.terms:
+        for path in run.log.names("terms", term, "outputs"):
+            norm = _median(run.log.column("terms", term, "outputs", path, "grad_norm"))
+            if norm is not None:
+                links.append(Link(term, path, norm))
+    return links
+
+
+def _flat(node: Mapping[str, object], prefix: str) -> list[tuple[str, str]]:
+    rows = []
+    for key, value in node.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
+    return rows
+
+
+def _logged(values: Values) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _finite(values: Values) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _median(values: Values) -> float | None:
+    finite = _finite(values)
+    return statistics.median(finite) if finite else None
+
+
+def _first(values: Values) -> float | None:
+    return next(iter(_logged(values)), None)
+
+
+def _last(values: Values) -> float | None:
+    return next(iter(reversed(_logged(values))), None)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

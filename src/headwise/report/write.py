@@ -1,0 +1,142 @@
+"""From a run folder to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from headwise.report import sections
+from headwise.report.figures.charts import Curves
+from headwise.report.findings import find
+from headwise.report.figures.heatmap import HeatMap
+from headwise.report.page import Block, Page, Remarks, Section
+from headwise.report.run import Run, read_run
+
+_PICTURE_BYTES = 3_000_000
+_FILES = {
+    "Value of each term": "values.png",
+    "Weighted value of each term, and the total": "weighted.png",
+    "Share of the total": "share.png",
+    "Gradient norm of each term": "gradient_norms.png",
+    "Which term trains which output": "outputs.png",
+    "Conflict over time": "conflict.png",
+    "Cosine between the terms' gradients": "cosines.png",
+    "Held-out pictures, IoU at least 0.5": "evaluation_iou50.png",
+    "Held-out pictures, DetEval": "evaluation_deteval.png",
+    "Throughput": "throughput.png",
+    "Learning rate": "learning_rate.png",
+}
+
+
+def write_report(run: Path) -> Path:
+    """Write RUN/report/index.html, one page that needs no network, and its pictures as PNG files beside it.
+
+    The report reads the tables of the run and computes nothing but medians and moving means for the eye, which it
+    says. What a run does not have is named on the page.
+
+    Args:
+        run: the folder of a run, with config.json and, as far as the run got, log.jsonl, evaluation.jsonl, samples/.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ImportError: the extra `headwise[report]` is not installed.
+        ValueError: no run folder, no readable config.json, or the report cannot be written.
+    """
+    for package in ("matplotlib", "numpy", "PIL"):
+        if find_spec(package) is None:
+            raise ImportError(f"headwise report needs {package}. Install headwise[report].")
+    found = read_run(run)
+    folder = found.folder / "report"
+    pictures, unshown = _pictures(found, folder)
+    groups = _groups(found)
+    _plot([block for _, _, blocks in groups for block in blocks], folder)
+    page = Page(_title(found), _subtitle(found))
+    page.add(Section("Findings", [sections.tiles(found), Remarks([*find(found), *unshown])]))
+    for title, lead, blocks in groups:
+        if blocks:
+            page.add(Section(title, blocks, lead))
+    if pictures:
+        page.add(Section("Held-out pictures", pictures, "Not trained on. Hover a polygon for its score."))
+    page.add(sections.configuration(found))
+    return page.write(folder / "index.html")
+
+
+def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
+    """Title, lead and blocks of the sections on numbers; those without numbers are empty."""
+    evaluation = sections.evaluation(run)
+    if not run.log.steps:
+        return [("Evaluation", "", evaluation)]
+    return [
+        ("Terms", "One loss per head, and what each did.", [sections.term_table(run)]),
+        (
+            "Losses",
+            "Hover, or focus and press the arrow keys, for numbers; a name hides its curve.",
+            sections.losses(run),
+        ),
+        ("Gradients", "What each term sends back through the network's outputs.", sections.gradients(run)),
+        (
+            "Conflict",
+            "Whether terms that read the same output ask for the same change of it.",
+            sections.conflict(run),
+        ),
+        ("Evaluation", "", evaluation),
+        ("Speed and schedule", "", sections.speed(run)),
+    ]
+
+
+def _plot(blocks: Sequence[Block], folder: Path) -> None:
+    from headwise.report.figures.plots import plot_curves, plot_heat_map
+
+    for block in blocks:
+        if isinstance(block, Curves):
+            plot_curves(block, folder / _FILES[block.title])
+        elif isinstance(block, HeatMap):
+            plot_heat_map(block, folder / _FILES[block.title])
+
+
+def _pictures(run: Run, folder: Path) -> tuple[list[Block], list[tuple[str, str]]]:
+    """Held-out pictures for the page, as many as it can hold; all go to files; remarks on those not shown."""
+    from headwise.report.figures.pictures import HeldOut
+    from headwise.report.figures.plots import plot_sample
+    from headwise.report.samples import read_sample
+
+    shown: list[Block] = []
+    remarks: list[tuple[str, str]] = []
+    size = num_left = 0
+    for path in run.samples:
+        try:
+            sample = read_sample(path)
+        except ValueError as error:
+            remarks.append(("note", str(error)))
+            continue
+        plot_sample(sample, folder / f"sample-{sample.name}.png")
+        block = HeldOut(sample)
+        needed = len(block.html("size")) if size < _PICTURE_BYTES else _PICTURE_BYTES
+        if size + needed > _PICTURE_BYTES and shown:
+            num_left += 1
+            continue
+        shown.append(block)
+        size += needed
+    if num_left:
+        remarks.append(
+            (
+                "note",
+                f"{num_left} held-out pictures are left out to keep the page small; report/ has them as PNG.",
+            )
+        )
+    return shown, remarks
+
+
+def _title(run: Run) -> str:
+    recipe = run.config.get("recipe") or run.config.get("preset") or "run"
+    return f"{recipe} · {run.name}"
+
+
+def _subtitle(run: Run) -> str:
+    parts = [f"preset {run.config['preset']}"] if isinstance(run.config.get("preset"), str) else []
+    parts += [f"seed {run.config['seed']}"] if "seed" in run.config else []
+    parts.append(f"terms: {', '.join(run.terms)}" if run.terms else "no terms named")
+    return " · ".join(parts)
