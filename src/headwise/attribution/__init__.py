@@ -1,6 +1,10 @@
 """Which loss trains what: the ledger of every step, the static trace, the exact table, and the audit."""
 
 from headwise.attribution.books import Books, FeatureBooks, OutputBooks, TermBooks
+from headwise.attribution.channels import Channels
 from headwise.attribution.ledger import Ledger
+from headwise.attribution.trace import trace
+from headwise.attribution.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace
 
 __all__ = ["Books", "FeatureBooks", "Ledger", "OutputBooks", "TermBooks"]
+__all__ += ["Channels", "LossRow", "ModuleRow", "OpaqueRow", "OutputRow", "ParameterRow", "Trace", "trace"]

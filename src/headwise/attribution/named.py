@@ -1,0 +1,145 @@
+"""Losses and outputs by name, whatever structure the training code returns them in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """An entry of a `Breakdown`: anything that holds its weighted value as `weighted`."""
+
+    @property
+    def weighted(self) -> Tensor:
+        """Weight * value."""
+        ...
+
+
+LossLike: TypeAlias = "Tensor | float | Weighted"
+Losses: TypeAlias = "Mapping[str, LossLike] | Sequence[LossLike] | LossLike"
+
+
+@dataclass(frozen=True)
+class NamedLoss:
+    """One loss of a step.
+
+    Attributes:
+        name: Its key, or its position in the tuple.
+        value: The weighted value, or None where the loss is not a tensor.
+        weight: The known weight (a `Breakdown` has it), else None.
+    """
+
+    name: str
+    value: Tensor | None
+    weight: float | None = None
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether a gradient can flow from this loss at all."""
+        return self.value is not None and self.value.requires_grad
+
+
+def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[NamedLoss, ...]:
+    """Give every loss a name.
+
+    Args:
+        losses: A mapping (also a `Breakdown`), a tuple or list, or one loss. Values are scalar tensors,
+            numbers, or entries with an attribute `weighted`.
+        names: Names for a tuple or list; without them the positions "0", "1", ... are used.
+
+    Returns:
+        The losses, in their order.
+
+    Raises:
+        ValueError: If there is none, the number of names differs, or a loss is neither number nor scalar.
+    """
+    pairs = list(_pairs(losses))
+    if names is not None:
+        if len(names) != len(pairs) or len(set(names)) != len(names):
+            raise ValueError(f"names: {len(pairs)} losses need as many different names, found {list(names)}.")
+        pairs = [(name, loss) for name, (_, loss) in zip(names, pairs, strict=True)]
+    if not pairs:
+        raise ValueError("losses: there is none. Pass a dict, a tuple or list, a Breakdown, or one scalar tensor.")
+    return tuple(_named_loss(name, loss) for name, loss in pairs)
+
+
+def _pairs(losses: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(losses, Mapping):
+        yield from ((str(name), loss) for name, loss in losses.items())
+    elif isinstance(losses, Sequence) and not isinstance(losses, str):
+        yield from ((str(index), loss) for index, loss in enumerate(losses))
+    else:
+        yield "0", losses
+
+
+def _named_loss(name: str, loss: Any) -> NamedLoss:
+    if isinstance(loss, Weighted):
+        return NamedLoss(name, loss.weighted, _known(getattr(loss, "weight", None)))
+    if isinstance(loss, bool) or not isinstance(loss, Tensor | float | int):
+        raise ValueError(f"loss {name!r}: expected a scalar tensor or a number, found {type(loss).__name__}.")
+    if not isinstance(loss, Tensor):
+        return NamedLoss(name, None)
+    if loss.numel() != 1:
+        raise ValueError(f"loss {name!r}: expected a scalar, found shape {tuple(loss.shape)}. Sum or average it.")
+    return NamedLoss(name, loss)
+
+
+def _known(weight: Any) -> float | None:
+    """The weight as a number, where reading it needs no copy from a device."""
+    if isinstance(weight, Tensor):
+        return float(weight.detach()) if weight.device.type == "cpu" and weight.numel() == 1 else None
+    return float(weight) if isinstance(weight, float | int) else None
+
+
+def weighted_values(losses: Losses, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """The losses that are tensors with a graph, by name.
+
+    Args:
+        losses: As in `named_losses`.
+        names: As in `named_losses`.
+
+    Returns:
+        Name to scalar tensor, without the losses that no gradient leaves.
+    """
+    named = named_losses(losses, names)
+    return {loss.name: loss.value for loss in named if loss.value is not None and loss.value.requires_grad}
+
+
+def named_tensors(outputs: Any, name: str = "") -> dict[str, Tensor]:
+    """Every tensor of a nested structure of mappings, sequences and dataclasses, by its path.
+
+    Args:
+        outputs: What the network returned; None is empty.
+        name: The path of the structure itself. A single tensor without one is called "output".
+
+    Returns:
+        Path such as `stacks[0].heatmap` to tensor.
+    """
+    if isinstance(outputs, Tensor):
+        return {name or "output": outputs}
+    return {
+        path: tensor for part, value in _parts(outputs, name) for path, tensor in named_tensors(value, part).items()
+    }
+
+
+def _parts(outputs: Any, name: str) -> Iterator[tuple[str, Any]]:
+    prefix = f"{name}." if name else ""
+    if isinstance(outputs, Mapping):
+        yield from ((f"{prefix}{key}", value) for key, value in outputs.items())
+    elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
+        yield from ((f"{prefix}{field.name}", getattr(outputs, field.name)) for field in dataclasses.fields(outputs))
+    elif isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
+        yield from ((f"{prefix}{field}", getattr(outputs, field)) for field in outputs._fields)
+    elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        yield from ((f"{name}[{index}]", value) for index, value in enumerate(outputs))
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters of a model that ask for a gradient, by name, tied ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,176 @@
+"""Which loss trains what, told from the autograd graph without any arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from headwise.attribution.channels import Channels, channel_dim_of, static_channels
+from headwise.attribution.graph import Edge, Walk, gradient_edge, leaf_masks, opaque_reason, walk
+from headwise.attribution.named import Losses, NamedLoss, named_losses, named_tensors
+from headwise.attribution.probe import Probe, probed_channels, support_gradients
+from headwise.attribution.trace_table import LossRow, OpaqueRow, OutputRow, ParameterRow, Trace, module_rows
+
+
+def trace(
+    losses: Losses,
+    model: nn.Module,
+    outputs: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    probe: bool | Probe = False,
+    channel_dim: int = 1,
+) -> Trace:
+    """Tell which parameters, modules, outputs and channels each loss reaches.
+
+    Walks the graph of all losses at once, in one pass with a bit per loss. A cell says "reached" exactly where
+    `torch.autograd.grad(loss, ..., allow_unused=True)` would not be None; where a part is opaque (compiled, scripted,
+    a reentrant checkpoint) the table says so.
+
+    Args:
+        losses: A dict, a tuple or list, a `Breakdown`, or one loss, before `backward` freed the graph. A loss that is a
+            number or has no graph is reported as such.
+        model: The network, wrapped or not.
+        outputs: What the network returned: a tensor, or a nested structure of them. None: outputs are left out.
+        names: Names of the losses of a tuple or list.
+        probe: False: from the graph alone. True or "value": also by the support of the gradient, where the graph does
+            not tell which channels (one backward pass through each loss, none through the network). "nan": the same
+            from a gradient of NaN, for every output and, behind a compiled part, for every parameter (that takes a full
+            backward pass per loss): also counts what a mask of zeros silences at the moment.
+        channel_dim: The dimension of an output that holds its channels.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: If `losses` holds something that is no loss, or the model's parameters are sharded (FSDP2).
+    """
+    named = named_losses(losses, names)
+    known = dict(model.named_parameters())
+    _refuse_sharded(known)
+    tensors = named_tensors(outputs)
+    edges = {path: gradient_edge(tensor) for path, tensor in tensors.items()}
+    traced = walk(_roots(named), len(named), [edge for edge in edges.values() if edge is not None])
+    opaque = _opaque_rows(traced, named)
+    masks = leaf_masks(traced)
+    if probe == "nan" and opaque:
+        _probe_parameters(named, known, masks)
+    parameters = tuple(
+        _parameter_row(name, parameter, masks.get(id(parameter), 0), traced, named) for name, parameter in known.items()
+    )
+    kind: Probe | None = "nan" if probe == "nan" else "value" if probe else None
+    channels = _all_channels(named, tensors, traced, kind, channel_dim)
+    return Trace(
+        losses=tuple(_loss_row(loss) for loss in named),
+        parameters=parameters,
+        modules=module_rows(model, parameters),
+        outputs=tuple(
+            _output_row(path, tensor, edges[path], traced, named, channels, channel_dim)
+            for path, tensor in tensors.items()
+        ),
+        opaque=opaque,
+        channel_dim=channel_dim,
+    )
+
+
+def _roots(named: Sequence[NamedLoss]) -> list[tuple[Edge, int]]:
+    roots = []
+    for k, loss in enumerate(named):
+        edge = gradient_edge(loss.value) if loss.value is not None else None
+        if edge is not None:
+            live = 0 if loss.weight == 0 else 1 << (len(named) + k)
+            roots.append((edge, 1 << k | live))
+    return roots
+
+
+def _refuse_sharded(parameters: Mapping[str, Tensor]) -> None:
+    sharded = next((name for name, parameter in parameters.items() if hasattr(parameter, "full_tensor")), None)
+    if sharded is not None:
+        raise ValueError(
+            f"trace: parameter {sharded!r} is sharded (FSDP2), and the graph holds other tensors in its place, so that "
+            "every parameter would look unreached. Trace the model before `fully_shard`, on one process."
+        )
+
+
+def _bits(mask: int, named: Sequence[NamedLoss]) -> tuple[str, ...]:
+    return tuple(loss.name for k, loss in enumerate(named) if mask >> k & 1)
+
+
+def _loss_row(loss: NamedLoss) -> LossRow:
+    if loss.value is None:
+        reason = "a number, not a tensor"
+    elif not loss.has_graph:
+        reason = "a tensor without grad_fn: detached, or computed without gradients"
+    else:
+        reason = ""
+    return LossRow(loss.name, loss.has_graph, loss.weight, reason)
+
+
+def _parameter_row(name: str, parameter: Tensor, mask: int, traced: Walk, named: Sequence[NamedLoss]) -> ParameterRow:
+    reached, live = traced.reached(mask), traced.live(mask)
+    zero = _bits(reached & ~live, named)
+    return ParameterRow(name, tuple(parameter.shape), _bits(reached, named), zero, parameter.requires_grad)
+
+
+def _opaque_rows(traced: Walk, named: Sequence[NamedLoss]) -> tuple[OpaqueRow, ...]:
+    found = ((node, opaque_reason(node)) for node in traced.nodes)
+    return tuple(
+        OpaqueRow(node.name(), _bits(traced.reached(traced.masks[node]), named), reason)
+        for node, reason in found
+        if reason is not None
+    )
+
+
+def _all_channels(
+    named: Sequence[NamedLoss],
+    tensors: Mapping[str, Tensor],
+    traced: Walk,
+    probe: Probe | None,
+    channel_dim: int,
+) -> dict[str, dict[str, Channels]]:
+    """Per loss and output. A value probe is asked only where the graph left something open."""
+    found: dict[str, dict[str, Channels]] = {}
+    for loss in named:
+        if loss.value is None or not loss.has_graph or not tensors:
+            continue
+        told = static_channels(loss.value, tensors, traced.nodes, channel_dim)
+        open_paths = {path: t for path, t in tensors.items() if path not in told or not told[path].exact}
+        if probe == "nan":
+            told |= probed_channels(loss.value, tensors, probe, channel_dim)
+        elif probe is not None and open_paths:
+            told |= probed_channels(loss.value, open_paths, probe, channel_dim)
+        found[loss.name] = told
+    return found
+
+
+def _output_row(
+    path: str,
+    tensor: Tensor,
+    edge: Edge | None,
+    traced: Walk,
+    named: Sequence[NamedLoss],
+    channels: Mapping[str, Mapping[str, Channels]],
+    channel_dim: int,
+) -> OutputRow:
+    mask = traced.edge_mask(edge)
+    reached, live = traced.reached(mask), traced.live(mask)
+    losses = _bits(reached, named)
+    size = tensor.shape[channel_dim_of(tensor, channel_dim)] if tensor.ndim else 1
+    unknown = Channels(tuple(range(size)), size, exact=False)
+    cells = {loss: channels.get(loss, {}).get(path, unknown) for loss in losses}
+    zero = _bits(reached & ~live, named)
+    return OutputRow(path, tuple(tensor.shape), losses, cells, zero, edge is not None)
+
+
+def _probe_parameters(named: Sequence[NamedLoss], known: Mapping[str, Tensor], masks: dict[int, int]) -> None:
+    """Take back the bits of parameters that a compiled node only seemed to pass a gradient to."""
+    parameters = [p for p in known.values() if p.requires_grad and id(p) in masks]
+    for k, loss in enumerate(named):
+        if loss.value is None or not loss.has_graph:
+            continue
+        bits = 1 << k | 1 << (len(named) + k)
+        for parameter, grad in zip(parameters, support_gradients(loss.value, parameters, "nan"), strict=True):
+            if grad is None or not bool(grad.isnan().any()):
+                masks[id(parameter)] &= ~bits
