@@ -32,7 +32,7 @@ def check_options(size: int | tuple[int, int], num_disks: int, expand: float, sh
 def check_outlines(
     polygons: Sequence[Sequence[Tensor | npt.NDArray[np.generic]]], ignored: Sequence[Sequence[bool]]
 ) -> list[list[npt.NDArray[np.float64]]]:
-    """Return the outlines as float64 (v, 2) arrays; a bad one is a ValueError that names image and polygon."""
+    """Return the outlines as float64 (v, 2) arrays; a bad one is a ValueError naming image and polygon."""
     if len(polygons) != len(ignored):
         raise ValueError(
             f"encode_snakes: polygons has {len(polygons)} images, ignored has {len(ignored)}. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,19 @@ SUBPIXEL_BITS = 4  # outlines are filled on a grid of 1/16 pixel
 THINNEST_RADIUS = (
     0.5  # pixels; a thinner disc has no pixel of its own, and its relative radius error explodes
 )
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How words are drawn: the options of ``encode_snakes``, and the least radius that is drawn."""
+
+    num_disks: int
+    expand: float
+    shrink: int
+    thinnest: float
+    canonical_direction: bool
+    published_ends: bool
+    integer_points: bool
 
 
 def encode_snakes(
@@ -65,7 +79,8 @@ def encode_snakes(
 
     Raises:
         ValueError: lists of different length, an outline that is not (v, 2), has fewer than three distinct
-            vertices, or coordinates that are not finite or beyond 1e6; options out of range.
+            vertices (unless it is ignored), or coordinates that are not finite or beyond 1e6; options out of
+            range.
 
     Reference:
         Long et al., TextSnake, ECCV 2018, section 3.4; princewang1994/TextSnake.pytorch at b4ee996d,
@@ -77,29 +92,27 @@ def encode_snakes(
         which the original stops or leaves four neighbouring vertices; (3) coordinates stay real numbers; (4)
         parts of the line of radius below half a pixel, where the original divides by 0, are left out.
     """
-    geometry, _ = _modules()
+    _modules()
     height, width = check_options(size, num_disks, expand, shrink)
     outlines = check_outlines(polygons, ignored)
-    fit_options = {
-        "published_ends": as_published if published_ends is None else published_ends,
-        "canonical_direction": not as_published if canonical_direction is None else canonical_direction,
-    }
-    truncate = as_published if integer_points is None else integer_points
+    style = _Style(
+        num_disks,
+        expand,
+        shrink,
+        thinnest=0.0 if as_published else THINNEST_RADIUS,
+        canonical_direction=not as_published if canonical_direction is None else canonical_direction,
+        published_ends=as_published if published_ends is None else published_ends,
+        integer_points=as_published if integer_points is None else integer_points,
+    )
     maps = _blank_maps(len(outlines), height, width)
     for image, (words, flags) in enumerate(zip(outlines, ignored, strict=True)):
+        pages = {name: page[image] for name, page in maps.items()}
         for index, (points, is_ignored) in enumerate(zip(words, flags, strict=True)):
-            points = geometry.np.trunc(points) if truncate else points
-            filled = geometry.prune_published(points) if fit_options["published_ends"] else points
-            _fill(maps["text_region"][image], filled)
-            if is_ignored:
-                _fill(maps["ignored"][image], filled)
-                continue
             try:
-                snake = geometry.fit_snake(points, num_disks, **fit_options)
+                _draw_word(pages, points, is_ignored, style)
             except ValueError as error:
                 remedy = "Remove the outline from the annotation, or mark it as ignored"
                 raise ValueError(f"image {image}, polygon {index}: the outline {error}. {remedy}.") from error
-            _draw_center_line(maps, image, snake, expand, shrink, 0.0 if as_published else THINNEST_RADIUS)
     return _to_targets(maps)
 
 
@@ -194,27 +207,45 @@ def _fill(mask: npt.NDArray[Any], points: npt.NDArray[np.float64]) -> None:
     cv2.fillPoly(mask, [grid], (1,), shift=SUBPIXEL_BITS)
 
 
-def _draw_center_line(
-    maps: dict[str, npt.NDArray[Any]], image: int, snake: Snake, expand: float, shrink: int, thinnest: float
+def _draw_word(
+    pages: dict[str, npt.NDArray[Any]], points: npt.NDArray[np.float64], is_ignored: bool, style: _Style
 ) -> None:
+    import numpy as np
+
+    from headwise.coders.snake_geometry import fit_snake, prune_published
+
+    points = np.trunc(points) if style.integer_points else points
+    outline = prune_published(points) if style.published_ends else points
+    _fill(pages["text_region"], outline)
+    if is_ignored:
+        _fill(pages["ignored"], outline)
+        return
+    snake = fit_snake(
+        points,
+        style.num_disks,
+        published_ends=style.published_ends,
+        canonical_direction=style.canonical_direction,
+    )
+    _draw_center_line(pages, snake, style)
+
+
+def _draw_center_line(pages: dict[str, npt.NDArray[Any]], snake: Snake, style: _Style) -> None:
     import numpy as np
     import skimage.draw
 
     fill_pixels: Any = skimage.draw.polygon
-
-    first = snake.centers + expand * (snake.first_side - snake.centers)
-    second = snake.centers + expand * (snake.second_side - snake.centers)
+    first = snake.centers + style.expand * (snake.first_side - snake.centers)
+    second = snake.centers + style.expand * (snake.second_side - snake.centers)
     steps = np.diff(snake.centers, axis=0)
     lengths = np.sqrt((steps**2).sum(axis=1))
-    shape = maps["center_line"].shape[1:]
-    for i in range(shrink, len(steps) - shrink):
-        if lengths[i] == 0 or snake.radii[i] < thinnest:
+    for i in range(style.shrink, len(steps) - style.shrink):
+        if lengths[i] == 0 or snake.radii[i] < style.thinnest:
             continue
         corners = np.stack([first[i], second[i], second[i + 1], first[i + 1]])
-        rows, columns = fill_pixels(corners[:, 1], corners[:, 0], shape)
+        rows, columns = fill_pixels(corners[:, 1], corners[:, 0], pages["center_line"].shape)
         cos, sin = steps[i] / lengths[i]
         for name, value in {"center_line": 1, "sin": sin, "cos": cos, "radius": snake.radii[i]}.items():
-            maps[name][image, rows, columns] = value
+            pages[name][rows, columns] = value
 
 
 def _to_targets(maps: dict[str, npt.NDArray[Any]]) -> dict[str, Tensor]:

@@ -127,6 +127,7 @@ class ResNetTextSnake(nn.Module):
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
         odds = torch.logit(torch.tensor(TEXT_PRIOR))
+        nn.init.normal_(last.weight, std=0.01)  # small: the priors below are what the maps start at
         nn.init.zeros_(last.bias)
         with torch.no_grad():
             last.bias[[1, 3]] = odds
