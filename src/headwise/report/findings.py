@@ -26,13 +26,14 @@ def find(run: Run) -> list[Finding]:
         Problems (a term that trains nothing, a value or gradient that is not finite), then notes (a term over 99 % of
         the total, terms against each other, files missing or cut off), or one line that all is well.
     """
-    problems = [
-        ("problem", text) for name in run.terms for text in (*_silent(run, name), *_not_finite(run, name))
-    ]
+    problems = [("problem", text) for name in run.terms for text in (*_silent(run, name), *_not_finite(run, name))]
     notes = [("note", text) for name in run.terms for text in _dominant(run, name)]
     notes += [("note", text) for text in (*_conflicts(run), *_decline(run), *run.remarks)]
     if run.log.steps and not problems:
-        told = f"{len(run.log.steps):,} logged steps: each term's value and gradient is finite, and no gradient is zero throughout."
+        told = (
+            f"{len(run.log.steps):,} logged steps: each term's value and gradient is finite, "
+            "and no gradient is zero throughout."
+        )
         notes.append(("good", told))
     return problems + notes
 
@@ -95,9 +96,7 @@ def _decline(run: Run) -> Iterator[str]:
     """An evaluation that ended well below its best."""
     scores = run.evaluation.column("iou50", "f")
     known = [
-        (v, step)
-        for v, step in zip(scores, run.evaluation.steps, strict=True)
-        if v is not None and math.isfinite(v)
+        (v, step) for v, step in zip(scores, run.evaluation.steps, strict=True) if v is not None and math.isfinite(v)
     ]
     if known and max(known)[0] - known[-1][0] > 0.05:
         best, step = max(known)
@@ -114,7 +113,5 @@ def _steps_where(run: Run, column: Column, condition: Callable[[float], bool]) -
 
 def _at(steps: Sequence[int]) -> str:
     return (
-        f"step {steps[0]}"
-        if len(steps) == 1
-        else f"{len(steps):,} logged steps (first {steps[0]}, last {steps[-1]})"
+        f"step {steps[0]}" if len(steps) == 1 else f"{len(steps):,} logged steps (first {steps[0]}, last {steps[-1]})"
     )

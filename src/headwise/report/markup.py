@@ -5,10 +5,14 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
-_VOID = frozenset({"img", "input", "meta", "br"})
+NOTHING = "\N{EN DASH}"
+"""What stands where there is no value."""
+
+_VOID = frozenset({"img", "input", "meta", "br", "wbr"})
 
 
 class Markup(str):
@@ -41,9 +45,13 @@ def element(name: str, /, *children: str, **attributes: object) -> Markup:
 
 def join(pieces: Iterable[str]) -> Markup:
     """The pieces one after the other, plain text among them escaped."""
-    return Markup(
-        "".join(piece if isinstance(piece, Markup) else html.escape(piece, quote=False) for piece in pieces)
-    )
+    return Markup("".join(piece if isinstance(piece, Markup) else html.escape(piece, quote=False) for piece in pieces))
+
+
+def breakable(name: str) -> Markup:
+    """A name that may break after an underscore, a dot, a slash or a comma where there is little room."""
+    first, *others = re.split(r"(?<=[_./,|])", name)
+    return join([first, *(piece for part in others for piece in (element("wbr"), part))])
 
 
 def embedded_json(data: Any) -> Markup:
@@ -74,7 +82,7 @@ def plain(value: float | None) -> float | int | str | None:
 def number(value: float | None) -> str:
     """`value` for readers: 4 significant digits, a dash for nothing."""
     if value is None:
-        return "–"
+        return NOTHING
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):

@@ -105,11 +105,7 @@ class Page:
         )
 
     def _navigation(self) -> Markup:
-        links = [
-            element("a", part.title, href=f"#s{index}")
-            for index, part in enumerate(self._sections)
-            if part.title
-        ]
+        links = [element("a", part.title, href=f"#s{index}") for index, part in enumerate(self._sections) if part.title]
         return element("nav", *links, aria_label="Sections")
 
 
@@ -136,10 +132,7 @@ class Table:
     def html(self, key: str) -> Markup:
         """The table, in a frame that scrolls sideways by itself."""
         heads = [element("th", element("button", name, type="button"), scope="col") for name in self.header]
-        body = [
-            element("tr", *(_cell(value, first=not place) for place, value in enumerate(row)))
-            for row in self.rows
-        ]
+        body = [element("tr", *(_cell(value, first=not place) for place, value in enumerate(row))) for row in self.rows]
         table = element(
             "table",
             element("thead", element("tr", *heads)),
@@ -147,9 +140,7 @@ class Table:
             class_="data",
             id=f"{key}-table",
         )
-        framed = element(
-            "div", table, class_="scroll", tabindex=0, role="region", aria_label=self.title or "Numbers"
-        )
+        framed = element("div", table, class_="scroll", tabindex=0, role="region", aria_label=self.title or "Numbers")
         if self.folded:
             framed = element("details", element("summary", self.title or "Numbers"), framed)
         if self.bare:
@@ -212,9 +203,7 @@ class Text:
     def html(self, key: str) -> Markup:
         """The text in a frame that scrolls by itself."""
         heading = [element("h3", self.title)] if self.title else []
-        frame = element(
-            "pre", self.text, class_="scroll", tabindex=0, role="region", aria_label=self.title or "Text"
-        )
+        frame = element("pre", self.text, class_="scroll", tabindex=0, role="region", aria_label=self.title or "Text")
         return element("div", *heading, frame, class_="block wide", id=key)
 
 

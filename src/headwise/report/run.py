@@ -19,7 +19,7 @@ class Log:
 
     Attributes:
         steps: the step of each row, strictly ascending.
-        columns: path in the line's nested objects -> a value per row, `None` where the line has none; flags are 1 and 0.
+        columns: keys of the line's nested objects -> a value per row, `None` where it has none; flags are 1 and 0.
         remarks: what was wrong with the file, in words.
     """
 
@@ -138,7 +138,7 @@ def read_log(path: Path) -> Log:
     unread: list[int] = []
     num_replaced = num_lines = 0
     with path.open(encoding="utf-8", errors="replace") as lines:
-        for num_lines, line in enumerate(lines, start=1):  # noqa: B007 # the last one is used
+        for num_lines, line in enumerate(lines, start=1):  # the last one is used
             entry = _parse(line)
             if entry is None:
                 unread.extend([num_lines] if line.strip() else [])
@@ -198,9 +198,7 @@ def _numbers(node: Mapping[str, Any], prefix: Keys) -> Iterator[tuple[Keys, floa
                 continue
 
 
-def _remarks(
-    name: str, num_lines: int, unread: list[int], num_replaced: int, any_rows: bool
-) -> Iterator[str]:
+def _remarks(name: str, num_lines: int, unread: list[int], num_replaced: int, any_rows: bool) -> Iterator[str]:
     if unread and unread[-1] == num_lines:
         yield f"The last line of {name} is cut off, as a killed run leaves it; it was left out."
         unread = unread[:-1]

@@ -90,9 +90,7 @@ def read_sample(path: Path) -> Sample:
         )
     except Exception as error:  # a cut-off archive raises from zipfile, zlib or NumPy alike
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"report: {path} cannot be shown ({reason}). Train again, or remove the file."
-        ) from error
+        raise ValueError(f"report: {path} cannot be shown ({reason}). Train again, or remove the file.") from error
 
 
 def _polygons(arrays: Mapping[str, NDArray[np.float32]], points: str, lengths: str) -> list[Points]:
@@ -121,12 +119,8 @@ def _maps(arrays: Mapping[str, NDArray[np.float32]]) -> list[MapPair]:
     tallest = max(float(np.nanmax(m)) for m in (logits[6], targets["radius"]) if m is not None)
     radius_span = (0.0, max(tallest, 1.0) if np.isfinite(tallest) else 1.0)
     return [
-        MapPair(
-            "text region (probability)", _probability(logits[0:2]), targets["text_region"], (0, 1), "magma"
-        ),
-        MapPair(
-            "centre line (probability)", _probability(logits[2:4]), targets["center_line"], (0, 1), "magma"
-        ),
+        MapPair("text region (probability)", _probability(logits[0:2]), targets["text_region"], (0, 1), "magma"),
+        MapPair("centre line (probability)", _probability(logits[2:4]), targets["center_line"], (0, 1), "magma"),
         MapPair("sin (direction of the line)", logits[4], targets["sin"], (-1, 1), "RdBu"),
         MapPair("cos (direction of the line)", logits[5], targets["cos"], (-1, 1), "RdBu"),
         MapPair("radius (pixels)", logits[6], targets["radius"], radius_span, "viridis"),

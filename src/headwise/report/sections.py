@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from headwise.report.figures.charts import Curves, sparkline
 from headwise.report.figures.flow import Flow, Link
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.markup import number, percent
+from headwise.report.figures.sampling import Values
+from headwise.report.markup import NOTHING, number, percent
 from headwise.report.page import Block, Section, Table, Text, Tiles
 from headwise.report.run import Run
-from headwise.report.figures.sampling import Values
 
 
 def tiles(run: Run) -> Tiles:
@@ -21,10 +21,8 @@ def tiles(run: Run) -> Tiles:
     steps, total = run.log.steps, _logged(run.log.column("total"))
     planned = run.config.get("steps")
     remark = f"of {planned:,} planned" if isinstance(planned, int) else ""
-    facts = [("last step", f"{steps[-1]:,}" if steps else "–", remark)]
-    facts.append(
-        ("total loss", number(total[-1]) if total else "–", f"from {number(total[0])}" if total else "")
-    )
+    facts = [("last step", f"{steps[-1]:,}" if steps else NOTHING, remark)]
+    facts.append(("total loss", number(total[-1]) if total else NOTHING, f"from {number(total[0])}" if total else ""))
     scores = [
         (v, step) for v, step in zip(run.evaluation.column("iou50", "f"), run.evaluation.steps, strict=True)
         if v is not None and math.isfinite(v)
@@ -32,10 +30,8 @@ def tiles(run: Run) -> Tiles:
     best = max(scores, default=(None, None))
     facts.append(("best F at IoU 0.5", number(best[0]), f"at step {best[1]}" if scores else "not evaluated"))
     speed, seconds = _finite(run.log.column("images_per_second")), _finite(run.log.column("time"))
-    facts.append(
-        ("throughput", number(statistics.median(speed)) if speed else "–", "images per second, median")
-    )
-    facts.append(("logged time", _duration(seconds[-1]) if seconds else "–", ""))
+    facts.append(("throughput", number(statistics.median(speed)) if speed else NOTHING, "images per second, median"))
+    facts.append(("logged time", _duration(seconds[-1]) if seconds else NOTHING, ""))
     return Tiles(facts)
 
 
@@ -57,9 +53,9 @@ def term_table(run: Run) -> Table:
         row += [percent(_first(share)), percent(_last(share)), _first(norm), _last(norm), sparkline(norm)]
         rows.append([*row, f"{sum(1 for flag in flags if flag == 1.0):,} of {len(flags):,}"])
     caption = (
-        "Value: the sum over the term's denominator, unweighted. Share: weight x value over the total. Gradient norm: of "
-        "d(weight x value) / d(what the term reads), at the network's outputs. Small curves: over all logged steps, each "
-        "on its own scale."
+        "Value: the sum over the term's denominator, unweighted. Share: weight x value over the total. Gradient norm: "
+        "of d(weight x value) / d(what the term reads), at the network's outputs. Small curves: over all logged steps, "
+        "each on its own scale."
     )
     return Table(header, rows, title="Terms", caption=caption)
 
@@ -98,9 +94,20 @@ def gradients(run: Run) -> list[Block]:
         return blocks
     amounts = {(link.source, link.target): link.amount for link in links}
     cells = [[amounts.get((term, path)) for path in outputs] for term in run.terms]
-    where = "Level: at the network's outputs; the median over all logged steps of the norm of d(weight x value) / d(output)."
-    heat = HeatMap("Which term trains which output", run.terms, outputs, cells, unit="gradient norm", log=True,
-                   caption=f"{where} A dash: the term does not read that output.", absent="does not read it")  # fmt: skip
+    where = (
+        "Level: at the network's outputs; the median over all logged steps of the norm of "
+        "d(weight x value) / d(output)."
+    )
+    heat = HeatMap(
+        "Which term trains which output",
+        run.terms,
+        outputs,
+        cells,
+        unit="gradient norm",
+        log=True,
+        caption=f"{where} A dash: the term does not read that output.",
+        absent="does not read it",
+    )
     taken = set(run.terms)
     shown = {path: path if path not in taken else f"{path} (output)" for path in outputs}
     flow = Flow(
@@ -142,7 +149,7 @@ def evaluation(run: Run) -> list[Curves]:
     log = run.evaluation
     kinds = {"iou50": "Held-out pictures, IoU at least 0.5", "deteval": "Held-out pictures, DetEval"}
     captions = {
-        "iou50": "A detection counts when it covers an annotated polygon with an intersection over union of 0.5 or more.",
+        "iou50": "A detection counts when its intersection over union with an annotated polygon is 0.5 or more.",
         "deteval": "The field's older measure: area precision and recall with one-to-many and many-to-one matches.",
     }
     return [
@@ -156,17 +163,20 @@ def evaluation(run: Run) -> list[Curves]:
 def speed(run: Run) -> list[Curves]:
     """Throughput and the learning rate."""
     steps = run.log.steps
-    quantities: Sequence[tuple[str, str, str, Values, str]] = (
-        ("Throughput", "images per second", "training", run.log.column("images_per_second"),
-         "Images per second of wall-clock time, as logged."),
-        ("Learning rate", "learning rate", "learning rate", run.log.column("learning_rate"),
-         "What the optimiser used at each logged step."),
-    )  # fmt: skip
-    return [
-        Curves(title, steps, {name: values}, unit=unit, caption=caption, smooth=title == "Throughput")
-        for title, unit, name, values, caption in quantities
-        if _logged(values)
-    ]
+    images, rate = run.log.column("images_per_second"), run.log.column("learning_rate")
+    fastest = max(_finite(images), default=0.0)
+    drawn = []
+    if fastest > 0:
+        drawn.append(
+            Curves("Throughput", steps, {"training": images}, unit="images per second", bounds=(0.0, 1.1 * fastest),
+                   caption="Images per second of wall-clock time, as logged. The axis begins at 0.")
+        )  # fmt: skip
+    if _logged(rate):
+        drawn.append(
+            Curves("Learning rate", steps, {"learning rate": rate}, smooth=False, unit="learning rate",
+                   caption="What the optimiser used at each logged step.")
+        )  # fmt: skip
+    return drawn
 
 
 def configuration(run: Run) -> Section:

@@ -94,9 +94,7 @@ class _Column:
         cells = [value if isinstance(value, Cell) else Cell(value) for value in values]
         texts = tuple(_printable(_text(cell.value)) for cell in cells)
         numeric = [isinstance(cell.value, int | float) or cell.value is None for cell in cells]
-        return cls(
-            (_printable(name), *texts), ("bold", *(c.style for c in cells)), bool(cells) and all(numeric)
-        )
+        return cls((_printable(name), *texts), ("bold", *(c.style for c in cells)), bool(cells) and all(numeric))
 
     @property
     def width(self) -> int:
@@ -158,9 +156,7 @@ def _printable(text: str) -> str:
 
 def _cells(text: str) -> int:
     """How many character cells the text takes: wide characters two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _cut(text: str, width: int) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from headwise.report import sections
 from headwise.report.figures.charts import Curves
-from headwise.report.findings import find
 from headwise.report.figures.heatmap import HeatMap
+from headwise.report.findings import find
 from headwise.report.page import Block, Page, Remarks, Section
 from headwise.report.run import Run, read_run
 

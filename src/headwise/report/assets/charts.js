@@ -75,17 +75,15 @@ class Chart {
     this.y = axis(low, high, this.box.bottom, this.box.top, log);
   }
 
-  extent(log) {
+  extent(log) { // one wild value must not flatten every curve: beside a moving mean, 98 % of the logged values set the range
     let [low, high] = [Infinity, -Infinity];
+    const include = (value) => { [low, high] = [Math.min(low, value), Math.max(high, value)]; };
     for (const index of this.shown) {
-      // on a linear axis one wild value would flatten every curve, so the moving mean sets the range there
-      for (const column of [this.column(index), log ? this.data.values[index] : []]) {
-        for (const value of column) {
-          if (!isNumber(value) || (log && value <= 0)) continue;
-          if (value < low) low = value;
-          if (value > high) high = value;
-        }
-      }
+      const usable = (column) => column.filter((value) => isNumber(value) && !(log && value <= 0));
+      const logged = usable(this.data.values[index]).sort((a, b) => a - b);
+      const cut = this.options.smooth && !log ? Math.floor(logged.length / 100) : 0;
+      for (const value of [logged[cut], logged.at(-1 - cut)]) if (value !== undefined) include(value);
+      if (this.options.smooth) usable(this.column(index)).forEach(include);
     }
     return low <= high ? [low, high] : log ? [0.1, 1] : [0, 1];
   }
@@ -96,7 +94,7 @@ class Chart {
       const y = this.y.place(tick);
       svg("line", { x1: left, x2: right, y1: y, y2: y, class: tick === 0 && !this.y.log ? "base" : "rule" }, this.svg);
       svg("text", { x: left - 8, y: y + 4, class: "tick", "text-anchor": "end" }, this.svg,
-        this.data.stacked ? Math.round(100 * tick) + " %" : show(tick));
+        this.data.stacked ? Math.round(100 * tick) + " %" : shortly(tick));
     }
     for (const tick of this.x.ticks.filter(Number.isInteger)) {
       const x = this.x.place(tick);
@@ -180,7 +178,7 @@ class Chart {
 
   labels(labels) {
     const room = Math.floor((this.width - this.box.right - 10) / 6.4);
-    for (const label of spread(labels, 14, this.box.top + 4, this.box.bottom + 2)) {
+    for (const label of spread(labels, 15, this.box.top + 4, this.box.bottom + 2)) {
       const text = label.name.length > room ? label.name.slice(0, Math.max(1, room - 1)) + "…" : label.name;
       svg("text", { x: this.box.right + 8, y: label.y, class: `end ${label.colour}` }, this.plot, text);
     }

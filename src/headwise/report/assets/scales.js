@@ -21,6 +21,11 @@ function show(value, share) {
   return String(Number(value.toPrecision(4)));
 }
 
+// At an axis there is room for six characters.
+function shortly(value) {
+  return value !== 0 && Math.abs(value) < 1e-3 ? String(Number(value.toPrecision(2)).toExponential()) : show(value);
+}
+
 const isNumber = (value) => typeof value === "number";
 
 function linearTicks(low, high, count) {

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from headwise.report.figures.sampling import Values, moving_mean, rows_to_draw
 from headwise.report.markup import Markup, element, embedded_json, join, plain
 from headwise.report.page import Table, figure
-from headwise.report.figures.sampling import Values, moving_mean, rows_to_draw
 
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "12 3 3 3 3 3", "1 2", "16 4")
 """Line styles, so that curves differ without colour."""
@@ -58,9 +58,7 @@ class Curves:
     def data(self, rows: Sequence[int]) -> dict[str, object]:
         """What the script draws: the chosen rows, non-finite values as text."""
         half = self.half_width
-        means = [
-            moving_mean(values, half, geometric=self.log) if half else None for values in self.series.values()
-        ]
+        means = [moving_mean(values, half, geometric=self.log) if half else None for values in self.series.values()]
         return {
             "title": self.title,
             "names": list(self.series),
@@ -118,7 +116,7 @@ _HEADER = ("curve", "first", "last", "smallest", "at step", "largest", "at step"
 
 
 def summary(steps: Sequence[int], values: Values) -> list[float | int | None]:
-    """First and last logged value, the smallest and largest finite one with their steps, the count of non-finite ones."""
+    """First and last logged value, smallest and largest finite one with their steps, count of non-finite ones."""
     logged = [(value, step) for step, value in zip(steps, values, strict=True) if value is not None]
     finite = [pair for pair in logged if math.isfinite(pair[0])]
     lowest = min(finite, default=(None, None))
@@ -167,6 +165,4 @@ def sparkline(values: Values, *, width: int = 96, height: int = 24) -> Markup:
         path.append(f"{pen}{x:.1f} {y:.1f}")
         pen = "L"
     line = element("path", d=join(path), class_="spark")
-    return element(
-        "svg", line, width=width, height=height, viewBox=f"0 0 {width} {height}", aria_hidden="true"
-    )
+    return element("svg", line, width=width, height=height, viewBox=f"0 0 {width} {height}", aria_hidden="true")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from headwise.report.markup import Markup, element, number
 from headwise.report.page import Table, figure
 
-_HEIGHT, _BAR, _GAP, _TOP, _LABEL = 300.0, 14.0, 18.0, 34.0, 170.0
+_HEIGHT, _BAR, _GAP, _TOP = 300.0, 14.0, 18.0, 34.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,15 @@ class Flow:
         rows = [[link.term or link.source, link.source, link.target, link.amount] for link in self.links]
         header = ("loss", "from", "to", self.unit or "amount")
         table = Table(header, rows, title=f"{self.title}: numbers", bare=True).html(key)
+        broad = max(220.0, 540.0 / max(1, len(self.stages) - 1))  # two stages fill the width that four have
         picture = element(
-            "div", self._svg(), class_="scroll", tabindex=0, role="region", aria_label=self.title
+            "div",
+            self._svg(broad, "broad"),
+            self._svg(150.0, "slim"),
+            class_="scroll",
+            tabindex=0,
+            role="region",
+            aria_label=self.title,
         )
         beside = element("details", element("summary", "Numbers"), table, open=True)
         body = element("div", picture, beside, class_="beside")
@@ -84,12 +91,13 @@ class Flow:
                     f"flow '{self.title}': {link.source} to {link.target} is {link.amount}. Amounts are not negative."
                 )
 
-    def _svg(self) -> Markup:
-        places = self.layout()
-        width = self._lane * (len(self.stages) - 1) + _BAR + _LABEL
+    def _svg(self, lane: float, kind: str) -> Markup:
+        places = self.layout(lane)
+        longest = max((len(name) for name in [*self.stages.values()][-1]), default=0) if self.stages else 0
+        width = lane * (len(self.stages) - 1) + _BAR + min(320.0, 62.0 + 7.6 * longest)
         bottom = max((y + h for _, y, h in places.values()), default=_HEIGHT) + 10
         heads = [
-            element("text", stage, x=index * self._lane, y=14, class_="stage")
+            element("text", stage, x=f"{index * lane:.0f}", y=14, class_="stage")
             for index, stage in enumerate(self.stages)
         ]
         shapes = [
@@ -97,11 +105,19 @@ class Flow:
             *self._ribbons(places),
             *(self._node(name, place) for name, place in places.items()),
         ]
-        return element("svg", *shapes, viewBox=f"0 0 {width:.0f} {bottom:.0f}", width=f"{width:.0f}", class_="flow",
+        return element("svg", *shapes, viewBox=f"0 0 {width:.0f} {bottom:.0f}", width=f"{width:.0f}",
+                       class_=f"flow {kind}",
                        role="img", aria_label=f"{self.title}; the table beside it has the numbers")  # fmt: skip
 
-    def layout(self) -> dict[str, tuple[float, float, float]]:
-        """Left edge, top and height of each node; heights share one scale over all stages."""
+    def layout(self, lane: float = 220.0) -> dict[str, tuple[float, float, float]]:
+        """Where the nodes stand.
+
+        Args:
+            lane: from one stage's left edge to the next one's.
+
+        Returns:
+            Left edge, top and height of each node; heights share one scale over all stages.
+        """
         totals = {name: self._through(name) for names in self.stages.values() for name in names}
         fullest = max((sum(totals[name] for name in names) for names in self.stages.values()), default=0.0)
         scale = _HEIGHT / fullest if fullest > 0 else 0.0
@@ -110,14 +126,9 @@ class Flow:
             y = _TOP
             for name in names:
                 height = max(3.0, totals[name] * scale)
-                places[name] = (index * self._lane, y, height)
+                places[name] = (index * lane, y, height)
                 y += max(height, 22.0) + _GAP
         return places
-
-    @property
-    def _lane(self) -> float:
-        """From one stage to the next: two stages fill the width that four have."""
-        return max(220.0, 540.0 / max(1, len(self.stages) - 1))
 
     def _through(self, name: str) -> float:
         outward = sum(_finite(link.amount) for link in self.links if link.source == name)
@@ -137,11 +148,10 @@ class Flow:
             used_out[link.source] += thick
             used_in[link.target] += thick
             middle = (x0 + _BAR + x1) / 2
-            tip = (
-                f"{link.term + ': ' if link.term else ''}{link.source} → {link.target}: {number(link.amount)}"
-            )
+            tip = f"{link.term + ': ' if link.term else ''}{link.source} → {link.target}: {number(link.amount)}"
             ribbons.append(element(
-                "path", d=f"M{x0 + _BAR:.1f} {start:.1f}C{middle:.1f} {start:.1f} {middle:.1f} {end:.1f} {x1:.1f} {end:.1f}",
+                "path", d=f"M{x0 + _BAR:.1f} {start:.1f}C{middle:.1f} {start:.1f}"
+                f" {middle:.1f} {end:.1f} {x1:.1f} {end:.1f}",
                 class_=f"ribbon c{colours.get(link.term or link.source, 7)}" + ("" if thick else " silent"),
                 stroke_width=f"{max(thick, 1.5):.2f}", tabindex=0, data_tip=f"{tip} {self.unit}".strip(),
             ))  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from headwise.report.markup import Markup, element, join, number
+from headwise.report.markup import NOTHING, Markup, breakable, element, number
 from headwise.report.page import Table, figure
 
 _PRINTED_COLUMNS = 12
@@ -57,9 +57,7 @@ class HeatMap:
             )
         shown = self._tallest()
         cells = [cell for cell in self._cells() if cell[2] is not None and not self._is_self(cell[0], cell[1])]
-        table = Table(
-            ("row", "column", self.unit or "value"), cells, title=f"{self.title}: numbers", bare=True
-        )
+        table = Table(("row", "column", self.unit or "value"), cells, title=f"{self.title}: numbers", bare=True)
         beside = element("details", element("summary", "Numbers"), table.html(key), open=True)
         return figure(
             key, self.title, element("div", shown._grid(), beside, class_="beside"), self._key(),
@@ -70,9 +68,7 @@ class HeatMap:
         """Many columns become rows, since a page scrolls down more readily than sideways."""
         if len(self.columns) <= max(_PRINTED_COLUMNS, len(self.rows)):
             return self
-        return replace(
-            self, rows=self.columns, columns=self.rows, values=list(zip(*self.values, strict=True))
-        )
+        return replace(self, rows=self.columns, columns=self.rows, values=list(zip(*self.values, strict=True)))
 
     def _cells(self) -> list[tuple[str, str, float | None]]:
         return [
@@ -86,15 +82,16 @@ class HeatMap:
         return self.diverging and row == column
 
     def _grid(self) -> Markup:
-        heads = [element("th", element("span", name), scope="col") for name in self.columns]
+        heads = [element("th", breakable(name), scope="col") for name in self.columns]
         lines = [
-            element("tr", element("th", row, scope="row"),
+            element("tr", element("th", breakable(row), scope="row"),
                     *(self._cell(row, column, value) for column, value in zip(self.columns, line, strict=True)))
             for row, line in zip(self.rows, self.values, strict=True)
         ]  # fmt: skip
         crowded = " crowded" if len(self.columns) > _PRINTED_COLUMNS else ""
         table = element("table", element("thead", element("tr", element("td"), *heads)), element("tbody", *lines),
-                        class_=f"heat{crowded}", style=f"width:min(100%,{110 * len(self.columns) + 140}px)")  # fmt: skip
+                        class_=f"heat{crowded}",
+                        style=f"width:min(100%,{110 * len(self.columns) + 140}px)")  # fmt: skip
         return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=self.title)
 
     def _cell(self, row: str, column: str, value: float | None) -> Markup:
@@ -103,7 +100,7 @@ class HeatMap:
         if self._is_self(row, column):
             return element("td", "·", class_="self", data_tip=f"{row} with itself")
         if value is None:
-            return element("td", "–", class_="absent", data_tip=tip)
+            return element("td", NOTHING, class_="absent", data_tip=tip)
         shade = self._shade(value)
         if shade is None:
             return element("td", number(value), class_="unshaded", data_tip=tip)
@@ -137,4 +134,4 @@ class HeatMap:
             low, high = self._range()
             ends = (number(low), f"{number(high)} {self.unit}".strip() + (" (log scale)" if self.log else ""))
         bar = element("span", class_="scale diverging" if self.diverging else "scale", aria_hidden="true")
-        return element("p", element("span", ends[0]), bar, element("span", join([ends[1]])), class_="key")
+        return element("p", element("span", ends[0]), bar, element("span", ends[1]), class_="key")

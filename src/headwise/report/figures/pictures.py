@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headwise.report.markup import Markup, element, join, number
 from headwise.report.page import figure
@@ -34,12 +34,12 @@ class HeldOut:
     def html(self, key: str) -> Markup:
         """The photograph with polygons that can be switched, then the maps over their targets."""
         sample = self.sample
-        found = f"{len(sample.detections)} detected (solid, with their scores), {len(sample.polygons)} annotated (dashed)."
+        found = (
+            f"{len(sample.detections)} detected (solid, with their scores), {len(sample.polygons)} annotated (dashed)."
+        )
         tiles = [tile for pair in sample.maps for tile in _tiles(pair, sample.outline)]
         maps = (
-            [element("div", *tiles, class_="maps")]
-            if tiles
-            else [element("p", "No maps were saved.", class_="note")]
+            [element("div", *tiles, class_="maps")] if tiles else [element("p", "No maps were saved.", class_="note")]
         )
         switches = [
             element("label", element("input", type="checkbox", checked=True, data_layer=layer), text)
@@ -54,8 +54,8 @@ class HeldOut:
             f"Picture {sample.name}",
             element("div", *switches, class_="switches"),
             element("div", _photograph(sample), *maps, class_="picture"),
-            caption=f"{found} Maps: output above, target below; the outline is the annotated text region, outside which "
-            "sin, cos and radius are not trained.",
+            caption=f"{found} Maps: output above, target below; the outline is the annotated text region, outside "
+            "which sin, cos and radius are not trained.",
             wide=True,
         )
 
@@ -106,9 +106,7 @@ def _outline(mask: NDArray[np.bool_] | None) -> Markup:
     if mask is None or mask.all() or not mask.any():
         return Markup("")
     height, width = mask.shape
-    d = join(
-        "M" + "L".join(f"{x + 0.5:.4g} {y + 0.5:.4g}" for x, y in line.tolist()) for line in outlines(mask)
-    )
+    d = join("M" + "L".join(f"{x + 0.5:.4g} {y + 0.5:.4g}" for x, y in line.tolist()) for line in outlines(mask))
     return element("svg", element("path", d=d, class_="halo"), element("path", d=d, class_="outline"),
                    viewBox=f"0 0 {width} {height}", aria_hidden="true")  # fmt: skip
 
@@ -117,7 +115,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[Points]:
     """Border lines of a mask, each (p, 2) pixels (x, y), every second point of long ones left out."""
     from contourpy import contour_generator
 
-    lines = contour_generator(z=mask.astype(float)).lines(0.5)
+    lines: Any = contour_generator(z=mask.astype(float)).lines(0.5)
     return [line[:: 2 if len(line) > 24 else 1] for line in lines]
 
 
@@ -140,9 +138,7 @@ def _map_bytes(values: Map, pair: MapPair) -> bytes:
 
     colours = colormaps[pair.colours].with_extremes(bad="#808080")
     stride = max(1, -(-max(values.shape) // _MAP_SIDE))
-    pixels = colours(
-        Normalize(*pair.span, clip=True)(np.ma.masked_invalid(values[::stride, ::stride])), bytes=True
-    )
+    pixels = colours(Normalize(*pair.span, clip=True)(np.ma.masked_invalid(values[::stride, ::stride])), bytes=True)
     content = io.BytesIO()
     Image.fromarray(pixels[..., :3].copy()).quantize(128).save(content, "PNG", optimize=True)
     return content.getvalue()
@@ -154,9 +150,7 @@ def _bar_bytes(colours: str) -> bytes:
     from PIL import Image
 
     content = io.BytesIO()
-    Image.fromarray(colormaps[colours](np.linspace(0, 1, 128)[None], bytes=True)[..., :3].copy()).save(
-        content, "PNG"
-    )
+    Image.fromarray(colormaps[colours](np.linspace(0, 1, 128)[None], bytes=True)[..., :3].copy()).save(content, "PNG")
     return content.getvalue()
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headwise.report.figures.charts import Curves
-from headwise.report.files import write_atomically
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.figures.sampling import moving_mean, rows_to_draw
+from headwise.report.files import write_atomically
+from headwise.report.markup import NOTHING
 from headwise.report.samples import Sample
 
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
 def _draw_areas(curves: Curves, axes: Axes) -> None:
     rows = rows_to_draw(list(curves.series.values()))
     means = [
-        moving_mean(values, curves.half_width) if curves.half_width else values
-        for values in curves.series.values()
+        moving_mean(values, curves.half_width) if curves.half_width else values for values in curves.series.values()
     ]
     heights = [[v if math.isfinite(v := _number(mean[row])) else 0.0 for row in rows] for mean in means]
     areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[_literal(n) for n in curves.series],
@@ -107,7 +107,7 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
     axes.set_yticks(range(len(heat.rows)), [_literal(n) for n in heat.rows])
     for y, line in enumerate(heat.values):
         for x, value in enumerate(line):
-            text = "–" if value is None else f"{value:+.2f}" if heat.diverging else f"{value:.3g}"
+            text = NOTHING if value is None else f"{value:+.2f}" if heat.diverging else f"{value:.3g}"
             box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
             axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=box)
     axes.set_title(heat.title, loc="left", fontsize=12, fontweight="bold")
@@ -126,12 +126,12 @@ def plot_sample(sample: Sample, path: Path) -> Path:
         `path`.
     """
     num_maps = len(sample.maps)
-    figure, _ = _figure(5.4 + 2.5 * num_maps, 5.2, axes=False)
+    figure = _canvas(5.4 + 2.5 * num_maps, 5.2)
     grid = figure.add_gridspec(2, 1 + num_maps, width_ratios=[2.1, *[1.0] * num_maps])
     photograph = figure.add_subplot(grid[:, 0])
     photograph.imshow(sample.image)
     for polygons, colour, style in ((sample.polygons, "#ffd54a", "--"), (sample.detections, "#57d1ff", "-")):
-        for points in polygons:
+        for points in filter(len, polygons):
             ring = [*points.tolist(), points[0].tolist()]
             for width, shade in ((3.4, "black"), (1.7, colour)):
                 photograph.plot(*zip(*ring, strict=True), color=shade, linestyle=style, linewidth=width)
@@ -151,14 +151,19 @@ def plot_sample(sample: Sample, path: Path) -> Path:
     return _save(figure, path)
 
 
-def _figure(width: float, height: float, *, axes: bool = True) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = _canvas(width, height)
+    return figure, figure.add_subplot()
+
+
+def _canvas(width: float, height: float) -> Figure:
     """A figure of its own, outside pyplot's global list, drawn by Agg whatever the machine's display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot() if axes else None
+    return figure
 
 
 def _save(figure: Figure, path: Path) -> Path:

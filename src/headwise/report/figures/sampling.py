@@ -59,8 +59,7 @@ def moving_mean(values: Values, half_width: int, *, geometric: bool = False) -> 
     """
     usable = [v is not None and math.isfinite(v) and (v > 0 or not geometric) for v in values]
     terms = [
-        (math.log(v) if geometric else v) if ok and v is not None else 0.0
-        for v, ok in zip(values, usable, strict=True)
+        (math.log(v) if geometric else v) if ok and v is not None else 0.0 for v, ok in zip(values, usable, strict=True)
     ]
     sums, counts = [0.0, *accumulate(terms)], [0, *accumulate(usable)]
     means: list[float | None] = []
