@@ -50,12 +50,15 @@ class Page:
     Args:
         title: of the document and its first heading.
         subtitle: a line under it.
+
+    Attributes:
+        sections: what it shows, in order.
     """
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self.title = title
         self.subtitle = subtitle
-        self._sections: list[Section] = []
+        self.sections: list[Section] = []
 
     def add(self, section: Section) -> Page:
         """Append a section.
@@ -66,7 +69,7 @@ class Page:
         Returns:
             The page itself, so that calls chain.
         """
-        self._sections.append(section)
+        self.sections.append(section)
         return self
 
     def html(self) -> str:
@@ -75,7 +78,7 @@ class Page:
             "body",
             element("header", element("h1", self.title), element("p", self.subtitle, class_="subtitle")),
             self._navigation(),
-            element("main", *(part.html(f"s{index}") for index, part in enumerate(self._sections))),
+            element("main", *(part.html(f"s{index}") for index, part in enumerate(self.sections))),
             _hatches(),
             element("div", class_="tip", role="status", hidden=True),
             *(element("script", Markup(_asset(name))) for name in _SCRIPTS),
@@ -105,7 +108,7 @@ class Page:
         )
 
     def _navigation(self) -> Markup:
-        links = [element("a", part.title, href=f"#s{index}") for index, part in enumerate(self._sections) if part.title]
+        links = [element("a", part.title, href=f"#s{index}") for index, part in enumerate(self.sections) if part.title]
         return element("nav", *links, aria_label="Sections")
 
 

@@ -73,7 +73,7 @@ def read_sample(path: Path) -> Sample:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         image = arrays["image"]
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:

@@ -50,18 +50,31 @@ def write_report(run: Path) -> Path:
             raise ImportError(f"headwise report needs {package}. Install headwise[report].")
     found = read_run(run)
     folder = found.folder / "report"
-    pictures, unshown = _pictures(found, folder)
-    groups = _groups(found)
-    _plot([block for _, _, blocks in groups for block in blocks], folder)
-    page = Page(_title(found), _subtitle(found))
-    page.add(Section("Findings", [sections.tiles(found), Remarks([*find(found), *unshown])]))
-    for title, lead, blocks in groups:
+    page = report_page(found)
+    for section in page.sections:
+        for block in section.blocks:
+            _save(block, folder)
+    return page.write(folder / "index.html")
+
+
+def report_page(run: Run) -> Page:
+    """The page on a run, not yet written.
+
+    Args:
+        run: what `read_run` found.
+
+    Returns:
+        The page; sections on what the run does not have are left out, and its findings say so.
+    """
+    pictures, unshown = _pictures(run)
+    page = Page(_title(run), _subtitle(run))
+    page.add(Section("Findings", [sections.tiles(run), Remarks([*find(run), *unshown])]))
+    for title, lead, blocks in _groups(run):
         if blocks:
             page.add(Section(title, blocks, lead))
     if pictures:
         page.add(Section("Held-out pictures", pictures, "Not trained on. Hover a polygon for its score."))
-    page.add(sections.configuration(found))
-    return page.write(folder / "index.html")
+    return page.add(sections.configuration(run))
 
 
 def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
@@ -87,46 +100,39 @@ def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
     ]
 
 
-def _plot(blocks: Sequence[Block], folder: Path) -> None:
-    from headwise.report.figures.plots import plot_curves, plot_heat_map
-
-    for block in blocks:
-        if isinstance(block, Curves):
-            plot_curves(block, folder / _FILES[block.title])
-        elif isinstance(block, HeatMap):
-            plot_heat_map(block, folder / _FILES[block.title])
-
-
-def _pictures(run: Run, folder: Path) -> tuple[list[Block], list[tuple[str, str]]]:
-    """Held-out pictures for the page, as many as it can hold; all go to files; remarks on those not shown."""
+def _save(block: Block, folder: Path) -> None:
+    """Write a figure as a PNG file too."""
     from headwise.report.figures.pictures import HeldOut
-    from headwise.report.figures.plots import plot_sample
+    from headwise.report.figures.plots import plot_curves, plot_heat_map, plot_sample
+
+    if isinstance(block, Curves):
+        plot_curves(block, folder / _FILES[block.title])
+    elif isinstance(block, HeatMap):
+        plot_heat_map(block, folder / _FILES[block.title])
+    elif isinstance(block, HeldOut):
+        plot_sample(block.sample, folder / f"sample-{block.sample.name}.png")
+
+
+def _pictures(run: Run) -> tuple[list[Block], list[tuple[str, str]]]:
+    """Held-out pictures, as many as the page can hold, and remarks on those not shown."""
+    from headwise.report.figures.pictures import HeldOut
     from headwise.report.samples import read_sample
 
     shown: list[Block] = []
     remarks: list[tuple[str, str]] = []
-    size = num_left = 0
-    for path in run.samples:
+    size = 0
+    for index, path in enumerate(run.samples):
         try:
-            sample = read_sample(path)
+            block = HeldOut(read_sample(path))
         except ValueError as error:
             remarks.append(("note", str(error)))
             continue
-        plot_sample(sample, folder / f"sample-{sample.name}.png")
-        block = HeldOut(sample)
-        needed = len(block.html("size")) if size < _PICTURE_BYTES else _PICTURE_BYTES
-        if size + needed > _PICTURE_BYTES and shown:
-            num_left += 1
-            continue
+        size += len(block.html("size"))
+        if size > _PICTURE_BYTES and shown:
+            left = len(run.samples) - index
+            remarks.append(("note", f"{left} more held-out pictures in samples/ are left out to keep the page small."))
+            break
         shown.append(block)
-        size += needed
-    if num_left:
-        remarks.append(
-            (
-                "note",
-                f"{num_left} held-out pictures are left out to keep the page small; report/ has them as PNG.",
-            )
-        )
     return shown, remarks
 
 

@@ -35,7 +35,7 @@ def plot_curves(curves: Curves, path: Path) -> Path:
     Returns:
         `path`.
     """
-    figure, axes = _figure(7.2, 4.2)
+    figure, axes = _figure(7.2, max(4.2, 0.8 + 0.23 * len(curves.series)))
     if curves.stacked:
         _draw_areas(curves, axes)
     else:
@@ -168,7 +168,7 @@ def _canvas(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> Path:
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130)
+    figure.savefig(content, format="png", dpi=120)
     return write_atomically(path, content.getvalue())
 
 

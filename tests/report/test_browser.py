@@ -1,0 +1,87 @@
+"""The page in a real browser: no error, figures drawn, numbers under the pointer, no sideways scrolling."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from headwise.report import Flow, HeatMap, Link, Page, Section
+from tests.report.builder import read_lines
+from tests.report.parsed import ParsedPage
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH (Debian: apt install chromium)"
+)
+QUIET = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+    "--v=0", "--virtual-time-budget=3000",
+]  # fmt: skip
+
+
+@pytest.fixture
+def visit(tmp_path):
+    def opened(page, width=1400):
+        """The page after its self-test, and what the browser wrote to its console."""
+        command = [
+            BROWSER, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1000", "--dump-dom",
+            f"{page.as_uri()}#selftest",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        dump = tmp_path / "dump.html"
+        dump.write_text(done.stdout)
+        return ParsedPage(dump), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return opened
+
+
+def body(page):
+    return next(attributes for tag, attributes in page.tags if tag == "body")
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_report_works_in_a_browser(finished_run, visit, width):
+    page, console = visit(finished_run / "report" / "index.html", width)
+    assert console == []
+    assert body(page)["data-selftest"] == "done"
+    assert "data-errors" not in body(page)
+    assert body(page)["data-overflow"] == "0"
+    charts = [a for tag, a in page.tags if tag == "figure" and "data-hover" in a]
+    assert len(charts) == len(page.data) == 9
+    assert [a for a in charts if a["data-toggled"] != "true"] == []
+    assert sum(tag == "svg" and attributes.get("tabindex") == "0" for tag, attributes in page.tags) == 9
+
+
+def test_hovering_shows_the_number_of_the_log(finished_run, visit):
+    page, _ = visit(finished_run / "report" / "index.html")
+    told = next(a["data-hover"] for tag, a in page.tags if tag == "figure" and "data-hover" in a)
+    step = int(re.match(r"step (\d+) ", told).group(1))
+    line = next(line for line in read_lines(finished_run / "log.jsonl") if line["step"] == step)
+    for name, entry in line["terms"].items():
+        assert f"{name} {float(format(entry['value'], '.4g')):g}" in told
+
+
+def test_errors_in_a_page_are_seen(tmp_path, visit):
+    """The check above can fail: a script that throws is on the console and in the page."""
+    path = Page("broken").write(tmp_path / "page.html")
+    path.write_text(path.read_text().replace("start();\n</script>", "start(); nothing.here();\n</script>"))
+    page, console = visit(path)
+    assert len(console) == 1
+    assert "nothing is not defined" in body(page)["data-errors"]
+
+
+def test_pictures_of_attribution_work_in_a_browser(tmp_path, visit):
+    layers = [f"backbone.layer{i}.weight" for i in range(40)]
+    heat = HeatMap("terms x layers", ["sin", "cos"], layers, [[10.0**-i for i in range(40)]] * 2, log=True)
+    flow = Flow("flow", {"losses": ["sin"], "heads": ["h"], "trunk": ["t"], "inputs": ["image"]},
+                [Link("sin", "h", 2.0), Link("h", "t", 1.5), Link("t", "image", 0.0)], unit="norm")  # fmt: skip
+    path = Page("audit").add(Section("Attribution", [heat, flow])).write(tmp_path / "page.html")
+    for width in (1400, 400):
+        page, console = visit(path, width)
+        assert console == []
+        assert body(page)["data-overflow"] == "0"
+        told = [a["data-hover"] for _, a in page.tags if "data-hover" in a]
+        assert "sin → h: 2 norm" in told
+        assert "backbone.layer3.weight · sin: 0.001" in told

@@ -1,0 +1,118 @@
+"""Heat maps, flows and pages made from plain tables."""
+
+import math
+import re
+
+import pytest
+
+from headwise.report import Curves, Flow, HeatMap, Link, Page, Section, Table
+from tests.report.parsed import ParsedPage
+
+
+def parsed(tmp_path, *blocks):
+    return ParsedPage(Page("title").add(Section("section", blocks)).write(tmp_path / "page.html"))
+
+
+def shades(page):
+    styles = [attributes.get("style") or "" for tag, attributes in page.tags if tag == "td"]
+    return [float(m.group(1)) for style in styles if (m := re.match(r"--v:([\d.]+)", style))]
+
+
+def test_heat_map_shades_by_the_logarithm(tmp_path):
+    heat = HeatMap("norms", ["a"], ["x", "y", "z", "w"], [[1e-4, 1e-2, 1.0, 0.0]], unit="gradient norm", log=True)
+    assert shades(parsed(tmp_path, heat)) == pytest.approx([0.08, 0.54, 1.0])
+
+
+def test_heat_map_of_conflict_is_signed_without_colour(tmp_path):
+    heat = HeatMap("conflict", ["a", "b"], ["a", "b"], [[1, -0.8], [-0.8, 1]], diverging=True)
+    page = parsed(tmp_path, heat)
+    cells = [attributes for tag, attributes in page.tags if tag == "td" and "data-tip" in attributes]
+    assert [c["class"].split()[0] for c in cells] == ["self", "against", "against", "self"]
+    assert page.texts["td"].count("-0.80") == 2
+
+
+def test_heat_map_says_what_a_missing_value_means(tmp_path):
+    heat = HeatMap("t", ["a"], ["x", "y"], [[None, math.nan]], absent="share no output")
+    tips = [attributes["data-tip"] for _, attributes in parsed(tmp_path, heat).tags if "data-tip" in attributes]
+    assert tips == ["a · x: share no output", "a · y: NaN"]
+
+
+def test_wide_heat_maps_run_down_the_page(tmp_path):
+    layers = [f"backbone.layer{i}.conv.weight" for i in range(60)]
+    heat = HeatMap("t", ["sin", "cos"], layers, [list(range(60)), list(range(60, 120))])
+    page = parsed(tmp_path, heat)
+    heads = [attributes for tag, attributes in page.tags if tag == "th" and attributes.get("scope") == "col"]
+    assert len(heads) == 2 + 3  # the two terms, and the columns of the table of numbers
+    assert any(attributes.get("data-tip") == "backbone.layer7.conv.weight · cos: 67" for _, attributes in page.tags)
+
+
+def test_heat_map_of_another_shape_is_an_error():
+    with pytest.raises(ValueError, match=r"2 rows of 1, got \[1\]"):
+        HeatMap("t", ["a", "b"], ["x"], [[1.0]]).html("k")
+
+
+FLOW = Flow(
+    "flow",
+    {"losses": ["sin", "cos"], "heads": ["geometry"], "trunk": ["stem"]},
+    [Link("sin", "geometry", 3.0), Link("cos", "geometry", 1.0), Link("geometry", "stem", 2.0, term="sin")],
+    unit="gradient norm",
+)
+
+
+def test_flow_is_as_wide_as_its_amounts():
+    places = FLOW.layout()
+    assert places["sin"][2] == pytest.approx(3 * places["cos"][2])
+    assert places["geometry"][2] == pytest.approx(places["sin"][2] + places["cos"][2])
+    assert places["sin"][0] == places["cos"][0] < places["geometry"][0] < places["stem"][0]
+    assert places["cos"][1] > places["sin"][1] + places["sin"][2]
+
+
+def test_flow_draws_every_link_and_lists_it(tmp_path):
+    page = parsed(tmp_path, FLOW)
+    ribbons = [a for tag, a in page.tags if tag == "path" and (a.get("class") or "").startswith("ribbon")]
+    assert len(ribbons) == 2 * 3  # once for broad pages, once for slim ones
+    assert {a["data-tip"] for a in ribbons} >= {"sin: geometry → stem: 2 gradient norm"}
+    styles = {a["data-tip"].split(":")[0]: a["class"] for a in ribbons}
+    assert styles["sin"] == styles["sin → geometry"] != styles["cos → geometry"]  # a loss keeps its colour
+    assert [a["data-value"] for tag, a in page.tags if tag == "td" and "data-value" in a] == ["3.0", "1.0", "2.0"]
+
+
+def test_flow_of_nothing_and_of_nan_is_drawn(tmp_path):
+    stages = {"losses": ["a"], "outputs": ["x"]}
+    for amount in (0.0, math.nan):
+        page = parsed(tmp_path, Flow("f", stages, [Link("a", "x", amount)]))
+        assert any("silent" in (a.get("class") or "") for tag, a in page.tags if tag == "path")
+
+
+@pytest.mark.parametrize(
+    ("link", "message"),
+    [(Link("a", "y", 1.0), "a link names 'y', which is in no stage"), (Link("a", "x", -1.0), "not negative")],
+)
+def test_links_that_cannot_be_drawn_are_errors(link, message):
+    with pytest.raises(ValueError, match=message):
+        Flow("f", {"losses": ["a"], "outputs": ["x"]}, [link]).html("k")
+
+
+def test_curves_of_one_step_and_of_none(tmp_path):
+    page = parsed(tmp_path, Curves("one", [5], {"a": [1.0]}), Curves("none", [], {"a": []}))
+    assert page.data["one"]["values"] == [[1]]
+    assert page.data["none"]["steps"] == []
+
+
+def test_tables_keep_exact_numbers_for_sorting(tmp_path):
+    page = parsed(tmp_path, Table(["name", "value"], [["a", 1 / 3], ["b", None]]))
+    assert [a.get("data-value") for tag, a in page.tags if tag == "td"] == [repr(1 / 3), None]
+
+
+def test_a_page_replaces_the_old_one_whole(tmp_path, monkeypatch):
+    path = Page("first").write(tmp_path / "page.html")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fdopen", fail)
+    with pytest.raises(ValueError, match="No space left on device"):
+        Page("second").write(path)
+    monkeypatch.undo()
+    assert "first" in path.read_text()
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
