@@ -189,7 +189,7 @@ def test_tracing_runs_no_checkpoint_again_and_leaves_no_gradient() -> None:
 def test_text_fits_100_columns() -> None:
     model, outputs, losses = setup()
     many = {f"a_rather_long_name_of_a_loss_{k}": losses["text"] * 1 for k in range(9)}
-    text = str(trace(many | {"number": 0.0}, model, outputs))
+    text = str(trace(losses | many | {"number": 0.0}, model, outputs))
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "parameters that no loss reaches: unused.weight, unused.bias" in text
 

@@ -174,7 +174,7 @@ def _step(kind: str, a: int, b: int, c: int, y: Tensor, older: Tensor) -> Tensor
     if kind == "merge":
         return y.flatten(0, min(1 + c % 2, y.ndim - 1)) if y.ndim > 1 else y.reshape(1, -1)
     if kind == "split":
-        parts = y.split(1 + c % size, dim)
+        parts: tuple[Tensor, ...] = y.split(1 + c % size, dim)
         return parts[b % len(parts)]
     if kind == "index":
         return y.index_select(dim, torch.tensor([start, c % size]))

@@ -2,9 +2,16 @@
 
 from headwise.attribution.books import Books, FeatureBooks, OutputBooks, TermBooks
 from headwise.attribution.channels import Channels
+from headwise.attribution.effect import Effect, ForwardModeWarning, effect
+from headwise.attribution.jacobian import jacobian
+from headwise.attribution.jacobian_table import JacobianRow, JacobianTable
 from headwise.attribution.ledger import Ledger
+from headwise.attribution.sampler import JacobianSampler, SampledRow
 from headwise.attribution.trace import trace
 from headwise.attribution.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace
+from headwise.attribution.update import LastUpdate
 
 __all__ = ["Books", "FeatureBooks", "Ledger", "OutputBooks", "TermBooks"]
 __all__ += ["Channels", "LossRow", "ModuleRow", "OpaqueRow", "OutputRow", "ParameterRow", "Trace", "trace"]
+__all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "jacobian"]
+__all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]

@@ -11,6 +11,7 @@ from headwise.attribution.channels import Channels, channel_dim_of, static_chann
 from headwise.attribution.graph import Edge, Walk, gradient_edge, leaf_masks, opaque_reason, walk
 from headwise.attribution.named import Losses, NamedLoss, named_losses, named_tensors
 from headwise.attribution.probe import Probe, probed_channels, support_gradients
+from headwise.attribution.refusals import refuse_sharded
 from headwise.attribution.trace_table import LossRow, OpaqueRow, OutputRow, ParameterRow, Trace, module_rows
 
 
@@ -49,7 +50,7 @@ def trace(
     """
     named = named_losses(losses, names)
     known = dict(model.named_parameters())
-    _refuse_sharded(known)
+    refuse_sharded("trace", known)
     tensors = named_tensors(outputs)
     edges = {path: gradient_edge(tensor) for path, tensor in tensors.items()}
     traced = walk(_roots(named), len(named), [edge for edge in edges.values() if edge is not None])
@@ -83,15 +84,6 @@ def _roots(named: Sequence[NamedLoss]) -> list[tuple[Edge, int]]:
             live = 0 if loss.weight == 0 else 1 << (len(named) + k)
             roots.append((edge, 1 << k | live))
     return roots
-
-
-def _refuse_sharded(parameters: Mapping[str, Tensor]) -> None:
-    sharded = next((name for name, parameter in parameters.items() if hasattr(parameter, "full_tensor")), None)
-    if sharded is not None:
-        raise ValueError(
-            f"trace: parameter {sharded!r} is sharded (FSDP2), and the graph holds other tensors in its place, so that "
-            "every parameter would look unreached. Trace the model before `fully_shard`, on one process."
-        )
 
 
 def _bits(mask: int, named: Sequence[NamedLoss]) -> tuple[str, ...]:

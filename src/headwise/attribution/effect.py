@@ -1,0 +1,254 @@
+"""What a small step of the parameters does to each loss, to first order."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.optim import Optimizer
+
+from headwise.attribution.grouping import chosen_parameters
+from headwise.attribution.held import call_with, same_draw, without_reducer
+from headwise.attribution.named import Losses, named_losses, weighted_values
+from headwise.attribution.refusals import refuse_sharded, refuse_unsafe
+from headwise.attribution.streaming import inner_product, stream
+from headwise.attribution.text import columns, wrapped
+from headwise.attribution.update import LastUpdate, next_update
+
+Direction: TypeAlias = "Literal['gradient'] | Optimizer | LastUpdate | Mapping[str, Tensor]"
+Closure: TypeAlias = Callable[[], Losses]
+
+# Forward mode and the gradient are two ways to one number; further apart than low precision explains is an error.
+AGREEMENT = 2e-2
+
+
+class ForwardModeWarning(UserWarning):
+    """Forward mode does not support a part of the network, so that one backward pass per loss was made instead."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """First-order changes of the losses for one step.
+
+    Attributes:
+        losses: Their names.
+        values: Their values at the parameters as they are.
+        changes: The inner product of each loss's gradient with the step; negative: the step helps the loss.
+        method: "forward": all in one forward-mode pass. "rows": one backward pass per loss.
+        reason: Why not "forward".
+    """
+
+    losses: tuple[str, ...]
+    values: tuple[float, ...]
+    changes: tuple[float, ...]
+    method: Literal["forward", "rows"]
+    reason: str = ""
+
+    def change(self, loss: str) -> float:
+        """The change of one loss.
+
+        Args:
+            loss: Its name.
+
+        Returns:
+            Its first-order change.
+
+        Raises:
+            ValueError: If there is no such loss.
+        """
+        if loss not in self.losses:
+            raise ValueError(f"effect: no loss {loss!r}. There are: {', '.join(self.losses)}.")
+        return self.changes[self.losses.index(loss)]
+
+    @property
+    def harmed(self) -> tuple[str, ...]:
+        """The losses that the step raises."""
+        return tuple(loss for loss, change in zip(self.losses, self.changes, strict=True) if change > 0)
+
+    def __str__(self) -> str:
+        rows = [
+            [loss, f"{value:.5g}", f"{change:+.3g}", f"{change / value:+.2%}" if value else "", _verdict(change)]
+            for loss, value, change in zip(self.losses, self.values, self.changes, strict=True)
+        ]
+        table = columns(["loss", "value", "change", "relative", ""], rows)
+        return f"{table}\n{wrapped(f'by rows: {self.reason}')}" if self.reason else table
+
+
+def _verdict(change: float) -> str:
+    return "harmed" if change > 0 else "helped" if change < 0 else "unmoved"
+
+
+def effect(
+    closure: Closure,
+    model: nn.Module,
+    direction: Direction = "gradient",
+    *,
+    step: float = 1.0,
+    names: Sequence[str] | None = None,
+) -> Effect:
+    """Tell what a small step does to each loss, for all losses in one forward-mode pass.
+
+    change_k = <gradient of loss k, v>, with v the step. The price does not grow with the number of losses: a forward
+    pass with tangents, after a plain forward and backward pass where the direction needs the gradient. Parameters,
+    `.grad`, buffers (running statistics) and random state stay as they are; dropout draws the same in every pass.
+
+    Args:
+        closure: Makes a fresh forward pass with `model` and returns the losses (a dict, tuple or list, `Breakdown`).
+        model: The network that the closure calls.
+        direction: "gradient": v = -step * gradient of the sum. An optimiser: the update that it would make for this
+            gradient. A `LastUpdate`: the update that the optimiser made last. A mapping: v by name of parameter; those
+            left out do not move.
+        step: A factor on v.
+        names: Names of the losses of a tuple or list.
+
+    Returns:
+        The changes. If forward mode does not support a part of the network, they come from one backward pass per loss:
+        `method` is "rows", `reason` says why, and a `ForwardModeWarning` is given.
+
+    Raises:
+        ValueError: If the direction does not fit the model, no loss has a graph, or parameters are sharded (FSDP2).
+    """
+    parameters = chosen_parameters(model, None)
+    refuse_sharded("effect", parameters)
+    move, expected = _move(closure, model, parameters, direction, step, names)
+    try:
+        values, changes = _forward(closure, model, parameters, move, names)
+        reason = _disagreement(changes, expected)
+    except (NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if not reason:
+        return Effect(tuple(values), tuple(values.values()), tuple(changes.values()), "forward")
+    warnings.warn(f"effect: {reason} Took one backward pass per loss instead.", ForwardModeWarning, stacklevel=2)
+    values, changes = _rows(closure, model, parameters, move, names)
+    return Effect(tuple(values), tuple(values.values()), tuple(changes.values()), "rows", reason)
+
+
+def _move(
+    closure: Closure,
+    model: nn.Module,
+    parameters: dict[str, Tensor],
+    direction: Direction,
+    step: float,
+    names: Sequence[str] | None,
+) -> tuple[dict[str, Tensor], float | None]:
+    """The step by parameter, and the change of the sum where that is known from the gradient alone."""
+    if isinstance(direction, LastUpdate):
+        direction = direction.update
+    if isinstance(direction, Mapping):
+        return {name: step * tensor for name, tensor in _checked(direction, parameters).items()}, None
+    gradient = _gradient(closure, model, parameters, names)
+    if isinstance(direction, Optimizer):
+        update = next_update(direction, parameters, gradient)
+        move = {name: step * tensor for name, tensor in update.items()}
+    elif direction == "gradient":
+        move = {name: -step * tensor for name, tensor in gradient.items()}
+    else:
+        raise ValueError(
+            f"direction: expected 'gradient', an optimiser, a LastUpdate or a mapping; found {direction!r}."
+        )
+    inner = [inner_product(gradient[name], tensor) for name, tensor in move.items() if name in gradient]
+    return move, float(torch.stack([each.cpu() for each in inner]).sum()) if inner else 0.0
+
+
+def _checked(direction: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for name, tensor in direction.items():
+        if name not in parameters:
+            raise ValueError(f"direction: {name!r} is no parameter of the model that asks for a gradient.")
+        if tensor.shape != parameters[name].shape:
+            raise ValueError(
+                f"direction: {name!r} has shape {tuple(tensor.shape)}, the parameter {tuple(parameters[name].shape)}."
+            )
+    return direction
+
+
+def _gradient(
+    closure: Closure, model: nn.Module, parameters: dict[str, Tensor], names: Sequence[str] | None
+) -> dict[str, Tensor]:
+    with same_draw(model), without_reducer(model), torch.enable_grad():
+        values = weighted_values(call_with(model, closure, {}), names)
+        if not values:
+            raise ValueError("effect: no loss has a graph. The closure must make a fresh forward pass with gradients.")
+        grads = torch.autograd.grad(list(values.values()), list(parameters.values()), allow_unused=True)
+    return {name: grad for name, grad in zip(parameters, grads, strict=True) if grad is not None}
+
+
+def _forward(
+    closure: Closure,
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    move: Mapping[str, Tensor],
+    names: Sequence[str] | None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Values and changes of all losses by one pass with dual numbers."""
+    values, changes = {}, {}
+    with same_draw(model), without_reducer(model), torch.no_grad(), forward_ad.dual_level():
+        duals = {name: _dual(parameters[name].detach(), tangent) for name, tangent in move.items()}
+        for loss in named_losses(call_with(model, closure, duals), names):
+            if loss.value is None:
+                values[loss.name] = changes[loss.name] = torch.zeros(())
+                continue
+            values[loss.name], changes[loss.name] = _parts(loss.value)
+    return _numbers(values), _numbers(changes)
+
+
+def _dual(value: Tensor, tangent: Tensor) -> Tensor:
+    dual: Tensor = forward_ad.make_dual(value, tangent.to(value.dtype))  # type: ignore[no-untyped-call]
+    return dual
+
+
+def _parts(dual: Tensor) -> tuple[Tensor, Tensor]:
+    value, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
+    return value, torch.zeros(()) if tangent is None else tangent
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(tensor.detach()) for name, tensor in tensors.items()}
+
+
+def _disagreement(changes: Mapping[str, float], expected: float | None) -> str:
+    """Why the forward-mode changes cannot be right, or nothing."""
+    if expected is None:
+        return ""
+    found = sum(changes.values())
+    scale = max(sum(abs(change) for change in changes.values()), abs(expected))
+    if abs(found - expected) <= AGREEMENT * scale:
+        return ""
+    return f"forward mode gives {found:.6g} for the sum where its gradient gives {expected:.6g}."
+
+
+def _rows(
+    closure: Closure,
+    model: nn.Module,
+    parameters: dict[str, Tensor],
+    move: Mapping[str, Tensor],
+    names: Sequence[str] | None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The same by one backward pass per loss, over one graph."""
+    from headwise.attribution.jacobian import walk_losses
+
+    with same_draw(model), without_reducer(model), torch.enable_grad():
+        named = named_losses(call_with(model, closure, {}), names)
+        graphs = {loss.name: loss.value for loss in named if loss.value is not None and loss.has_graph}
+        refuse_unsafe("effect", model, parameters, walk_losses(list(graphs.values())).nodes)
+        changes = {loss.name: 0.0 for loss in named}
+        for name, value in graphs.items():
+            changes[name] = _product(value, {each: parameters[each] for each in move}, move)
+    values = {loss.name: 0.0 if loss.value is None else float(loss.value.detach()) for loss in named}
+    return values, changes
+
+
+def _product(value: Tensor, parameters: Mapping[str, Tensor], move: Mapping[str, Tensor]) -> float:
+    """The inner product of one loss's gradient with the step."""
+    names = list(parameters)
+    products: list[Tensor] = []
+
+    def visit(index: int, gradient: Tensor) -> None:
+        products.append(inner_product(gradient, move[names[index]]))
+
+    stream([value], list(parameters.values()), visit)
+    return sum(float(product) for product in products)

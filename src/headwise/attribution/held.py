@@ -1,0 +1,87 @@
+"""Hold still what an extra pass could move: random state, buffers, grad mode."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@contextmanager
+def same_draw(model: nn.Module) -> Iterator[None]:
+    """Give back the state of every global random generator (torch, Python, NumPy) at the end."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    numpy: Any = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    python_state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Give back the values of all buffers at the end (a checkpoint run again moves running statistics)."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            # Past the version counter: a graph that saved the buffer must still find it unchanged, and does.
+            buffer.data.copy_(value)
+
+
+@contextmanager
+def without_reducer(model: nn.Module) -> Iterator[None]:
+    """Run forward passes through DistributedDataParallel that neither communicate nor announce a backward pass."""
+    wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    forward_sync = [wrapper.require_forward_param_sync for wrapper in wrappers]
+    with ExitStack() as stack:
+        for wrapper in wrappers:
+            stack.enter_context(wrapper.no_sync())
+            wrapper.require_forward_param_sync = False
+        try:
+            yield
+        finally:
+            for wrapper, sync in zip(wrappers, forward_sync, strict=True):
+                wrapper.require_forward_param_sync = sync
+
+
+class _Closure(nn.Module):
+    """Makes a closure over a model look like the forward pass of a module that has the model as a child."""
+
+    def __init__(self, model: nn.Module, closure: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._call = closure
+
+    def forward(self) -> Any:
+        return self._call()
+
+
+def call_with(model: nn.Module, closure: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
+    """Call a closure that uses a model, with other tensors in place of its parameters and buffers.
+
+    Buffers that are not given are replaced by copies, so that running statistics stay as they are.
+
+    Args:
+        model: The model that the closure calls.
+        closure: Called without arguments.
+        tensors: Replacements by the names of parameters and buffers.
+
+    Returns:
+        What the closure returned.
+    """
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    replaced = {f"model.{name}": tensor for name, tensor in (buffers | dict(tensors)).items()}
+    return torch.func.functional_call(_Closure(model, closure), replaced, ())

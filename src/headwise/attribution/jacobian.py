@@ -1,0 +1,163 @@
+"""The exact table of terms by parameters, from as few backward passes as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from headwise.attribution.graph import Walk, gradient_edge, leaf_masks, walk
+from headwise.attribution.grouping import Group, Patterns, chosen_parameters, group_names
+from headwise.attribution.held import kept_buffers, same_draw
+from headwise.attribution.jacobian_table import JacobianTable
+from headwise.attribution.named import Losses, weighted_values
+from headwise.attribution.refusals import refuse_unsafe, wrapped_by_ddp
+from headwise.attribution.streaming import inner_product, square_norm, stream
+
+
+def jacobian(
+    losses: Losses,
+    model: nn.Module,
+    *,
+    parameters: Patterns | None = None,
+    group: Group = "parameter",
+    gramian: bool = False,
+    keep_gradient: bool = False,
+    names: Sequence[str] | None = None,
+) -> JacobianTable:
+    """Norm, share and cosine of every loss's gradient at every group of parameters, exactly.
+
+    One backward pass for the sum, then one per loss, restricted to the parameters that other losses reach too: what
+    only one loss reaches has its row in the gradient of the sum. Gradients are measured as they arrive and let go.
+    Beside the graph, this holds the gradient of the sum at the shared parameters; with `gramian`, K times that.
+
+    Call it after the forward pass and before `backward`: the graph stays usable. `.grad`, buffers, random state and
+    a DistributedDataParallel reducer are not touched. Hooks that you registered on parameters run in these passes too.
+
+    Args:
+        losses: A dict, a tuple or list, or a `Breakdown`, with their graphs; losses without one are left out.
+        model: The network, wrapped or not.
+        parameters: Names or shell patterns of the parameters to look at; None: all that ask for a gradient.
+        group: "parameter", "module", a function from the name of a parameter to that of its group, or a mapping from
+            groups to names or shell patterns.
+        gramian: Also the inner products between losses, for `conflict`. Holds K gradients of the shared parameters.
+        keep_gradient: Also keep the gradient of the sum, for `assign_gradient` and `effect`.
+        names: Names of the losses of a tuple or list.
+
+    Returns:
+        The table. Under DistributedDataParallel its numbers are of this process's samples (`scope == "local"`).
+
+    Raises:
+        ValueError: If no loss has a graph, or a pass over the graph would silently be wrong: parameters sharded by
+            FSDP2, DistributedDataParallel with static_graph=True, a reentrant checkpoint, a compiled part that donates
+            its buffers.
+    """
+    values = weighted_values(losses, names)
+    if not values:
+        raise ValueError("jacobian: no loss has a graph. Call it after a forward pass with gradients, before backward.")
+    chosen = chosen_parameters(model, parameters)
+    groups = group_names(list(chosen), group)
+    kept = {name: chosen[name] for members in groups.values() for name in members}
+    traced = walk_losses(list(values.values()))
+    refuse_unsafe("jacobian", model, kept, traced.nodes)
+    passes = _Passes(list(values.values()), kept, reach_bits(kept, traced), keep_gradient, gramian)
+    with same_draw(model), kept_buffers(model):
+        passes.run()
+    scope: Literal["local", "global"] = "local" if wrapped_by_ddp(model, traced.nodes) else "global"
+    return _table(tuple(values), groups, passes, scope)
+
+
+def walk_losses(values: Sequence[Tensor]) -> Walk:
+    """The masks of the graph below some losses that have one."""
+    edges = [gradient_edge(value) for value in values]
+    return walk([(edge, 1 << k) for k, edge in enumerate(edges) if edge is not None], len(values))
+
+
+def reach_bits(parameters: dict[str, Tensor], traced: Walk) -> dict[str, int]:
+    """Which losses reach each parameter, as bits."""
+    masks = leaf_masks(traced)
+    return {name: traced.reached(masks.get(id(parameter), 0)) for name, parameter in parameters.items()}
+
+
+@dataclass
+class _Passes:
+    """The backward passes of one table, and what they measure: 0-d tensors on the parameters' devices."""
+
+    values: list[Tensor]
+    parameters: dict[str, Tensor]
+    bits: dict[str, int]
+    keep_gradient: bool
+    with_gramian: bool
+    total: dict[str, Tensor] = field(default_factory=dict)
+    total_square: dict[str, Tensor] = field(default_factory=dict)
+    square: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    inner: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    pairs: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
+    earlier: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """The sum first, then every loss at what it shares."""
+        reached = [name for name, bits in self.bits.items() if bits]
+        stream(self.values, [self.parameters[name] for name in reached], lambda i, g: self._see_total(reached[i], g))
+        for k, value in enumerate(self.values):
+            shared = [name for name in reached if self.bits[name] >> k & 1 and self.bits[name].bit_count() > 1]
+            self._row(k, value, shared)
+        self.earlier.clear()
+        if not self.keep_gradient:
+            self.total.clear()
+
+    def _row(self, k: int, value: Tensor, shared: list[str]) -> None:
+        stream([value], [self.parameters[name] for name in shared], lambda i, g: self._see(k, shared[i], g))
+
+    def _see_total(self, name: str, gradient: Tensor) -> None:
+        bits = self.bits[name]
+        square = self.total_square[name] = square_norm(gradient)
+        if bits.bit_count() == 1:
+            self.square[bits.bit_length() - 1, name] = self.inner[bits.bit_length() - 1, name] = square
+        if self.keep_gradient or bits.bit_count() > 1:
+            self.total[name] = gradient
+
+    def _see(self, k: int, name: str, gradient: Tensor) -> None:
+        self.square[k, name] = square_norm(gradient)
+        self.inner[k, name] = inner_product(gradient, self.total[name])
+        if self.with_gramian:
+            for j, other in self.earlier.setdefault(name, []):
+                self.pairs[j, k, name] = inner_product(other, gradient)
+            self.earlier[name].append((k, gradient))
+
+
+def _table(
+    losses: tuple[str, ...],
+    groups: dict[str, tuple[str, ...]],
+    passes: _Passes,
+    scope: Literal["local", "global"],
+) -> JacobianTable:
+    column = {name: g for g, members in enumerate(groups.values()) for name in members}
+    shape = (len(losses), len(groups))
+    squares = sum_cells([(k, column[name]) for k, name in passes.square], list(passes.square.values()), shape)
+    inner = sum_cells([(k, column[name]) for k, name in passes.inner], list(passes.inner.values()), shape)
+    total = sum_cells([(column[name],) for name in passes.total_square], list(passes.total_square.values()), shape[1:])
+    gramian = None
+    if passes.with_gramian:
+        cells = [(column[name], j, k) for j, k, name in passes.pairs]
+        upper = sum_cells(cells, list(passes.pairs.values()), (len(groups), len(losses), len(losses)))
+        gramian = upper + upper.mT + torch.diag_embed(squares.mT)
+    reach = torch.zeros(shape, dtype=torch.bool)
+    for name, bits in passes.bits.items():
+        for k in range(len(losses)):
+            reach[k, column[name]] |= bool(bits >> k & 1)
+    return JacobianTable(losses, groups, squares, inner, total, reach, gramian, passes.total, scope)
+
+
+def sum_cells(cells: Sequence[tuple[int, ...]], values: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Add numbers up in the cells of a table on the CPU, with one copy per device."""
+    table = torch.zeros(shape, dtype=torch.float64)
+    for device in {value.device for value in values}:
+        here = [i for i, value in enumerate(values) if value.device == device]
+        numbers = torch.stack([values[i] for i in here]).cpu().double()
+        indices = torch.tensor([cells[i] for i in here]).unbind(1)
+        table.index_put_(indices, numbers, accumulate=True)
+    return table

@@ -1,0 +1,84 @@
+"""What would silently give wrong numbers is refused, with the reason and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.parallel import DistributedDataParallel
+
+
+def refuse_unsafe(what: str, model: nn.Module, parameters: Mapping[str, Tensor], nodes: Sequence[Node]) -> None:
+    """Raise where extra backward passes over a graph would be wrong.
+
+    Args:
+        what: The function that asks, for the message.
+        model: The network.
+        parameters: The parameters whose gradients are wanted.
+        nodes: The nodes of the graph.
+
+    Raises:
+        ValueError: If parameters are sharded (FSDP2), DistributedDataParallel has a static graph, a reentrant
+            checkpoint hides parameters, or a compiled part may free its buffers after one backward pass.
+    """
+    refuse_sharded(what, parameters)
+    _refuse_static_graph(what, model, nodes)
+    names = {node.name() for node in nodes}
+    if any("CheckpointFunctionBackward" in name for name in names):
+        raise ValueError(
+            f"{what}: the graph has a reentrant checkpoint. autograd.grad returns None for the parameters inside it, "
+            "so they would look unreached. Pass use_reentrant=False to torch.utils.checkpoint.checkpoint."
+        )
+    if any("CompiledFunctionBackward" in name for name in names) and donates_buffers():
+        raise ValueError(
+            f"{what}: a compiled part may donate its buffers to its first backward pass, and a second one would read "
+            "what was overwritten. Set torch._functorch.config.donated_buffer = False before the first compiled call."
+        )
+
+
+def refuse_sharded(what: str, parameters: Mapping[str, Tensor]) -> None:
+    """Raise if a parameter is a DTensor.
+
+    Args:
+        what: The function that asks, for the message.
+        parameters: The parameters, by name.
+
+    Raises:
+        ValueError: If one is sharded.
+    """
+    sharded = next((name for name, parameter in parameters.items() if hasattr(parameter, "full_tensor")), None)
+    if sharded is not None:
+        raise ValueError(
+            f"{what}: parameter {sharded!r} is sharded (FSDP2), and the graph holds other tensors in its place, so "
+            "that parameters would look unreached. Use the ledger, which books outputs and features under FSDP2, or "
+            "look at the model before `fully_shard`, on one process."
+        )
+
+
+def donates_buffers() -> bool:
+    """Whether compiled parts may free saved tensors during a backward pass."""
+    config: Any = getattr(torch._functorch, "config", None)
+    return bool(getattr(config, "donated_buffer", True))
+
+
+def _refuse_static_graph(what: str, model: nn.Module, nodes: Sequence[Node]) -> None:
+    wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    # The wrapper may have been left out; its sink in the graph still knows it.
+    sinks = [getattr(node, "ddp_weakref", None) for node in nodes if node.name() == "_DDPSinkBackward"]
+    wrappers += [wrapper for sink in sinks if sink is not None and (wrapper := sink()) is not None]
+    if any(wrapper.static_graph for wrapper in wrappers):
+        raise ValueError(
+            f"{what}: DistributedDataParallel has static_graph=True. It counts the passes of its first step "
+            "and queues the all-reduce on the first one, so an extra pass would leave gradients unsynchronised. "
+            "Build it with static_graph=False (find_unused_parameters=True works)."
+        )
+
+
+def wrapped_by_ddp(model: nn.Module, nodes: Sequence[Node] = ()) -> bool:
+    """Whether numbers of this process cover its own samples only."""
+    return any(isinstance(module, DistributedDataParallel) for module in model.modules()) or any(
+        node.name() == "_DDPSinkBackward" for node in nodes
+    )

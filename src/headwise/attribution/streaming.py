@@ -1,0 +1,79 @@
+"""Backward passes that hand over each parameter's gradient as it arrives and keep none.
+
+`torch.autograd.grad` writes no `.grad`, runs no hook after accumulation (a reducer's, say) and visits only the nodes
+between the losses and the parameters asked for. It would hold all gradients until it returns; a hook on each leaf
+that hands the gradient over and leaves a zero without memory of its own in its place lets them go one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+Visit = Callable[[int, Tensor], None]
+
+
+def stream(losses: Sequence[Tensor], parameters: Sequence[Tensor], visit: Visit) -> None:
+    """Visit the gradient of the sum of some losses, parameter by parameter; the graph stays usable.
+
+    Args:
+        losses: Scalars with a graph; their gradients add.
+        parameters: Leaves.
+        visit: Called with the position of a parameter and its gradient, during the backward pass. It may keep the
+            gradient, and must not write to it.
+    """
+    if not parameters:
+        return
+    handles = [on_gradient(leaf, partial(_hand_over, visit, index)) for index, leaf in enumerate(parameters)]
+    try:
+        torch.autograd.grad(losses, parameters, retain_graph=True, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def on_gradient(leaf: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Run a hook on a leaf's gradient in every backward pass that asks for it.
+
+    Args:
+        leaf: The leaf.
+        hook: Gets the gradient; what it returns takes its place, unless None.
+
+    Returns:
+        The handle that removes the hook.
+    """
+    handle: RemovableHandle = leaf.register_hook(hook)  # type: ignore[no-untyped-call]  # as torch has it
+    return handle
+
+
+def _hand_over(visit: Visit, index: int, gradient: Tensor) -> Tensor:
+    visit(index, gradient.detach())
+    return gradient.new_zeros(()).expand_as(gradient)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums over elements of a gradient: float64 stays, all else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def square_norm(gradient: Tensor) -> Tensor:
+    """The sum of squares, as a 0-d float64 tensor (float32 on a device without it)."""
+    norm = torch.linalg.vector_norm(gradient, dtype=accumulator(gradient.dtype))
+    return _wide(norm).square()
+
+
+def inner_product(first: Tensor, second: Tensor) -> Tensor:
+    """The sum of products, as a 0-d float64 tensor (float32 on a device without it)."""
+    dtype = accumulator(first.dtype)
+    first, second = first.to(dtype), second.to(dtype)
+    if first.is_contiguous() and second.is_contiguous():
+        return _wide(torch.dot(first.view(-1), second.view(-1)))
+    return _wide((first * second).sum())
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value if value.device.type == "mps" else value.double()

@@ -1,0 +1,237 @@
+"""jacobian: the exact table against brute force, and that it leaves no trace in training."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from headwise.attribution.jacobian import jacobian
+from headwise.attribution.jacobian_table import JacobianTable
+from tests.attribution.brute import Net, rows, setup
+
+OPTIONS: list[dict[str, bool]] = [{}, {"use_checkpoint": True}, {"in_place": True}, {"norm": False}]
+
+
+def _flat(gradients: dict[str, Tensor | None], members: tuple[str, ...], model: nn.Module) -> Tensor:
+    known = dict(model.named_parameters())
+    parts = [torch.zeros_like(known[name]) if (g := gradients[name]) is None else g for name in members]
+    return torch.cat([part.flatten() for part in parts]).double()
+
+
+def _assert_equals_brute_force(table: JacobianTable, losses: dict[str, Tensor], model: nn.Module, rtol: float) -> None:
+    brute = rows(losses, model)
+    for group, members in table.groups.items():
+        if members == ("stem.0.bias",) and isinstance(model, Net) and isinstance(model.stem[1], nn.BatchNorm2d):
+            continue  # A bias before BatchNorm has a gradient of rounding noise.
+        flat = {loss: _flat(brute[loss], members, model) for loss in losses}
+        total = torch.stack(list(flat.values())).sum(0)
+        norms = sum(float(row.norm()) for row in flat.values())
+        for loss, row in flat.items():
+            assert table.norm(loss, group) == pytest.approx(float(row.norm()), rel=rtol, abs=1e-12)
+            assert table.share(loss, group) == pytest.approx(float(row.norm()) / norms if norms else 0.0, rel=rtol)
+            scale = float(row.norm() * total.norm())
+            cosine = table.cosine(loss, group)
+            assert (cosine is None) == (scale == 0)
+            if cosine is not None:
+                assert cosine == pytest.approx(float(row @ total) / scale, abs=10 * rtol)
+            if table.gramian is not None:
+                for other, against in flat.items():
+                    cosine = table.conflict(loss, other, group)
+                    scale = float(row.norm() * against.norm())
+                    assert (
+                        cosine is None
+                        if scale == 0
+                        else cosine == pytest.approx(float(row @ against) / scale, abs=1e-6)
+                    )
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("group", ["parameter", "module", {"trunk": ["stem.*", "block.*"], "heads": "*"}])
+def test_equals_brute_force_in_float64(options: dict[str, bool], group: Any) -> None:
+    model, _, losses = setup(**options)
+    table = jacobian(losses, model, group=group, gramian=True)
+    _assert_equals_brute_force(table, losses, model, 1e-9)
+
+
+def test_equals_brute_force_in_float32_with_channels_last() -> None:
+    torch.manual_seed(0)
+    model = Net().to(memory_format=torch.channels_last)
+    outputs = model(torch.randn(4, 3, 6, 5).contiguous(memory_format=torch.channels_last))
+    losses = {"a": outputs["region"].square().mean(), "b": outputs["depth"].abs().mean()}
+    _assert_equals_brute_force(jacobian(losses, model, gramian=True), losses, model, 2e-6)
+
+
+def test_a_function_groups_and_leaves_out_and_parameters_choose() -> None:
+    model, _, losses = setup()
+    table = jacobian(losses, model, group=lambda name: None if "bias" in name else name.split(".")[0])
+    assert set(table.groups) == {"stem", "block", "region", "depth", "unused"}
+    assert all("bias" not in name for members in table.groups.values() for name in members)
+    _assert_equals_brute_force(table, losses, model, 1e-9)
+    chosen = jacobian(losses, model, parameters=["stem.*", "depth.0.weight"])
+    assert set(chosen.groups) == {"stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias", "depth.0.weight"}
+    with pytest.raises(ValueError, match="matches no parameter"):
+        jacobian(losses, model, parameters="nothing.*")
+    with pytest.raises(ValueError, match="belongs to any group"):
+        jacobian(losses, model, group={"a": "nothing"})
+
+
+def test_shared_and_own_parts_are_told_apart_and_own_parts_cost_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, losses = setup()
+    asked: list[int] = []
+    original = torch.autograd.grad
+
+    def counted(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(len(inputs))
+        return original(outputs, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    table = jacobian({"text": losses["text"], "depth": losses["depth"]}, model)
+    assert set(table.shared) == {name for name, _ in model.named_parameters() if name.startswith(("stem", "block"))}
+    assert asked == [14, 8, 8]
+    disjoint = {"a": model.region.weight.square().sum(), "b": model.unused.weight.square().sum()}
+    asked.clear()
+    jacobian(disjoint, model)
+    assert asked == [2]
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    return [*grads, *(b.clone() for b in model.buffers()), torch.get_rng_state()]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_touches_neither_grad_nor_buffers_nor_random_state(options: dict[str, bool]) -> None:
+    model, _, losses = setup(**options)
+    model.region.weight.grad = torch.ones_like(model.region.weight)
+    before = _state(model)
+    jacobian(losses, model, gramian=True)
+    after = _state(model)
+    assert len(before) == len(after)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not model.region.weight._backward_hooks
+
+
+def test_a_checkpoint_run_again_moves_no_running_statistics() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5))
+    out = checkpoint(model, torch.randn(3, 1, 2, 2, requires_grad=True), use_reentrant=False)
+    losses = {"a": out.square().sum(), "b": out.sum()}
+    before = _state(model)
+    table = jacobian(losses, model)
+    assert all(torch.equal(a, b) for a, b in zip(before, _state(model), strict=True))
+    _assert_equals_brute_force(table, losses, model, 1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_backward_pass_after_it_is_equal_to_the_bit(options: dict[str, bool]) -> None:
+    def gradients(attribute: bool) -> list[Tensor | None]:
+        model, _, losses = setup(**options)
+        if attribute:
+            jacobian(losses, model)
+        sum(losses.values(), torch.zeros(())).backward()
+        return [p.grad for p in model.parameters()]
+
+    for plain, attributed in zip(gradients(False), gradients(True), strict=True):
+        assert plain is attributed is None or (plain is not None and attributed is not None and plain.equal(attributed))
+
+
+def test_the_kept_gradient_is_that_of_the_sum() -> None:
+    model, _, losses = setup()
+    table = jacobian(losses, model, keep_gradient=True)
+    table.assign_gradient(model)
+    assigned = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    sum(losses.values(), torch.zeros(())).backward()
+    for name, p in model.named_parameters():
+        grad = assigned[name]
+        assert (grad is None) == (p.grad is None)
+        if grad is not None and p.grad is not None:
+            torch.testing.assert_close(grad, p.grad, rtol=1e-12, atol=1e-14)
+    other, _, losses = setup()
+    with pytest.raises(ValueError, match="keep_gradient=True"):
+        jacobian(losses, other).assign_gradient(other)
+
+
+def test_losses_without_graph_are_left_out_and_none_is_refused() -> None:
+    model, _, losses = setup()
+    assert jacobian({"zero": 0.0, "text": losses["text"]}, model).losses == ("text",)
+    with pytest.raises(ValueError, match="no loss has a graph"):
+        jacobian({"zero": 0.0}, model)
+
+
+def test_a_bfloat16_network_is_measured_in_float32() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(64, 64).bfloat16()
+    y = model(torch.randn(8, 64, dtype=torch.bfloat16))
+    losses = {"a": y.float().square().mean(), "b": y.float().mean()}
+    table = jacobian(losses, model)
+    for loss, row in rows(losses, model).items():
+        for name, gradient in row.items():
+            assert gradient is not None
+            assert table.norm(loss, name) == pytest.approx(float(gradient.double().norm()), rel=1e-5)
+
+
+def test_your_own_hooks_see_gradients_and_may_change_them() -> None:
+    model = nn.Linear(2, 1)
+    handle = model.weight.register_hook(lambda grad: 2 * grad)
+    loss = model(torch.ones(1, 2)).sum()
+    assert jacobian([loss], model).norm("0", "weight") == pytest.approx(2 * 2**0.5)
+    handle.remove()
+
+
+def test_reentrant_checkpoint_is_refused() -> None:
+    layer = nn.Linear(3, 3)
+    value = checkpoint(layer, torch.ones(1, 3, requires_grad=True), use_reentrant=True)
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        jacobian({"a": value.sum(), "b": layer.weight.sum()}, layer)
+
+
+def test_a_compiled_part_that_donates_buffers_is_refused() -> None:
+    layer = nn.Linear(3, 3)
+    value = torch.compile(layer, backend="aot_eager")(torch.ones(1, 3)).square()
+    losses = {"a": value.sum(), "b": value.mean()}
+    with (
+        torch._functorch.config.patch(donated_buffer=True),
+        pytest.raises(ValueError, match="donated_buffer = False"),
+    ):
+        jacobian(losses, layer)
+    with torch._functorch.config.patch(donated_buffer=False):
+        table = jacobian(losses, layer)
+    _assert_equals_brute_force(table, losses, layer, 1e-5)
+
+
+def test_guard_the_donated_buffer_switch() -> None:
+    assert hasattr(torch._functorch.config, "donated_buffer"), (
+        f"torch {torch.__version__}: torch._functorch.config.donated_buffer is gone; revise refusals.donates_buffers"
+    )
+
+
+def test_sharded_parameters_are_refused(tmp_path: Any) -> None:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import distribute_module
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = distribute_module(nn.Linear(2, 2), DeviceMesh("cpu", [0]))
+        with pytest.raises(ValueError, match="sharded"):
+            jacobian([next(model.parameters()).sum()], model)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_text_and_unknown_names() -> None:
+    model, _, losses = setup()
+    table = jacobian(losses, model, group="module")
+    text = str(table)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "(all)" in text
+    assert {row.group for row in table.rows if row.loss == "depth"} == {
+        "stem.0", "stem.1", "block.0", "block.2", "depth.0", "depth.2",
+    }  # fmt: skip
+    for wrong in (lambda: table.norm("nothing"), lambda: table.cosine("text", "nothing")):
+        with pytest.raises(ValueError, match="nothing"):
+            wrong()
+    with pytest.raises(ValueError, match="gramian=True"):
+        table.conflict("text", "depth")
