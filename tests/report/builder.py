@@ -63,7 +63,7 @@ def line(step: int, num_steps: int, rng: np.random.Generator, terms=TERMS) -> di
             "outputs": outputs,
         }
     quarrel = float(np.clip(-0.35 * math.exp(-2 * step / num_steps) + 0.12 + rng.normal(0, 0.12), -1, 1))
-    cosines = {f"{a}|{b}": None for i, a in enumerate(terms) for b in terms[i + 1 :]}
+    cosines: dict[str, float | None] = {f"{a}|{b}": None for i, a in enumerate(terms) for b in terms[i + 1 :]}
     cosines["sin|cos"] = quarrel
     return {
         "step": step,
@@ -112,7 +112,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
-def sample(rng: np.random.Generator, index: int, size: int = 256) -> dict[str, np.ndarray]:
+def sample(rng: np.random.Generator, index: int, size: int = 256) -> dict[str, Any]:
     """A photograph with bent bands standing for words, maps that nearly agree with their targets."""
     from skimage import data, transform
 

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 VOID = {"img", "input", "meta", "br", "wbr"}
 
@@ -17,7 +18,7 @@ class ParsedPage(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.texts: dict[str, list[str]] = {}
-        self.data: dict[str, dict] = {}
+        self.data: dict[str, dict[str, Any]] = {}
         self._figure: str | None = None
         self._raw: list[str] | None = None
         self.feed(self.source)

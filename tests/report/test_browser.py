@@ -7,12 +7,12 @@ import subprocess
 import pytest
 
 from headwise.report import Flow, HeatMap, Link, Page, Section
-from tests.report.builder import read_lines
+from tests.report.builder import TERMS, read_lines
 from tests.report.parsed import ParsedPage
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH (Debian: apt install chromium)"
+    not BROWSER, reason="no chromium, chromium-browser or google-chrome on PATH (Debian: apt install chromium)"
 )
 QUIET = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -56,11 +56,25 @@ def test_report_works_in_a_browser(finished_run, visit, width):
 
 def test_hovering_shows_the_number_of_the_log(finished_run, visit):
     page, _ = visit(finished_run / "report" / "index.html")
-    told = next(a["data-hover"] for tag, a in page.tags if tag == "figure" and "data-hover" in a)
-    step = int(re.match(r"step (\d+) ", told).group(1))
-    line = next(line for line in read_lines(finished_run / "log.jsonl") if line["step"] == step)
-    for name, entry in line["terms"].items():
-        assert f"{name} {float(format(entry['value'], '.4g')):g}" in told
+    figure = next(a for tag, a in page.tags if tag == "figure" and "data-hover" in a)
+    lines = {line["step"]: line for line in read_lines(finished_run / "log.jsonl")}
+    for told in (figure["data-hover"], figure["data-keyed"]):
+        found = re.match(r"step (\d+) ", told)
+        assert found
+        for name, entry in lines[int(found[1])]["terms"].items():
+            assert f"{name} {float(format(entry['value'], '.4g')):g}" in told
+    assert figure["data-keyed"].startswith(f"step {max(lines)} ")
+
+
+def test_a_click_on_a_column_sorts_the_table(finished_run, visit):
+    def terms(page):
+        first = page.source[page.source.index('<table class="data"') :]
+        return re.findall(r'<th scope="row">(\w+)</th>', first[: first.index("</table>")])
+
+    page, _ = visit(finished_run / "report" / "index.html")
+    written = ParsedPage(finished_run / "report" / "index.html")
+    assert terms(written) == list(TERMS)
+    assert terms(page) == sorted(TERMS) != list(TERMS)
 
 
 def test_errors_in_a_page_are_seen(tmp_path, visit):

@@ -51,4 +51,4 @@ def test_moving_mean_by_hand():
 def test_moving_mean_against_numpy():
     column = np.random.default_rng(1).normal(size=200)
     expected = [column[max(0, i - 7) : i + 8].mean() for i in range(200)]
-    np.testing.assert_allclose(moving_mean(column.tolist(), 7), expected, rtol=1e-9, atol=1e-12)
+    assert moving_mean(column.tolist(), 7) == pytest.approx(expected, rel=1e-9, abs=1e-12)

@@ -145,6 +145,8 @@ def read_log(path: Path) -> Log:
                 continue
             num_replaced += _drop_from(entry["step"], steps, columns)
             _append(entry, steps, columns)
+    for column in columns.values():
+        column.extend([None] * (len(steps) - len(column)))
     remarks = _remarks(path.name, num_lines, unread, num_replaced, bool(steps))
     return Log(steps, columns, tuple(remarks))
 
@@ -176,9 +178,6 @@ def _append(entry: Mapping[str, Any], steps: list[int], columns: dict[Keys, Colu
         if len(column) < len(steps):
             column.extend([None] * (len(steps) - 1 - len(column)))
             column.append(value)
-    for column in columns.values():
-        if len(column) < len(steps):
-            column.append(None)
 
 
 def _numbers(node: Mapping[str, Any], prefix: Keys) -> Iterator[tuple[Keys, float | None]]:

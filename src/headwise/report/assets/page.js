@@ -120,6 +120,8 @@ function selfTest(charts) {
     const x = frame.left + (chart.box.left + chart.box.right) / 2;
     chart.svg.dispatchEvent(new PointerEvent("pointermove", { clientX: x, clientY: frame.top + 60, bubbles: true }));
     chart.figure.dataset.hover = Tip.box.innerText.replace(/\s+/g, " ");
+    chart.svg.dispatchEvent(new KeyboardEvent("keydown", { key: "End" }));
+    chart.figure.dataset.keyed = Tip.box.innerText.replace(/\s+/g, " ");
     chart.leave();
     const button = chart.figure.querySelector(".legend button");
     const before = chart.svg.querySelectorAll("path").length;

@@ -10,6 +10,7 @@ from headwise.report.markup import NOTHING, Markup, breakable, element, number
 from headwise.report.page import Table, figure
 
 _PRINTED_COLUMNS = 12
+_STRONG = 0.62  # from here on light letters stand out more than dark ones
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class HeatMap:
                 f"{[len(row) for row in self.values]}. Give None where there is no value."
             )
         shown = self._tallest()
-        cells = [cell for cell in self._cells() if cell[2] is not None and not self._is_self(cell[0], cell[1])]
+        cells = [cell for cell in self._cells() if cell[2] is not None and not self.is_self(cell[0], cell[1])]
         table = Table(("row", "column", self.unit or "value"), cells, title=f"{self.title}: numbers", bare=True)
         beside = element("details", element("summary", "Numbers"), table.html(key), open=True)
         return figure(
@@ -77,7 +78,7 @@ class HeatMap:
             for column, value in zip(self.columns, line, strict=True)
         ]
 
-    def _is_self(self, row: str, column: str) -> bool:
+    def is_self(self, row: str, column: str) -> bool:
         """A thing against itself, which says nothing where the matrix compares."""
         return self.diverging and row == column
 
@@ -97,7 +98,7 @@ class HeatMap:
     def _cell(self, row: str, column: str, value: float | None) -> Markup:
         said = self.absent if value is None else f"{number(value)} {self.unit}".strip()
         tip = f"{row} · {column}: {said}"
-        if self._is_self(row, column):
+        if self.is_self(row, column):
             return element("td", "·", class_="self", data_tip=f"{row} with itself")
         if value is None:
             return element("td", NOTHING, class_="absent", data_tip=tip)
@@ -105,7 +106,7 @@ class HeatMap:
         if shade is None:
             return element("td", number(value), class_="unshaded", data_tip=tip)
         kind = "against" if self.diverging and value < 0 else "along"
-        strong = " strong" if shade > 0.55 else ""
+        strong = " strong" if shade > _STRONG else ""
         text = f"{value:+.2f}" if self.diverging else number(value)
         return element("td", text, class_=f"{kind}{strong}", style=f"--v:{shade:.3f}", data_tip=tip)
 

@@ -97,7 +97,10 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
     figure, axes = _figure(2.2 + 0.95 * len(heat.columns), 1.5 + 0.55 * len(heat.rows))
     from matplotlib.colors import LogNorm, Normalize
 
-    cells = [[_number(value) for value in line] for line in heat.values]
+    cells = [
+        [math.nan if heat.is_self(row, column) else _number(v) for column, v in zip(heat.columns, line, strict=True)]
+        for row, line in zip(heat.rows, heat.values, strict=True)
+    ]
     usable = [v for line in cells for v in line if math.isfinite(v) and (v > 0 or not heat.log)]
     low, high = (min(usable), max(usable)) if usable else (0.1, 1.0)
     norm = Normalize(-1, 1) if heat.diverging else (LogNorm if heat.log else Normalize)(low, high)
@@ -105,14 +108,19 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
     image = axes.imshow(shown, cmap="RdBu" if heat.diverging else "cividis", norm=norm, aspect="auto")
     axes.set_xticks(range(len(heat.columns)), [_literal(n) for n in heat.columns], rotation=30, ha="right")
     axes.set_yticks(range(len(heat.rows)), [_literal(n) for n in heat.rows])
-    for y, line in enumerate(heat.values):
-        for x, value in enumerate(line):
-            text = NOTHING if value is None else f"{value:+.2f}" if heat.diverging else f"{value:.3g}"
-            box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
-            axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=box)
+    for y, row in enumerate(heat.rows):
+        for x, column in enumerate(heat.columns):
+            if not heat.is_self(row, column):
+                _write_cell(axes, x, y, heat.values[y][x], signed=heat.diverging)
     axes.set_title(heat.title, loc="left", fontsize=12, fontweight="bold")
     figure.colorbar(image, ax=axes, label=heat.unit)
     return _save(figure, path)
+
+
+def _write_cell(axes: Axes, x: int, y: int, value: float | None, *, signed: bool) -> None:
+    text = NOTHING if value is None else f"{value:+.2f}" if signed else f"{value:.3g}"
+    box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+    axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=box)
 
 
 def plot_sample(sample: Sample, path: Path) -> Path:
