@@ -24,8 +24,7 @@ class _Pending:
     """A criterion call whose backward pass may still come."""
 
     columns: Columns
-    seed: Tensor
-    split: Tensor
+    slots: list[Tensor]
     pooled: bool
 
 
@@ -40,7 +39,9 @@ class _Segment:
 
 
 class Ledger:
-    """Keeps the books of a criterion from here on::
+    """Keeps the books of a criterion from here on.
+
+    In an unchanged loop::
 
         ledger = hw.Ledger(criterion)
         for batch in loader:
@@ -49,15 +50,15 @@ class Ledger:
         print(ledger.read())
 
     A row is booked when a backward pass came by, whether from ``total`` or from single entries; calls without one
-    (evaluation) leave no trace. Rows lie in a ring buffer on the device; `read`, `history` and `table` fetch them in one transfer.
-    Gradients with and without a ledger are equal to the bit.
+    (evaluation) leave no trace. Rows lie in a ring buffer on the device; `read`, `history` and `table` fetch them in
+    one transfer. Gradients with and without a ledger are equal to the bit.
 
     Args:
         criterion: Whose books to keep.
         network: The network, if it holds `Junction` modules: their books are kept as well.
         capacity: How many rows the ring holds.
-        micro_batches: Criterion calls a step. Their books are pooled: values are summed if the calls were given totalled
-            denominators and averaged otherwise, norms are those of the whole step's outputs.
+        micro_batches: Criterion calls a step. Their books are pooled: values are summed if the calls were given
+            totalled denominators and averaged otherwise, norms are those of the whole step's outputs.
         channels: Book every channel's gradient norm too.
         on_nonfinite: If given, replaces the criterion's policy while the ledger is open.
 
@@ -88,44 +89,42 @@ class Ledger:
         self._segments: list[_Segment] = []
         self._num_rows = 0
         self._policy, criterion.on_nonfinite = criterion.on_nonfinite, on_nonfinite or criterion.on_nonfinite
+        for junction in self._junctions:
+            junction.open()
         criterion.recorder = self
 
-    def open(self, layout: Layout, device: torch.device, pooled: bool) -> tuple[Tensor, Tensor]:
+    def open(self, layouts: tuple[Layout, ...], device: torch.device, pooled: bool) -> list[Tensor]:
         """Gives one criterion call its slots; called by the criterion.
 
         Args:
-            layout: The call's plan.
+            layouts: What each of the call's junctions serves.
             device: Where its outputs are.
             pooled: Whether its denominators were totalled over the step.
 
         Returns:
-            The slots of the seed and of the junction.
+            The slots of every term's seed, then of each junction.
         """
         self._flush()
-        for junction in self._junctions:
-            if junction.slot is None or junction.slot.device != device:
-                junction.open(device)
-        columns = Columns(layout, self.channels, tuple((each.name, each.readers) for each in self._junctions))
+        columns = Columns(layouts, self.channels, tuple((each.name, each.readers) for each in self._junctions))
         dtype = slot_dtype(device)
-        seed = torch.zeros(columns.num_seed, dtype=dtype, device=device, requires_grad=True)
-        split = torch.zeros(columns.num_split, dtype=dtype, device=device, requires_grad=True)
-        self._pending.append(_Pending(columns, seed, split, pooled))
+        slots = [torch.zeros(num, dtype=dtype, device=device, requires_grad=True) for num in columns.sizes]
+        self._pending.append(_Pending(columns, slots, pooled))
         del self._pending[:-_MAX_PENDING]
-        return seed, split
+        return slots
 
     @torch.no_grad()
     def _flush(self) -> None:
         """Moves what backward passes have filled into the ring."""
         waiting = []
         for pending in self._pending:
-            if pending.split.grad is None and pending.seed.grad is None:
+            if all(slot.grad is None for slot in pending.slots):
                 waiting.append(pending)
                 continue
-            parts = [each.grad if each.grad is not None else torch.zeros_like(each) for each in (pending.seed, pending.split)]
+            parts = [slot.grad if slot.grad is not None else torch.zeros_like(slot) for slot in pending.slots]
             for junction in self._junctions:
                 taken = junction.take()
                 assert junction.slot is not None
-                parts.append(torch.zeros_like(junction.slot) if taken is None else taken)
+                parts.append((torch.zeros_like(junction.slot) if taken is None else taken).to(parts[0]))
             self._write(pending, torch.cat(parts))
         self._pending = waiting
 
@@ -175,9 +174,11 @@ class Ledger:
             if held <= 0:
                 break
             numbers = range(len(segment.pooled) - held, len(segment.pooled))
-            rows = segment.rows[[number % self._capacity for number in numbers]] if held > 1 else segment.rows[
-                numbers[0] % self._capacity
-            ].unsqueeze(0)
+            rows = (
+                segment.rows[[number % self._capacity for number in numbers]]
+                if held > 1
+                else segment.rows[numbers[0] % self._capacity].unsqueeze(0)
+            )
             steps = list(self._grouped(segment, numbers, rows.cpu())) + steps
         return read_steps(steps)
 
@@ -203,5 +204,7 @@ class Ledger:
         """Use as a context closes the books at the end."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

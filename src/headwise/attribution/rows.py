@@ -17,21 +17,22 @@ from headwise.criterion.layout import Layout
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a row mean: the seed's, the junction's, then those of the junctions at features."""
+    """What the columns of a row mean: the seed's, the junctions', then those of the junctions at features."""
 
-    layout: Layout
+    layouts: tuple[Layout, ...]
     channels: bool
     features: tuple[tuple[str, tuple[str, ...]], ...]
 
     @property
-    def num_seed(self) -> int:
-        """Columns of the seed."""
-        return len(SEED_COLUMNS) * len(self.layout.terms)
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms."""
+        return self.layouts[0].terms
 
     @property
-    def num_split(self) -> int:
-        """Columns of the junction at the outputs."""
-        return num_columns(self.layout, self.channels)
+    def sizes(self) -> tuple[int, ...]:
+        """Columns of every term's seed, then of each junction at the outputs."""
+        seeds = (len(SEED_COLUMNS),) * len(self.terms)
+        return (*seeds, *(num_columns(layout, self.channels) for layout in self.layouts))
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,23 @@ def read_steps(steps: Iterable[Step]) -> list[Books]:
 
 def _read(step: Step) -> Books:
     columns, rows = step.columns, step.rows.double()
-    seeds = _seeds(step, rows[:, : columns.num_seed])
-    split = rows[:, columns.num_seed : columns.num_seed + columns.num_split]
-    terms = _terms(columns, seeds, split)
+    num_terms = len(columns.terms)
+    numbers = torch.split(rows[:, : sum(columns.sizes)], columns.sizes, dim=1)
+    seeds, parts = _seeds(step, torch.stack(numbers[:num_terms], dim=2)), numbers[num_terms:]
+    outputs: dict[int, dict[str, OutputBooks]] = {number: {} for number in range(num_terms)}
+    cosines: dict[tuple[str, str], Tensor] = {}
+    for layout, part in zip(columns.layouts, parts, strict=True):
+        _read_outputs(layout, columns.channels, seeds, part, outputs)
+        _add_products(layout, seeds, part, cosines)
+    terms = {name: _term(seeds, number, outputs[number]) for number, name in enumerate(columns.terms)}
     total = math.fsum(t.weighted for t in terms.values()) if all(t.finite for t in terms.values()) else math.nan
     shares = {name: replace(t, share=t.weighted / total if total else 0.0) for name, t in terms.items()}
-    features = _features(columns, seeds, rows[:, columns.num_seed + columns.num_split :])
-    return Books(step.number, shares, _cosines(columns.layout, seeds, split), features)
+    features = _features(columns, seeds, rows[:, sum(columns.sizes) :])
+    return Books(step.number, shares, {pair: _cosine(numbers) for pair, numbers in cosines.items()}, features)
 
 
 def _seeds(step: Step, rows: Tensor) -> _Seeds:
-    num = len(step.columns.layout.terms)
-    calls, _, squared, value, weight = rows.view(len(rows), len(SEED_COLUMNS), num).unbind(1)
+    calls, _, squared, value, weight = rows.unbind(1)
     times = calls.clamp(min=1)
     value, weight = value / times, weight / times
     seen = (calls > 0).sum(0).clamp(min=1)
@@ -104,53 +110,43 @@ def _seeds(step: Step, rows: Tensor) -> _Seeds:
     return _Seeds(calls.sum(0), mean, weight.sum(0) / seen, unit)
 
 
-def _terms(columns: Columns, seeds: _Seeds, rows: Tensor) -> dict[str, TermBooks]:
-    layout = columns.layout
-    num_edges = len(layout.edges)
-    owner = torch.tensor([edge.term for edge in layout.edges])
-    squares = (rows[:, :num_edges] * seeds.unit[:, owner]).sum(0)
-    infinite = rows[:, num_edges : 2 * num_edges].sum(0) > 0
-    channels = _channels(columns, seeds, rows)
-    found = {}
-    for number, name in enumerate(layout.terms):
-        edges = [index for index, edge in enumerate(layout.edges) if edge.term == number]
-        outputs = {
-            layout.edges[index].path: OutputBooks(_root(squares[index]), not bool(infinite[index]), channels[index])
-            for index in edges
-        }
-        value, weight = float(seeds.value[number]), float(seeds.weight[number])
-        finite = math.isfinite(value) and all(each.finite for each in outputs.values())
-        norm = _root(squares[edges].sum())
-        trained = bool(seeds.calls[number] > 0) or norm > 0
-        found[name] = TermBooks(value, weight, value * weight if weight else 0.0, math.nan, norm, finite, trained, outputs)
-    return found
+def _read_outputs(
+    layout: Layout, channels: bool, seeds: _Seeds, rows: Tensor, outputs: dict[int, dict[str, OutputBooks]]
+) -> None:
+    """Adds what one junction booked of each term at its outputs."""
+    num = len(layout.edges)
+    per_channel = 2 * num + 3 * len(layout.pairs)
+    for number, edge in enumerate(layout.edges):
+        unit = seeds.unit[:, edge.term]
+        square = (rows[:, number] * unit).sum()
+        finite = not bool(rows[:, num + number].sum() > 0)
+        norms = None
+        if channels:
+            end = per_channel + edge.stop - edge.start
+            norms = tuple(_root(each) for each in (rows[:, per_channel:end] * unit[:, None]).sum(0))
+            per_channel = end
+        outputs[edge.term][edge.path] = OutputBooks(_root(square), finite, norms)
 
 
-def _channels(columns: Columns, seeds: _Seeds, rows: Tensor) -> list[tuple[float, ...] | None]:
-    layout = columns.layout
-    if not columns.channels:
-        return [None] * len(layout.edges)
-    begin, found = 2 * len(layout.edges) + 3 * len(layout.pairs), []
-    for edge in layout.edges:
-        end = begin + edge.stop - edge.start
-        squares = (rows[:, begin:end] * seeds.unit[:, edge.term, None]).sum(0)
-        found.append(tuple(_root(square) for square in squares))
-        begin = end
-    return list(found)
+def _term(seeds: _Seeds, number: int, outputs: dict[str, OutputBooks]) -> TermBooks:
+    value, weight = float(seeds.value[number]), float(seeds.weight[number])
+    norm = math.hypot(*(each.grad_norm for each in outputs.values()))
+    finite = math.isfinite(value) and all(each.finite for each in outputs.values())
+    trained = bool(seeds.calls[number] > 0) or norm > 0
+    return TermBooks(value, weight, value * weight if weight else 0.0, math.nan, norm, finite, trained, outputs)
 
 
-def _cosines(layout: Layout, seeds: _Seeds, rows: Tensor) -> dict[tuple[str, str], float | None]:
-    """Cosines over what both terms read."""
-    sums: dict[tuple[int, int], Tensor] = {}
+def _add_products(layout: Layout, seeds: _Seeds, rows: Tensor, sums: dict[tuple[str, str], Tensor]) -> None:
+    """Adds the inner products and squared norms over what two terms both read at one junction."""
     begin = 2 * len(layout.edges)
     for pair in layout.pairs:
         terms = layout.edges[pair.left].term, layout.edges[pair.right].term
         left, right = seeds.unit[:, terms[0]], seeds.unit[:, terms[1]]
         units = torch.stack([(left * right).sqrt(), left, right], dim=1)
         numbers = (rows[:, begin : begin + 3] * units).sum(0)
-        sums[terms] = sums.get(terms, torch.zeros(3, dtype=rows.dtype)) + numbers
+        names = layout.terms[terms[0]], layout.terms[terms[1]]
+        sums[names] = sums[names] + numbers if names in sums else numbers
         begin += 3
-    return {(layout.terms[i], layout.terms[j]): _cosine(numbers) for (i, j), numbers in sums.items()}
 
 
 def _features(columns: Columns, seeds: _Seeds, rows: Tensor) -> dict[str, FeatureBooks]:

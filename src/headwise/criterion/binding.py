@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.criterion.layout import Edge, Layout, Steps, make_layout
+from headwise.criterion.layout import Edge, Layout, Part, Steps, make_layout, per_output
 from headwise.criterion.levels import shrink
 from headwise.criterion.masks import Mask
 from headwise.criterion.paths import Channels, Path, expand, get, leaves, parse
 from headwise.criterion.term import AnyTerm, describe
+from headwise.criterion.unread import check_outputs_read, check_targets_read
 
 Level = tuple[int, ...]
 
@@ -46,6 +47,11 @@ class Binding:
     mask: Mask | None
     mask_reads: tuple[tuple[Path, Read], ...]
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """All places that are read, for the target and for the mask."""
+        return (*self.targets, *(place for _, place in self.mask_reads))
+
     def read(self, targets: Any) -> tuple[list[Tensor], Tensor | None]:
         """The target tensors and the evaluated mask."""
         mask = None
@@ -61,6 +67,7 @@ class Plan:
 
     Args:
         layout: The readings of outputs.
+        parts: The same, one output a part.
         root_steps: Where each output tensor is.
         calls: Per term and level: the edges in the order of the loss's arguments.
         bindings: Per term and level of the targets: what it reads there.
@@ -68,6 +75,7 @@ class Plan:
     """
 
     layout: Layout
+    parts: tuple[Part, ...]
     root_steps: tuple[Steps, ...]
     calls: tuple[tuple[tuple[int, ...], ...], ...]
     bindings: tuple[tuple[Binding, ...], ...]
@@ -146,7 +154,7 @@ def bind_targets(term: AnyTerm, targets: Any) -> tuple[list[Level], tuple[Bindin
     roles = [("target", path) for path in term.targets.paths] + [("mask", path) for path in mask_paths]
     found = [(role, path, _places(term, role, path, targets)) for role, path in roles]
     widest = max(found, key=lambda row: row[1].num_wildcards, default=None)
-    levels = sorted(widest[2]) if widest else [()]
+    levels: list[Level] = sorted(widest[2]) if widest else [()]
     for role, path, places in found:
         _check_same_levels(term, role, path, places, levels)
     strides = term.levels.strides if term.levels else None
@@ -196,16 +204,15 @@ def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iter
         calls.append(term_calls)
         bindings.append(term_bindings)
     tensors = [get(outputs, steps) for steps in roots.values()]
-    layout = make_layout(
-        tuple([term.name for term in terms]),
-        tuple(roots),
-        tuple(_normalised(edges, tensors)),
-        tuple([tuple(tensor.shape) or (1,) for tensor in tensors]),
-    )
+    shapes = tuple([tuple(tensor.shape) or (1,) for tensor in tensors])
+    names = tuple([term.name for term in terms])
+    layout = make_layout(names, tuple(roots), tuple(_normalised(edges, tensors)), shapes)
     declared = [parse(path) for path in unread]
-    _check_outputs_read(outputs, layout, declared)
-    _check_targets_read(targets, bindings, declared)
-    return Plan(layout, tuple(roots.values()), tuple(calls), tuple(bindings), tuple(level_of))
+    check_outputs_read(outputs, layout, declared)
+    used = {read.path for term in bindings for binding in term for read in binding.reads}
+    check_targets_read(targets, used, declared)
+    parts = per_output(layout, shapes)
+    return Plan(layout, parts, tuple(roots.values()), tuple(calls), tuple(bindings), tuple(level_of))
 
 
 def _bind_outputs(
@@ -231,7 +238,10 @@ def _bind_outputs(
 def _edge(number: int, term: AnyTerm, path: Path, name: str, root: int, tensor: Tensor) -> Edge:
     if not tensor.dtype.is_floating_point:
         raise complain(
-            term, "output", path, f"a term reads floating point outputs; found {describe(tensor)}. Put it in the targets"
+            term,
+            "output",
+            path,
+            f"a term reads floating point outputs; found {describe(tensor)}. Put it in the targets",
         )
     text = name + path.text[path.text.rindex("[") :] if path.channels else name
     if path.channels is None:
@@ -258,7 +268,10 @@ def _check_level_weights(term: AnyTerm, levels: list[Level]) -> None:
     if levels == [()]:
         if term.levels is not None:
             raise complain(
-                term, "output", term.reads.paths[0], "a term with levels names them by [*]; found none. Write stacks[*].x"
+                term,
+                "output",
+                term.reads.paths[0],
+                "a term with levels names them by [*]; found none. Write stacks[*].x",
             )
         return
     if term.levels is not None:
@@ -283,73 +296,6 @@ def _align(term: AnyTerm, levels: list[Level], target_levels: list[Level]) -> tu
             "Levels correspond one to one",
         )
     return tuple(target_levels.index(key) for key in keys)
-
-
-def _matches(declared: Path, concrete: str) -> bool:
-    """Whether a declared path names a concrete one, or something that holds it."""
-    steps = parse(concrete).steps if concrete else ()
-    if len(declared.steps) > len(steps):
-        return False
-    return all(want in ("*", have) or str(want) == str(have) for want, have in zip(declared.steps, steps, strict=False))
-
-
-def _check_outputs_read(outputs: Any, layout: Layout, declared: list[Path]) -> None:
-    for path, tensor in leaves(outputs):
-        whole = [each for each in declared if _matches(each, path) and each.channels is None]
-        if path not in layout.roots:
-            if not whole:
-                raise ValueError(
-                    f"output {path!r} ({describe(tensor)}) is read by no term, so nothing trains it. Give it a term, or "
-                    f"declare unread=[{path!r}]"
-                )
-            continue
-        root = layout.roots.index(path)
-        edges = [edge for edge in layout.edges if edge.root == root]
-        if whole:
-            raise ValueError(
-                f"output {path!r} is declared unread, but term {layout.terms[edges[0].term]!r} reads it. "
-                "Take it out of unread"
-            )
-        if any(edge.whole for edge in edges):
-            continue
-        dim, size = edges[0].dim, tensor.shape[edges[0].dim]
-        read = {channel for edge in edges if edge.dim == dim for channel in range(edge.start, edge.stop)}
-        for each in declared:
-            if each.channels is not None and _matches(each, path):
-                read |= set(range(*each.channels.bounds(tensor)))
-        missing = sorted(set(range(size)) - read)
-        if missing:
-            first = f"{path}[:, {missing[0]}:{missing[-1] + 1}]"
-            raise ValueError(
-                f"output {path!r}: channels {_ranges(missing)} of {size} are read by no term, so nothing trains them. "
-                f"Give them a term, or declare unread=[{first!r}]"
-            )
-
-
-def _check_targets_read(targets: Any, bindings: list[tuple[Binding, ...]], declared: list[Path]) -> None:
-    read = {
-        read.path
-        for term in bindings
-        for binding in term
-        for read in (*binding.targets, *(place for _, place in binding.mask_reads))
-    }
-    for path, tensor in leaves(targets):
-        if path not in read and not any(_matches(each, path) for each in declared):
-            raise ValueError(
-                f"target {path!r} ({describe(tensor)}) is used by no term. Give it to a term as target or mask, or declare "
-                f"unread=[{path!r}]"
-            )
-
-
-def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] as "0 to 2, 5"."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
 
 
 def signature(structure: Any) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:

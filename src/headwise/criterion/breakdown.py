@@ -66,8 +66,8 @@ class Breakdown(Mapping[str, Entry]):
             prefix: Put before each key, with a slash between.
 
         Returns:
-            Detached 0-d tensors under ``<prefix>/<term>/raw``, ``.../weighted``, ``.../share`` (of the total; 0 where the
-            total is 0) and ``<prefix>/total``. Nothing is copied to the host.
+            Detached 0-d tensors under ``<prefix>/<term>/raw``, ``.../weighted``, ``.../share`` (of the total; 0 where
+            the total is 0) and ``<prefix>/total``. Nothing is copied to the host.
         """
         head = f"{prefix.rstrip('/')}/" if prefix else ""
         total = self.total.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
+from headwise.criterion import config
 from headwise.criterion.binding import Plan, bind_targets, make_plan, signature
 from headwise.criterion.breakdown import Breakdown, Entry
 from headwise.criterion.evaluate import Job, Row, denominator_of, run
@@ -29,8 +31,8 @@ class Recorder(Protocol):
 
     channels: bool
 
-    def open(self, layout: Layout, device: torch.device, pooled: bool) -> tuple[Tensor, Tensor]:
-        """The slots of `Seed` and of `Split` for one call."""
+    def open(self, layouts: tuple[Layout, ...], device: torch.device, pooled: bool) -> list[Tensor]:
+        """The slots of every term's seed, then of every junction, for one call."""
         ...
 
 
@@ -40,14 +42,15 @@ class Criterion(nn.Module):
     ``total = sum_t weight_t * value_t`` and ``value_t = numerator_t / denominator_t`` (0 where the denominator is 0).
 
     Args:
-        terms: The terms; or a mapping ``{output path: loss}`` in the manner of Keras, where each loss reads the target of
-            the same name (see `config.from_mapping` for what a loss may be there).
+        terms: The terms; or a mapping ``{output path: loss}`` in the manner of Keras, where each loss reads the target
+            of the same name (see `config.terms_from_mapping` for what a loss may be there).
+        weights: Weights by name, in place of the terms' own.
         unread: Paths of outputs, channels and targets that are meant to be read by nobody.
         compile: Compile losses, normalizers and junction into fused kernels (`torch.compile`); needs a C++ compiler on
             the CPU, Triton on a GPU.
-        on_nonfinite: What happens to a term whose gradient is not finite: "keep" passes it on (the books name it), "drop"
-            leaves out all gradients of that term, on all ranks alike, "raise" raises `NonFiniteGradientError` during the
-            backward pass; "raise" alone waits for the device.
+        on_nonfinite: What happens to a term whose gradient is not finite: "keep" passes it on (the books name it),
+            "drop" leaves out all gradients of that term, on all ranks alike, "raise" raises `NonFiniteGradientError`
+            during the backward pass; "raise" alone waits for the device.
 
     Raises:
         ValueError: There is no term, two have one name, or an argument is not of these forms.
@@ -57,15 +60,14 @@ class Criterion(nn.Module):
         self,
         terms: Iterable[AnyTerm] | Mapping[str, Any],
         *,
+        weights: Mapping[str, Weight] | None = None,
         unread: Iterable[str] = (),
         compile: bool = False,
         on_nonfinite: Policy = "keep",
     ) -> None:
         super().__init__()
         if isinstance(terms, Mapping):
-            from headwise.criterion.config import terms_from_mapping
-
-            terms = terms_from_mapping(terms)
+            terms = config.terms_from_mapping(terms)
         self.terms: tuple[AnyTerm, ...] = tuple(terms)
         self.unread = (unread,) if isinstance(unread, str) else tuple(unread)
         self.on_nonfinite = on_nonfinite
@@ -73,6 +75,8 @@ class Criterion(nn.Module):
         self.step = 0
         self._check()
         self._weights: dict[str, Weight] = {term.name: term.weight for term in self.terms}
+        for name, weight in (weights or {}).items():
+            self.set_weight(name, weight)
         self._plans: dict[Any, Plan] = {}
         self._compile = compile
         self._compiled: dict[Job, Callable[..., Any]] = {}
@@ -134,6 +138,54 @@ class Criterion(nn.Module):
             if not isinstance(weight, Tensor) and not math.isfinite(weight):
                 raise ValueError(f"term {name!r}: its schedule gives {weight} at step {self.step}; a weight is finite")
 
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration as plain data, for JSON or YAML; the step and compiled kernels are not part of it.
+
+        Returns:
+            What `from_dict` reads.
+
+        Raises:
+            ValueError: A loss, normalizer or schedule cannot be found again by a name.
+        """
+        found: dict[str, Any] = {"terms": config.terms_to_list(self.terms, self._weights)}
+        if self.unread:
+            found["unread"] = list(self.unread)
+        return {**found, "on_nonfinite": self.on_nonfinite, "compile": self._compile}
+
+    @classmethod
+    def from_dict(cls, declaration: Mapping[str, Any]) -> Criterion:
+        """Builds a criterion from plain data.
+
+        Args:
+            declaration: What `to_dict` wrote; see `headwise.criterion.config` for the form.
+
+        Returns:
+            The criterion.
+
+        Raises:
+            ValueError: A key, function or schedule is unknown, or a key is missing.
+        """
+        rest = config.check_criterion(declaration)
+        return cls(config.terms_from_list(rest.pop("terms")), **rest)
+
+    def to_json(self) -> str:
+        """The declaration as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Criterion:
+        """Builds a criterion from JSON; errors as in `from_dict`."""
+        return cls.from_dict(config.read_json(text))
+
+    def to_yaml(self) -> str:
+        """The declaration as YAML."""
+        return config.write_yaml(self.to_dict())
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Criterion:
+        """Builds a criterion from YAML; errors as in `from_dict`."""
+        return cls.from_dict(config.read_yaml(text))
+
     def get_extra_state(self) -> dict[str, Any]:
         """The step and the present weights, for the state dict."""
         fixed = {n: float(w) for n, w in self._weights.items() if isinstance(w, Tensor) or not callable(w)}
@@ -147,7 +199,7 @@ class Criterion(nn.Module):
         """
         if tuple(state["names"]) != self.names:
             raise ValueError(
-                f"the state dict holds the terms {', '.join(state['names'])}; this criterion has {', '.join(self.names)}. "
+                f"the state dict holds the terms {', '.join(state['names'])}; this criterion: {', '.join(self.names)}. "
                 "Load it into the criterion that it was saved from"
             )
         self.step = int(state["step"])
@@ -191,12 +243,19 @@ class Criterion(nn.Module):
         """
         outputs = {"output": outputs} if isinstance(outputs, Tensor) else outputs
         targets = {"target": targets} if isinstance(targets, Tensor) else targets
+        if torch.compiler.is_compiling() and self.recorder is not None:
+            return self._outside(outputs, targets, denominators)
         if torch.compiler.is_compiling():
             return self._evaluate(outputs, targets, denominators, make_plan(self.terms, outputs, targets, self.unread))
         plan = self._plan(outputs, targets)
         self._check_denominators(denominators)
         self._warn_if_never_advanced()
         return self._evaluate(outputs, targets, denominators, plan, self._compile)
+
+    @torch.compiler.disable
+    def _outside(self, *arguments: Any) -> Breakdown:
+        """Leaves a graph that the user compiles: slots are fresh leaves, which a graph cannot make."""
+        return self.forward(*arguments)
 
     def _plan(self, outputs: Any, targets: Any) -> Plan:
         key = (signature(outputs), signature(targets))
@@ -220,8 +279,8 @@ class Criterion(nn.Module):
         self._num_calls += torch.is_grad_enabled() and self.training
         if self._num_calls == 100 and self.step == 0 and any(_is_schedule(w) for w in self._weights.values()):
             warnings.warn(
-                "a weight follows a schedule, but after 100 calls Criterion.advance() was never called: the weight stands "
-                "still. Call criterion.advance() beside optimizer.step()",
+                "a weight follows a schedule, but after 100 calls Criterion.advance() was never called: the weight "
+                "stands still. Call criterion.advance() beside optimizer.step()",
                 stacklevel=4,
             )
 
@@ -235,7 +294,7 @@ class Criterion(nn.Module):
             for term, calls in zip(self.terms, plan.calls, strict=True)
         ]
         job = Job(self.terms, plan, self.on_nonfinite, self.recorder is not None and self.recorder.channels)
-        slots = self._open_books(plan, roots, denominators is not None)
+        slots = self._open_books(job, roots, denominators is not None)
         if compiled:
             rows, total = self._run_compiled(job, roots, targets, denominators, weights, scales, slots)
         else:
@@ -246,10 +305,10 @@ class Criterion(nn.Module):
         }
         return Breakdown(entries, total)
 
-    def _open_books(self, plan: Plan, roots: list[Tensor], pooled: bool) -> tuple[Tensor, Tensor] | None:
+    def _open_books(self, job: Job, roots: list[Tensor], pooled: bool) -> list[Tensor] | None:
         if self.recorder is None or not torch.is_grad_enabled() or not any(root.requires_grad for root in roots):
             return None
-        return self.recorder.open(plan.layout, roots[0].device, pooled)
+        return self.recorder.open(tuple([part.layout for part in job.parts]), roots[0].device, pooled)
 
     def _run_compiled(self, job: Job, roots: list[Tensor], *rest: Any) -> tuple[list[Row], Tensor]:
         """Runs the compiled kernels; what eager mode would refuse, it refuses with eager mode's words."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headwise.criterion.binding import Binding, Plan
 from headwise.criterion.junction import Policy, seed, split, sum_dtype
+from headwise.criterion.layout import Part, whole
 from headwise.criterion.term import AnyTerm, RatioTerm, Term, describe, numerator_of
 from headwise.ratio import Ratio
 
@@ -21,6 +22,11 @@ class Job(NamedTuple):
     plan: Plan
     policy: Policy
     channels: bool
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The junctions: one an output, or one for all where the policy must judge a term as a whole."""
+        return self.plan.parts if self.policy == "keep" else whole(self.plan.layout)
 
 
 class Row(NamedTuple):
@@ -44,7 +50,7 @@ def run(
     denominators: Mapping[str, Tensor] | None,
     weights: Weights,
     level_weights: LevelWeights,
-    slots: tuple[Tensor, Tensor] | None,
+    slots: Sequence[Tensor] | None,
 ) -> tuple[list[Row], Tensor]:
     """Evaluates all terms.
 
@@ -55,22 +61,23 @@ def run(
         denominators: Totalled denominators, or None.
         weights: One weight a term.
         level_weights: One weight a level, per term.
-        slots: The leaves of the books (of the seed and of the junction), or None.
+        slots: The leaves of the books (of every term's seed, then of each junction), or None.
 
     Returns:
         A row per term, and the total.
     """
-    layout = job.plan.layout
-    seed_slot, split_slot = slots or (None, None)
-    *views, token = split(layout, job.policy, job.channels, split_slot, roots)
+    views, token = _hand_out(job, roots, slots)
     results = []
     for number, term in enumerate(job.terms):
         given = None if denominators is None or isinstance(term, RatioTerm) else denominators[term.name]
         ratios = _ratios(job, number, views, targets, given)
         results.append(_combine(term, ratios, level_weights[number]))
     weighted = [_weigh(value, weight) for (value, _, _), weight in zip(results, weights, strict=True)]
-    if seed_slot is not None:
-        weighted = _seed(seed_slot, [value for value, _, _ in results], weights, weighted)
+    if slots is not None:
+        weighted = [
+            seed(slot, value.detach(), torch.as_tensor(weight).detach().to(value), each)
+            for slot, (value, _, _), weight, each in zip(slots, results, weights, weighted, strict=False)
+        ]
     total = weighted[0]
     for each in weighted[1:]:
         total = total + each
@@ -79,6 +86,19 @@ def run(
         for (value, ratio, levels), each in zip(results, weighted, strict=True)
     ]
     return rows, total + token.to(sum_dtype(total.dtype))
+
+
+def _hand_out(job: Job, roots: Sequence[Tensor], slots: Sequence[Tensor] | None) -> tuple[list[Tensor], Tensor]:
+    """One view a reading, and the zero that joins the total to every output."""
+    views = [roots[0]] * len(job.plan.layout.edges)
+    tokens = []
+    for number, part in enumerate(job.parts):
+        slot = None if slots is None else slots[len(job.terms) + number]
+        *read, token = split(part.layout, job.policy, job.channels, slot, [roots[root] for root in part.roots])
+        tokens.append(token)
+        for edge, each in zip(part.edges, read, strict=True):
+            views[edge] = each
+    return views, tokens[0] if len(tokens) == 1 else torch.stack([token.to(tokens[0]) for token in tokens]).sum()
 
 
 def denominator_of(term: Term, bindings: Sequence[Binding], targets: Any) -> Tensor:
@@ -139,15 +159,6 @@ def _combine(
         ratio = Ratio(numerator, count)
         levels = ratio.value * scale
     return levels.sum(), ratio, levels
-
-
-def _seed(
-    slot: Tensor, values: Sequence[Tensor], weights: Weights, weighted: Sequence[Tensor]
-) -> list[Tensor]:
-    dtype, device = slot.dtype, slot.device
-    booked = torch.stack([value.detach().to(dtype) for value in values])
-    scales = torch.stack([torch.as_tensor(weight, dtype=dtype).detach().to(device) for weight in weights])
-    return seed(slot, booked, scales, weighted)
 
 
 def _weigh(value: Tensor, weight: float | Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from headwise.criterion.layout import Edge, Layout, make_layout
 class Junction(nn.Module):
     """Hands one feature map to several heads and books what each sends back.
 
-    Without an open `Ledger` it only passes the feature on; the gradients are the same to the bit either way. It keeps no
-    parameter, and works inside `torch.compile`, activation checkpointing, autocast and DDP::
+    Without an open `Ledger` it only passes the feature on; the gradients are the same to the bit either way. It keeps
+    no parameter, and works inside `torch.compile`, activation checkpointing, autocast and DDP::
 
         self.junction = hw.Junction("trunk", ["region", "geometry"])
         ...
@@ -52,11 +52,14 @@ class Junction(nn.Module):
         Returns:
             The views.
         """
+        if self.slot is not None and self.slot.device != feature.device:
+            self.open(feature.device)
         *views, _ = split(self.layout(feature.dim()), "keep", False, self.slot, [feature])
         return tuple(views)
 
-    def open(self, device: torch.device) -> None:
+    def open(self, device: torch.device | None = None) -> None:
         """Begins to book: the gradient of `slot` collects the numbers until it is taken."""
+        device = device or torch.device("cpu")
         self.slot = torch.zeros(num_columns_of(self), dtype=slot_dtype(device), device=device, requires_grad=True)
 
     def take(self) -> Tensor | None:

@@ -50,12 +50,12 @@ class Split(torch.autograd.Function):
         """Books the readers' gradients and returns their sum for every output."""
         *edge_grads, token = grads
         layout: Layout = ctx.layout
-        if ctx.policy != "keep":
-            edge_grads = _apply_policy(layout, ctx.policy, edge_grads)
         slot_grad = None
         if ctx.slot_dtype is not None and ctx.needs_input_grad[3]:
             with torch.no_grad():
                 slot_grad = _stats(layout, edge_grads, ctx.channels, ctx.slot_dtype, ctx.like[0][2])
+        if ctx.policy != "keep":
+            edge_grads = _apply_policy(layout, ctx.policy, edge_grads)
         roots = [
             _assemble(layout, root, edge_grads, ctx.like[root], token is not None) if needed else None
             for root, needed in enumerate(ctx.needs_input_grad[4:])
@@ -64,36 +64,33 @@ class Split(torch.autograd.Function):
 
 
 class Seed(torch.autograd.Function):
-    """Books the factor that the loop multiplied into each term (loss scale, accumulation).
+    """Books the factor that the loop multiplied into a term (loss scale, accumulation).
 
-    ``forward(slot, values, weights, *weighted)`` returns the weighted values unchanged; its backward fills the slot with,
-    per term: how often it was part of the backward pass, the factor, its square, the value, the weight.
+    ``forward(slot, value, weight, weighted)`` returns the weighted value unchanged; its backward fills the slot with
+    `SEED_COLUMNS`: how often the term was part of a backward pass, the factor, its square, the value, the weight. Every term
+    has a node of its own, so that terms on different outputs stay apart in the graph.
     """
 
     @staticmethod
-    def forward(slot: Tensor, values: Tensor, weights: Tensor, *weighted: Tensor) -> tuple[Tensor, ...]:
-        """The weighted values."""
-        return tuple(value.view_as(value) for value in weighted)
+    def forward(slot: Tensor, value: Tensor, weight: Tensor, weighted: Tensor) -> Tensor:
+        """The weighted value."""
+        return weighted.view_as(weighted)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps the values and weights, two small tensors."""
-        slot, values, weights, *_ = inputs
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(values, weights)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps value and weight, two numbers without graph."""
+        slot, value, weight, _ = inputs
+        ctx.save_for_backward(value, weight)
         ctx.slot_dtype = slot.dtype
 
     @staticmethod
-    def backward(ctx: Any, *factors: Tensor | None) -> Any:
-        """Fills the slot, and passes the factors on."""
-        values, weights = ctx.saved_tensors
+    def backward(ctx: Any, factor: Tensor) -> Any:
+        """Fills the slot, and passes the factor on."""
         with torch.no_grad():
-            here = torch.tensor([factor is not None for factor in factors], dtype=ctx.slot_dtype).to(values.device)
-            zero = torch.zeros((), dtype=ctx.slot_dtype, device=values.device)
-            scale = torch.stack([zero if f is None else f.detach().to(ctx.slot_dtype) for f in factors])
-            seen = [torch.where(here > 0, each.to(ctx.slot_dtype), zero) for each in (values, weights)]
-            slot_grad = torch.cat([here, scale, scale.square(), *seen])
-        return slot_grad, None, None, *factors
+            scale = factor.detach().to(ctx.slot_dtype)
+            booked = [torch.ones_like(scale), scale, scale.square()]
+            slot_grad = torch.stack([*booked, *(each.to(ctx.slot_dtype) for each in ctx.saved_tensors)])
+        return slot_grad, None, None, factor
 
 
 class ForwardModeSplit(Split):
@@ -118,9 +115,9 @@ class ForwardModeSeed(Seed):
     """`Seed` with a forward mode, which `torch.compile` cannot trace."""
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Forward mode: the tangents unchanged."""
-        return tuple(torch.zeros(()) if t is None else t.view_as(t) for t in tangents[3:])
+    def jvp(ctx: Any, _slot: None, _value: None, _weight: None, tangent: Tensor) -> Tensor:
+        """Forward mode: the tangent unchanged."""
+        return tangent.view_as(tangent)
 
 
 def split(layout: Layout, policy: Policy, channels: bool, slot: Tensor | None, roots: Sequence[Tensor]) -> Any:
@@ -140,20 +137,21 @@ def split(layout: Layout, policy: Policy, channels: bool, slot: Tensor | None, r
     return node.apply(layout, policy, channels, slot, *roots)
 
 
-def seed(slot: Tensor, values: Tensor, weights: Tensor, weighted: Sequence[Tensor]) -> list[Tensor]:
-    """Passes the weighted values through the node that books the loop's factor.
+def seed(slot: Tensor, value: Tensor, weight: Tensor, weighted: Tensor) -> Tensor:
+    """Passes a weighted value through the node that books the loop's factor.
 
     Args:
         slot: The leaf whose gradient the books are.
-        values: The terms' values, detached.
-        weights: The terms' weights.
-        weighted: The weighted values.
+        value: The term's value, detached.
+        weight: The term's weight.
+        weighted: The weighted value.
 
     Returns:
-        The weighted values, each a result of the node.
+        The weighted value, as a result of the node.
     """
     node = Seed if torch.compiler.is_compiling() else ForwardModeSeed
-    return list(node.apply(slot, values, weights, *weighted))
+    booked: Tensor = node.apply(slot, value, weight, weighted)
+    return booked
 
 
 SEED_COLUMNS = ("calls", "factor", "factor_squared", "value", "weight")
@@ -228,14 +226,16 @@ def _pair_stats(
 
 def square_norm(grad: Tensor) -> Tensor:
     """Sum of squares, accumulated in float32 or wider; not finite where an element is not (or its square overflows)."""
-    return torch.linalg.vector_norm(grad, dtype=sum_dtype(grad.dtype)).square()
+    norm: Tensor = torch.linalg.vector_norm(grad, dtype=sum_dtype(grad.dtype))
+    return norm.square()
 
 
 def inner(left: Tensor, right: Tensor) -> Tensor:
     """Inner product of two tensors of one shape, without a temporary where both are contiguous."""
     dtype = sum_dtype(left.dtype)
     if left.dtype == dtype and right.dtype == dtype and left.is_contiguous() and right.is_contiguous():
-        return torch.dot(left.view(-1), right.view(-1))
+        product: Tensor = torch.dot(left.view(-1), right.view(-1))
+        return product
     return (left.to(dtype) * right.to(dtype)).sum()
 
 
@@ -251,7 +251,8 @@ def _channel_squares(grad: Tensor, edge: Edge) -> Tensor:
         return square_norm(grad).expand(edge.stop - edge.start)
     dim = edge.dim % grad.dim()
     others = [d for d in range(grad.dim()) if d != dim]
-    return torch.linalg.vector_norm(grad, dim=others, dtype=sum_dtype(grad.dtype)).square()
+    norms: Tensor = torch.linalg.vector_norm(grad, dim=others, dtype=sum_dtype(grad.dtype))
+    return norms.square()
 
 
 def _apply_policy(layout: Layout, policy: Policy, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -285,14 +286,12 @@ def _raise_if_bad(layout: Layout, bad: Tensor) -> None:
             if flag
         )
         raise NonFiniteGradientError(
-            f"the gradient is not finite: {guilty}. Look for a division by 0, a log or square root of 0, or an overflow in "
-            "that loss; on_nonfinite='drop' leaves out the term's gradient, 'keep' passes it on"
+            f"the gradient is not finite: {guilty}. Look for a division by 0, a log or square root of 0, or an "
+            "overflow in that loss; on_nonfinite='drop' leaves out the term's gradient, 'keep' passes it on"
         )
 
 
-def _assemble(
-    layout: Layout, root: int, grads: Sequence[Tensor | None], like: Any, from_total: bool
-) -> Tensor | None:
+def _assemble(layout: Layout, root: int, grads: Sequence[Tensor | None], like: Any, from_total: bool) -> Tensor | None:
     """The summed gradient of one output; None only if the backward pass did not start from the total."""
     shape, dtype, device = like
     sums: list[Tensor | None] = []

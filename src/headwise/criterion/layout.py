@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 Steps = tuple[str | int, ...]
@@ -100,6 +100,51 @@ def make_layout(
         for number, edge in enumerate(edges)
     )
     return Layout(terms, roots, edges, groups, tiles, _pairs(edges), routes)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The readings that one autograd node serves.
+
+    Args:
+        layout: Those readings, their outputs counted from 0.
+        roots: Which outputs of the whole call they are.
+        edges: Which readings of the whole call they are.
+    """
+
+    layout: Layout
+    roots: tuple[int, ...]
+    edges: tuple[int, ...]
+
+
+def whole(layout: Layout) -> tuple[Part, ...]:
+    """One node for all outputs: it can judge a term by its gradients at all of them.
+
+    Args:
+        layout: The call's readings.
+
+    Returns:
+        The one part.
+    """
+    return (Part(layout, tuple(range(len(layout.roots))), tuple(range(len(layout.edges)))),)
+
+
+def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...]) -> tuple[Part, ...]:
+    """One node an output: terms on different outputs stay apart in the graph.
+
+    Args:
+        layout: The call's readings.
+        shapes: Shapes of the outputs.
+
+    Returns:
+        The parts.
+    """
+    parts = []
+    for root, name in enumerate(layout.roots):
+        numbers = tuple([number for number, edge in enumerate(layout.edges) if edge.root == root])
+        edges = tuple([replace(layout.edges[number], root=0) for number in numbers])
+        parts.append(Part(make_layout(layout.terms, (name,), edges, (shapes[root],)), (root,), numbers))
+    return tuple(parts)
 
 
 def _groups(root: int, edges: tuple[Edge, ...]) -> tuple[Group, ...]:

@@ -38,5 +38,5 @@ def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group:
         return totals
     packed = torch.cat([count.reshape(-1).double() for count in totals.values()])
     torch.distributed.all_reduce(packed, group=group)
-    parts = packed.split([count.numel() for count in totals.values()])
+    parts = torch.split(packed, [count.numel() for count in totals.values()])
     return {name: part.view(count.shape) for (name, count), part in zip(totals.items(), parts, strict=True)}

@@ -52,6 +52,12 @@ class _Row:
 
     name: str
     loss: Callable[..., Any]
+    _: KW_ONLY
+    output: Paths
+    target: Paths | None = None
+    mask: str | None = None
+    weight: Weight = 1.0
+    levels: Levels | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -66,24 +72,24 @@ class _Row:
             raise ValueError(f"term {self.name!r}: {error}") from None
         if not self.reads.paths:
             raise ValueError(f"term {self.name!r}: a term reads at least one output; set output='...'")
-        check_weight(self.name, self.weight)  # type: ignore[attr-defined]
-        if self.levels is not None and not isinstance(self.levels, Levels):  # type: ignore[attr-defined]
-            raise ValueError(f"term {self.name!r}: levels is a Levels; found {self.levels!r}")  # type: ignore[attr-defined]
+        check_weight(self.name, self.weight)
+        if self.levels is not None and not isinstance(self.levels, Levels):
+            raise ValueError(f"term {self.name!r}: levels is a Levels; found {self.levels!r}")
 
     @cached_property
     def reads(self) -> Reads:
         """The outputs that the loss reads."""
-        return Reads.of(self.output)  # type: ignore[attr-defined]
+        return Reads.of(self.output)
 
     @cached_property
     def targets(self) -> Reads:
         """The targets that the loss reads."""
-        return Reads.of(self.target)  # type: ignore[attr-defined]
+        return Reads.of(self.target)
 
     @cached_property
     def mask_expression(self) -> Mask | None:
         """The parsed mask."""
-        return None if self.mask is None else parse_mask(self.mask)  # type: ignore[attr-defined]
+        return None if self.mask is None else parse_mask(self.mask)
 
     @property
     def num_wildcards(self) -> int:
@@ -126,15 +132,10 @@ class Term(_Row):
     """
 
     normalizer: Normalizer = normalizers.count
-    _: KW_ONLY
-    output: Paths
-    target: Paths | None = None
-    mask: str | None = None
-    weight: Weight = 1.0
-    levels: Levels | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _ = self._takes_all_targets  # now, for Dynamo cannot trace the first look at a cached property
         number = isinstance(self.normalizer, int | float)
         if not number and not callable(self.normalizer):
             raise ValueError(
@@ -146,12 +147,19 @@ class Term(_Row):
 
     @cached_property
     def _takes_all_targets(self) -> bool:
+        """Whether the normalizer has a parameter for each of several targets, by number or by keyword."""
         try:
-            parameters = inspect.signature(self.normalizer).parameters.values()  # type: ignore[arg-type]
+            parameters = inspect.signature(self.normalizer).parameters  # type: ignore[arg-type]
         except (TypeError, ValueError):
             return False
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        return any(p.kind == p.VAR_POSITIONAL for p in parameters) or len(positional) > len(self.targets.paths)
+        names = [name for name in self.targets.keywords if name is not None]
+        if names:
+            return set(names) <= set(parameters)
+        kinds = [each.kind for each in parameters.values()]
+        positional = sum(kind.name.startswith("POSITIONAL") for kind in kinds)
+        return len(self.targets.paths) > 1 and (
+            inspect.Parameter.VAR_POSITIONAL in kinds or positional > len(self.targets.paths)
+        )
 
     def count(self, targets: list[Tensor], mask: Tensor | None) -> Tensor:
         """Calls the normalizer, without a graph.
@@ -168,19 +176,23 @@ class Term(_Row):
         """
         if isinstance(self.normalizer, int | float):
             return torch.tensor(float(self.normalizer), device=targets[0].device if targets else None)
-        positional, keywords = self.targets.bind(targets)
-        if not keywords and not (self._takes_all_targets and len(positional) > 1):
-            positional = positional[:1] or [None]  # type: ignore[list-item]
         with torch.no_grad():
-            found = self.normalizer(*positional, mask=mask, **keywords) if keywords else self.normalizer(*positional, mask)
+            if self._takes_all_targets:
+                positional, keywords = self.targets.bind(targets)
+                found: Any = self.normalizer(**keywords, mask=mask) if keywords else self.normalizer(*positional, mask)
+            else:
+                found = self.normalizer(targets[0] if targets else None, mask)
+        return self._as_count(found, targets)
+
+    def _as_count(self, found: Any, targets: list[Tensor]) -> Tensor:
+        if isinstance(found, Tensor) and found.dim() == 0:
+            return found
         if isinstance(found, int | float):
-            found = torch.tensor(float(found), device=targets[0].device if targets else None)
-        if not isinstance(found, Tensor) or found.dim() != 0:
-            raise ValueError(
-                f"term {self.name!r}: a normalizer returns one number as a 0-d tensor; found {describe(found)}. "
-                "Sum it over the batch"
-            )
-        return found
+            return torch.tensor(float(found), device=targets[0].device if targets else None)
+        raise ValueError(
+            f"term {self.name!r}: a normalizer returns one number as a 0-d tensor; found {describe(found)}. "
+            "Sum it over the batch"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,13 +211,6 @@ class RatioTerm(_Row):
         weight: As in `Term`.
         levels: As in `Term`.
     """
-
-    _: KW_ONLY
-    output: Paths
-    target: Paths | None = None
-    mask: str | None = None
-    weight: Weight = 1.0
-    levels: Levels | None = None
 
 
 AnyTerm = Term | RatioTerm
@@ -246,6 +251,7 @@ def numerator_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: It is not a 0-d floating point sum (`Term`) or a `Ratio` of such (`RatioTerm`).
     """
+    numerator: Any
     if isinstance(term, RatioTerm):
         if not isinstance(result, Ratio):
             raise ValueError(f"the loss of a RatioTerm returns a Ratio; found {describe(result)}. Use Term for a sum")

@@ -1,0 +1,351 @@
+"""Criteria as plain data: dict, JSON and YAML, and the Keras-style mapping.
+
+A configuration looks like this (a loss without hyper-parameters may be its bare name)::
+
+    terms:
+      - name: sin
+        loss: {name: direction_smooth_l1, component: 0}
+        normalizer: count
+        output: maps[:, 4:6]
+        target: sin
+        mask: valid & center_line
+        weight: {schedule: StepDecay, initial: 1.0, factor: 0.1, every: 10000}
+        levels: {weights: [1, 0.5], pool: each}
+    unread: [aux]
+    on_nonfinite: keep
+
+Functions of the user are named ``package.module:function``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from headwise import losses, normalizers
+from headwise.criterion import schedules
+from headwise.criterion.levels import Levels
+from headwise.criterion.term import AnyTerm, RatioTerm, Term
+
+_TERM_KEYS = ("name", "loss", "normalizer", "output", "target", "mask", "weight", "levels", "ratio")
+_CRITERION_KEYS = ("terms", "unread", "on_nonfinite", "compile")
+
+
+def terms_to_list(terms: Iterable[AnyTerm], weights: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Writes terms as plain data.
+
+    Args:
+        terms: The terms.
+        weights: Their present weights.
+
+    Returns:
+        One dict a term; `terms_from_list` reads it back.
+
+    Raises:
+        ValueError: A function has no name under which it could be found again.
+    """
+    return [_term_to_dict(term, weights[term.name]) for term in terms]
+
+
+def _term_to_dict(term: AnyTerm, weight: Any) -> dict[str, Any]:
+    where = f"term {term.name!r}"
+    found: dict[str, Any] = {"name": term.name, "loss": _function_to_config(where, term.loss, losses)}
+    if isinstance(term, Term):
+        number = isinstance(term.normalizer, int | float)
+        found["normalizer"] = (
+            term.normalizer if number else _function_to_config(where, term.normalizer, normalizers)  # type: ignore[arg-type]
+        )
+    else:
+        found["ratio"] = True
+    for key in ("output", "target", "mask"):
+        value = getattr(term, key)
+        if value is not None:
+            found[key] = list(value) if isinstance(value, tuple) else value
+    found["weight"] = _weight_to_config(where, weight)
+    if term.levels is not None:
+        found["levels"] = _levels_to_config(where, term.levels)
+    return found
+
+
+def terms_from_list(rows: Any) -> list[AnyTerm]:
+    """Reads terms from plain data.
+
+    Args:
+        rows: What `terms_to_list` wrote.
+
+    Returns:
+        The terms.
+
+    Raises:
+        ValueError: A key, a function or a schedule is unknown, or a key is missing.
+    """
+    if not isinstance(rows, list | tuple):
+        raise ValueError(f"a configuration's terms are a list of dicts; found {type(rows).__name__}")
+    return [_term_from_dict(number, row) for number, row in enumerate(rows)]
+
+
+def _term_from_dict(number: int, row: Any) -> AnyTerm:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"term number {number} of the configuration is a dict; found {row!r}")
+    where = f"term {row.get('name', number)!r}"
+    check_keys(where, row, _TERM_KEYS, needed=("name", "loss", "output"))
+    rest = {key: row[key] for key in ("output", "target", "mask") if row.get(key) is not None}
+    for key, value in rest.items():
+        rest[key] = tuple(value) if isinstance(value, list) else value
+    rest["weight"] = _weight_from_config(where, row.get("weight", 1.0))
+    if row.get("levels") is not None:
+        rest["levels"] = _levels_from_config(where, row["levels"])
+    loss = _function_from_config(where, row["loss"], losses, "loss")
+    if row.get("ratio"):
+        if "normalizer" in row:
+            raise ValueError(f"{where}: a ratio term has no normalizer; its loss returns both sums. Leave one out")
+        return RatioTerm(row["name"], loss, **rest)
+    given = row.get("normalizer", "count")
+    number_given = isinstance(given, int | float) and not isinstance(given, bool)
+    normalizer = given if number_given else _function_from_config(where, given, normalizers, "normalizer")
+    return Term(row["name"], loss, normalizer, **rest)
+
+
+def check_keys(where: str, row: Mapping[str, Any], known: Iterable[str], needed: Iterable[str] = ()) -> None:
+    """Refuses keys that are unknown or missing.
+
+    Args:
+        where: What the keys belong to, for the message.
+        row: The configuration.
+        known: The keys that may occur.
+        needed: The keys that must.
+
+    Raises:
+        ValueError: Says which key, and the nearest known one.
+    """
+    known = tuple(known)
+    for key in row:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{where}: unknown key {key!r}. Known: {', '.join(known)}.{hint}")
+    for key in needed:
+        if key not in row:
+            raise ValueError(f"{where}: the key {key!r} is missing. Found: {', '.join(map(str, row))}")
+
+
+def _function_to_config(where: str, function: Callable[..., Any], room: ModuleType) -> Any:
+    hyper: dict[str, Any] = {}
+    while isinstance(function, partial):
+        if function.args:
+            raise ValueError(f"{where}: {function} fixes positional arguments; a configuration holds keywords only")
+        hyper, function = {**function.keywords, **hyper}, function.func
+    name = getattr(function, "__name__", "")
+    if getattr(room, name, None) is function and name in room.__all__:
+        return {"name": name, **hyper} if hyper else name
+    module = getattr(function, "__module__", "")
+    if not name or "<" in getattr(function, "__qualname__", "<") or module in ("", "__main__"):
+        raise ValueError(
+            f"{where}: {function!r} cannot be written to a configuration, for it cannot be found by a name. "
+            "Define it at the top of an importable module, hyper-parameters by functools.partial"
+        )
+    found = f"{module}:{function.__qualname__}"
+    return {"name": found, **hyper} if hyper else found
+
+
+def _function_from_config(where: str, given: Any, room: ModuleType, role: str) -> Callable[..., Any]:
+    hyper: dict[str, Any] = {}
+    if isinstance(given, Mapping):
+        check_name = given.get("name")
+        hyper, given = {key: value for key, value in given.items() if key != "name"}, check_name
+    if not isinstance(given, str):
+        raise ValueError(f"{where}: a {role} is a name, or a dict with a name and hyper-parameters; found {given!r}")
+    if ":" in given:
+        function = _import(where, given, role)
+    elif given in room.__all__:
+        function = getattr(room, given)
+    else:
+        close = difflib.get_close_matches(given, room.__all__, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"{where}: no {role} {given!r}. Known: {', '.join(room.__all__)}, or 'package.module:function'.{hint}"
+        )
+    return partial(function, **hyper) if hyper else function
+
+
+def _import(where: str, name: str, role: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in function.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: the {role} {name!r} cannot be imported: {error}. Check the name and sys.path"
+        ) from None
+    if not callable(found):
+        raise ValueError(f"{where}: the {role} {name!r} is no function; found {found!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def _weight_to_config(where: str, weight: Any) -> Any:
+    if isinstance(weight, Tensor):
+        return float(weight.detach())
+    if not callable(weight):
+        return weight
+    if is_dataclass(weight) and type(weight).__module__ == schedules.__name__:
+        row = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(weight).items()}  # type: ignore[arg-type]
+        return {"schedule": type(weight).__name__, **row}
+    return {"schedule": _function_to_config(where, weight, schedules)}
+
+
+def _weight_from_config(where: str, given: Any) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    rest = dict(given)
+    name = rest.pop("schedule", None)
+    if isinstance(name, str) and ":" in name:
+        return _import(where, name, "schedule")
+    known = {each.__name__: each for each in vars(schedules).values() if isinstance(each, type) and is_dataclass(each)}
+    if name not in known:
+        raise ValueError(f"{where}: no schedule {name!r}. Known: {', '.join(known)}, or 'package.module:function'")
+    check_keys(f"{where}: schedule {name!r}", rest, [field.name for field in fields(known[name])])
+    return known[name](**rest)
+
+
+def _levels_to_config(where: str, levels: Levels) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for each in fields(levels):
+        value = getattr(levels, each.name)
+        if value != each.default:
+            row[each.name] = list(value) if isinstance(value, tuple) else value
+    if levels.weights is not None:
+        row["weights"] = [_weight_to_config(where, weight) for weight in levels.weights]
+    return row
+
+
+def _levels_from_config(where: str, given: Any) -> Levels:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where}: levels is a dict; found {given!r}")
+    check_keys(f"{where}: levels", given, [each.name for each in fields(Levels)])
+    rest = dict(given)
+    if rest.get("weights") is not None:
+        rest["weights"] = [_weight_from_config(where, weight) for weight in rest["weights"]]
+    return Levels(**rest)
+
+
+def terms_from_mapping(mapping: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> list[AnyTerm]:
+    """Terms from a Keras-style mapping: each output's loss reads the target of the same name.
+
+    Args:
+        mapping: ``{output path: loss}``. A loss is a function of `losses` or its name, a pair (loss, normalizer), any
+            function (output, target) -> sum (divided by the number of the target's elements), or one of torch's own
+            loss modules (see `losses.from_torch`), whose mean is kept.
+        weights: ``{output path: weight}``; 1 where nothing is said.
+
+    Returns:
+        The terms, named by their outputs.
+
+    Raises:
+        ValueError: A weight belongs to no output, or a loss is none of these.
+    """
+    weights = weights or {}
+    for name in weights:
+        if name not in mapping:
+            raise ValueError(
+                f"a weight is given for {name!r}, which is no output. The outputs are: {', '.join(mapping)}"
+            )
+    terms: list[AnyTerm] = []
+    for name, given in mapping.items():
+        loss, normalizer = given if isinstance(given, tuple) and len(given) == 2 else (given, normalizers.count)
+        if isinstance(loss, nn.Module):
+            loss, normalizer = losses.from_torch(loss)
+        elif not callable(loss):
+            loss = _function_from_config(f"output {name!r}", loss, losses, "loss")
+        if isinstance(normalizer, str):
+            normalizer = _function_from_config(f"output {name!r}", normalizer, normalizers, "normalizer")
+        terms.append(Term(name, loss, normalizer, output=name, target=name, weight=weights.get(name, 1.0)))
+    return terms
+
+
+def read_yaml(text: str) -> Any:
+    """Parses YAML.
+
+    Args:
+        text: The document.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        ImportError: PyYAML is missing.
+        ValueError: The text is no YAML.
+    """
+    yaml = _yaml()
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the configuration is no YAML: {' '.join(str(error).split())}") from None
+
+
+def write_yaml(data: Any) -> str:
+    """Writes plain data as YAML, keys in their order.
+
+    Args:
+        data: Plain data.
+
+    Returns:
+        The document.
+
+    Raises:
+        ImportError: PyYAML is missing.
+    """
+    text: str = _yaml().safe_dump(data, sort_keys=False)
+    return text
+
+
+def read_json(text: str) -> Any:
+    """Parses JSON.
+
+    Args:
+        text: The document.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        ValueError: The text is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the configuration is no JSON: {error}") from None
+
+
+def check_criterion(config: Any) -> dict[str, Any]:
+    """Refuses what is no configuration of a criterion.
+
+    Args:
+        config: Plain data.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: It is no dict, or a key is unknown or missing.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"a criterion's configuration is a dict with the key 'terms'; found {type(config).__name__}")
+    check_keys("criterion", config, _CRITERION_KEYS, needed=("terms",))
+    return dict(config)
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError("YAML needs PyYAML. Install headwise[yaml], or use JSON") from error
+    return yaml

@@ -1,0 +1,160 @@
+"""Everything that is declared wrongly is an error that names term, path, what was found and the remedy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import headwise as hw
+from headwise import losses, normalizers
+from tests.criterion.samples import five_maps, five_targets, five_terms, squared
+
+
+def call(terms, outputs=None, targets=None, **options):
+    return hw.Criterion(terms, **options)(outputs or {"maps": five_maps()}, targets or five_targets())
+
+
+def replaced(name, **changes):
+    from dataclasses import replace
+
+    return [replace(term, **changes) if term.name == name else term for term in five_terms()]
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        (replaced("sin", output="mapz[:, 4:6]"), ["'sin'", "output 'mapz[:, 4:6]'", "Found: maps", "Did you mean 'maps'"]),
+        (replaced("sin", target="sine"), ["'sin'", "target 'sine'", "Found: region, line", "Did you mean 'sin'"]),
+        (replaced("sin", mask="valid & lin"), ["'sin'", "mask 'lin'", "Did you mean 'line'"]),
+        (replaced("sin", output="maps[:, 4:9]"), ["'sin'", "maps[:, 4:9]", "channels 4 to 8", "has 7", "Correct the slice"]),
+        (replaced("sin", output="maps[:, 3:3]"), ["'sin'", "maps[:, 3:3]"]),
+        (five_terms()[:-2], ["output 'maps'", "channels 4 to 5 of 7", "unread=['maps[:, 4:6]']"]),
+        (replaced("cos", target="sin"), ["target 'cos'", "used by no term", "unread=['cos']"]),
+        (replaced("line", target="radius"), ["'line'", "float", "integer"]),
+        (replaced("radius", output="maps[:, 6:7]", mask="line"), ["'radius'", "maps[:, 6:7]", "(2, 1, 12, 12)", "(2, 12, 12)"]),
+        (replaced("sin", output="maps[*]"), ["'sin'", "maps[*]", "list"]),
+        (replaced("sin", levels=hw.Levels()), ["'sin'", "[*]"]),
+        (replaced("sin", loss=lambda o, t, m: o - t.unsqueeze(1)), ["'sin'", "one floating point sum", "(2, 2, 12, 12)", ".sum()"]),
+        (replaced("sin", loss=lambda o, t, m: None), ["'sin'", "one floating point sum", "None"]),
+        (replaced("sin", normalizer=lambda t, m: m), ["'sin'", "normalizer", "0-d", "(2, 12, 12)"]),
+        (replaced("sin", loss=losses.dice), ["'sin'"]),
+    ],
+)  # fmt: skip
+def test_terms_that_do_not_fit(terms, words):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the words are checked below
+        call(terms)
+    for word in words:
+        assert word in str(error.value), f"{word!r} is missing in: {error.value}"
+
+
+def test_two_terms_of_one_name():
+    with pytest.raises(ValueError, match="two terms are named 'sin'"):
+        hw.Criterion([*five_terms(), five_terms()[3]])
+
+
+def test_an_output_that_nothing_reads():
+    outputs = {"maps": five_maps(), "aux": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match=r"output 'aux' \(a float32 tensor of shape \(2, 3\)\) is read by no term"):
+        call(five_terms(), outputs)
+    call(five_terms(), outputs, unread=["aux"])
+
+
+def test_declared_unread_but_read():
+    with pytest.raises(ValueError, match="'maps' is declared unread, but term 'region' reads it"):
+        call(five_terms(), unread=["maps"])
+
+
+def test_declared_channels_may_stay_unread():
+    targets = {name: tensor for name, tensor in five_targets().items() if name not in ("sin", "cos")}
+    breakdown = call(five_terms()[:3], targets=targets, unread=["maps[:, 4:6]"])
+    maps = five_maps()
+    hw.Criterion(five_terms()[:3], unread=["maps[:, 4:6]"])({"maps": maps}, targets).total.backward()
+    assert maps.grad is not None
+    assert maps.grad[:, 4:6].abs().max() == 0 < maps.grad[:, 6].abs().max()
+    assert breakdown.total.isfinite()
+
+
+def test_different_level_counts():
+    term = hw.Term("heat", squared, output="stacks[*]", target="levels[*]")
+    outputs = {"stacks": [torch.zeros(2, 1)] * 3}
+    with pytest.raises(ValueError, match=r"'heat'.*'levels\[\*\]'.*have 2 levels.*stacks\[\*\]\) have 3"):
+        hw.Criterion([term])(outputs, {"levels": [torch.zeros(2, 1)] * 2})
+    with pytest.raises(ValueError, match=r"'heat'.*2 weights, the outputs have 3 levels"):
+        weights = hw.Term("heat", squared, output="stacks[*]", target="heat", levels=hw.Levels([1, 0.5]))
+        hw.Criterion([weights])(outputs, {"heat": torch.zeros(2, 1)})
+
+
+def test_outputs_of_whole_numbers_cannot_be_trained():
+    with pytest.raises(ValueError, match=r"'x': output 'index': a term reads floating point outputs; found a int64"):
+        hw.Criterion([hw.Term("x", squared, output="index", target="t")])(
+            {"index": torch.zeros(2, dtype=torch.int64)}, {"t": torch.zeros(2)}
+        )
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), torch.tensor(float("nan")), torch.zeros(2), "1", True])
+def test_weights_that_are_no_finite_number(weight):
+    with pytest.raises(ValueError, match="term 'sin'.*weight"):
+        five_terms(sin=weight)
+
+
+def test_a_weight_for_a_term_that_does_not_exist():
+    criterion = hw.Criterion(five_terms())
+    with pytest.raises(ValueError, match=r"no term 'sine' to weigh. The terms are: region, line"):
+        criterion.set_weight("sine", 1.0)
+    with pytest.raises(ValueError, match="no term 'sine' to weigh"):
+        hw.Criterion(five_terms(), weights={"sine": 2.0})
+    with pytest.raises(ValueError, match=r"weight is given for 'sine'"):
+        hw.criterion.config.terms_from_mapping({"sin": squared}, {"sine": 1.0})
+
+
+def test_a_schedule_that_ends_in_nan():
+    criterion = hw.Criterion(five_terms(sin=lambda step: 1.0 if step < 2 else float("nan")))
+    criterion.advance()
+    with pytest.raises(ValueError, match="'sin': its schedule gives nan at step 2"):
+        criterion.advance()
+
+
+def test_denominators_of_other_terms():
+    criterion = hw.Criterion(five_terms())
+    counts = criterion.denominators(five_targets())
+    counts["sine"] = counts.pop("sin")
+    with pytest.raises(ValueError, match="exactly the terms"):
+        criterion({"maps": five_maps()}, five_targets(), counts)
+
+
+def test_a_criterion_of_nothing():
+    with pytest.raises(ValueError, match="at least one term"):
+        hw.Criterion([])
+    with pytest.raises(ValueError, match="Terms and RatioTerms"):
+        hw.Criterion(["sin"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="on_nonfinite"):
+        hw.Criterion(five_terms(), on_nonfinite="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("normalizer", [0, -1.0, float("inf"), "count"])
+def test_normalizers_that_are_none(normalizer):
+    with pytest.raises(ValueError, match="'x'.*normalizer"):
+        hw.Term("x", squared, normalizer, output="x")
+
+
+def test_a_loss_that_writes_into_its_input_is_told_by_name():
+    def published(output, target):
+        return output.sigmoid_().sub(target).square().sum()
+
+    with pytest.raises(ValueError, match=r"term 'heat'.*[Ii]nplace|in-place|modified inplace"):
+        hw.Criterion([hw.Term("heat", published, output="heat", target="heat")])(
+            {"heat": torch.zeros(2, 3, requires_grad=True) * 1}, {"heat": torch.zeros(2, 3)}
+        )
+
+
+def test_compiled_criterion_refuses_with_the_same_words():
+    criterion = hw.Criterion(replaced("radius", output="maps[:, 6:7]"), compile=True)
+    with pytest.raises(ValueError, match="term 'radius'.*maps"):
+        criterion({"maps": five_maps()}, five_targets())
+
+
+def test_normalizer_numbers():
+    term = hw.Term("x", squared, 4, output="x", target="x")
+    value = hw.Criterion([term])({"x": torch.tensor([2.0, 0.0])}, {"x": torch.zeros(2)}).total
+    assert value == 1.0
+    assert normalizers.count(torch.zeros(2)) == 2
