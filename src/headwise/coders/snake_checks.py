@@ -35,8 +35,7 @@ def check_outlines(
     """Return the outlines as float64 (v, 2) arrays; a bad one is a ValueError naming image and polygon."""
     if len(polygons) != len(ignored):
         raise ValueError(
-            f"encode_snakes: polygons has {len(polygons)} images, ignored has {len(ignored)}. "
-            "Give one list per image."
+            f"encode_snakes: polygons has {len(polygons)} images, ignored has {len(ignored)}. Give one list per image."
         )
     for image, (words, flags) in enumerate(zip(polygons, ignored, strict=True)):
         if len(words) != len(flags):
@@ -51,9 +50,7 @@ def _check_outline(word: Tensor | npt.NDArray[np.generic], image: int, index: in
     where = f"image {image}, polygon {index}"
     points = np.asarray(word.detach().cpu() if isinstance(word, Tensor) else word, np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
-        raise ValueError(
-            f"{where}: an outline is (v, 2) with v >= 3, found shape {points.shape}. Remove or mend it."
-        )
+        raise ValueError(f"{where}: an outline is (v, 2) with v >= 3, found shape {points.shape}. Remove or mend it.")
     if not (np.abs(points) <= FARTHEST).all():
         worst = points[int((~(np.abs(points) <= FARTHEST)).any(axis=1).argmax())].tolist()
         raise ValueError(
@@ -65,9 +62,7 @@ def _check_outline(word: Tensor | npt.NDArray[np.generic], image: int, index: in
 def check_maps(outputs: Mapping[str, Tensor]) -> Tensor:
     """Return ``maps`` as float32 on the CPU; another shape or values that are not finite are a ValueError."""
     if "maps" not in outputs:
-        raise ValueError(
-            f"decode_snakes: no output 'maps'. The network returned: {', '.join(outputs) or 'nothing'}."
-        )
+        raise ValueError(f"decode_snakes: no output 'maps'. The network returned: {', '.join(outputs) or 'nothing'}.")
     maps = outputs["maps"].detach().float().cpu()
     if maps.ndim != 4 or maps.shape[1] != 7:
         raise ValueError(f"decode_snakes: 'maps' must be (N, 7, H, W), found shape {tuple(maps.shape)}.")
@@ -81,9 +76,7 @@ def check_maps(outputs: Mapping[str, Tensor]) -> Tensor:
     return maps
 
 
-def check_thresholds(
-    region: float, center_line: float, expand: float, min_area: float, max_steps: int
-) -> None:
+def check_thresholds(region: float, center_line: float, expand: float, min_area: float, max_steps: int) -> None:
     """Raise a ValueError for options out of range."""
     rules = {
         f"region_threshold must be in [0, 1], found {region}": 0 <= region <= 1,

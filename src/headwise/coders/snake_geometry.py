@@ -58,15 +58,17 @@ def fit_snake(points: Points, num_disks: int, *, published_ends: bool, canonical
         The discs.
 
     Raises:
-        ValueError: the published rule finds no two separate ends, or fewer than three vertices are distinct.
+        ValueError: the published rule finds no two separate ends, or all vertices lie on a line.
     """
     if published_ends:
-        corners = prune_published(points)
-        ends = find_ends_published(corners)
+        outline = prune_published(points)
+        ends = find_ends_published(outline)
     else:
-        corners = simplify(canonical_order(drop_repeats(points)))
-        corners, ends = find_ends(corners)
-    snake = _between(corners, ends, num_disks)
+        outline = canonical_order(drop_repeats(points))
+        corners = find_corners(outline)
+        (a, b), (c, d) = find_ends(outline[corners])
+        ends = (corners[a], corners[b]), (corners[c], corners[d])
+    snake = _between(outline, ends, num_disks)
     if canonical_direction and (snake.centers[-1] - snake.centers[0]) @ READING_DIRECTION < 0:
         return snake.reversed()
     return snake
@@ -88,12 +90,12 @@ def drop_repeats(points: Points) -> Points:
         (u, 2) vertices, u >= 3, neighbours distinct.
 
     Raises:
-        ValueError: fewer than three distinct vertices.
+        ValueError: all vertices lie on a line.
     """
-    extent = np.ptp(points, axis=0).max()
-    kept = points[np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1) > TIE * extent]
-    if len(np.unique(kept, axis=0)) < 3:
-        raise ValueError(f"has fewer than 3 distinct vertices (of {len(points)})")
+    length, breadth = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    if breadth <= TIE * length:
+        raise ValueError(f"has no area: its {len(points)} vertices lie on a line or coincide")
+    kept = points[np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1) > TIE * length]
     return np.asarray(kept)
 
 
@@ -109,22 +111,23 @@ def canonical_order(points: Points) -> Points:
     return min(turns, key=lambda turn: turn.tolist())
 
 
-def simplify(points: Points) -> Points:
-    """Drop vertices, the least important first, while all together change the area by less than 1.7 %.
+def find_corners(points: Points) -> list[int]:
+    """Indices of the vertices left when the least important go, one by one, for 1.7 % of the area in all.
 
     The authors judge each vertex against the whole polygon, so that of a finely drawn outline nothing but
     four neighbouring vertices is left. Here the changes add up.
     """
-    kept = points
+    kept = list(range(len(points)))
     budget = NEGLIGIBLE_AREA * polygon_area(points)
     while len(kept) > 4:
-        before, after = kept - np.roll(kept, 1, axis=0), np.roll(kept, -1, axis=0) - kept
+        corners = points[kept]
+        before, after = corners - np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0) - corners
         changes = np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]) / 2
         least = int(changes.argmin())
         budget -= changes[least]
         if budget < 0:
             break
-        kept = np.delete(kept, least, axis=0)
+        del kept[least]
     return kept
 
 
@@ -141,7 +144,7 @@ def prune_published(points: Points) -> Points:
     return points[kept]
 
 
-def find_ends(points: Points) -> tuple[Points, Ends]:
+def find_ends(points: Points) -> Ends:
     """Choose the two edges where the word begins and ends.
 
     Four vertices: the shorter pair of opposite edges. More: of the edges whose neighbours turn back (of all
@@ -152,17 +155,15 @@ def find_ends(points: Points) -> tuple[Points, Ends]:
         points: (v, 2) vertices, v >= 3.
 
     Returns:
-        The vertices (a triangle's apex is doubled) and the two edges as index pairs.
+        The two edges as index pairs; the end of a triangle opposite to its shortest edge is one vertex, twice.
     """
     num = len(points)
-    if num == 3:
-        return _split_triangle(points)
-    if num == 4:
-        choices = [((0, 1), (2, 3)), ((1, 2), (3, 0))]
-        return points, _best(points, choices, [-_total_length(points, choice) for choice in choices])
-    turning = _turning_edges(points)
-    choices = list(_apart(turning, num)) or list(_apart([(i, (i + 1) % num) for i in range(num)], num))
-    return points, _best(points, choices, [float(np.linalg.norm(_chord(points, pair))) for pair in choices])
+    edges = [(i, (i + 1) % num) for i in range(num)]
+    if num <= 4:
+        opposite = [(edges[i], ((i + 2) % num, (i + num - 1) % num)) for i in range(3 if num == 3 else 2)]
+        return _best(points, opposite, [-_total_length(points, pair) for pair in opposite])
+    pairs = list(_apart(_turning_edges(points))) or list(_apart(edges))
+    return _best(points, pairs, [float(np.linalg.norm(_chord(points, pair))) for pair in pairs])
 
 
 def find_ends_published(points: Points) -> Ends:
@@ -186,13 +187,11 @@ def find_ends_published(points: Points) -> Ends:
         return turning[0], turning[1]
     middles = (points + np.roll(points, -1, axis=0)) / 2
     distances = np.linalg.norm(middles[:, None] - middles[None, :], axis=-1).ravel()
-    # Both orders of the farthest pair rank last; the authors read the first edge of each.
-    first, second = (int(i) // num for i in np.argsort(distances)[-2:])
+    # Both orders of the farthest pair rank last, and the first edge of each is read; a tie mixes two pairs.
+    first, second = (int(i) // num for i in np.argsort(distances, kind="stable")[-2:])
     ends = (first, (first + 1) % num), (second, (second + 1) % num)
     if num < 4 or not _touch_free(*ends):
-        raise ValueError(
-            f"has no two separate ends by the published rule (edges {first} and {second} of {num})"
-        )
+        raise ValueError(f"has no two separate ends by the published rule (edges {first} and {second} of {num})")
     return ends
 
 
@@ -209,7 +208,7 @@ def _touch_free(first: Edge, second: Edge) -> bool:
     return not set(first) & set(second)
 
 
-def _apart(edges: list[Edge], num: int) -> Iterator[Ends]:
+def _apart(edges: list[Edge]) -> Iterator[Ends]:
     for i, first in enumerate(edges):
         yield from ((first, second) for second in edges[i + 1 :] if _touch_free(first, second))
 
@@ -227,18 +226,6 @@ def _best(points: Points, choices: list[Ends], scores: list[float]) -> Ends:
     margin = TIE * max(abs(score) for score in scores)
     equals = [pair for pair, score in zip(choices, scores, strict=True) if score >= max(scores) - margin]
     return max(equals, key=lambda pair: abs(_chord(points, pair)[0]))
-
-
-def _split_triangle(points: Points) -> tuple[Points, Ends]:
-    lengths = np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1)
-    doubled = [np.concatenate([np.roll(points, -i, axis=0), points[[i - 1]]]) for i in range(3)]
-    equals = [
-        corners
-        for corners, length in zip(doubled, lengths, strict=True)
-        if length <= lengths.min() * (1 + TIE)
-    ]
-    ends = (0, 1), (2, 3)
-    return max(equals, key=lambda corners: abs(_chord(corners, ends)[0])), ends
 
 
 def _between(points: Points, ends: Ends, num_disks: int) -> Snake:

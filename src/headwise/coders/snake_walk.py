@@ -153,13 +153,16 @@ def group_words(words: list[Word]) -> list[Array]:
         Per joined word its discs.
     """
     group = list(range(len(words)))
-    for i, first in enumerate(words):
-        for j, second in enumerate(words):
-            if group[i] != group[j] and _enters(first.disks, second.polygon):
+    owners = [i for i, word in enumerate(words) if len(word.disks) > 1]
+    tips = np.array([[_beyond(words[i].disks), _beyond(words[i].disks[::-1])] for i in owners]).reshape(-1, 2, 2)
+    for j, word in enumerate(words):
+        low, high = word.polygon.min(axis=0), word.polygon.max(axis=0)
+        near = ((tips > low) & (tips < high)).all(axis=2)
+        for k in near.any(axis=1).nonzero()[0]:
+            i = owners[k]
+            if group[i] != group[j] and any(_inside(word.polygon, tip) for tip in tips[k]):
                 group = [group[i] if label == group[j] else label for label in group]
-    members = [
-        [word for word, label in zip(words, group, strict=True) if label == wanted] for wanted in set(group)
-    ]
+    members = [[word for word, label in zip(words, group, strict=True) if label == wanted] for wanted in set(group)]
     return [np.concatenate([word.disks for word in joined]) for joined in members]
 
 
@@ -214,27 +217,19 @@ def _leave(contour: Contour, position: Array, step: Array) -> Array:
     return position
 
 
-def _next(
-    contour: Contour, center: Array, direction: Array, radius: float, before: Array | None
-) -> Array | None:
+def _next(contour: Contour, center: Array, direction: Array, radius: float, before: Array | None) -> Array | None:
     for stride in STRIDES:
         shift = stride * radius * direction
         position = center + shift
-        if before is not None and np.linalg.norm(before - position) <= np.linalg.norm(
-            before - (center - shift)
-        ):
+        if before is not None and np.linalg.norm(before - position) <= np.linalg.norm(before - (center - shift)):
             position = center - shift
         if _inside(contour, position):
             return position
     return None
 
 
-def _enters(disks: Array, polygon: Contour) -> bool:
-    if len(disks) < 2:
-        return False
-    for last, before in ((disks[0], disks[1]), (disks[-1], disks[-2])):
-        step = last[:2] - before[:2]
-        length = float(np.linalg.norm(step))
-        if length > 0 and _inside(polygon, last[:2] + MERGE_STRIDE * last[2] * step / length):
-            return True
-    return False
+def _beyond(disks: Array) -> Array:
+    """The point where a line would arrive if it went on past its first disc."""
+    step = disks[0, :2] - disks[1, :2]
+    length = float(np.linalg.norm(step))
+    return np.asarray(disks[0, :2] + MERGE_STRIDE * disks[0, 2] * step / (length or 1.0))

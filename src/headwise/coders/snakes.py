@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from headwise.coders.snake_geometry import Snake
     from headwise.coders.snake_walk import Word
 
-SUBPIXEL_BITS = 4  # outlines are filled on a grid of 1/16 pixel
-THINNEST_RADIUS = (
-    0.5  # pixels; a thinner disc has no pixel of its own, and its relative radius error explodes
-)
+THINNEST_RADIUS = 0.5  # pixels; a thinner disc has no pixel of its own, and its relative radius error explodes
 
 
 @dataclass(frozen=True)
@@ -71,15 +68,16 @@ def encode_snakes(
             instead of wherever the first vertex leads.
         published_ends: find the two short ends by the authors' rules, and fill the outline without the
             vertices that they drop.
-        integer_points: truncate the vertices to whole pixels first.
+        integer_points: truncate the vertices to whole pixels, and take the border's pixels in. Otherwise a
+            pixel belongs to a region where its centre does.
 
     Returns:
         ``text_region``, ``center_line``, ``valid``: (N, H, W) bool; ``sin``, ``cos``, ``radius`` (pixels):
         (N, H, W) float32, 0 outside the centre line. ``valid`` is False in ignored regions.
 
     Raises:
-        ValueError: lists of different length, an outline that is not (v, 2), has fewer than three distinct
-            vertices (unless it is ignored), or coordinates that are not finite or beyond 1e6; options out of
+        ValueError: lists of different length, an outline that is not (v, 2), whose vertices lie on a line
+            (unless it is ignored), or coordinates that are not finite or beyond 1e6; options out of
             range.
 
     Reference:
@@ -185,9 +183,7 @@ def _modules() -> tuple[Any, Any]:
     try:
         from headwise.coders import snake_geometry, snake_walk
     except ImportError as error:
-        raise ImportError(
-            f"coders.snakes needs {error.name}. Install it with: pip install headwise[coders]"
-        ) from error
+        raise ImportError(f"coders.snakes needs {error.name}. Install it with: pip install headwise[coders]") from error
     return snake_geometry, snake_walk
 
 
@@ -199,12 +195,17 @@ def _blank_maps(num_images: int, height: int, width: int) -> dict[str, npt.NDArr
     return masks | {name: np.zeros(shape, np.float32) for name in ("sin", "cos", "radius")}
 
 
-def _fill(mask: npt.NDArray[Any], points: npt.NDArray[np.float64]) -> None:
+def _fill(mask: npt.NDArray[Any], points: npt.NDArray[np.float64], as_integers: bool) -> None:
     import cv2
     import numpy as np
+    import skimage.draw
 
-    grid = np.round(points * 2**SUBPIXEL_BITS).astype(np.int32)
-    cv2.fillPoly(mask, [grid], (1,), shift=SUBPIXEL_BITS)
+    if as_integers:
+        cv2.fillPoly(mask, [points.astype(np.int32)], (1,))
+    else:
+        # OpenCV moves edges by a pixel where a word crosses the border; this fill tests each pixel centre.
+        fill_pixels: Any = skimage.draw.polygon
+        mask[fill_pixels(points[:, 1], points[:, 0], mask.shape)] = 1
 
 
 def _draw_word(
@@ -216,9 +217,9 @@ def _draw_word(
 
     points = np.trunc(points) if style.integer_points else points
     outline = prune_published(points) if style.published_ends else points
-    _fill(pages["text_region"], outline)
+    _fill(pages["text_region"], outline, style.integer_points)
     if is_ignored:
-        _fill(pages["ignored"], outline)
+        _fill(pages["ignored"], outline, style.integer_points)
         return
     snake = fit_snake(
         points,
