@@ -87,9 +87,7 @@ def evaluate_text(
     thresholds = recall_threshold, precision_threshold
     scores = {
         "iou50": _pool([_match_iou(image, iou_threshold) for image in images], images),
-        "deteval": _pool(
-            [_match_deteval(image, *thresholds, as_published=False) for image in images], images
-        ),
+        "deteval": _pool([_match_deteval(image, *thresholds, as_published=False) for image in images], images),
     }
     if as_published:
         images = [_overlap(i, *pair, drop_last=True) for i, pair in enumerate(pairs)]
@@ -114,9 +112,7 @@ def _check(
         for name, entry, other in (("detections", found, "scores"), ("annotations", known, "ignored")):
             if len(entry["polygons"]) != len(entry[other]):
                 held = f"{len(entry['polygons'])} polygons and {len(entry[other])} {other}"
-                raise ValueError(
-                    f"evaluate_text: {name} of image {i} hold {held}. Give one of each per word."
-                )
+                raise ValueError(f"evaluate_text: {name} of image {i} hold {held}. Give one of each per word.")
 
 
 def _overlap(index: int, found: Mapping[str, Any], known: Mapping[str, Any], *, drop_last: bool) -> _Image:
@@ -134,9 +130,7 @@ def _overlap(index: int, found: Mapping[str, Any], known: Mapping[str, Any], *, 
     shared = shapely.area(shapely.intersection(words[:, None], seen[None, :]))
     areas, sizes = shapely.area(words)[:, None], shapely.area(seen)[None, :]
     scores = np.array([float(score) for score in found["scores"]])[judged]
-    return _Image(
-        _share(shared, areas), _share(shared, sizes), _share(shared, areas + sizes - shared), scores
-    )
+    return _Image(_share(shared, areas), _share(shared, sizes), _share(shared, areas + sizes - shared), scores)
 
 
 def _regions(polygons: Sequence[Any], what: str, least: int = 3) -> npt.NDArray[np.object_]:
@@ -146,12 +140,7 @@ def _regions(polygons: Sequence[Any], what: str, least: int = 3) -> npt.NDArray[
     regions = np.empty(len(polygons), object)
     for k, points in enumerate(polygons):
         outline = np.asarray(points, np.float64)
-        if (
-            outline.ndim != 2
-            or outline.shape[1] != 2
-            or len(outline) < least
-            or not np.isfinite(outline).all()
-        ):
+        if outline.ndim != 2 or outline.shape[1] != 2 or len(outline) < least or not np.isfinite(outline).all():
             rule = f"must be (v, 2) finite points with v >= {least}, found shape {outline.shape}"
             raise ValueError(f"evaluate_text: polygon {k}, {what}, {rule}. Remove or mend it.")
         # Two points are left of a triangle that lost one: a region without area.
@@ -258,7 +247,5 @@ def _shapely() -> Any:
     try:
         import shapely
     except ImportError as error:
-        raise ImportError(
-            "evaluate_text needs shapely. Install it with: pip install headwise[coders]"
-        ) from error
+        raise ImportError("evaluate_text needs shapely. Install it with: pip install headwise[coders]") from error
     return shapely

@@ -1,0 +1,128 @@
+"""The command ``headwise``: one verb per task, and one line for every mistake that a user can make."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+USER_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command.
+
+    Args:
+        summary: one line for ``--help``.
+        declare: adds the verb's arguments to its parser.
+        run: does it; returns the exit code.
+    """
+
+    summary: str
+    declare: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0; 2 for a user's mistake, told in one line on standard error; 130 or 143 after Ctrl-C
+        or SIGTERM.
+    """
+    parser = _Parser(prog="headwise", description="Every head its own loss, and one set of books.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for name, verb in VERBS.items():
+        verb.declare(verbs.add_parser(name, help=verb.summary, description=verb.summary))
+    parsed = parser.parse_args(arguments)
+    try:
+        return VERBS[parsed.verb].run(parsed)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"headwise: error: {_one_line(error)}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("headwise: interrupted", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Write the mistake and where to look, and leave."""
+        self.exit(USER_ERROR, f"headwise: error: {message}; see {self.prog} --help\n")
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message in one line; of an error inside a loading process, the message behind its traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "in DataLoader worker process" in lines[0]:
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return " ".join(line.strip() for line in lines)
+
+
+def _declare_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", choices=["textsnake"])
+    parser.add_argument("--data", metavar="DIR", help="Total-Text folder; without it, the embedded pictures")
+    parser.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/<recipe>)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--seed", type=int, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
+    parser.add_argument("--demo", action="store_true", help="a small run of a few minutes on two CPU cores")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from headwise import recipes
+
+    outcome = getattr(recipes, arguments.recipe)(
+        arguments.data,
+        out=arguments.out or f"runs/{arguments.recipe}",
+        demo=arguments.demo,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        resume=arguments.resume,
+    )
+    if outcome.signal is not None:
+        return 128 + int(outcome.signal)
+    print(f"Trained {outcome.steps} steps into {outcome.folder}")
+    return 0
+
+
+def _declare_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run: its newest")
+    parser.add_argument("images", nargs="+", type=Path, metavar="image")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR")
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from headwise.recipes.prediction import predict
+
+    for path in predict(arguments.checkpoint, arguments.images, arguments.out):
+        print(f"{path} {path.with_suffix('.png')}")
+    return 0
+
+
+def _declare_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="folder of a run")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from headwise.report import write_report
+
+    print(f"The report is at {write_report(arguments.run)}")
+    return 0
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb("train a network by a recipe", _declare_train, _train),
+    "predict": Verb("find words on pictures: polygons as JSON, overlays as PNG", _declare_predict, _predict),
+    "report": Verb("write the report of a run: one HTML page, and PNG files", _declare_report, _report),
+}
+"""The verbs, in the order of ``--help``."""

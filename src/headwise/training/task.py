@@ -1,0 +1,105 @@
+"""What a training run consists of: the parts, which a recipe puts together, and the numbers of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from headwise.criterion import Criterion
+
+
+class Batch(NamedTuple):
+    """Images (N, 3, H, W) with the targets that the criterion reads."""
+
+    images: Tensor
+    targets: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a run.
+
+    Args:
+        steps: optimiser steps in all.
+        seed: of the run.
+        log_every: steps between two log lines, which cost one transfer from the device each.
+        checkpoint_every: steps between two checkpoints.
+        evaluate_every: steps between two evaluations; the last step is always evaluated.
+        keep_checkpoints: how many of the newest stay.
+        precision: "32-true", or "bf16-mixed" for autocast.
+        clip_norm: largest norm of the gradient over all parameters; None for no limit.
+        channels_last: whether images and weights lie channel by channel in memory, which is faster for most
+            convolutions.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    steps: int
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 200
+    evaluate_every: int = 1000
+    keep_checkpoints: int = 3
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    clip_norm: float | None = None
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Task:
+    """The parts of a run.
+
+    Args:
+        recipe: its name.
+        preset: of the criterion; a checkpoint of another preset is refused.
+        card: the preset's description.
+        arguments: what the recipe was called with; a resumed run must be called with the same.
+        network: maps images to the outputs that the criterion reads.
+        criterion: the terms.
+        optimiser: over the network's parameters.
+        scheduler: of the learning rate, stepped once per optimiser step.
+        batches: (first step, last step) -> the batches of these steps; a function of the seed and the step
+            alone.
+        evaluate: (network, folder for samples or None) -> measures by name; None for no evaluation. It must
+            leave the network and the global random state as they were.
+    """
+
+    recipe: str
+    preset: str
+    card: str
+    arguments: Mapping[str, Any]
+    network: nn.Module
+    criterion: Criterion
+    optimiser: Optimizer
+    scheduler: LRScheduler
+    batches: Callable[[int, int], Iterable[Batch]]
+    evaluate: Callable[[nn.Module, Path | None], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        folder: of the run.
+        steps: optimiser steps done.
+        signal: the number of the signal that ended it early; None for a finished run.
+        scores: of the last evaluation.
+    """
+
+    folder: Path
+    steps: int
+    signal: int | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,189 @@
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headwise.training import train
+from headwise.training.checkpoints import list_checkpoints, load_checkpoint
+from tests.training import tiny
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log without what depends on the clock."""
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        {key: value for key, value in entry.items() if key not in ("time", "images_per_second")} for entry in entries
+    ]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert lines(one / "log.jsonl") == lines(other / "log.jsonl")
+    assert lines(one / "evaluation.jsonl") == lines(other / "evaluation.jsonl")
+    first, second = (load_checkpoint(list_checkpoints(run / "checkpoints")[0]) for run in (one, other))
+    assert first["step"] == second["step"] == tiny.STEPS
+    for part in ("network", "criterion", "optimiser", "scheduler", "random"):
+        assert_equal(first[part], second[part])
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_equal(left, right)
+    else:
+        assert one == other
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run, in a process of its own like those it is compared with."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert end(start(folder)) == 0
+    return folder
+
+
+def start(folder: Path, *, resume: bool = False, pause: float = 0.0) -> BaseProcess:
+    """Begin the tiny run in a process that can be killed; its imports are shared by all through a fork server."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.tiny"])
+    process = context.Process(target=tiny.main, args=(str(folder), resume, pause))
+    process.start()
+    return process
+
+
+def end(process: BaseProcess) -> int | None:
+    process.join(60)
+    return process.exitcode
+
+
+def test_the_run_folder_is_as_reports_expect(whole):
+    config = json.loads((whole / "config.json").read_text())
+    assert config["recipe"] == "tiny"
+    assert config["terms"] == ["region", "level"]
+    assert config["steps"] == tiny.STEPS
+    assert config["arguments"] == tiny.ARGUMENTS
+    assert config["card"] == "| term | loss |"
+    assert torch.__version__.startswith(config["versions"]["torch"])
+    entries = lines(whole / "log.jsonl")
+    assert [entry["step"] for entry in entries] == [1, *range(2, tiny.STEPS + 1, 2)]
+    assert [entry["step"] for entry in lines(whole / "evaluation.jsonl")] == [5, 10, 15, 20]
+    assert entries[-1]["terms"].keys() == {"region", "level"}
+    assert entries[0]["total"] > entries[-1]["total"]
+    assert len(list_checkpoints(whole / "checkpoints")) == 3
+    assert any((whole / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_that_is_killed_and_resumed_is_the_same_to_the_bit(whole, tmp_path, seed):
+    """SIGKILL at three random moments, from before the first checkpoint to after the last log line."""
+    folder = tmp_path / "run"
+    moments = random.Random(seed)
+    kills = 0
+    for attempt in range(3):
+        process = start(folder, resume=attempt > 0, pause=0.05)
+        wait_for_work(folder, process)
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        kills += end(process) == -signal.SIGKILL
+    assert kills >= 2
+    assert end(start(folder, resume=True)) == 0
+    assert_same_run(whole, folder)
+
+
+def wait_for_work(folder: Path, process: BaseProcess) -> None:
+    """Wait until the process has logged a line."""
+    log = folder / "log.jsonl"
+    size = log.stat().st_size if log.exists() else 0
+    deadline = time.monotonic() + 30
+    while process.is_alive() and time.monotonic() < deadline:
+        if log.exists() and log.stat().st_size not in (0, size):
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_saves(whole, tmp_path, number):
+    folder = tmp_path / "run"
+    process = start(folder, pause=0.05)
+    wait_for_work(folder, process)
+    os.kill(process.pid or 0, number)
+    assert end(process) == 128 + number
+    assert 0 < load_checkpoint(list_checkpoints(folder / "checkpoints")[0])["step"] < tiny.STEPS
+    assert end(start(folder, resume=True)) == 0
+    assert_same_run(whole, folder)
+
+
+def test_stopping_says_how_to_resume(tmp_path, capsys):
+    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    outcome = tiny.run(tmp_path / "run", pause=0.1)
+    timer.join()
+    assert outcome.signal == signal.SIGINT
+    assert 0 < outcome.steps < tiny.STEPS
+    output = capsys.readouterr().out
+    assert f"Continue with: headwise train tiny --out {tmp_path / 'run'} --resume" in output
+    assert "region" in output, "plain lines name the terms"
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    first = tiny.run(tmp_path)
+    before = (tmp_path / "log.jsonl").read_bytes()
+    again = tiny.run(tmp_path, resume=True)
+    assert again.steps == tiny.STEPS
+    assert again.scores == first.scores
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+def test_a_truncated_checkpoint_is_left_out_with_a_warning(tmp_path, capsys):
+    tiny.run(tmp_path)
+    expected = lines(tmp_path / "log.jsonl")
+    newest = list_checkpoints(tmp_path / "checkpoints")[0]
+    newest.write_bytes(newest.read_bytes()[:500])
+    tiny.run(tmp_path, resume=True)
+    assert f"warning: {newest}: truncated" in capsys.readouterr().out
+    assert lines(tmp_path / "log.jsonl") == expected
+
+
+def test_a_second_run_in_one_folder_is_refused(tmp_path):
+    tiny.run(tmp_path)
+    with pytest.raises(ValueError, match=r"a run is there already. Continue it with --resume"):
+        tiny.run(tmp_path)
+
+
+def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
+    tiny.run(tmp_path)
+    with pytest.raises(ValueError, match="preset 'tiny', but the run is of 'other'"):
+        train(tiny.make_task(preset="other"), tiny.settings(), tmp_path, resume=True)
+
+
+def test_other_arguments_are_refused(tmp_path):
+    tiny.run(tmp_path)
+    with pytest.raises(ValueError, match="started with another width"):
+        train(tiny.make_task(arguments={"width": 8}), tiny.settings(), tmp_path, resume=True)
+
+
+def test_resuming_where_nothing_is_begins_at_the_first_step(whole, tmp_path, capsys):
+    tiny.run(tmp_path / "run", resume=True)
+    assert "no checkpoint yet" in capsys.readouterr().out
+    assert len(lines(tmp_path / "run" / "log.jsonl")) == len(lines(whole / "log.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["steps", "log_every", "checkpoint_every"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is 0, but must be at least 1"):
+        tiny.settings(**{name: 0})
