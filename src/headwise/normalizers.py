@@ -35,7 +35,7 @@ def count(target: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if mask is None:
         return torch.full((), target.numel(), dtype=torch.float32, device=target.device)
-    return _as_mask(mask).sum().float()
+    return torch.count_nonzero(_as_mask(mask)).float()
 
 
 def elements(target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -53,7 +53,7 @@ def elements(target: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is None:
         return count(target)
     channels = target.shape[1] if mask.ndim < target.ndim else 1
-    return (_as_mask(mask).sum() * channels).float()
+    return (torch.count_nonzero(_as_mask(mask)) * channels).float()
 
 
 def positive(target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -70,7 +70,7 @@ def positive(target: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is not None:
         spread = _as_mask(mask)
         keep = keep & (spread if spread.ndim == target.ndim else spread.unsqueeze(1))
-    return keep.sum().float()
+    return torch.count_nonzero(keep).float()
 
 
 @overload
@@ -93,7 +93,7 @@ def labelled(
     if target is None:
         return partial(labelled, ignore_index=ignore_index)
     keep = target != ignore_index
-    return (keep if mask is None else keep & _as_mask(mask)).sum().float()
+    return torch.count_nonzero(keep if mask is None else keep & _as_mask(mask)).float()
 
 
 @overload
@@ -143,8 +143,8 @@ def mined(
     is_positive = _as_mask(target)
     valid = torch.ones_like(is_positive) if mask is None else _as_mask(mask)
     groups = (len(target) if per_image else 1, target.numel() // (max(len(target), 1) if per_image else 1))
-    num_positives = (valid & is_positive).reshape(groups).sum(1)
-    num_negatives = (valid & ~is_positive).reshape(groups).sum(1)
+    num_positives = torch.count_nonzero((valid & is_positive).reshape(groups), dim=1)
+    num_negatives = torch.count_nonzero((valid & ~is_positive).reshape(groups), dim=1)
     wanted = (num_positives.double() * ratio).long()
     kept = torch.where(num_positives > 0, wanted, num_fallback).minimum(num_negatives)
     return (num_positives + kept).sum().float()

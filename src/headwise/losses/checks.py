@@ -28,9 +28,7 @@ def check_output(loss: str, output: Tensor, *constants: Tensor | None) -> None:
         ValueError: If ``output`` is not floating, or one of ``constants`` requires a gradient.
     """
     if not output.is_floating_point():
-        raise ValueError(
-            f"{loss}: the output must be floating, found {output.dtype}. Pass the network's raw output."
-        )
+        raise ValueError(f"{loss}: the output must be floating, found {output.dtype}. Pass the network's raw output.")
     if any(constant is not None and constant.requires_grad for constant in constants):
         raise ValueError(
             f"{loss}: a target or mask requires a gradient, but a loss is differentiated by its output "

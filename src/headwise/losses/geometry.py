@@ -12,9 +12,7 @@ from headwise.losses.elementwise import check_beta, smooth_l1_slope, smooth_l1_s
 from headwise.losses.fused import fused_sum
 
 
-def relative_smooth_l1(
-    output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0
-) -> Tensor:
+def relative_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:
     """Sum of smooth L1 losses of the quotient of output and target against 1.
 
     ``sum over i with target_i > 0 of mask_i * s(output_i / target_i - 1)``, s as in `smooth_l1`. Elements
@@ -134,9 +132,7 @@ def _relative_smooth_l1(
     divisor = torch.where(keep, target.to(dtype), 1.0)
     difference = torch.where(keep, output.to(dtype), 1.0) / divisor - 1.0
     slope = smooth_l1_slope(difference, beta)
-    return smooth_l1_sum(difference, slope, beta), (slope / divisor).to(
-        output.dtype
-    ) if with_gradient else None
+    return smooth_l1_sum(difference, slope, beta), (slope / divisor).to(output.dtype) if with_gradient else None
 
 
 def _direction_smooth_l1(

@@ -112,14 +112,15 @@ def _mine(
         return positive
     groups = negative.reshape(grid)
     count = num_mined_negatives(
-        positive.reshape(grid).sum((1, 2)), groups.sum((1, 2)), ratio=ratio, num_fallback=num_fallback
+        torch.count_nonzero(positive.reshape(num_groups, -1), dim=1),
+        torch.count_nonzero(groups.flatten(1), dim=1),
+        ratio=ratio,
+        num_fallback=num_fallback,
     )
     return positive | hardest(losses.reshape(grid), groups, count).view(losses.shape)
 
 
-def num_mined_negatives(
-    num_positives: Tensor, num_negatives: Tensor, *, ratio: float, num_fallback: int
-) -> Tensor:
+def num_mined_negatives(num_positives: Tensor, num_negatives: Tensor, *, ratio: float, num_fallback: int) -> Tensor:
     """How many negatives to keep per group, int64; counted in float64, so that no count is rounded."""
     wanted = (num_positives.double() * ratio).long()
     return torch.where(num_positives > 0, wanted, num_fallback).minimum(num_negatives)

@@ -19,25 +19,38 @@ def hardest(hardness: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
     counting; ties at the threshold are then taken in order of position until the count is full.
 
     Args:
-        hardness: What to rank by, non-negative, (G groups, R rows, W columns), float32 or float64.
+        hardness: What to rank by, non-negative, (G groups, R rows, W columns), float32 or float64; fewer
+            than 2^31 elements.
         candidates: Which elements may be selected, bool, of that shape.
-        count: How many to select, int64, (G,), at most the number of candidates of the group.
+        count: How many to select, integer, (G,), at most the number of candidates of the group.
 
     Returns:
         The selected elements, bool, (G, R, W), exactly ``count`` per group.
     """
     if hardness.numel() == 0:
         return candidates
-    dtype = hardness.dtype
+    compiling = torch.compiler.is_compiling()
+    keys = _keys(hardness, candidates)
+    if compiling:
+        # Inductor would compute the losses anew in each counting pass; a strided view makes it keep the keys.
+        keys = keys.as_strided(keys.shape, keys.stride())
+    # Counting passes fuse into plain reductions under a compiler; eager, a few histograms move less memory.
+    largest = _by_bisection if compiling else _by_histograms
+    count = count.to(torch.int32)
+    threshold = largest(keys.flatten(1), count, _BITS[hardness.dtype])[:, None, None]
+    num_above = (keys > threshold).sum((1, 2), dtype=torch.int32)
+    last = _position(keys == threshold, count - num_above)
+    positions = torch.arange(keys[0].numel(), dtype=torch.int32, device=keys.device).view(keys.shape[1:])
+    # Up to the last tie that fits, the threshold itself is enough; after it, only more is.
+    return keys > threshold - (positions <= last).to(keys.dtype)
+
+
+def _keys(hardness: Tensor, candidates: Tensor) -> Tensor:
+    """Integers ordered like the hardness of the candidates; -1, below all of them, elsewhere."""
+    integer = _INTEGER[hardness.dtype]
     # NaN may carry a sign bit; without it NaN ranks above infinity instead of vanishing among those left out.
-    bits = hardness.detach().view(_INTEGER[dtype]) & torch.iinfo(_INTEGER[dtype]).max
-    keys = torch.where(candidates, bits, -1)
-    # Counting passes fuse into plain reductions under a compiler; eager, three histograms move less memory.
-    largest = _by_bisection if torch.compiler.is_compiling() else _by_histograms
-    threshold = largest(keys.flatten(1), count, _BITS[dtype])[:, None, None]
-    above = keys > threshold
-    ties = keys == threshold
-    return above | (ties & _first(ties, count - above.sum((1, 2))))
+    bits = hardness.detach().view(integer) & torch.iinfo(integer).max
+    return torch.where(candidates, bits, -1)
 
 
 def _by_bisection(keys: Tensor, count: Tensor, bits: int) -> Tensor:
@@ -79,19 +92,17 @@ def _histogram(keys: Tensor, prefix: Tensor, shift: int, width: int, ones: Tenso
     return counts.view(num_groups, num_bins + 2)[:, 1:-1]
 
 
-def _first(ties: Tensor, count: Tensor) -> Tensor:
-    """True up to the position of the ``count``-th tie of each group, in reading order.
+def _position(ties: Tensor, count: Tensor) -> Tensor:
+    """Position in reading order of the ``count``-th tie of each group, int32, (G, 1, 1).
 
     Finds the row first and the column within that row, so that only one row is numbered element by element.
     """
     _, num_rows, num_columns = ties.shape
-    per_row = ties.sum(2)
-    through_row = per_row.cumsum(1)
+    per_row = ties.sum(2, dtype=torch.int32)
+    through_row = per_row.cumsum(1, dtype=torch.int32)
     row = (through_row < count[:, None]).sum(1, keepdim=True).clamp(max=num_rows - 1)
     before_row = (through_row - per_row).gather(1, row)
     the_row = ties.gather(1, row[:, :, None].expand(-1, 1, num_columns))
-    column = (the_row.cumsum(2) < (count[:, None] - before_row)[:, :, None]).sum(2, keepdim=True)
-    row = row[:, :, None]
-    rows = torch.arange(num_rows, device=ties.device)[None, :, None]
-    columns = torch.arange(num_columns, device=ties.device)[None, None, :]
-    return (rows < row) | ((rows == row) & (columns <= column))
+    rank = the_row.cumsum(2, dtype=torch.int32)
+    column = (rank < (count[:, None] - before_row)[:, :, None]).sum(2, keepdim=True)
+    return (row[:, :, None] * num_columns + column).to(torch.int32)

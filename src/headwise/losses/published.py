@@ -10,9 +10,7 @@ from headwise.losses.checks import as_mask, check_elements, working_dtype
 from headwise.losses.geometry import check_direction
 
 
-def published_relative_smooth_l1(
-    output: Tensor, target: Tensor, valid: Tensor, mask: Tensor | None = None
-) -> Tensor:
+def published_relative_smooth_l1(output: Tensor, target: Tensor, valid: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum of smooth L1 losses of output / target against 1, targets of 0 included.
 
     A masked target of 0 makes the sum infinite or NaN and the gradient not finite. ``valid`` does not mask:
