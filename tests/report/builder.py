@@ -137,6 +137,7 @@ def sample(rng: np.random.Generator, index: int, size: int = 256) -> dict[str, A
         "valid": np.ones((size, size), bool),
         "polygons": np.concatenate(polygons).astype(np.float32),
         "lengths": lengths,
+        "ignored": np.array([False, True]),
         "detection_points": np.concatenate(detections).astype(np.float32),
         "detection_lengths": np.array([len(p) for p in detections]),
         "scores": np.array([0.93, 0.81], np.float32),

@@ -101,16 +101,21 @@ def test_card_configuration_and_scores_are_told(finished_run):
     assert "resnet18" in page.text
     best = max(entry["iou50"]["f"] for entry in read_lines(finished_run / "evaluation.jsonl"))
     assert f"{best:.4g}" in page.texts["dd"]
-    assert any(attributes.get("data-tip") == "detected, score 0.93" for _, attributes in page.tags)
+    tips = [attributes.get("data-tip") for _, attributes in page.tags]
+    assert {"detected, score 0.93", "annotated", "annotated, ignored"} <= set(tips)
 
 
 def test_png_files_are_pictures(finished_run):
     from PIL import Image
 
     files = sorted((finished_run / "report").glob("*.png"))
-    assert {"values.png", "share.png", "gradient_norms.png", "cosines.png", "sample-000.png"} <= {
-        file.name for file in files
-    }
+    assert {
+        "value-of-each-term.png",
+        "share-of-the-total.png",
+        "gradient-norm-of-each-term.png",
+        "cosine-between-the-terms-gradients.png",
+        "sample-000.png",
+    } <= {file.name for file in files}
     for file in files:
         with Image.open(file) as picture:
             assert min(picture.size) > 250
@@ -193,6 +198,7 @@ def test_a_broken_sample_is_named_and_the_rest_is_shown(fresh_run):
     ("changes", "reason"),
     [
         ({"lengths": np.array([3])}, "lengths add up to 3"),
+        ({"ignored": np.zeros(5, bool)}, "ignored has 5 flags for 2 polygons"),
         ({"maps": np.zeros((5, 8, 8), np.float16)}, "not (7, H, W)"),
         ({"image": np.zeros((8, 8), np.uint8)}, "not uint8 (H, W, 3)"),
     ],
@@ -203,6 +209,22 @@ def test_samples_that_do_not_fit_are_named(fresh_run, changes, reason):
         arrays = dict(archive)
     np.savez(path, **{**arrays, **changes})
     assert reason in page_of(fresh_run).text
+
+
+def test_any_measure_of_an_evaluation_is_drawn(fresh_run):
+    entries = read_lines(fresh_run / "evaluation.jsonl")
+    write_lines(fresh_run / "evaluation.jsonl", [{**entry, "deteval_published": entry["deteval"]} for entry in entries])
+    page = page_of(fresh_run)
+    published = page.data["Held-out pictures, DetEval as published"]
+    assert published["values"] == page.data["Held-out pictures, DetEval"]["values"]
+
+
+def test_terms_that_share_no_output_have_no_curve_of_conflict(fresh_run):
+    lines = read_lines(fresh_run / "log.jsonl")
+    write_lines(fresh_run / "log.jsonl", [{**line, "cosine": {}} for line in lines])
+    page = page_of(fresh_run)
+    assert "Conflict over time" not in page.data
+    assert "sin · cos: share no output" in [attributes.get("data-tip") for _, attributes in page.tags]
 
 
 def test_no_detection_is_a_picture_too(fresh_run):

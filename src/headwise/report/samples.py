@@ -41,7 +41,8 @@ class Sample:
     Attributes:
         name: of the file.
         image: (H, W, 3) uint8.
-        polygons: targets, each (v, 2) pixels (x, y).
+        polygons: annotations, each (v, 2) pixels (x, y).
+        ignored: one flag per annotation: neither finding nor missing it counts.
         detections: found polygons, each (v, 2).
         scores: one per detection.
         maps: output maps with their targets.
@@ -51,6 +52,7 @@ class Sample:
     name: str
     image: NDArray[np.uint8]
     polygons: Sequence[Points]
+    ignored: Sequence[bool]
     detections: Sequence[Points]
     scores: Sequence[float]
     maps: Sequence[MapPair]
@@ -79,10 +81,15 @@ def read_sample(path: Path) -> Sample:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"image is {image.dtype} {image.shape}, not uint8 (H, W, 3)")
         region = arrays.get("text_region")
+        polygons = _polygons(arrays, "polygons", "lengths")
+        ignored = [bool(flag) for flag in arrays.get("ignored", [False] * len(polygons))]
+        if len(ignored) != len(polygons):
+            raise ValueError(f"ignored has {len(ignored)} flags for {len(polygons)} polygons")
         return Sample(
             path.stem,
             image,
-            _polygons(arrays, "polygons", "lengths"),
+            polygons,
+            ignored,
             _polygons(arrays, "detection_points", "detection_lengths"),
             [float(score) for score in arrays.get("scores", ())],
             _maps(arrays),

@@ -147,16 +147,18 @@ def conflict(run: Run) -> list[Block]:
 def evaluation(run: Run) -> list[Curves]:
     """Precision, recall and F of the evaluations."""
     log = run.evaluation
-    kinds = {"iou50": "Held-out pictures, IoU at least 0.5", "deteval": "Held-out pictures, DetEval"}
+    measures = {key: key.replace("_", " ") for key in log.names() if log.names(key)}
+    measures.update(iou50="IoU at least 0.5", deteval="DetEval", deteval_published="DetEval as published")
     captions = {
         "iou50": "A detection counts when its intersection over union with an annotated polygon is 0.5 or more.",
         "deteval": "The field's older measure: area precision and recall with one-to-many and many-to-one matches.",
+        "deteval_published": "DetEval with the errors of the authors' script, to compare with published numbers.",
     }
     return [
-        Curves(title, log.steps, {name: log.column(kind, name) for name in log.names(kind)}, bounds=(0.0, 1.0),
-               unit="score", caption=captions[kind], smooth=False)
-        for kind, title in kinds.items()
-        if log.names(kind)
+        Curves(f"Held-out pictures, {title}", log.steps, {name: log.column(key, name) for name in log.names(key)},
+               bounds=(0.0, 1.0), unit="score", caption=captions.get(key, ""), smooth=False)
+        for key, title in measures.items()
+        if log.names(key)
     ]  # fmt: skip
 
 

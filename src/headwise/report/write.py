@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,19 +15,6 @@ from headwise.report.page import Block, Page, Remarks, Section
 from headwise.report.run import Run, read_run
 
 _PICTURE_BYTES = 3_000_000
-_FILES = {
-    "Value of each term": "values.png",
-    "Weighted value of each term, and the total": "weighted.png",
-    "Share of the total": "share.png",
-    "Gradient norm of each term": "gradient_norms.png",
-    "Which term trains which output": "outputs.png",
-    "Conflict over time": "conflict.png",
-    "Cosine between the terms' gradients": "cosines.png",
-    "Held-out pictures, IoU at least 0.5": "evaluation_iou50.png",
-    "Held-out pictures, DetEval": "evaluation_deteval.png",
-    "Throughput": "throughput.png",
-    "Learning rate": "learning_rate.png",
-}
 
 
 def write_report(run: Path) -> Path:
@@ -106,9 +94,9 @@ def _save(block: Block, folder: Path) -> None:
     from headwise.report.figures.plots import plot_curves, plot_heat_map, plot_sample
 
     if isinstance(block, Curves):
-        plot_curves(block, folder / _FILES[block.title])
+        plot_curves(block, folder / f"{_slug(block.title)}.png")
     elif isinstance(block, HeatMap):
-        plot_heat_map(block, folder / _FILES[block.title])
+        plot_heat_map(block, folder / f"{_slug(block.title)}.png")
     elif isinstance(block, HeldOut):
         plot_sample(block.sample, folder / f"sample-{block.sample.name}.png")
 
@@ -134,6 +122,11 @@ def _pictures(run: Run) -> tuple[list[Block], list[tuple[str, str]]]:
             break
         shown.append(block)
     return shown, remarks
+
+
+def _slug(title: str) -> str:
+    """A file name: `Share of the total` becomes `share-of-the-total`."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def _title(run: Run) -> str:

@@ -34,9 +34,8 @@ class HeldOut:
     def html(self, key: str) -> Markup:
         """The photograph with polygons that can be switched, then the maps over their targets."""
         sample = self.sample
-        found = (
-            f"{len(sample.detections)} detected (solid, with their scores), {len(sample.polygons)} annotated (dashed)."
-        )
+        ignored = f", {sum(sample.ignored)} of them ignored (dotted)" if any(sample.ignored) else ""
+        found = f"{len(sample.detections)} detected (solid), {len(sample.polygons)} annotated (dashed){ignored}."
         tiles = [tile for pair in sample.maps for tile in _tiles(pair, sample.outline)]
         maps = (
             [element("div", *tiles, class_="maps")] if tiles else [element("p", "No maps were saved.", class_="note")]
@@ -65,7 +64,10 @@ def _photograph(sample: Sample) -> Markup:
     picture = element(
         "img", src=data_uri(_photograph_bytes(sample.image), "jpeg"), alt=f"Held-out photograph {sample.name}"
     )
-    targets = [_polygon(points, "target", "annotated") for points in sample.polygons]
+    targets = [
+        _polygon(points, "target ignored" if ignored else "target", "annotated, ignored" if ignored else "annotated")
+        for points, ignored in zip(sample.polygons, sample.ignored, strict=True)
+    ]
     scores = [*sample.scores, *[None] * (len(sample.detections) - len(sample.scores))]
     detections = [
         _polygon(points, "detection", f"detected, score {number(score)}")
