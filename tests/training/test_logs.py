@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ def books(value: float = 2.0, finite: bool = True) -> Books:
     return Books(3, {"sin": term("sin"), "cos": term("cos"), "radius": term("r")}, {("sin", "cos"): -0.5})
 
 
-def entry(step: int, value: float = 2.0) -> dict:
+def entry(step: int, value: float = 2.0) -> dict[str, Any]:
     return step_entry(step, books(value), time=1.5, images_per_second=8.0, learning_rate=0.1)
 
 

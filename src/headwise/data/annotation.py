@@ -75,13 +75,9 @@ def check_polygon(polygon: Polygon, what: str) -> None:
         ValueError: fewer than three points, another shape, or a coordinate that is not finite.
     """
     if polygon.ndim != 2 or polygon.shape[1] != 2:
-        raise ValueError(
-            f"{what} has shape {polygon.shape}, but a polygon is (points, 2). Correct or remove it."
-        )
+        raise ValueError(f"{what} has shape {polygon.shape}, but a polygon is (points, 2). Correct or remove it.")
     if len(polygon) < 3:
-        raise ValueError(
-            f"{what} has {len(polygon)} points, but a polygon needs at least 3. Correct or remove it."
-        )
+        raise ValueError(f"{what} has {len(polygon)} points, but a polygon needs at least 3. Correct or remove it.")
     finite = np.isfinite(polygon).all(axis=1)
     if not finite.all():
         point = int(np.argmin(finite))

@@ -84,9 +84,7 @@ class Curve:
         return self.to_picture(np.concatenate([top, bottom]))
 
 
-def random_curve(
-    generator: np.random.Generator, width: float, height: float, center: tuple[float, float]
-) -> Curve:
+def random_curve(generator: np.random.Generator, width: float, height: float, center: tuple[float, float]) -> Curve:
     """Draw a curve for a word of that flat size.
 
     Args:

@@ -51,6 +51,7 @@ PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
 
 _PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 _ATTEMPTS = 20
+_MOST_KEPT = 2**27  # bytes; smaller data sets stay in memory once they are drawn
 
 
 class EmbeddedText:
@@ -61,6 +62,8 @@ class EmbeddedText:
         self.size = size
         self.seed = seed
         self._num_pictures = num_pictures
+        self._keeps = 3 * num_pictures * size**2 <= _MOST_KEPT
+        self._kept: dict[int, Picture] = {}
 
     def __len__(self) -> int:
         return self._num_pictures
@@ -79,6 +82,14 @@ class EmbeddedText:
         """
         if not 0 <= index < self._num_pictures:
             raise IndexError(f"picture {index} of {self._num_pictures}")
+        if index in self._kept:
+            return self._kept[index]
+        picture = self._draw(index)
+        if self._keeps:
+            self._kept[index] = picture
+        return picture
+
+    def _draw(self, index: int) -> Picture:
         entropy = (self.seed, list(PHOTOGRAPHS).index(self.split), index)
         generator = np.random.default_rng(np.random.SeedSequence(entropy))
         image = _background(generator, self.split, self.size)
@@ -87,9 +98,7 @@ class EmbeddedText:
         return Picture(f"{self.split}_{index:04d}", image, annotation)
 
 
-def embedded_text(
-    split: Split = "train", *, num_pictures: int = 400, size: int = 256, seed: int = 0
-) -> EmbeddedText:
+def embedded_text(split: Split = "train", *, num_pictures: int = 400, size: int = 256, seed: int = 0) -> EmbeddedText:
     """Return the embedded data set: words along straight lines, arcs and waves on real photographs.
 
     Args:
@@ -114,9 +123,7 @@ def embedded_text(
         )
     for package, distribution in _PACKAGES.items():
         if find_spec(package) is None:
-            raise ImportError(
-                f"the embedded pictures need {distribution}. Install with: pip install headwise[data]"
-            )
+            raise ImportError(f"the embedded pictures need {distribution}. Install with: pip install headwise[data]")
     return EmbeddedText(split, num_pictures, size, seed)
 
 
@@ -143,9 +150,7 @@ def _background(generator: np.random.Generator, split: Split, size: int) -> Pixe
     return np.ascontiguousarray(image, dtype=np.uint8)
 
 
-def _set_words(
-    generator: np.random.Generator, image: Pixels, words: tuple[str, ...]
-) -> tuple[Pixels, TextAnnotation]:
+def _set_words(generator: np.random.Generator, image: Pixels, words: tuple[str, ...]) -> tuple[Pixels, TextAnnotation]:
     """Set two to five words where they overlap neither each other nor the border."""
     size = len(image)
     taken = np.zeros((size, size), np.uint8)

@@ -40,9 +40,7 @@ def claim(taken: NDArray[np.uint8], polygon: Polygon) -> bool:
     return True
 
 
-def print_word(
-    generator: np.random.Generator, image: Pixels, word: FlatWord, curve: Curve, contrast: float
-) -> None:
+def print_word(generator: np.random.Generator, image: Pixels, word: FlatWord, curve: Curve, contrast: float) -> None:
     """Print a word onto a picture, in place.
 
     Args:
@@ -57,9 +55,7 @@ def print_word(
     right, bottom = np.ceil(polygon.max(axis=0)).astype(int) + 2
     left, top = max(left, 0), max(top, 0)
     patch = image[top:bottom, left:right]
-    grid = np.stack(
-        np.meshgrid(np.arange(left, left + patch.shape[1]), np.arange(top, top + patch.shape[0])), axis=-1
-    )
+    grid = np.stack(np.meshgrid(np.arange(left, left + patch.shape[1]), np.arange(top, top + patch.shape[0])), axis=-1)
     flat = curve.to_flat(grid.astype(np.float64))
     origin = np.array([word.ink.shape[1] - 1, word.ink.shape[0] - 1]) / 2
     where = (flat + origin).astype(np.float32)

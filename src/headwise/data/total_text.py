@@ -83,9 +83,7 @@ def read_total_text(folder: str | Path, split: str) -> TotalText:
     pictures = _by_name(_split_folder(_images_folder(root), split), _PICTURES)
     annotations = _by_name(_annotation_folder(root, split), _ANNOTATIONS)
     for name in sorted(annotations.keys() - pictures.keys()):
-        raise ValueError(
-            f"{annotations[name]}: no picture {name!r} in this split. Add it or remove the annotation."
-        )
+        raise ValueError(f"{annotations[name]}: no picture {name!r} in this split. Add it or remove the annotation.")
     for name in sorted(pictures.keys() - annotations.keys()):
         raise ValueError(f"{pictures[name]}: the picture has no annotation. Add one or remove the picture.")
     if not pictures:

@@ -1,0 +1,232 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from headwise.cli import VERBS, main
+from headwise.recipes.textsnake import DEMO, Configuration
+from headwise.training.checkpoints import list_checkpoints, save_checkpoint
+
+SMALL = replace(
+    DEMO,
+    steps=2,
+    width=8,
+    size=64,
+    inference_size=64,
+    picture_size=64,
+    batch_size=2,
+    num_pictures=4,
+    num_held_out=2,
+    num_workers=0,
+    log_every=1,
+    checkpoint_every=1,
+)
+
+Failing = Callable[..., str]
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Failing:
+    """Run a command that must fail by a user's mistake; return its one line."""
+
+    def run(*arguments: str | Path) -> str:
+        capsys.readouterr()
+        try:
+            code: int | str | None = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            code = exit.code
+        captured = capsys.readouterr()
+        assert code == 2
+        assert captured.err.startswith("headwise: error: ")
+        assert captured.err.count("\n") == 1
+        assert "Traceback" not in captured.err
+        return captured.err
+
+    return run
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make --demo a matter of seconds."""
+    monkeypatch.setattr(sys.modules["headwise.recipes.textsnake"], "DEMO", SMALL)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained run."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["headwise.recipes.textsnake"], "DEMO", SMALL)
+        assert main(["train", "textsnake", "--demo", "--out", str(folder), "--seed", "3"]) == 0
+    return folder
+
+
+def test_the_verbs_are_these():
+    assert {"train", "predict", "report"} <= VERBS.keys()
+
+
+def test_training_leaves_what_reports_read(run):
+    config = json.loads((run / "config.json").read_text())
+    assert config["seed"] == config["arguments"]["seed"] == 3
+    assert config["terms"] == ["text_region", "center_line", "radius", "sin", "cos"]
+    assert len(config["card"]) > 100
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step_00000002.pt", "step_00000001.pt"]
+    sample = np.load(run / "samples" / "000.npz", allow_pickle=False)
+    assert sample["image"].shape == (64, 64, 3)
+    assert sample["maps"].shape == (7, 64, 64)
+    assert sample["polygons"].shape == (sample["lengths"].sum(), 2)
+    assert len(sample["scores"]) == len(sample["detection_lengths"])
+    evaluation = json.loads((run / "evaluation.jsonl").read_text().splitlines()[-1])
+    assert evaluation["step"] == 2
+    assert evaluation["num_images"] == 2
+    assert evaluation["iou50"].keys() == evaluation["deteval"].keys() == {"precision", "recall", "f"}
+
+
+def test_resume_goes_on_and_refuses_other_arguments(run, fails, small, capsys):
+    assert main(["train", "textsnake", "--out", str(run), "--resume"]) == 0
+    assert "continuing after step 2" in capsys.readouterr().out
+    assert "seed 3, not 4" in fails("train", "textsnake", "--out", run, "--resume", "--seed", "4")
+    assert "a run is there already" in fails("train", "textsnake", "--demo", "--out", run)
+
+
+def test_predict_writes_polygons_and_overlays(run, tmp_path, capsys):
+    image = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "one.jpg")
+    checkpoint = list_checkpoints(run / "checkpoints")[0]
+    for source, name in ((checkpoint, "from_file"), (run, "from_run")):
+        assert main(["predict", str(source), str(tmp_path / "one.jpg"), "--out", str(tmp_path / name)]) == 0
+    found = json.loads((tmp_path / "from_file" / "one.json").read_text())
+    assert (found["image"], found["width"], found["height"]) == ("one.jpg", 90, 40)
+    assert all(word.keys() == {"polygon", "score"} for word in found["words"])
+    with Image.open(tmp_path / "from_file" / "one.png") as overlay:
+        assert overlay.size == (90, 40)
+    assert found == json.loads((tmp_path / "from_run" / "one.json").read_text())
+    assert "one.json" in capsys.readouterr().out
+
+
+def test_predict_refuses_what_it_cannot_read_before_it_writes(run, tmp_path, fails):
+    out = tmp_path / "out"
+    good = tmp_path / "good.png"
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(good)
+    broken = tmp_path / "broken.jpg"
+    Image.fromarray(np.zeros((99, 99, 3), np.uint8)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:300])
+    assert f"{broken}: the picture cannot be decoded" in fails("predict", run, good, broken, "--out", out)
+    assert "absent.png: no such picture" in fails("predict", run, good, tmp_path / "absent.png", "--out", out)
+    assert "two pictures are called" in fails("predict", run, good, good, "--out", out)
+    assert not out.exists()
+
+
+def test_predict_refuses_checkpoints_that_are_not_its_own(run, tmp_path, fails):
+    good = tmp_path / "good.png"
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(good)
+    other = save_checkpoint(tmp_path / "a", 1, {"preset": "cornernet", "arguments": {}, "network": {}})
+    assert "preset 'cornernet', but the run is of 'textsnake'" in fails("predict", other, good)
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(list_checkpoints(run / "checkpoints")[0].read_bytes()[:1000])
+    assert f"{cut}: truncated" in fails("predict", cut, good)
+    assert "no such checkpoint" in fails("predict", tmp_path / "absent.pt", good)
+    assert "no checkpoint in this folder" in fails("predict", tmp_path, good)
+
+
+def test_a_checkpoint_with_an_unknown_argument(run, tmp_path, fails):
+    state = torch.load(list_checkpoints(run / "checkpoints")[0], weights_only=True)
+    state["arguments"]["colour"] = "blue"
+    path = save_checkpoint(tmp_path, 1, state)
+    assert f"{path}: no argument 'colour'" in fails("predict", path, tmp_path / "any.png")
+
+
+def test_a_configuration_with_an_unknown_key(run, tmp_path, fails):
+    config = json.loads((run / "config.json").read_text())
+    config["arguments"]["colour"] = "blue"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    message = fails("train", "textsnake", "--out", tmp_path, "--resume")
+    assert f"{tmp_path / 'config.json'}: no argument 'colour'" in message
+    (tmp_path / "config.json").write_text("{")
+    assert "no JSON" in fails("train", "textsnake", "--out", tmp_path, "--resume")
+    with pytest.raises(ValueError, match="no argument 'colour' of textsnake"):
+        Configuration.from_dict({"colour": 1}, "textsnake")
+
+
+def test_missing_data(tmp_path, fails):
+    out = tmp_path / "run"
+    assert "nowhere: no such folder" in fails("train", "textsnake", "--data", tmp_path / "nowhere", "--out", out)
+    assert not out.exists(), "nothing half-written"
+
+
+def total_text(folder: Path) -> None:
+    """Write a small Total-Text folder."""
+    for split in ("Train", "Test"):
+        (folder / "Images" / split).mkdir(parents=True)
+        (folder / "Groundtruth" / split).mkdir(parents=True)
+        pixels = np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "Images" / split / "img1.jpg")
+        line = "x: [[10 70 70 10]], y: [[10 10 40 40]], ornt: [u'h'], transcriptions: [u'word']\n"
+        (folder / "Groundtruth" / split / "gt_img1.txt").write_text(line)
+
+
+def test_training_on_a_folder(tmp_path, small):
+    total_text(tmp_path / "data")
+    arguments = ["train", "textsnake", "--demo", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--steps", "1"]) == 0
+    assert json.loads((tmp_path / "run" / "evaluation.jsonl").read_text())["num_images"] == 1
+
+
+def test_bad_data_is_found_before_anything_is_written(tmp_path, fails):
+    data, out = tmp_path / "data", tmp_path / "run"
+    total_text(data)
+    annotation = data / "Groundtruth" / "Train" / "gt_img1.txt"
+    for line in (
+        "x: [[1 2]], y: [[1 2]], transcriptions: [u'w']",
+        "x: [[1 nan 3]], y: [[1 2 3]], transcriptions: [u'w']",
+    ):
+        annotation.write_text(line)
+        assert str(annotation) in fails("train", "textsnake", "--data", data, "--out", out)
+    picture = data / "Images" / "Train" / "img1.jpg"
+    picture.write_bytes(picture.read_bytes()[:-200])
+    assert str(picture) in fails("train", "textsnake", "--data", data, "--out", out)
+    assert not out.exists()
+
+
+def test_a_picture_that_breaks_during_training_is_named_in_one_line(tmp_path, fails, monkeypatch):
+    """In a loading process, whose error arrives wrapped in a traceback."""
+    monkeypatch.setattr(sys.modules["headwise.recipes.textsnake"], "DEMO", replace(SMALL, num_workers=1))
+    data = tmp_path / "data"
+    total_text(data)
+    picture = data / "Images" / "Train" / "img1.jpg"
+    monkeypatch.setattr("headwise.data.total_text.check_picture", lambda path: None)
+    picture.write_bytes(picture.read_bytes()[:400])
+    message = fails("train", "textsnake", "--demo", "--data", data, "--out", tmp_path / "run")
+    assert message.startswith(f"headwise: error: {picture}: the picture cannot be decoded")
+
+
+def test_report_writes_a_page(run, capsys):
+    assert main(["report", str(run)]) == 0
+    page = Path(capsys.readouterr().out.strip().partition("The report is at ")[2])
+    assert page.read_text().startswith("<!")
+
+
+def test_report_of_nothing(tmp_path, fails):
+    assert "no run folder" in fails("report", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["train", "other"], ["train", "textsnake", "--seed", "x"], ["predict"]]
+)
+def test_mistakes_in_the_arguments_are_one_line(arguments, fails):
+    assert "--help" in fails(*arguments)
+
+
+def test_python_m_headwise():
+    done = subprocess.run(
+        [sys.executable, "-m", "headwise", "predict"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("headwise: error: ")
