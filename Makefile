@@ -12,7 +12,10 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.ready
+	rm -rf runs/demo
 	$(BIN)/headwise train textsnake --demo --out runs/demo
+	$(BIN)/headwise predict runs/demo runs/demo/samples/*.png --out runs/demo/predictions
+	$(BIN)/headwise report runs/demo
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
