@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -150,6 +152,7 @@ def test_values_that_are_not_finite_do_not_break_the_page(fresh_run, bad):
     write_lines(fresh_run / "log.jsonl", lines)
     page = page_of(fresh_run)
     assert isinstance(page.data["Value of each term"]["values"][4][3], str)
+    assert "Crosses at the top: values that are not finite." in page.text
     assert "cos: value not finite at step 40." in page.text
     assert "cos: gradient at output maps[:, 4:6] not finite at step 40." in page.text
 
@@ -272,6 +275,26 @@ def test_a_report_that_cannot_be_written_is_an_error_of_one_line(fresh_run):
     with pytest.raises(ValueError, match="cannot write") as caught:
         write_report(fresh_run)
     assert "\n" not in str(caught.value)
+
+
+def test_without_the_extra_the_error_names_it(fresh_run, monkeypatch):
+    monkeypatch.setattr("headwise.report.write.find_spec", lambda name: None if name == "matplotlib" else name)
+    with pytest.raises(ImportError, match=r"needs matplotlib. Install headwise\[report\]"):
+        write_report(fresh_run)
+
+
+def test_terminal_tables_and_pages_need_no_extra():
+    code = """
+import sys
+for name in ("matplotlib", "PIL", "rich"):
+    sys.modules[name] = None  # importing it fails
+from headwise.report import Curves, Flow, HeatMap, Link, Page, Section, render_table
+curves = Curves("c", [1, 2], {"a": [1.0, 2.0]})
+flow = Flow("f", {"losses": ["a"], "outputs": ["x"]}, [Link("a", "x", 1.0)])
+assert "<svg" in Page("p").add(Section("s", [curves, flow, HeatMap("h", ["a"], ["x"], [[1.0]])])).html()
+assert render_table(["a"], [[1]])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_writing_again_replaces_the_page(fresh_run, monkeypatch):

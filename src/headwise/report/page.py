@@ -12,6 +12,7 @@ from headwise.report.files import write_atomically
 from headwise.report.markup import Markup, element, join, number
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_SHORT = 24  # letters that stay on one line in a table
 _SCRIPTS = ("scales.js", "charts.js", "page.js")
 
 
@@ -235,7 +236,8 @@ def _cell(value: object, *, first: bool) -> Markup:
         return element(name, value, scope=scope)
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return element(name, number(value), scope=scope, class_="number", data_value=value)
-    return element(name, str(value), scope=scope)
+    text = str(value)
+    return element(name, text, scope=scope, class_="short" if len(text) <= _SHORT and not first else None)
 
 
 def _hatches() -> Markup:

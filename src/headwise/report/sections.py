@@ -85,8 +85,8 @@ def gradients(run: Run) -> list[Block]:
         Curves("Gradient norm of each term", run.log.steps, {n: run.term(n, "grad_norm") for n in run.terms}, log=True,
                unit="gradient norm", wide=True,
                caption="Level: at the network's outputs, exact, at each logged step: the norm of "
-               "d(weight x value) / d(what the term reads). Higher pulls harder. A line that ends or is absent on the "
-               "log axis is 0: the term trains nothing there."),
+               "d(weight x value) / d(what the term reads). Higher pulls harder. Where a line is absent on the log "
+               "axis, the norm is 0 and the term trains nothing."),
     ]  # fmt: skip
     links = _output_links(run)
     outputs = list(dict.fromkeys(link.target for link in links))

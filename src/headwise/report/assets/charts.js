@@ -119,7 +119,9 @@ class Chart {
       const points = this.path(this.column(index), `line ${colour}`, this.data.dashes[index], layer);
       this.marks(points, index, layer);
       this.broken(index, layer);
-      if (points.length) labels.push({ y: points.at(-1)[1] + 4, name: this.data.names[index], colour });
+      const name = this.data.names[index];
+      if (points.length) labels.push({ y: points.at(-1)[1] + 4, name, colour });
+      else if (this.data.values[index].includes(0)) labels.push({ y: this.box.bottom, name: `0: ${name}`, colour });
     }
     this.labels(labels);
   }

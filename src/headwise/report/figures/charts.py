@@ -83,6 +83,8 @@ class Curves:
             mean = "geometric mean" if self.log else "mean"
             pale = "" if self.stacked else "; pale lines: the logged values"
             parts.append(f"Drawn: the {mean} over {2 * self.half_width + 1} logged steps{pale}.")
+        if not self.stacked and any(v is not None and not math.isfinite(v) for c in self.series.values() for v in c):
+            parts.append("Crosses at the top: values that are not finite.")
         if len(rows) < len(self.steps):
             parts.append(
                 f"{len(rows):,} of {len(self.steps):,} logged steps are drawn: the smallest, the largest and any "
