@@ -35,9 +35,9 @@ def test_published_targets(case):
         expected = np.unpackbits(packed)[: size * size].reshape(1, size, size).astype(bool)
         assert np.array_equal(targets[name].numpy(), expected), name
     for name in ("sin", "cos", "radius"):
-        expected = np.zeros(size * size, np.float32)
-        expected[TARGETS[f"{case}/out/{name}_map_idx"]] = TARGETS[f"{case}/out/{name}_map_val"]
-        np.testing.assert_allclose(targets[name].numpy().ravel(), expected, rtol=0, atol=1e-5, err_msg=name)
+        plane = np.zeros(size * size, np.float32)
+        plane[TARGETS[f"{case}/out/{name}_map_idx"]] = TARGETS[f"{case}/out/{name}_map_val"]
+        np.testing.assert_allclose(targets[name].numpy().ravel(), plane, rtol=0, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("case", ["quads", "arc", "none"])

@@ -79,7 +79,7 @@ class Payload:
 def test_a_file_that_would_run_code_is_refused(network, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Payload()}, "new.pth")
-    Path("old.pth").write_bytes(pickle.dumps({"model": Payload()}))
+    Path("old.pth").write_bytes(pickle.dumps({"model": Payload()}, protocol=2))
     for name in ("new.pth", "old.pth"):
         with pytest.raises(ValueError, match="a checkpoint holds tensors only"):
             load_published(network, name)

@@ -23,26 +23,36 @@ SHORTEST_RADIUS = 1.0  # a predicted radius of 0 (or below) must not stop the wa
 
 @dataclass(frozen=True)
 class Geometry:
-    """Direction and radius at every pixel of one image, each map (H, W)."""
+    """Direction and radius on the centre lines of one image, each map (H, W)."""
 
+    line: Mask
     sin: Array
     cos: Array
     radius: Array
 
     @classmethod
-    def from_maps(cls, sin: Array, cos: Array, radius: Array) -> Geometry:
+    def from_maps(cls, line: Mask, sin: Array, cos: Array, radius: Array) -> Geometry:
         """Normalise the direction; where both parts are 0 it points to +x. No radius exceeds the image."""
         # float64: neither overflow nor underflow, and exact on the axes, where pixel borders are ties
         length = np.hypot(sin.astype(np.float64), cos.astype(np.float64))
         pointed = length > 0
         safe = np.where(pointed, length, 1)
         diagonal = np.hypot(*radius.shape)
-        return cls(sin / safe, np.where(pointed, cos / safe, 1), radius.astype(np.float64).clip(0, diagonal))
+        radius = radius.astype(np.float64).clip(0, diagonal)
+        return cls(_fill_holes(line).astype(bool), sin / safe, np.where(pointed, cos / safe, 1), radius)
 
-    def at(self, point: Array) -> tuple[Array, float]:
-        """Unit direction and radius at the pixel that holds a point."""
+    def at(self, point: Array) -> tuple[Array, float] | None:
+        """Unit direction and radius at a point, from the first pixel around it that lies on a centre line.
+
+        Elsewhere nothing was trained, and the maps hold anything. None where no pixel does.
+        """
+        height, width = self.line.shape
         x, y = int(point[0]), int(point[1])
-        return np.array([self.cos[y, x], self.sin[y, x]]), float(self.radius[y, x])
+        for column, row in ((x, y), (x + 1, y), (x, y + 1), (x + 1, y + 1)):
+            if row < height and column < width and self.line[row, column]:
+                direction = np.array([self.cos[row, column], self.sin[row, column]])
+                return direction, float(self.radius[row, column])
+        return None
 
 
 @dataclass(frozen=True)
@@ -93,26 +103,26 @@ class Canvas:
         return largest + np.array([self.left, self.top], np.int32)
 
 
-def find_center_lines(mask: Mask, geometry: Geometry, *, min_area: float, max_steps: int) -> list[Array]:
+def find_center_lines(geometry: Geometry, *, min_area: float, max_steps: int) -> list[Array]:
     """Walk along each connected centre line.
 
     Args:
-        mask: (H, W) centre line.
-        geometry: direction and radius.
+        geometry: centre lines, direction and radius.
         min_area: least area inside the border pixels' centres.
         max_steps: most steps in each of the two directions.
 
     Returns:
         For each line its discs (m, 3): x, y, radius, from one end to the other.
     """
-    contours, _ = cv2.findContours(_fill_holes(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contours, _ = cv2.findContours(geometry.line.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     lines = []
     for contour in (np.asarray(found, np.int32) for found in contours):
         start = _inner_point(contour) if cv2.contourArea(contour) >= min_area else None
         if start is not None:
             ahead = _walk(contour, start, geometry, 1.0, max_steps)
             back = _walk(contour, start, geometry, -1.0, max_steps)
-            lines.append(np.array(ahead[:0:-1] + back))
+            if back:
+                lines.append(np.array(ahead[:0:-1] + back))
     return lines
 
 
@@ -198,8 +208,11 @@ def _walk(contour: Contour, start: Array, geometry: Geometry, sense: float, max_
     disks: list[Array] = []
     position: Array | None = start
     while position is not None and len(disks) <= max_steps:
-        center = _center(contour, position, geometry.at(position)[0])
-        direction, radius = geometry.at(center)
+        here = geometry.at(position)
+        if here is None:
+            break
+        center = _center(contour, position, here[0])
+        direction, radius = geometry.at(center) or here
         disks.append(np.array([*center, radius]))
         before = disks[-2][:2] if len(disks) > 1 else None
         position = _next(contour, center, sense * direction, max(radius, SHORTEST_RADIUS), before)

@@ -157,9 +157,10 @@ def decode_snakes(
         util/detection.py, thresholds of util/config.py.
 
     Differs:
-        Detections are sorted and scored. A direction of length 0 means +x, and a radius below 1 steps as 1,
-        where the original divides by 0 or stands still for 200 steps. Joined words are redrawn from all
-        their discs.
+        Detections are sorted and scored. Direction and radius are read on the centre line only, where the
+        original may read a pixel beside it, at which nothing was trained. A direction of length 0 means +x, and
+        a radius below 1 steps as 1, where the original divides by 0 or stands still for 200 steps. Joined words
+        are redrawn from all their discs.
     """
     _, walk = _modules()
     maps = check_maps(outputs)
@@ -170,8 +171,8 @@ def decode_snakes(
         probability = torch.sigmoid(image[1] - image[0]).numpy()
         region = probability > region_threshold
         line = region & (torch.sigmoid(image[3] - image[2]).numpy() > center_line_threshold)
-        geometry = walk.Geometry.from_maps(*image[4:7].numpy())
-        disks = walk.find_center_lines(line, geometry, min_area=min_area, max_steps=max_steps)
+        geometry = walk.Geometry.from_maps(line, *image[4:7].numpy())
+        disks = walk.find_center_lines(geometry, min_area=min_area, max_steps=max_steps)
         words = walk.draw_words(disks, region, probability, **drawing)
         if merge:
             words = walk.draw_words(walk.group_words(words), region, probability, **drawing)
