@@ -28,7 +28,7 @@ function shortly(value) {
 
 const isNumber = (value) => typeof value === "number";
 
-function linearTicks(low, high, count) {
+function linearTicks(low, high, length / apart) {
   const rough = (high - low) / Math.max(1, count);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
@@ -60,8 +60,9 @@ function axis(low, high, from, to, log) {
   const warp = log ? Math.log : (v) => v;
   const [first, last] = [warp(low), warp(high)];
   const place = (v) => from + ((warp(v) - first) / (last - first)) * (to - from);
-  const count = Math.abs(to - from) / (from > to ? 52 : 90); // upright axes run from the bottom up
-  return { low, high, log, place, ticks: log ? logTicks(low, high) : linearTicks(low, high, count) };
+  const length = Math.abs(to - from);
+  const apart = from > to ? 52 : length > 400 ? 90 : 54; // upright axes run from the bottom up
+  return { low, high, log, place, ticks: log ? logTicks(low, high) : linearTicks(low, high, length / apart) };
 }
 
 // Labels at the line ends: pushed apart until none overlaps, kept inside the frame.
