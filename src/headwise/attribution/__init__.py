@@ -7,6 +7,8 @@ from headwise.attribution.jacobian import jacobian
 from headwise.attribution.jacobian_table import JacobianRow, JacobianTable
 from headwise.attribution.ledger import Ledger
 from headwise.attribution.sampler import JacobianSampler, SampledRow
+from headwise.attribution.sum_causes import Cause
+from headwise.attribution.sum_check import PrecisionCheck, SumCheck, SumRow, check_sum
 from headwise.attribution.trace import trace
 from headwise.attribution.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace
 from headwise.attribution.update import LastUpdate
@@ -15,3 +17,4 @@ __all__ = ["Books", "FeatureBooks", "Ledger", "OutputBooks", "TermBooks"]
 __all__ += ["Channels", "LossRow", "ModuleRow", "OpaqueRow", "OutputRow", "ParameterRow", "Trace", "trace"]
 __all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "jacobian"]
 __all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]
+__all__ += ["Cause", "PrecisionCheck", "SumCheck", "SumRow", "check_sum"]

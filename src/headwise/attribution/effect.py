@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from headwise.attribution.grouping import chosen_parameters
 from headwise.attribution.held import call_with, same_draw, without_reducer
+from headwise.attribution.jacobian import walk_losses
 from headwise.attribution.named import Losses, named_losses, weighted_values
 from headwise.attribution.refusals import refuse_sharded, refuse_unsafe
 from headwise.attribution.streaming import inner_product, stream
@@ -169,11 +170,14 @@ def _checked(direction: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) 
 def _gradient(
     closure: Closure, model: nn.Module, parameters: dict[str, Tensor], names: Sequence[str] | None
 ) -> dict[str, Tensor]:
-    with same_draw(model), without_reducer(model), torch.enable_grad():
-        values = weighted_values(call_with(model, closure, {}), names)
+    def both_passes() -> tuple[Tensor | None, ...]:
+        values = weighted_values(closure(), names)
         if not values:
             raise ValueError("effect: no loss has a graph. The closure must make a fresh forward pass with gradients.")
-        grads = torch.autograd.grad(list(values.values()), list(parameters.values()), allow_unused=True)
+        return torch.autograd.grad(list(values.values()), list(parameters.values()), allow_unused=True)
+
+    with same_draw(model), without_reducer(model), torch.enable_grad():
+        grads = call_with(model, both_passes, {})
     return {name: grad for name, grad in zip(parameters, grads, strict=True) if grad is not None}
 
 
@@ -229,17 +233,20 @@ def _rows(
     names: Sequence[str] | None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The same by one backward pass per loss, over one graph."""
-    from headwise.attribution.jacobian import walk_losses
 
-    with same_draw(model), without_reducer(model), torch.enable_grad():
-        named = named_losses(call_with(model, closure, {}), names)
+    def all_passes() -> tuple[dict[str, float], dict[str, float]]:
+        named = named_losses(closure(), names)
         graphs = {loss.name: loss.value for loss in named if loss.value is not None and loss.has_graph}
         refuse_unsafe("effect", model, parameters, walk_losses(list(graphs.values())).nodes)
+        moved = {name: parameters[name] for name in move}
         changes = {loss.name: 0.0 for loss in named}
-        for name, value in graphs.items():
-            changes[name] = _product(value, {each: parameters[each] for each in move}, move)
-    values = {loss.name: 0.0 if loss.value is None else float(loss.value.detach()) for loss in named}
-    return values, changes
+        changes |= {name: _product(value, moved, move) for name, value in graphs.items()}
+        values = {loss.name: 0.0 if loss.value is None else float(loss.value.detach()) for loss in named}
+        return values, changes
+
+    with same_draw(model), without_reducer(model), torch.enable_grad():
+        found: tuple[dict[str, float], dict[str, float]] = call_with(model, all_passes, {})
+    return found
 
 
 def _product(value: Tensor, parameters: Mapping[str, Tensor], move: Mapping[str, Tensor]) -> float:

@@ -25,7 +25,7 @@ def chosen_parameters(model: nn.Module, patterns: Patterns | None) -> dict[str, 
     Raises:
         ValueError: If a pattern matches nothing, or nothing asks for a gradient.
     """
-    known = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    known: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if patterns is not None:
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         for pattern in wanted:

@@ -72,7 +72,8 @@ class _Closure(nn.Module):
 def call_with(model: nn.Module, closure: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
     """Call a closure that uses a model, with other tensors in place of its parameters and buffers.
 
-    Buffers that are not given are replaced by copies, so that running statistics stay as they are.
+    Buffers that are not given are replaced by copies, so that running statistics stay as they are. Where the closure
+    makes a backward pass too, a checkpoint runs again with the same replacements.
 
     Args:
         model: The model that the closure calls.

@@ -47,7 +47,8 @@ class JacobianSampler:
 
     Call `step(losses)` between the forward pass and `backward`. Mode "rotating" measures one loss per sampled step with
     one extra backward pass through what it reaches, and keeps that gradient until your own `backward` brings the
-    gradient of the sum by, for the cosine (a loss scale does not change it). Mode "full" makes the whole table (see `jacobian`).
+    gradient of the sum by, for the cosine (a loss scale does not change it). Mode "full" makes the
+    whole table (see `jacobian`).
 
     Args:
         model: The network, wrapped or not.
