@@ -28,7 +28,7 @@ function shortly(value) {
 
 const isNumber = (value) => typeof value === "number";
 
-function linearTicks(low, high, length / apart) {
+function linearTicks(low, high, count) {
   const rough = (high - low) / Math.max(1, count);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
