@@ -92,8 +92,7 @@ def _hard_negative(
     )
     if output.shape[1] == 2:
         margin = two_class_margin(output, is_positive, valid)
-        losses = margin_losses(margin)
-        keep = mine(losses)
+        losses, keep = margin_losses(margin), mine(margin)  # the loss grows with the margin
         gradient = two_class_gradient(margin, is_positive, keep, output.dtype) if with_gradient else None
     else:
         log_probability, losses, labels = class_losses(output, target, valid)
@@ -103,12 +102,12 @@ def _hard_negative(
 
 
 def _mine(
-    losses: Tensor, *, positive: Tensor, negative: Tensor, ratio: float, num_fallback: int, per_image: bool
+    hardness: Tensor, *, positive: Tensor, negative: Tensor, ratio: float, num_fallback: int, per_image: bool
 ) -> Tensor:
     """The positives and, of each group (the batch or an image), the hardest negatives."""
-    num_groups = len(losses) if per_image else 1
-    grid = (num_groups, -1, losses.shape[-1] if losses.ndim > 1 else losses.numel() // max(num_groups, 1))
-    if losses.numel() == 0:
+    num_groups = len(hardness) if per_image else 1
+    grid = (num_groups, -1, hardness.shape[-1] if hardness.ndim > 1 else hardness.numel() // max(num_groups, 1))
+    if hardness.numel() == 0:
         return positive
     groups = negative.reshape(grid)
     count = num_mined_negatives(
@@ -117,7 +116,7 @@ def _mine(
         ratio=ratio,
         num_fallback=num_fallback,
     )
-    return positive | hardest(losses.reshape(grid), groups, count).view(losses.shape)
+    return positive | hardest(hardness.reshape(grid), groups, count).view(hardness.shape)
 
 
 def num_mined_negatives(num_positives: Tensor, num_negatives: Tensor, *, ratio: float, num_fallback: int) -> Tensor:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Bits of a non-negative float as an integer (the sign bit is clear), and the digits a radix pass sorts by.
-_BITS = {torch.float32: 31, torch.float64: 63}
 _INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
 _RADIX_WIDTH = 11
 
@@ -14,12 +12,12 @@ _RADIX_WIDTH = 11
 def hardest(hardness: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
     """Selects the ``count`` hardest candidates of each group; of equals, those that come first.
 
-    The same elements as the first ``count`` of a stable descending sort. Non-negative floats are ordered
-    like their bit patterns, so the threshold, the ``count``-th largest value, is found bit by bit by
-    counting; ties at the threshold are then taken in order of position until the count is full.
+    The same elements as the first ``count`` of a stable descending sort. Floats are ordered like the integers
+    that `_keys` makes of them, so the threshold, the ``count``-th largest, is found bit by bit by counting;
+    ties at the threshold are then taken in order of position until the count is full.
 
     Args:
-        hardness: What to rank by, non-negative, (G groups, R rows, W columns), float32 or float64; fewer
+        hardness: What to rank by; NaN counts as hardest, (G groups, R rows, W columns), float32 or float64; fewer
             than 2^31 elements.
         candidates: Which elements may be selected, bool, of that shape.
         count: How many to select, integer, (G,), at most the number of candidates of the group.
@@ -37,7 +35,7 @@ def hardest(hardness: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
     # Counting passes fuse into plain reductions under a compiler; eager, a few histograms move less memory.
     largest = _by_bisection if compiling else _by_histograms
     count = count.to(torch.int32)
-    threshold = largest(keys.flatten(1), count, _BITS[hardness.dtype])[:, None, None]
+    threshold = largest(keys.flatten(1), count)[:, None, None]
     num_above = (keys > threshold).sum((1, 2), dtype=torch.int32)
     last = _position(keys == threshold, count - num_above)
     positions = torch.arange(keys[0].numel(), dtype=torch.int32, device=keys.device).view(keys.shape[1:])
@@ -46,44 +44,47 @@ def hardest(hardness: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
 
 
 def _keys(hardness: Tensor, candidates: Tensor) -> Tensor:
-    """Integers ordered like the hardness of the candidates; -1, below all of them, elsewhere."""
+    """Integers ordered like the hardness of the candidates (-0 equals 0, NaN is largest); the least elsewhere."""
     integer = _INTEGER[hardness.dtype]
-    # NaN may carry a sign bit; without it NaN ranks above infinity instead of vanishing among those left out.
-    bits = hardness.detach().view(integer) & torch.iinfo(integer).max
-    return torch.where(candidates, bits, -1)
+    limits = torch.iinfo(integer)
+    magnitude = hardness.detach().view(integer) & limits.max
+    return torch.where(candidates, torch.where(hardness < 0, -magnitude, magnitude), limits.min)
 
 
-def _by_bisection(keys: Tensor, count: Tensor, bits: int) -> Tensor:
-    """The ``count``-th largest key per group: sets bit after bit where enough keys remain."""
-    threshold = torch.zeros_like(count, dtype=keys.dtype)
-    for bit in reversed(range(bits)):
-        trial = threshold | (1 << bit)
+def _by_bisection(keys: Tensor, count: Tensor) -> Tensor:
+    """The ``count``-th largest key per group: raises the threshold bit after bit where enough keys remain."""
+    limits = torch.iinfo(keys.dtype)
+    threshold = torch.full_like(count, limits.min, dtype=keys.dtype)
+    for bit in (limits.min, *(1 << position for position in reversed(range(limits.bits - 1)))):
+        trial = threshold ^ bit
         enough = (keys >= trial[:, None]).sum(1, dtype=torch.int32) >= count
         threshold = torch.where(enough, trial, threshold)
     return threshold
 
 
-def _by_histograms(keys: Tensor, count: Tensor, bits: int) -> Tensor:
+def _by_histograms(keys: Tensor, count: Tensor) -> Tensor:
     """The ``count``-th largest key per group: fixes digit after digit by a histogram of the keys left."""
-    threshold = torch.zeros_like(count, dtype=keys.dtype)
+    limits = torch.iinfo(keys.dtype)
+    threshold = torch.full_like(count, limits.min, dtype=keys.dtype)
     ones = torch.ones(keys.numel(), dtype=torch.int32, device=keys.device)
     remaining = count[:, None]
-    while bits > 0:
-        width = min(_RADIX_WIDTH, bits)
-        bits -= width
-        at_least = _histogram(keys, threshold, bits, width, ones).flip(1).cumsum(1).flip(1)
+    shift = limits.bits
+    while shift > 0:
+        width = min(_RADIX_WIDTH, shift)
+        shift -= width
+        at_least = _histogram(keys, threshold, shift, width, ones).flip(1).cumsum(1).flip(1)
         digit = (at_least >= remaining).sum(1, keepdim=True) - 1
         above = torch.cat((at_least, at_least.new_zeros(len(keys), 1)), dim=1).gather(1, digit + 1)
         remaining = remaining - above
-        threshold = (threshold << width) | digit[:, 0].to(keys.dtype)
+        threshold = threshold + (digit[:, 0] << shift).to(keys.dtype)
     return threshold
 
 
-def _histogram(keys: Tensor, prefix: Tensor, shift: int, width: int, ones: Tensor) -> Tensor:
-    """How often each next digit occurs among the keys that begin with the group's prefix, (G, 2**width)."""
+def _histogram(keys: Tensor, threshold: Tensor, shift: int, width: int, ones: Tensor) -> Tensor:
+    """How often each next digit occurs among the keys that agree with the threshold so far, (G, 2**width)."""
     num_groups, num_bins = len(keys), 1 << width
-    digit = (keys >> shift) - (prefix << width)[:, None]
-    # Keys of another prefix fall into a spare bin at either end.
+    digit = (keys >> shift) - (threshold >> shift)[:, None]
+    # Keys that differ earlier fall into a spare bin at either end.
     bins = (digit.clamp(-1, num_bins) + 1).long()
     if num_groups > 1:
         bins = bins + torch.arange(num_groups, device=keys.device)[:, None] * (num_bins + 2)
