@@ -1,9 +1,12 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,6 +208,28 @@ def test_a_picture_that_breaks_during_training_is_named_in_one_line(tmp_path, fa
     picture.write_bytes(picture.read_bytes()[:400])
     message = fails("train", "textsnake", "--demo", "--data", data, "--out", tmp_path / "run")
     assert message.startswith(f"headwise: error: {picture}: the picture cannot be decoded")
+
+
+def test_a_full_disk_while_writing_a_checkpoint(tmp_path, small, fails, monkeypatch):
+    real = Path.open
+
+    def refusing(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.name.endswith(".pt.tmp"):
+            real(self, *arguments, **options).close()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refusing)
+        message = fails("train", "textsnake", "--demo", "--out", tmp_path)
+    assert "step_00000001.pt: the checkpoint could not be written (No space left on device)" in message
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert main(["train", "textsnake", "--demo", "--out", str(tmp_path), "--resume"]) == 0
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, small, fails):
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path / 'file'}" in fails("train", "textsnake", "--demo", "--out", tmp_path / "file" / "run")
 
 
 def test_report_writes_a_page(run, capsys):

@@ -62,6 +62,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _one_line(error: Exception) -> str:
     """Return the message in one line; of an error inside a loading process, the message behind its traceback."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Check the path and its permissions."
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if "in DataLoader worker process" in lines[0]:
         return lines[-1].partition(": ")[2] or lines[-1]

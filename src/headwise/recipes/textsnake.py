@@ -121,7 +121,7 @@ PUBLISHED = Configuration()
 """The authors' training: VGG16, crops of 512, Adam at 1e-4, 200 epochs of Total-Text's 1,255 pictures."""
 
 DEMO = Configuration(
-    steps=600,
+    steps=500,
     backbone="resnet18",
     weights=None,
     width=32,
@@ -139,7 +139,7 @@ DEMO = Configuration(
     num_workers=1,
     log_every=10,
     checkpoint_every=100,
-    evaluate_every=200,
+    evaluate_every=250,
     min_area=10.0,
 )
 """A few minutes on two CPU cores: a narrow ResNet-18 on the embedded pictures."""

@@ -46,11 +46,11 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
     except OSError as error:
         newest = list_checkpoints(folder)[:1]
         rest = f"the last good one is {newest[0].name}" if newest else "there is no earlier one"
-        raise OSError(
-            error.errno,
-            f"{path}: the checkpoint could not be written ({error.strerror}); {rest}. "
-            "Make room and run again with --resume",
-        ) from error
+        raise _unwritable(
+            error,
+            f"{path}: the checkpoint could not be written ({_reason(error)}); {rest}. "
+            "Make room and run again with --resume.",
+        ) from None
     for old in list_checkpoints(folder)[max(keep, 1) :]:
         old.unlink(missing_ok=True)
     return path
@@ -62,6 +62,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     Args:
         path: the file; an existing one is replaced.
         content: its bytes.
+
+    Raises:
+        OSError: it could not be written; the message names the file.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -70,10 +73,24 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = f"{path}: could not be written ({_reason(error)}). Make room, or check the folder."
+            raise _unwritable(error, reason) from None
         raise
     _sync_folder(path.parent)
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _unwritable(error: OSError, message: str) -> OSError:
+    """Return an error of the same kind and number with our message, which then stands without the number."""
+    mended = type(error)(message)
+    mended.errno = error.errno
+    return mended
 
 
 def _sync_folder(folder: Path) -> None:

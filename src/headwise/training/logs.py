@@ -26,12 +26,25 @@ class JsonLines:
     def __init__(self, path: Path, last_step: int) -> None:
         kept = [line for line in _lines(path) if _step(line) <= last_step]
         write_atomically(path, b"".join(kept))
+        self._path = path
         self._file = path.open("ab")
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one object; what is not finite is written as text, since JSON has no word for it."""
-        self._file.write(json.dumps(_strict(entry), allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        """Append one object; what is not finite is written as text, since JSON has no word for it.
+
+        Args:
+            entry: with its ``step``.
+
+        Raises:
+            OSError: it could not be written; the message names the file.
+        """
+        try:
+            self._file.write(json.dumps(_strict(entry), allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                f"{self._path}: could not be written ({error.strerror}). Make room and run again with --resume."
+            ) from None
 
     def sync(self) -> None:
         """Bring all lines to the disk, before a checkpoint says that they are there."""

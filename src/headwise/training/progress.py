@@ -73,15 +73,14 @@ class LiveProgress:
 
     def show(self, entry: Mapping[str, Any], num_steps: int) -> None:
         """Redraw the table: each term's value, weighted value, share and gradient norm."""
+        from rich.console import Group
         from rich.table import Table
 
         done = entry["step"] / num_steps
         bar = ("█" * round(24 * done)).ljust(24, "·")
-        table = Table(
-            title=f"{bar} step {entry['step']}/{num_steps}  {entry['images_per_second']:.1f} images/s  "
-            f"{time_left(entry, num_steps)} left",
-            title_justify="left",
-        )
+        pace = f"{entry['images_per_second']:.1f} images/s"
+        heading = f"{bar} {entry['step']}/{num_steps}  {pace}  {time_left(entry, num_steps)} left"
+        table = Table()
         table.add_column("term")
         for column in ("value", "weighted", "share", "gradient norm"):
             table.add_column(column, justify="right")
@@ -91,7 +90,7 @@ class LiveProgress:
             norm = f"{term['grad_norm']:.2e}" if term["finite"] else "not finite"
             table.add_row(name, *numbers, norm, style=style)
         table.add_row("total", "", f"{entry['total']:.4f}", "", "", style="bold")
-        self._live.update(table, refresh=True)
+        self._live.update(Group(heading, table), refresh=True)
 
     def say(self, text: str) -> None:
         """Write a line above the table."""

@@ -38,7 +38,7 @@ class Settings:
             convolutions.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or a seed below 0.
     """
 
     steps: int
@@ -52,6 +52,8 @@ class Settings:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, but must be at least 0.")
         for name in ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
