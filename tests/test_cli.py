@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from headwise.cli import VERBS, main
-from headwise.recipes.textsnake import DEMO, Configuration
+from headwise.recipes.configuration import DEMO, Configuration
 from headwise.training.checkpoints import list_checkpoints, save_checkpoint
 
 SMALL = replace(

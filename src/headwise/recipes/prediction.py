@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from headwise.recipes.textsnake import PRESET, Configuration, make_network
+from headwise.recipes.configuration import Configuration
+from headwise.recipes.textsnake import PRESET, make_network
 from headwise.training.checkpoints import list_checkpoints, load_checkpoint, write_atomically
 from headwise.training.text_reading import Reading, read_text
 
