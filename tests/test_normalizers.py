@@ -41,13 +41,6 @@ def test_mined_fallback_is_per_group():
     assert normalizers.mined(text[:0], per_image=True) == 0
 
 
-def test_class_weights_are_torchs_own_denominator():
-    labels = torch.tensor([0, 1, 2, -100])
-    weights = torch.tensor([0.5, 2.0, 4.0])
-    assert normalizers.class_weights(labels, weights=weights) == 6.5
-    assert normalizers.class_weights(labels, torch.tensor([1, 0, 1, 1]), weights=weights) == 4.5
-
-
 def test_counts_are_exact_beyond_the_steps_of_float32_addition():
     """A running float32 sum would stop at 2^24."""
     mask = torch.ones((), dtype=torch.bool).expand(2**24 + 2)

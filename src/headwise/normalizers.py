@@ -13,7 +13,7 @@ from typing import Protocol, overload
 import torch
 from torch import Tensor
 
-__all__ = ["count", "elements", "positive", "labelled", "mined", "one", "class_weights"]
+__all__ = ["count", "elements", "positive", "labelled", "mined", "one"]
 
 
 class Normalizer(Protocol):
@@ -161,26 +161,6 @@ def one(target: Tensor, mask: Tensor | None = None) -> Tensor:
         1, 0-d, float32.
     """
     return torch.ones((), dtype=torch.float32, device=target.device)
-
-
-def class_weights(
-    target: Tensor, mask: Tensor | None = None, *, weights: Tensor, ignore_index: int = -100
-) -> Tensor:
-    """Sum of the class weights of the masked labels: what torch divides a class-weighted cross entropy by.
-
-    Args:
-        target: Labels in 0..C-1 or ``ignore_index``, (N, ...), integer.
-        mask: What counts, of the labels' shape, any dtype (positive counts).
-        weights: Weight per class, (C,).
-        ignore_index: Label that does not count.
-
-    Returns:
-        The sum, 0-d, of the dtype of ``weights``.
-    """
-    keep = target != ignore_index
-    keep = keep if mask is None else keep & _as_mask(mask)
-    labels = torch.where(keep, target.long(), 0)
-    return torch.where(keep, weights.to(target.device)[labels], 0.0).sum()
 
 
 def _as_mask(mask: Tensor) -> Tensor:

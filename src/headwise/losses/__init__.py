@@ -10,6 +10,7 @@ from headwise.losses.elementwise import absolute_error, binary_cross_entropy, sm
 from headwise.losses.geometry import direction_smooth_l1, relative_smooth_l1
 from headwise.losses.hard_negative import hard_negative_cross_entropy
 from headwise.losses.published import published_direction_smooth_l1, published_relative_smooth_l1
+from headwise.losses.torch_modules import from_torch
 
 __all__ = [
     "cross_entropy",
@@ -21,6 +22,7 @@ __all__ = [
     "relative_smooth_l1",
     "direction_smooth_l1",
     "dice",
+    "from_torch",
     "published_relative_smooth_l1",
     "published_direction_smooth_l1",
 ]
