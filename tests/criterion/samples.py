@@ -16,7 +16,7 @@ NAMES = ("region", "line", "radius", "sin", "cos")
 
 def five_terms(**weights: Any) -> list[hw.Term]:
     """TextSnake's shape of problem: five terms on seven channels, two of which share theirs."""
-    rows = [
+    rows: list[tuple[str, Any, Any, str, str, str]] = [
         ("region", losses.hard_negative_cross_entropy, normalizers.mined(ratio=3), "maps[:, 0:2]", "region", "valid"),
         ("line", losses.cross_entropy, normalizers.count, "maps[:, 2:4]", "line", "valid & region"),
         ("radius", losses.relative_smooth_l1, normalizers.positive, "maps[:, 6]", "radius", "valid & line"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from typing import ClassVar
 
 import pytest
 import torch
@@ -55,10 +56,10 @@ def test_total_is_the_sum_of_the_weighted_values_to_the_bit():
     assert all(value.dim() == 0 and not value.requires_grad for value in log.values())
     assert sum(log[f"train/{name}/share"] for name in breakdown) == pytest.approx(1.0)
     assert "sin/raw" in breakdown.log()
-    with pytest.raises(KeyError, match="no term 'sine'. The terms are: region"):
+    with pytest.raises(KeyError, match=r"no term 'sine'\. The terms are: region"):
         breakdown["sine"]
     with pytest.raises(TypeError):
-        breakdown["sin"] = 1  # type: ignore[index]
+        breakdown["sin"] = 1
 
 
 def test_weight_zero_and_empty_masks_give_zero_gradients_not_missing_ones():
@@ -158,7 +159,7 @@ def test_a_ratio_term():
 
 
 class TestLevels:
-    outputs = {"levels": [torch.full((2, 4), 1.0), torch.full((2, 4), 2.0), torch.full((2, 4), 3.0)]}
+    outputs: ClassVar = {"levels": [torch.full((2, 4), 1.0), torch.full((2, 4), 2.0), torch.full((2, 4), 3.0)]}
 
     def value(self, levels=None, targets=None, target="t", mask=None):
         term = hw.Term("x", squared, output="levels[*]", target=target, mask=mask, levels=levels)
@@ -185,7 +186,7 @@ class TestLevels:
         for _ in range(5):
             outputs = {"levels": [level.clone().requires_grad_() for level in self.outputs["levels"]]}
             criterion(outputs, {"t": torch.zeros(2, 4)}).total.backward()
-            found.append([float(level.grad.sum()) for level in outputs["levels"]])
+            found.append([float(level.grad.sum()) for level in outputs["levels"] if level.grad is not None])
             criterion.advance()
         assert found[0] == [2, 4, 6]
         assert found[2] == pytest.approx([2, 0.4, 0.6])
@@ -257,28 +258,31 @@ def test_configuration_round_trip():
     assert hw.Criterion.from_dict(user.to_dict()).terms[0].loss is squared
 
 
+ROW = {"name": "x", "loss": "smooth_l1", "output": "x"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"termz": []}, "unknown key 'termz'.*Did you mean 'terms'"),
-        ({"terms": [{"name": "x", "los": "smooth_l1", "output": "x"}]}, "term 'x': unknown key 'los'.*'loss'"),
-        ({"terms": [{"name": "x", "output": "x"}]}, "term 'x': the key 'loss' is missing"),
-        ({"terms": [{"name": "x", "loss": "smooth_l2", "output": "x"}]}, "no loss 'smooth_l2'.*Did you mean 'smooth_l1'"),
-        ({"terms": [{"name": "x", "loss": "no.such:thing", "output": "x"}]}, "cannot be imported"),
-        ({"terms": [{"name": "x", "loss": "smooth_l1", "output": "x", "normalizer": "cuont"}]}, "no normalizer 'cuont'"),
-        ({"terms": [{"name": "x", "loss": "smooth_l1", "output": "x", "weight": {"schedule": "Step"}}]}, "no schedule 'Step'"),
-        ({"terms": [{"name": "x", "loss": "smooth_l1", "output": "x", "weight": float("nan")}]}, "'x': a weight"),
-        ({"terms": [{"name": "x", "loss": "smooth_l1", "output": "x", "levels": {"weight": [1]}}]}, "levels: unknown key 'weight'"),
-        ({"terms": "smooth_l1"}, "list of dicts"),
+        ({"termz": []}, r"unknown key 'termz'.*Did you mean 'terms'"),
+        ({"terms": [ROW | {"los": "smooth_l1"}]}, r"term 'x': unknown key 'los'.*'loss'"),
+        ({"terms": [{"name": "x", "output": "x"}]}, r"term 'x': the key 'loss' is missing"),
+        ({"terms": [ROW | {"loss": "smooth_l2"}]}, r"no loss 'smooth_l2'.*Did you mean 'smooth_l1'"),
+        ({"terms": [ROW | {"loss": "no.such:thing"}]}, r"cannot be imported"),
+        ({"terms": [ROW | {"normalizer": "cuont"}]}, r"no normalizer 'cuont'.*Did you mean 'count'"),
+        ({"terms": [ROW | {"weight": {"schedule": "Step"}}]}, r"no schedule 'Step'"),
+        ({"terms": [ROW | {"weight": float("nan")}]}, r"'x': a weight"),
+        ({"terms": [ROW | {"levels": {"weight": [1]}}]}, r"levels: unknown key 'weight'"),
+        ({"terms": "smooth_l1"}, r"list of dicts"),
     ],
-)  # fmt: skip
+)
 def test_configurations_that_are_wrong(change, words):
     with pytest.raises(ValueError, match=words):
         hw.Criterion.from_dict({"terms": [], **change} if "terms" not in change else change)
 
 
 def test_functions_without_a_name_cannot_be_written():
-    with pytest.raises(ValueError, match="term 'x'.*cannot be written"):
+    with pytest.raises(ValueError, match=r"term 'x'.*cannot be written"):
         hw.Criterion([hw.Term("x", lambda o: o.sum(), output="x")]).to_dict()
     with pytest.raises(ValueError, match="no JSON"):
         hw.Criterion.from_json("{")

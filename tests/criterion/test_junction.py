@@ -150,7 +150,7 @@ def test_drop_leaves_out_all_gradients_of_that_term_alone():
 def test_raise_names_term_and_output():
     criterion, outputs = Policy.criterion(on_nonfinite="raise"), Policy.outputs()
     breakdown = criterion(outputs, {"t": torch.zeros(2, 3)})
-    with pytest.raises(hw.NonFiniteGradientError, match="not finite: term 'bad' at output 'maps'[.]"):
+    with pytest.raises(hw.NonFiniteGradientError, match=r"not finite: term 'bad' at output 'maps'\."):
         breakdown.total.backward()
     assert outputs["side"].grad is None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
 
 def _main(rank: int, world: int, folder: str, function: Callable[[int, int], Any]) -> None:
@@ -29,8 +29,8 @@ def on_ranks(function: Callable[[int, int], Any], world: int = 2) -> list[Any]:
     """Calls ``function(rank, world)`` on every rank; the results by rank."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            mp.spawn(_main, (world, folder, function), nprocs=world)
-        except mp.ProcessRaisedException as error:
+            spawn(_main, (world, folder, function), nprocs=world)
+        except ProcessRaisedException as error:
             texts = [path.read_text() for path in sorted(Path(folder).glob("*.error"))]
             raise AssertionError("\n".join(texts)) from error
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]

@@ -13,7 +13,11 @@ import headwise as hw
 from tests.criterion.samples import Net, five_targets, five_terms, gradients, images, squared
 from tests.distributed.ranks import on_ranks
 
-MODES: dict[str, dict[str, bool]] = {"default": {}, "unused": {"find_unused_parameters": True}, "static": {"static_graph": True}}
+MODES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "unused": {"find_unused_parameters": True},
+    "static": {"static_graph": True},
+}
 SHARES = (slice(0, 1), slice(1, 4))
 
 

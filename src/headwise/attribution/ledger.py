@@ -13,8 +13,9 @@ from headwise.attribution.books import Books
 from headwise.attribution.rows import Columns, Step, read_steps
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.feature_junction import Junction
-from headwise.criterion.junction import Policy, slot_dtype
+from headwise.criterion.junction import Policy
 from headwise.criterion.layout import Layout
+from headwise.criterion.stats import slot_dtype
 
 _MAX_PENDING = 256
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.books import Books, FeatureBooks, OutputBooks, TermBooks
-from headwise.criterion.junction import SEED_COLUMNS, num_columns
+from headwise.criterion.junction import SEED_COLUMNS
 from headwise.criterion.layout import Layout
+from headwise.criterion.stats import num_columns
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_steps(steps: Iterable[Step]) -> list[Books]:
 def _read(step: Step) -> Books:
     columns, rows = step.columns, step.rows.double()
     num_terms = len(columns.terms)
-    numbers = torch.split(rows[:, : sum(columns.sizes)], columns.sizes, dim=1)
+    numbers = torch.split(rows[:, : sum(columns.sizes)], list(columns.sizes), dim=1)
     seeds, parts = _seeds(step, torch.stack(numbers[:num_terms], dim=2)), numbers[num_terms:]
     outputs: dict[int, dict[str, OutputBooks]] = {number: {} for number in range(num_terms)}
     cosines: dict[tuple[str, str], Tensor] = {}

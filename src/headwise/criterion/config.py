@@ -20,12 +20,9 @@ Functions of the user are named ``package.module:function``.
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from functools import partial
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,6 +30,7 @@ from torch import Tensor, nn
 from headwise import losses, normalizers
 from headwise.criterion import schedules
 from headwise.criterion.levels import Levels
+from headwise.criterion.naming import function_from_config, function_to_config, import_function
 from headwise.criterion.term import AnyTerm, RatioTerm, Term
 
 _TERM_KEYS = ("name", "loss", "normalizer", "output", "target", "mask", "weight", "levels", "ratio")
@@ -57,11 +55,11 @@ def terms_to_list(terms: Iterable[AnyTerm], weights: Mapping[str, Any]) -> list[
 
 def _term_to_dict(term: AnyTerm, weight: Any) -> dict[str, Any]:
     where = f"term {term.name!r}"
-    found: dict[str, Any] = {"name": term.name, "loss": _function_to_config(where, term.loss, losses)}
+    found: dict[str, Any] = {"name": term.name, "loss": function_to_config(where, term.loss, losses)}
     if isinstance(term, Term):
         number = isinstance(term.normalizer, int | float)
         found["normalizer"] = (
-            term.normalizer if number else _function_to_config(where, term.normalizer, normalizers)  # type: ignore[arg-type]
+            term.normalizer if number else function_to_config(where, term.normalizer, normalizers)  # type: ignore[arg-type]
         )
     else:
         found["ratio"] = True
@@ -103,14 +101,14 @@ def _term_from_dict(number: int, row: Any) -> AnyTerm:
     rest["weight"] = _weight_from_config(where, row.get("weight", 1.0))
     if row.get("levels") is not None:
         rest["levels"] = _levels_from_config(where, row["levels"])
-    loss = _function_from_config(where, row["loss"], losses, "loss")
+    loss = function_from_config(where, row["loss"], losses, "loss")
     if row.get("ratio"):
         if "normalizer" in row:
             raise ValueError(f"{where}: a ratio term has no normalizer; its loss returns both sums. Leave one out")
         return RatioTerm(row["name"], loss, **rest)
     given = row.get("normalizer", "count")
     number_given = isinstance(given, int | float) and not isinstance(given, bool)
-    normalizer = given if number_given else _function_from_config(where, given, normalizers, "normalizer")
+    normalizer = given if number_given else function_from_config(where, given, normalizers, "normalizer")
     return Term(row["name"], loss, normalizer, **rest)
 
 
@@ -137,60 +135,6 @@ def check_keys(where: str, row: Mapping[str, Any], known: Iterable[str], needed:
             raise ValueError(f"{where}: the key {key!r} is missing. Found: {', '.join(map(str, row))}")
 
 
-def _function_to_config(where: str, function: Callable[..., Any], room: ModuleType) -> Any:
-    hyper: dict[str, Any] = {}
-    while isinstance(function, partial):
-        if function.args:
-            raise ValueError(f"{where}: {function} fixes positional arguments; a configuration holds keywords only")
-        hyper, function = {**function.keywords, **hyper}, function.func
-    name = getattr(function, "__name__", "")
-    if getattr(room, name, None) is function and name in room.__all__:
-        return {"name": name, **hyper} if hyper else name
-    module = getattr(function, "__module__", "")
-    if not name or "<" in getattr(function, "__qualname__", "<") or module in ("", "__main__"):
-        raise ValueError(
-            f"{where}: {function!r} cannot be written to a configuration, for it cannot be found by a name. "
-            "Define it at the top of an importable module, hyper-parameters by functools.partial"
-        )
-    found = f"{module}:{function.__qualname__}"
-    return {"name": found, **hyper} if hyper else found
-
-
-def _function_from_config(where: str, given: Any, room: ModuleType, role: str) -> Callable[..., Any]:
-    hyper: dict[str, Any] = {}
-    if isinstance(given, Mapping):
-        check_name = given.get("name")
-        hyper, given = {key: value for key, value in given.items() if key != "name"}, check_name
-    if not isinstance(given, str):
-        raise ValueError(f"{where}: a {role} is a name, or a dict with a name and hyper-parameters; found {given!r}")
-    if ":" in given:
-        function = _import(where, given, role)
-    elif given in room.__all__:
-        function = getattr(room, given)
-    else:
-        close = difflib.get_close_matches(given, room.__all__, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"{where}: no {role} {given!r}. Known: {', '.join(room.__all__)}, or 'package.module:function'.{hint}"
-        )
-    return partial(function, **hyper) if hyper else function
-
-
-def _import(where: str, name: str, role: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in function.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{where}: the {role} {name!r} cannot be imported: {error}. Check the name and sys.path"
-        ) from None
-    if not callable(found):
-        raise ValueError(f"{where}: the {role} {name!r} is no function; found {found!r}")
-    return found  # type: ignore[no-any-return]
-
-
 def _weight_to_config(where: str, weight: Any) -> Any:
     if isinstance(weight, Tensor):
         return float(weight.detach())
@@ -199,7 +143,7 @@ def _weight_to_config(where: str, weight: Any) -> Any:
     if is_dataclass(weight) and type(weight).__module__ == schedules.__name__:
         row = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(weight).items()}  # type: ignore[arg-type]
         return {"schedule": type(weight).__name__, **row}
-    return {"schedule": _function_to_config(where, weight, schedules)}
+    return {"schedule": function_to_config(where, weight, schedules)}
 
 
 def _weight_from_config(where: str, given: Any) -> Any:
@@ -208,7 +152,7 @@ def _weight_from_config(where: str, given: Any) -> Any:
     rest = dict(given)
     name = rest.pop("schedule", None)
     if isinstance(name, str) and ":" in name:
-        return _import(where, name, "schedule")
+        return import_function(where, name, "schedule")
     known = {each.__name__: each for each in vars(schedules).values() if isinstance(each, type) and is_dataclass(each)}
     if name not in known:
         raise ValueError(f"{where}: no schedule {name!r}. Known: {', '.join(known)}, or 'package.module:function'")
@@ -264,9 +208,9 @@ def terms_from_mapping(mapping: Mapping[str, Any], weights: Mapping[str, Any] | 
         if isinstance(loss, nn.Module):
             loss, normalizer = losses.from_torch(loss)
         elif not callable(loss):
-            loss = _function_from_config(f"output {name!r}", loss, losses, "loss")
+            loss = function_from_config(f"output {name!r}", loss, losses, "loss")
         if isinstance(normalizer, str):
-            normalizer = _function_from_config(f"output {name!r}", normalizer, normalizers, "normalizer")
+            normalizer = function_from_config(f"output {name!r}", normalizer, normalizers, "normalizer")
         terms.append(Term(name, loss, normalizer, output=name, target=name, weight=weights.get(name, 1.0)))
     return terms
 

@@ -244,18 +244,16 @@ class Criterion(nn.Module):
         outputs = {"output": outputs} if isinstance(outputs, Tensor) else outputs
         targets = {"target": targets} if isinstance(targets, Tensor) else targets
         if torch.compiler.is_compiling() and self.recorder is not None:
-            return self._outside(outputs, targets, denominators)
+            # Slots are fresh leaves, which a graph that the user compiles cannot make.
+            outside = torch.compiler.disable(self.forward)  # type: ignore[no-untyped-call]
+            breakdown: Breakdown = outside(outputs, targets, denominators)
+            return breakdown
         if torch.compiler.is_compiling():
             return self._evaluate(outputs, targets, denominators, make_plan(self.terms, outputs, targets, self.unread))
         plan = self._plan(outputs, targets)
         self._check_denominators(denominators)
         self._warn_if_never_advanced()
         return self._evaluate(outputs, targets, denominators, plan, self._compile)
-
-    @torch.compiler.disable
-    def _outside(self, *arguments: Any) -> Breakdown:
-        """Leaves a graph that the user compiles: slots are fresh leaves, which a graph cannot make."""
-        return self.forward(*arguments)
 
     def _plan(self, outputs: Any, targets: Any) -> Plan:
         key = (signature(outputs), signature(targets))
@@ -317,11 +315,14 @@ class Criterion(nn.Module):
         targets, denominators, weights, scales, slots = rest
         as_tensors = [torch.as_tensor(weight, dtype=torch.float64) for weight in weights]
         level_tensors = [torch.tensor(scale, dtype=torch.float64) for scale in scales]
+        compiled = self._compiled[job]
+        results: tuple[list[Row], Tensor]
         try:
-            return self._compiled[job](roots, targets, denominators, as_tensors, level_tensors, slots)
+            results = compiled(roots, targets, denominators, as_tensors, level_tensors, slots)
         except (TorchDynamoException, ValueError):
             run(job, [root.detach() for root in roots], targets, denominators, weights, scales, None)
             raise
+        return results
 
 
 def _is_schedule(weight: Weight) -> bool:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from headwise.criterion.binding import Binding, Plan
-from headwise.criterion.junction import Policy, seed, split, sum_dtype
+from headwise.criterion.junction import Policy, seed, split
 from headwise.criterion.layout import Part, whole
+from headwise.criterion.stats import sum_dtype
 from headwise.criterion.term import AnyTerm, RatioTerm, Term, describe, numerator_of
 from headwise.ratio import Ratio
 

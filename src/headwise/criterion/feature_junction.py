@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.criterion.junction import slot_dtype, split
+from headwise.criterion.junction import split
 from headwise.criterion.layout import Edge, Layout, make_layout
+from headwise.criterion.stats import slot_dtype
 
 
 class Junction(nn.Module):

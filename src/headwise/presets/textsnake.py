@@ -65,11 +65,11 @@ def textsnake(
         raise ValueError(
             f"presets.textsnake: selection is 'batch', or 'image' where not as published; found {selection!r}"
         )
-    mining = {"ratio": ratio, "per_image": selection == "image"}
+    per_image = selection == "image"
     region = Term(
         "text_region",
-        partial(losses.hard_negative_cross_entropy, **mining),
-        partial(normalizers.mined, **mining),
+        partial(losses.hard_negative_cross_entropy, ratio=ratio, per_image=per_image),
+        normalizers.mined(ratio=ratio, per_image=per_image),
         output="maps[:, 0:2]",
         target="text_region",
         mask="valid",
@@ -100,12 +100,9 @@ def _geometry() -> list[Term]:
 
 def _published_geometry() -> list[Term]:
     radius, direction = losses.published_relative_smooth_l1, losses.published_direction_smooth_l1
-    rows = [
-        ("radius", radius, "maps[:, 6]"),
-        ("sin", partial(direction, component=0), "maps[:, 4:6]"),
-        ("cos", partial(direction, component=1), "maps[:, 4:6]"),
-    ]
+    sin, cos = partial(direction, component=0), partial(direction, component=1)
     return [
-        Term(name, loss, normalizers.count, output=output, target=(name, "valid"), mask="center_line")
-        for name, loss, output in rows
+        Term("radius", radius, output="maps[:, 6]", target=("radius", "valid"), mask="center_line"),
+        Term("sin", sin, output="maps[:, 4:6]", target=("sin", "valid"), mask="center_line"),
+        Term("cos", cos, output="maps[:, 4:6]", target=("cos", "valid"), mask="center_line"),
     ]

@@ -1,0 +1,104 @@
+"""Functions by name: how a configuration refers to losses, normalizers and a user's own functions."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+
+def function_to_config(where: str, function: Callable[..., Any], room: ModuleType) -> Any:
+    """Names a function, with the hyper-parameters that `functools.partial` fixed.
+
+    Args:
+        where: What it belongs to, for the message.
+        function: The function.
+        room: The room whose public functions go by their bare name.
+
+    Returns:
+        The name, or a dict with the name and the hyper-parameters.
+
+    Raises:
+        ValueError: It could not be found again by a name.
+    """
+    hyper: dict[str, Any] = {}
+    while isinstance(function, partial):
+        if function.args:
+            raise ValueError(f"{where}: {function} fixes positional arguments; a configuration holds keywords only")
+        hyper, function = {**function.keywords, **hyper}, function.func
+    name = getattr(function, "__name__", "")
+    if getattr(room, name, None) is function and name in room.__all__:
+        return {"name": name, **hyper} if hyper else name
+    module = getattr(function, "__module__", "")
+    if not name or "<" in getattr(function, "__qualname__", "<") or module in ("", "__main__"):
+        raise ValueError(
+            f"{where}: {function!r} cannot be written to a configuration, for it cannot be found by a name. "
+            "Define it at the top of an importable module, hyper-parameters by functools.partial"
+        )
+    found = f"{module}:{function.__qualname__}"
+    return {"name": found, **hyper} if hyper else found
+
+
+def function_from_config(where: str, given: Any, room: ModuleType, role: str) -> Callable[..., Any]:
+    """Finds a function by what `function_to_config` wrote.
+
+    Args:
+        where: What it belongs to, for the message.
+        given: The name, or a dict with the name and hyper-parameters.
+        room: The room whose public functions go by their bare name.
+        role: "loss" or "normalizer", for the message.
+
+    Returns:
+        The function, hyper-parameters fixed.
+
+    Raises:
+        ValueError: There is no such function.
+    """
+    hyper: dict[str, Any] = {}
+    if isinstance(given, Mapping):
+        check_name = given.get("name")
+        hyper, given = {key: value for key, value in given.items() if key != "name"}, check_name
+    if not isinstance(given, str):
+        raise ValueError(f"{where}: a {role} is a name, or a dict with a name and hyper-parameters; found {given!r}")
+    if ":" in given:
+        function = import_function(where, given, role)
+    elif given in room.__all__:
+        function = getattr(room, given)
+    else:
+        close = difflib.get_close_matches(given, room.__all__, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"{where}: no {role} {given!r}. Known: {', '.join(room.__all__)}, or 'package.module:function'.{hint}"
+        )
+    return partial(function, **hyper) if hyper else function
+
+
+def import_function(where: str, name: str, role: str) -> Callable[..., Any]:
+    """Imports a user's function.
+
+    Args:
+        where: What it belongs to, for the message.
+        name: ``package.module:function``.
+        role: What it is, for the message.
+
+    Returns:
+        The function.
+
+    Raises:
+        ValueError: It cannot be imported, or is no function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in function.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: the {role} {name!r} cannot be imported: {error}. Check the name and sys.path"
+        ) from None
+    if not callable(found):
+        raise ValueError(f"{where}: the {role} {name!r} is no function; found {found!r}")
+    return found  # type: ignore[no-any-return]
