@@ -137,6 +137,16 @@ def _check_same_levels(term: AnyTerm, role: str, path: Path, places: dict[Level,
         )
 
 
+def _widest(found: Sequence[tuple[Path, dict[Level, Any]]]) -> list[Level]:
+    """The levels of the path with the most wildcards; one empty level where there is no path."""
+    width = -1
+    levels: list[Level] = [()]
+    for path, places in found:
+        if path.num_wildcards > width:
+            width, levels = path.num_wildcards, sorted(places)
+    return levels
+
+
 def bind_targets(term: AnyTerm, targets: Any) -> tuple[list[Level], tuple[Binding, ...]]:
     """Finds what a term reads of the targets.
 
@@ -153,8 +163,7 @@ def bind_targets(term: AnyTerm, targets: Any) -> tuple[list[Level], tuple[Bindin
     mask_paths = term.mask_expression.paths if term.mask_expression else ()
     roles = [("target", path) for path in term.targets.paths] + [("mask", path) for path in mask_paths]
     found = [(role, path, _places(term, role, path, targets)) for role, path in roles]
-    widest = max(found, key=lambda row: row[1].num_wildcards, default=None)
-    levels: list[Level] = sorted(widest[2]) if widest else [()]
+    levels = _widest([(path, places) for _, path, places in found])
     for role, path, places in found:
         _check_same_levels(term, role, path, places, levels)
     strides = term.levels.strides if term.levels else None
@@ -220,7 +229,7 @@ def _bind_outputs(
 ) -> tuple[list[Level], tuple[tuple[int, ...], ...]]:
     """Appends a term's edges; returns its levels and, per level, the edges in the order of the arguments."""
     found = [(path, _places(term, "output", path, outputs)) for path in term.reads.paths]
-    levels = sorted(max(found, key=lambda row: row[0].num_wildcards)[1])
+    levels = _widest(found)
     for path, places in found:
         _check_same_levels(term, "output", path, places, levels)
     calls = []

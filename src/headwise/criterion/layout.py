@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 Steps = tuple[str | int, ...]
 
@@ -166,8 +165,9 @@ def _tiles(groups: tuple[Group, ...], shape: tuple[int, ...]) -> bool:
 
 def _pairs(edges: tuple[Edge, ...]) -> tuple[Pair, ...]:
     found = []
-    for (i, left), (j, right) in combinations(enumerate(edges), 2):
-        start, stop = max(left.start, right.start), min(left.stop, right.stop)
-        if left.term != right.term and (left.root, left.dim) == (right.root, right.dim) and start < stop:
-            found.append(Pair(i, j, start, stop))
+    for j, right in enumerate(edges):
+        for i, left in enumerate(edges[:j]):
+            start, stop = max(left.start, right.start), min(left.stop, right.stop)
+            if left.term != right.term and (left.root, left.dim) == (right.root, right.dim) and start < stop:
+                found.append(Pair(i, j, start, stop))
     return tuple(found)
