@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from headwise.attribution.jacobian import jacobian
 from headwise.attribution.jacobian_table import JacobianTable
+from headwise.attribution.streaming import on_gradient
 from tests.attribution.brute import Net, rows, setup
 
 OPTIONS: list[dict[str, bool]] = [{}, {"use_checkpoint": True}, {"in_place": True}, {"norm": False}]
@@ -89,6 +90,9 @@ def test_shared_and_own_parts_are_told_apart_and_own_parts_cost_no_pass(monkeypa
     monkeypatch.setattr(torch.autograd, "grad", counted)
     table = jacobian({"text": losses["text"], "depth": losses["depth"]}, model)
     assert set(table.shared) == {name for name, _ in model.named_parameters() if name.startswith(("stem", "block"))}
+    assert asked == [14, 8, 4]
+    asked.clear()
+    jacobian({"text": losses["text"], "depth": losses["depth"]}, model, by_difference=False)
     assert asked == [14, 8, 8]
     disjoint = {"a": model.region.weight.square().sum(), "b": model.unused.weight.square().sum()}
     asked.clear()
@@ -235,3 +239,38 @@ def test_text_and_unknown_names() -> None:
             wrong()
     with pytest.raises(ValueError, match="gramian=True"):
         table.conflict("text", "depth")
+
+
+def _chain(scales: tuple[float, ...], dtype: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    trunk = [layer for _ in range(6) for layer in (nn.Linear(24, 24), nn.Tanh())]
+    model = nn.ModuleDict({"trunk": nn.Sequential(*trunk), "heads": nn.ModuleList(nn.Linear(24, 2) for _ in scales)})
+    model = model.to(dtype)
+    features = model["trunk"](torch.randn(16, 24, dtype=dtype))
+    heads = list(model["heads"].children())
+    return model, {str(k): scale * heads[k](features).square().mean() for k, scale in enumerate(scales)}
+
+
+@pytest.mark.parametrize("scales", [(1.0, 2.0, 30.0), (30.0, 1.0, 1e-4), (1.0, 1.0, 1.0), (1.0, 1e-7, 0.0)])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 5e-6), (torch.float64, 1e-12)])
+def test_a_row_by_difference_is_as_exact(scales: tuple[float, ...], dtype: torch.dtype, rtol: float) -> None:
+    model, losses = _chain(scales, dtype)
+    differing = jacobian(losses, model)
+    direct = jacobian(losses, model, by_difference=False)
+    for loss in losses:
+        for group in direct.groups:
+            assert differing.norm(loss, group) == pytest.approx(direct.norm(loss, group), rel=rtol)
+            a, b = differing.cosine(loss, group), direct.cosine(loss, group)
+            assert a is b is None or a == pytest.approx(b, abs=rtol)
+
+
+def test_no_row_by_difference_where_a_hook_may_break_the_sum() -> None:
+    model, losses = _chain((1.0, 2.0, 4.0), torch.float64)
+    first = next(model.parameters())
+    handle = on_gradient(first, lambda grad: grad.clamp(-1e-3, 1e-3))
+    found = jacobian(losses, model)
+    for loss, row in rows(losses, model).items():
+        gradient = row["trunk.0.weight"]
+        assert gradient is not None
+        assert found.norm(loss, "trunk.0.weight") == pytest.approx(float(gradient.norm()), rel=1e-9)
+    handle.remove()

@@ -43,18 +43,21 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_reducer(model: nn.Module) -> Iterator[None]:
-    """Run forward passes through DistributedDataParallel that neither communicate nor announce a backward pass."""
+    """Run passes through DistributedDataParallel that neither communicate nor announce a backward pass."""
     wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
-    forward_sync = [wrapper.require_forward_param_sync for wrapper in wrappers]
+    kept = [(wrapper.require_forward_param_sync, wrapper.find_unused_parameters) for wrapper in wrappers]
     with ExitStack() as stack:
         for wrapper in wrappers:
             stack.enter_context(wrapper.no_sync())
             wrapper.require_forward_param_sync = False
+            # Looking for unused parameters puts a node without forward mode behind the outputs.
+            wrapper.find_unused_parameters = False
         try:
             yield
         finally:
-            for wrapper, sync in zip(wrappers, forward_sync, strict=True):
+            for wrapper, (sync, find_unused) in zip(wrappers, kept, strict=True):
                 wrapper.require_forward_param_sync = sync
+                wrapper.find_unused_parameters = find_unused
 
 
 class _Closure(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,8 +13,8 @@ from headwise.attribution.grouping import Group, Patterns, chosen_parameters, gr
 from headwise.attribution.held import kept_buffers, same_draw
 from headwise.attribution.jacobian_table import JacobianTable
 from headwise.attribution.named import Losses, weighted_values
+from headwise.attribution.passes import Passes, deepest_first
 from headwise.attribution.refusals import refuse_unsafe, wrapped_by_ddp
-from headwise.attribution.streaming import inner_product, square_norm, stream
 
 
 def jacobian(
@@ -26,6 +25,7 @@ def jacobian(
     group: Group = "parameter",
     gramian: bool = False,
     keep_gradient: bool = False,
+    by_difference: bool = True,
     names: Sequence[str] | None = None,
 ) -> JacobianTable:
     """Norm, share and cosine of every loss's gradient at every group of parameters, exactly.
@@ -45,6 +45,8 @@ def jacobian(
             groups to names or shell patterns.
         gramian: Also the inner products between losses, for `conflict`. Holds K gradients of the shared parameters.
         keep_gradient: Also keep the gradient of the sum, for `assign_gradient` and `effect`.
+        by_difference: Take the row of one loss, at the parameters deepest in the graph, as the gradient of the sum less
+            the other rows, where its size shows that this costs no digits. False: with a pass of its own everywhere.
         names: Names of the losses of a tuple or list.
 
     Returns:
@@ -63,7 +65,8 @@ def jacobian(
     kept = {name: chosen[name] for members in groups.values() for name in members}
     traced = walk_losses(list(values.values()))
     refuse_unsafe("jacobian", model, kept, traced.nodes)
-    passes = _Passes(list(values.values()), kept, reach_bits(kept, traced), keep_gradient, gramian)
+    bits, order = reach_bits(kept, traced), deepest_first(kept, traced)
+    passes = Passes(list(values.values()), kept, bits, order, keep_gradient, gramian, by_difference)
     with same_draw(model), kept_buffers(model):
         passes.run()
     scope: Literal["local", "global"] = "local" if wrapped_by_ddp(model, traced.nodes) else "global"
@@ -82,57 +85,10 @@ def reach_bits(parameters: dict[str, Tensor], traced: Walk) -> dict[str, int]:
     return {name: traced.reached(masks.get(id(parameter), 0)) for name, parameter in parameters.items()}
 
 
-@dataclass
-class _Passes:
-    """The backward passes of one table, and what they measure: 0-d tensors on the parameters' devices."""
-
-    values: list[Tensor]
-    parameters: dict[str, Tensor]
-    bits: dict[str, int]
-    keep_gradient: bool
-    with_gramian: bool
-    total: dict[str, Tensor] = field(default_factory=dict)
-    total_square: dict[str, Tensor] = field(default_factory=dict)
-    square: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-    inner: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-    pairs: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
-    earlier: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
-
-    def run(self) -> None:
-        """The sum first, then every loss at what it shares."""
-        reached = [name for name, bits in self.bits.items() if bits]
-        stream(self.values, [self.parameters[name] for name in reached], lambda i, g: self._see_total(reached[i], g))
-        for k, value in enumerate(self.values):
-            shared = [name for name in reached if self.bits[name] >> k & 1 and self.bits[name].bit_count() > 1]
-            self._row(k, value, shared)
-        self.earlier.clear()
-        if not self.keep_gradient:
-            self.total.clear()
-
-    def _row(self, k: int, value: Tensor, shared: list[str]) -> None:
-        stream([value], [self.parameters[name] for name in shared], lambda i, g: self._see(k, shared[i], g))
-
-    def _see_total(self, name: str, gradient: Tensor) -> None:
-        bits = self.bits[name]
-        square = self.total_square[name] = square_norm(gradient)
-        if bits.bit_count() == 1:
-            self.square[bits.bit_length() - 1, name] = self.inner[bits.bit_length() - 1, name] = square
-        if self.keep_gradient or bits.bit_count() > 1:
-            self.total[name] = gradient
-
-    def _see(self, k: int, name: str, gradient: Tensor) -> None:
-        self.square[k, name] = square_norm(gradient)
-        self.inner[k, name] = inner_product(gradient, self.total[name])
-        if self.with_gramian:
-            for j, other in self.earlier.setdefault(name, []):
-                self.pairs[j, k, name] = inner_product(other, gradient)
-            self.earlier[name].append((k, gradient))
-
-
 def _table(
     losses: tuple[str, ...],
     groups: dict[str, tuple[str, ...]],
-    passes: _Passes,
+    passes: Passes,
     scope: Literal["local", "global"],
 ) -> JacobianTable:
     column = {name: g for g, members in enumerate(groups.values()) for name in members}

@@ -29,7 +29,7 @@ class SampledRow:
         loss: Its name.
         step: The step (call of `step`, from 0) at which it was measured.
         groups: The groups, with their parameters.
-        norm: |g_k| by group.
+        norm: |g_k| by group; NaN where it takes a backward pass that did not follow.
         cosine: With the gradient of the sum, by group; None where either is 0, or no backward pass followed.
         scope: "local" under DistributedDataParallel, else "global".
     """
@@ -46,9 +46,9 @@ class JacobianSampler:
     """Measures rows of the table every few steps, in a loop that stays as it is.
 
     Call `step(losses)` between the forward pass and `backward`. Mode "rotating" measures one loss per sampled step with
-    one extra backward pass through what it reaches, and keeps that gradient until your own `backward` brings the
-    gradient of the sum by, for the cosine (a loss scale does not change it). Mode "full" makes the
-    whole table (see `jacobian`).
+    one extra backward pass through what it shares with others, and keeps that gradient until your own `backward` brings
+    the gradient of the sum by, which gives the cosine and the rest of the row; a loss scale is divided out. Mode "full"
+    makes the whole table (see `jacobian`).
 
     Args:
         model: The network, wrapped or not.
@@ -161,7 +161,7 @@ class JacobianSampler:
 
 
 class _Row:
-    """One row on its way: its norms are measured at once, its cosines when the gradient of the sum comes by."""
+    """One row on its way: what the loss shares is measured at once, the rest when the gradient of the sum comes by."""
 
     def __init__(
         self,
@@ -180,16 +180,19 @@ class _Row:
         self.scope: Literal["local", "global"] = "local" if wrapped_by_ddp(model, traced.nodes) else "global"
         bits = reach_bits(self.parameters, traced)
         bit = 1 << list(values).index(loss)
-        reached = [name for name, mask in bits.items() if mask & bit]
+        shared = [name for name, mask in bits.items() if mask & bit and mask != bit]
+        self._own = [name for name, mask in bits.items() if mask == bit]
+        self._factor: Tensor | None = None
         self.square: dict[str, Tensor] = {}
         self.inner: dict[str, Tensor] = {}
         self.total: dict[str, Tensor] = {}
         self._gradient: dict[str, Tensor] = {}
         with same_draw(model), kept_buffers(model):
-            stream([values[loss]], [self.parameters[name] for name in reached], lambda i, g: self._keep(reached[i], g))
-        self._handles: list[RemovableHandle] = [
-            on_gradient(self.parameters[name], partial(self._meet, name)) for name, mask in bits.items() if mask
-        ]
+            stream([values[loss]], [self.parameters[name] for name in shared], lambda i, g: self._keep(shared[i], g))
+        self._handles: dict[str, RemovableHandle] = {
+            name: on_gradient(self.parameters[name], partial(self._meet, name)) for name, mask in bits.items() if mask
+        }
+        self._handles[""] = on_gradient(values[loss], self._meet_factor)
 
     def _keep(self, name: str, gradient: Tensor) -> None:
         self.square[name] = square_norm(gradient)
@@ -197,18 +200,33 @@ class _Row:
 
     def _meet(self, name: str, total: Tensor) -> None:
         """The gradient of the sum comes by, once."""
-        if name in self.total:
-            return
+        self._handles.pop(name).remove()
         total = total.detach()
         self.total[name] = square_norm(total)
         if name in self._gradient:
             self.inner[name] = inner_product(self._gradient.pop(name), total)
 
+    def _meet_factor(self, factor: Tensor) -> None:
+        """What the loop multiplied the loss by: a loss scale, or a share of an accumulated step."""
+        self._handles.pop("").remove()
+        self._factor = factor.detach().double().reshape(())
+
+    def _solve_own(self) -> None:
+        """At parameters of the loss's own, the gradient of the sum is its row times the factor."""
+        for name in self._own:
+            total = self.total.get(name)
+            if total is not None and self._factor is not None:
+                self.square[name] = total / self._factor.square()
+                self.inner[name] = total / self._factor
+            else:
+                self.square[name] = torch.full((), torch.nan, dtype=torch.float64)
+
     def finished(self) -> SampledRow:
         """Take the hooks off, and read the numbers."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.remove()
         self._gradient.clear()
+        self._solve_own()
         column = {name: g for g, members in enumerate(self.groups.values()) for name in members}
 
         def sums(measured: Mapping[str, Tensor]) -> Tensor:

@@ -46,8 +46,14 @@ def on_gradient(leaf: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Remova
     Returns:
         The handle that removes the hook.
     """
-    handle: RemovableHandle = leaf.register_hook(hook)  # type: ignore[no-untyped-call]  # as torch has it
+    # torch leaves register_hook without types.
+    handle: RemovableHandle = leaf.register_hook(partial(_unless_none, hook))  # type: ignore[no-untyped-call]
     return handle
+
+
+def _unless_none(hook: Callable[[Tensor], Tensor | None], gradient: Tensor | None) -> Tensor | None:
+    # A node that does not turn missing gradients into zeros (the sink of DistributedDataParallel) hands on None.
+    return None if gradient is None else hook(gradient)
 
 
 def _hand_over(visit: Visit, index: int, gradient: Tensor) -> Tensor:
