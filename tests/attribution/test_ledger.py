@@ -44,7 +44,8 @@ def assert_books_are(
     cosine = float((rows["sin"] * rows["cos"]).sum() / rows["sin"].norm() / rows["cos"].norm())
     assert books.cosine("sin", "cos") == pytest.approx(cosine, rel=tol)
     assert books.cosine("cos", "sin") == books.cosine("sin", "cos")
-    assert books.cosine("sin", "radius") is None
+    assert books.inner("sin", "cos") == pytest.approx(float((rows["sin"] * rows["cos"]).sum()), rel=tol)
+    assert books.cosine("sin", "radius") is books.inner("sin", "radius") is None
 
 
 def test_the_books_are_what_brute_force_finds():
@@ -259,6 +260,19 @@ def test_the_table_fits_a_hundred_columns():
     with hw.Ledger(criterion) as ledger:
         criterion({"x": torch.ones(1, 1, requires_grad=True)}, {"t": torch.zeros(1, 1)}).total.backward()
         assert max(len(line) for line in ledger.table().splitlines()) <= 100
+
+
+def test_a_criterion_with_open_books_can_be_copied():
+    criterion = hw.Criterion(five_terms(sin=0.5), compile=True)
+    criterion.advance(3)
+    with hw.Ledger(criterion) as ledger:
+        criterion({"maps": five_maps()}, five_targets()).total.backward()
+        twin, pickled = copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))
+        assert criterion.recorder is ledger
+    for other in (twin, pickled):
+        assert other.recorder is None
+        assert (other.step, other.weights["sin"]) == (3, 0.5)
+        assert other({"maps": five_maps()}, five_targets()).total.isfinite()
 
 
 def test_two_ledgers_are_refused():

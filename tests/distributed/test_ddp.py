@@ -45,7 +45,8 @@ def ddp_steps(rank: int, world: int) -> dict[str, Any]:
                 (breakdown.total * world).backward()
             read = ledger.read() if ledger else None
             norms = {name: read[name].grad_norm for name in read} if read else None
-            found[f"{mode}, {books}"] = gradients(network), norms
+            everywhere = ledger.read(across_ranks=True) if ledger else None
+            found[f"{mode}, {books}"] = gradients(network), norms, everywhere
     found["weight 0"] = silent_head()
     found["drop"] = one_bad_rank(rank, "drop")
     found["raise"] = one_bad_rank(rank, "raise")
@@ -108,6 +109,18 @@ def test_squared_norms_of_the_ranks_add_up(results, whole, mode):
     for name, books in whole[1].items():
         norms = [result[f"{mode}, True"][1][name] for result in results]  # the factor `world` is divided out
         assert (norms[0] ** 2 + norms[1] ** 2) ** 0.5 == pytest.approx(books.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_books_across_ranks_are_those_of_the_whole_batch(results, whole, mode):
+    for result in results:
+        books = result[f"{mode}, True"][2]
+        assert books.scope == "global"
+        for name, wanted in whole[1].items():
+            assert books[name].value == pytest.approx(wanted.value, rel=1e-5)
+            assert books[name].share == pytest.approx(wanted.share, rel=1e-5)
+            assert books[name].grad_norm == pytest.approx(wanted.grad_norm, rel=1e-5)
+        assert books.cosine("sin", "cos") == pytest.approx(whole[1].cosine("sin", "cos"), rel=1e-5)
 
 
 def test_silent_heads_get_zero_gradients(results):

@@ -77,13 +77,16 @@ class Books(Mapping[str, TermBooks]):
     Args:
         step: Number of the step since the ledger was opened, from 0.
         terms: The terms' books.
-        cosines: Per pair of terms, the cosine of their gradients over the outputs (and channels) that both read.
+        products: Per pair of terms, the inner product of their gradients over the outputs (and channels) that both
+            read.
+        cosines: The same, divided by the norms over what both read.
         features: The books of the network's `Junction` modules, by name.
         scope: "local", or "global" after a reduction over ranks.
     """
 
     step: int
     terms: dict[str, TermBooks]
+    products: dict[tuple[str, str], float] = field(default_factory=dict)
     cosines: dict[tuple[str, str], float | None] = field(default_factory=dict)
     features: dict[str, FeatureBooks] = field(default_factory=dict)
     scope: str = "local"
@@ -119,6 +122,19 @@ class Books(Mapping[str, TermBooks]):
     def finite_values(self) -> bool:
         """Whether every term's value is finite."""
         return all(math.isfinite(each.weighted) for each in self.terms.values())
+
+    def inner(self, left: str, right: str) -> float | None:
+        """Inner product of two terms' gradients, over the outputs and channels that both read.
+
+        Args:
+            left: One term.
+            right: Another.
+
+        Returns:
+            The product; None where they share nothing.
+        """
+        _ = self[left], self[right]
+        return self.products.get((left, right), self.products.get((right, left)))
 
     def cosine(self, left: str, right: str) -> float | None:
         """Cosine between two terms' gradients, over the outputs and channels that both read.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,34 +141,47 @@ class Ledger:
         last.pooled.append(pending.pooled)
         self._num_rows += 1
 
-    def read(self) -> Books:
+    def read(self, *, across_ranks: bool = False, group: Any = None) -> Books:
         """The books of the last step, by one transfer to the host.
 
+        Args:
+            across_ranks: Pool the books of all ranks, as those of micro-batches: all must call it (one all-gather).
+            group: The process group; None means the default one.
+
         Returns:
-            The books.
+            The books, of this process's samples or ("global") of all.
 
         Raises:
             RuntimeError: No backward pass has been booked yet.
         """
         self._flush()
         steps = self._steps(self._micro_batches)
-        if not steps:
-            raise RuntimeError(
-                "the ledger is empty: no backward pass of this criterion's total has run since it was opened. "
-                "Call criterion(...).total.backward() first"
-            )
-        return steps[-1]
+        if steps and across_ranks:
+            return read_steps([self._gathered(steps[-1], group)])[0]
+        if steps:
+            return read_steps(steps)[-1]
+        raise RuntimeError(
+            "the ledger is empty: no backward pass of this criterion's total has run since it was opened. "
+            "Call criterion(...).total.backward() first"
+        )
+
+    def _gathered(self, step: Step, group: Any) -> Step:
+        """The same step with the rows of all ranks."""
+        own = step.rows.to(self._segments[-1].rows.device)
+        rows = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size(group))]
+        torch.distributed.all_gather(rows, own, group=group)
+        return replace(step, rows=torch.cat(rows).cpu(), scope="global")
 
     def history(self) -> list[Books]:
         """The books of all steps that the ring still holds, oldest first, by one transfer to the host."""
         self._flush()
-        return self._steps(self._capacity)
+        return read_steps(self._steps(self._capacity))
 
     def table(self) -> str:
         """The last step as a printable table."""
         return str(self.read())
 
-    def _steps(self, num_rows: int) -> list[Books]:
+    def _steps(self, num_rows: int) -> list[Step]:
         """The last `num_rows` rows as steps."""
         steps: list[Step] = []
         for segment in reversed(self._segments):
@@ -181,7 +195,7 @@ class Ledger:
                 else segment.rows[numbers[0] % self._capacity].unsqueeze(0)
             )
             steps = list(self._grouped(segment, numbers, rows.cpu())) + steps
-        return read_steps(steps)
+        return steps
 
     def _grouped(self, segment: _Segment, numbers: Sequence[int], rows: Tensor) -> Iterator[Step]:
         """Splits rows into steps of `micro_batches` calls; the last step may be incomplete."""

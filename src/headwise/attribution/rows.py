@@ -45,12 +45,14 @@ class Step:
         columns: What the columns mean.
         rows: (calls, columns), on the host.
         pooled: Whether the calls' denominators were totalled over the step.
+        scope: "local", or "global" if the rows are those of all ranks.
     """
 
     number: int
     columns: Columns
     rows: Tensor
     pooled: bool
+    scope: str = "local"
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,22 @@ def _read(step: Step) -> Books:
     numbers = torch.split(rows[:, : sum(columns.sizes)], list(columns.sizes), dim=1)
     seeds, parts = _seeds(step, torch.stack(numbers[:num_terms], dim=2)), numbers[num_terms:]
     outputs: dict[int, dict[str, OutputBooks]] = {number: {} for number in range(num_terms)}
-    cosines: dict[tuple[str, str], Tensor] = {}
+    sums: dict[tuple[str, str], Tensor] = {}
     for layout, part in zip(columns.layouts, parts, strict=True):
         _read_outputs(layout, columns.channels, seeds, part, outputs)
-        _add_products(layout, seeds, part, cosines)
+        _add_products(layout, seeds, part, sums)
     terms = {name: _term(seeds, number, outputs[number]) for number, name in enumerate(columns.terms)}
     total = math.fsum(t.weighted for t in terms.values()) if all(t.finite for t in terms.values()) else math.nan
     shares = {name: replace(t, share=t.weighted / total if total else 0.0) for name, t in terms.items()}
     features = _features(columns, seeds, rows[:, sum(columns.sizes) :])
-    return Books(step.number, shares, {pair: _cosine(numbers) for pair, numbers in cosines.items()}, features)
+    return Books(
+        step.number,
+        shares,
+        {pair: float(numbers[0]) for pair, numbers in sums.items()},
+        {pair: _cosine(numbers) for pair, numbers in sums.items()},
+        features,
+        step.scope,
+    )
 
 
 def _seeds(step: Step, rows: Tensor) -> _Seeds:

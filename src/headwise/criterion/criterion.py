@@ -82,6 +82,10 @@ class Criterion(nn.Module):
         self._compiled: dict[Job, Callable[..., Any]] = {}
         self._num_calls = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or pickle has closed books, and makes its own plans and kernels."""
+        return {**self.__dict__, "recorder": None, "_plans": {}, "_compiled": {}}
+
     def _check(self) -> None:
         if not self.terms:
             raise ValueError("a Criterion needs at least one term")
