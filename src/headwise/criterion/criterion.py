@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from headwise.criterion import config
 from headwise.criterion.binding import Plan, bind_targets, make_plan, signature
@@ -323,7 +322,8 @@ class Criterion(nn.Module):
         results: tuple[list[Row], Tensor]
         try:
             results = compiled(roots, targets, denominators, as_tensors, level_tensors, slots)
-        except (TorchDynamoException, ValueError):
+        except Exception:
+            # Dynamo wraps what a loss raises in errors of its own; eager mode says it in plain words.
             run(job, [root.detach() for root in roots], targets, denominators, weights, scales, None)
             raise
         return results

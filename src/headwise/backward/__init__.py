@@ -1,1 +1,0 @@
-"""The room headwise.backward."""
