@@ -49,6 +49,8 @@ def route_box(route: Route, box: Box, source: Shape) -> Box:
     """The part of a routed input that a box of the route's output comes from."""
     _, _, dim, start, stop = route
     if dim is None or start is None or stop is None:
+        if not box.extents:
+            return whole(source)
         return box if len(box.extents) == len(source) else unknown(source)
     dim %= len(source)
     if len(box.extents) == len(source) - 1:
