@@ -1,0 +1,111 @@
+"""The books in a loop written with Accelerate."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
+
+from headwise.attribution.books import Books
+from headwise.training.callbacks.keeper import Keeper, Source
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class AccelerateHooks:
+    """Logs the books of every n-th optimiser step to the accelerator's trackers; see `accelerate_hooks`.
+
+    Args:
+        accelerator: Of the loop.
+        optimizer: Prepared or not; its steps are the loop's steps.
+        source: Whose books.
+        every: Log every so many optimiser steps.
+        calls: How often one micro-batch calls the criterion.
+        prefix: What the keys begin with.
+
+    Attributes:
+        step: Optimiser steps done.
+
+    Raises:
+        ValueError: The source keeps no books, or a number is below 1.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        optimizer: Optimizer,
+        source: Source,
+        every: int = 50,
+        calls: int = 1,
+        prefix: str = "headwise",
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"every: log every so many optimiser steps, at least 1; found {every}.")
+        self.step = 0
+        self._accelerator, self._every, self._prefix = accelerator, every, prefix
+        self._keeper = Keeper(source, calls)
+        # What `prepare` returns passes a step on only when gradients are complete; the optimiser inside sees those.
+        inside: Optimizer = getattr(optimizer, "optimizer", optimizer)
+        self._handle = inside.register_step_post_hook(self._after_step)
+        self._keeper.begin(accelerator.gradient_accumulation_steps)
+
+    @property
+    def history(self) -> list[Books]:
+        """The books that were logged, oldest first."""
+        return self._keeper.history
+
+    def _after_step(self, *_: Any) -> None:
+        self.step += 1
+        if self.step % self._every == 0 and self._accelerator.is_main_process:
+            entries = self._keeper.read(self.step, self._prefix)
+            if entries:
+                self._accelerator.log(entries, step=self.step)
+        self._keeper.begin(self._accelerator.gradient_accumulation_steps)
+
+    def close(self) -> None:
+        """Take the hook off the optimiser and close the books."""
+        self._handle.remove()
+        self._keeper.close()
+
+    def __enter__(self) -> AccelerateHooks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def accelerate_hooks(
+    accelerator: Accelerator,
+    optimizer: Optimizer,
+    source: Source,
+    *,
+    every: int = 50,
+    calls: int = 1,
+    prefix: str = "headwise",
+) -> AccelerateHooks:
+    """Log the books in a loop written with Accelerate, to all its trackers, from here on.
+
+    One line before the loop, which stays as it is::
+
+        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        hooks = accelerate_hooks(accelerator, optimizer, criterion)
+
+    Args:
+        accelerator: Its trackers get the entries; its ``gradient_accumulation_steps`` are counted.
+        optimizer: The optimiser, prepared or not.
+        source: The `Criterion` that the loop calls; a `Ledger` of it; or a wrapped foreign criterion.
+        every: Log every so many optimiser steps.
+        calls: How often one micro-batch calls the criterion.
+        prefix: What the keys begin with.
+
+    Returns:
+        The hooks; `history` has the logged books, `close` (or ``with``) ends them.
+
+    Raises:
+        ValueError: The source keeps no books, or a number is below 1.
+    """
+    return AccelerateHooks(accelerator, optimizer, source, every, calls, prefix)

@@ -1,0 +1,90 @@
+"""The books in a loop written with Accelerate."""
+
+import pytest
+import torch
+
+from headwise.training.callbacks import accelerate_hooks
+from tests.training.loops import (
+    EVERY,
+    KEYS,
+    MICRO_BATCHES,
+    TERMS,
+    board,
+    books_by_hand,
+    make_criterion,
+    make_network,
+    make_samples,
+)
+
+pytest.importorskip("accelerate", reason="pip install accelerate (dependency group loops)")
+
+
+def train(folder, *, every=EVERY, hooked=True, dropout=0.2):
+    """A loop as Accelerate's documentation writes it; the hooks are one line before it."""
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    accelerator = Accelerator(
+        cpu=True, gradient_accumulation_steps=MICRO_BATCHES, log_with="tensorboard", project_dir=str(folder)
+    )
+    accelerator.init_trackers("run")
+    set_seed(0)
+    model, criterion, seen = make_network(dropout), make_criterion(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    loader = torch.utils.data.DataLoader(make_samples(), batch_size=4)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    hooks = accelerate_hooks(accelerator, optimizer, criterion, every=every) if hooked else None
+    for batch in loader:
+        seen.append(({name: p.detach().clone() for name, p in model.state_dict().items()}, batch))
+        with accelerator.accumulate(model):
+            breakdown = criterion(model(batch["x"]), batch)
+            accelerator.backward(breakdown.total)
+            optimizer.step()
+            optimizer.zero_grad()
+    accelerator.end_training()
+    if hooks is not None:
+        hooks.close()
+        assert criterion.recorder is None
+    return model, hooks, seen
+
+
+def test_training_is_equal_to_the_bit_with_and_without(tmp_path):
+    model, hooks, _ = train(tmp_path / "with")
+    plain, _, _ = train(tmp_path / "without", hooked=False)
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert hooks.step == 4
+    assert [books.step for books in hooks.history] == [2, 4]
+
+
+def test_keys_and_numbers_are_in_the_event_file(tmp_path):
+    _, hooks, _ = train(tmp_path)
+    logged = board(tmp_path)
+    assert set(logged) == KEYS
+    for term in TERMS:
+        told = [(books.step, pytest.approx(books[term].value)) for books in hooks.history]
+        assert logged[f"headwise/{term}/value"] == told
+
+
+def test_micro_batches_are_counted_also_in_a_short_last_step(tmp_path):
+    _, hooks, seen = train(tmp_path, every=1, dropout=0.0)
+    assert [books.step for books in hooks.history] == [1, 2, 3, 4]
+    for books, first in zip(hooks.history, (0, 2, 4, 6), strict=True):
+        batches = [batch for _, batch in seen[first : first + 2]]
+        network = make_network().eval()
+        network.load_state_dict(seen[first][0])
+        for term, (value, norm) in books_by_hand(network, batches).items():
+            assert books[term].value == pytest.approx(value, rel=1e-5)
+            assert books[term].grad_norm == pytest.approx(norm, rel=1e-5)
+
+
+def test_closed_hooks_leave_the_optimiser_alone(tmp_path):
+    from accelerate import Accelerator
+
+    network, criterion = make_network(), make_criterion()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with accelerate_hooks(Accelerator(cpu=True), optimizer, criterion) as hooks:
+        optimizer.step()
+    optimizer.step()
+    assert hooks.step == 1
+    assert criterion.recorder is None
