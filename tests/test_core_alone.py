@@ -8,8 +8,8 @@ import sys
 import pytest
 
 EXTRAS = (
-    "numpy cv2 skimage shapely PIL scipy sklearn matplotlib torchvision lightning_fabric lightning tensorboard rich yaml "
-    "torchjd"
+    "numpy cv2 skimage shapely PIL scipy sklearn matplotlib torchvision lightning_fabric lightning tensorboard rich "
+    "yaml torchjd"
 )
 
 BLOCK = f"""
