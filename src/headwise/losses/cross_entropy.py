@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,31 +35,28 @@ def cross_entropy(
         ValueError: If a dtype or a shape does not fit.
     """
     check_labels("cross_entropy", output, target, mask)
-    return fused_sum(_value, _gradient, output, target, mask, ignore_index=ignore_index)
+    return fused_sum(partial(_cross_entropy, ignore_index=ignore_index), output, target, mask)
 
 
-def _value(output: Tensor, target: Tensor, mask: Tensor | None, *, ignore_index: int | None) -> tuple[Tensor, ...]:
-    keep = _keep(target, mask, ignore_index)
-    if target.dtype == torch.bool:
-        return (margin_losses(two_class_margin(output, target, keep)).sum(),)
-    _, losses, _ = class_losses(output, target, keep)
-    return (select(keep, losses, 0.0).sum(),)
-
-
-def _gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, ignore_index: int | None) -> Tensor:
-    keep = _keep(target, mask, ignore_index)
-    if target.dtype == torch.bool:
-        return two_class_gradient(two_class_margin(output, target, keep), target, output.dtype)
-    log_probability, _, labels = class_losses(output, target, keep)
-    return class_gradient(log_probability, labels, keep, output.dtype)
-
-
-def _keep(target: Tensor, mask: Tensor | None, ignore_index: int | None) -> Tensor | None:
+def _cross_entropy(
+    output: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    *,
+    ignore_index: int | None,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
     keep = None if mask is None else as_mask(mask)
-    if ignore_index is None:
-        return keep
-    labelled = target != ignore_index
-    return labelled if keep is None else keep & labelled
+    if ignore_index is not None:
+        labelled = target != ignore_index
+        keep = labelled if keep is None else keep & labelled
+    if target.dtype == torch.bool:
+        margin = two_class_margin(output, target, keep)
+        value = margin_losses(margin).sum()
+        return value, two_class_gradient(margin, target, output.dtype) if with_gradient else None
+    log_probability, losses, labels = class_losses(output, target, keep)
+    value = select(keep, losses, 0.0).sum()
+    return value, class_gradient(log_probability, labels, keep, output.dtype) if with_gradient else None
 
 
 def two_class_margin(output: Tensor, is_second: Tensor, keep: Tensor | None) -> Tensor:

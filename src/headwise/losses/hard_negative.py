@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -66,28 +65,41 @@ def hard_negative_cross_entropy(
             "hard_negative_cross_entropy: ratio and num_fallback must be at least 0, found "
             f"ratio={ratio}, num_fallback={num_fallback}. The published values are 3 and 100."
         )
-    mine = partial(_mine, ratio=ratio, num_fallback=num_fallback, per_image=per_image)
-    return fused_sum(partial(_value, mine=mine), _gradient, output, target, mask)
+    kernel = partial(_hard_negative, ratio=ratio, num_fallback=num_fallback, per_image=per_image)
+    return fused_sum(kernel, output, target, mask)
 
 
-def _value(output: Tensor, target: Tensor, mask: Tensor | None, *, mine: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+def _hard_negative(
+    output: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    *,
+    ratio: float,
+    num_fallback: int,
+    per_image: bool,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
     is_positive = as_mask(target)
     valid = torch.ones_like(is_positive) if mask is None else as_mask(mask)
+    positive, negative = valid & is_positive, valid & ~is_positive
+    mine = partial(
+        _mine,
+        positive=positive,
+        negative=negative,
+        ratio=ratio,
+        num_fallback=num_fallback,
+        per_image=per_image,
+    )
     if output.shape[1] == 2:
-        hardness = two_class_margin(output, is_positive, valid)
-        losses = margin_losses(hardness)  # they grow with the margin
-    else:
-        losses = hardness = class_losses(output, target, valid)[1]
-    keep = mine(hardness, positive=valid & is_positive, negative=valid & ~is_positive)
-    return torch.where(keep, losses, 0.0).sum(), keep
-
-
-def _gradient(output: Tensor, target: Tensor, _mask: Tensor | None, keep: Tensor) -> Tensor:
-    if output.shape[1] == 2:
-        is_positive = as_mask(target)
-        return two_class_gradient(two_class_margin(output, is_positive, keep), is_positive, output.dtype)
-    log_probability, _, labels = class_losses(output, target, keep)
-    return class_gradient(log_probability, labels, keep, output.dtype)
+        # The loss grows with the margin, so the margin ranks as well, and equal margins are equal to the bit.
+        margin = two_class_margin(output, is_positive, valid)
+        kept = torch.where(mine(margin), margin, -torch.inf)
+        gradient = two_class_gradient(kept, is_positive, output.dtype) if with_gradient else None
+        return margin_losses(kept).sum(), gradient
+    log_probability, losses, labels = class_losses(output, target, valid)
+    keep = mine(losses)
+    gradient = class_gradient(log_probability, labels, keep, output.dtype) if with_gradient else None
+    return torch.where(keep, losses, 0.0).sum(), gradient
 
 
 def _mine(
