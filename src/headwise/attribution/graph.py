@@ -9,10 +9,10 @@ belongs to which of their inputs, and are walked output by output:
 - DistributedDataParallel's sink, output i of which is input i;
 - any custom Function whose node has an attribute `headwise_routes`, a tuple of
   `(output_nr, input_nr, channel_dim, start, stop)`: in the forward pass, output `output_nr` is computed from the slice
-  `start:stop` along `channel_dim` of the tensor input `input_nr` alone (`start` and `stop` None: element by element
-  from all of it, or, if the output is a scalar, from all elements; a channel may have been squeezed away). `input_nr` counts
-  the tensor arguments, as `next_functions` does, also those without a gradient. Set it on `ctx` in `forward` or
-  `setup_context`.
+  `start:stop` along `channel_dim` of the tensor input `input_nr` alone. `start` and `stop` None: element by element
+  from all of it, or, if the output is a scalar, from all elements. A channel may have been squeezed away. `input_nr`
+  counts the tensor arguments, as `next_functions` does, also those without a gradient. Set it on `ctx` in `forward`
+  or `setup_context`.
 
 Private parts of PyTorch read here and by the rules are listed in `PRIVATE_ATTRIBUTES`, which a test checks.
 """

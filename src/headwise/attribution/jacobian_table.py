@@ -160,10 +160,17 @@ class JacobianTable:
                 "assign_gradient: under DistributedDataParallel these gradients are of this process only and "
                 "would stay unsynchronised. Call total.backward()."
             )
+        taken: set[int] = set()
         for name, parameter in model.named_parameters():
             gradient = self.gradient.get(name)
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            if gradient is None:
+                continue
+            # Autograd may hand two parameters one tensor, or an expanded one; `.grad` must bear writing to.
+            memory = gradient.untyped_storage()
+            if memory.data_ptr() in taken or memory.nbytes() != gradient.numel() * gradient.element_size():
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            taken.add(memory.data_ptr())
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def _loss(self, loss: str) -> int:
         if loss not in self.losses:
