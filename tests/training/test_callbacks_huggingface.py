@@ -117,3 +117,33 @@ def test_an_evaluation_logs_no_books(tmp_path):
     trainer = train(tmp_path, model, callback, report_to=[])
     trainer.evaluate(samples()[:4])
     assert len(callback.history) == 2
+
+
+def test_keys_are_as_they_are_in_mlflow(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    model = make_model()
+    callback = huggingface_callback(model.criterion)
+    train(tmp_path, model, callback, report_to=["mlflow"])
+    (run,) = mlflow.search_runs(output_format="list")
+    assert {key for key in run.data.metrics if "headwise" in key} == KEYS
+    told = mlflow.MlflowClient().get_metric_history(run.info.run_id, "headwise/slope/share")
+    assert [(entry.step, entry.value) for entry in told] == [(b.step, b["slope"].share) for b in callback.history]
+
+
+def test_keys_are_as_they_are_in_wandb(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    model = make_model()
+    callback = huggingface_callback(model.criterion)
+    train(tmp_path, model, callback, report_to=["wandb"])
+    try:
+        summary = dict(wandb.run.summary)
+    finally:
+        wandb.finish()
+        wandb.teardown()  # ends its background process
+    assert {key for key in summary if "headwise" in key} == KEYS
+    assert summary["headwise/slope/share"] == pytest.approx(callback.history[-1]["slope"].share)
