@@ -106,7 +106,7 @@ PUBLISHED = Configuration()
 """The authors' training: VGG16, crops of 512, Adam at 1e-4, 200 epochs of Total-Text's 1,255 pictures."""
 
 DEMO = Configuration(
-    steps=500,
+    steps=400,
     backbone="resnet18",
     weights=None,
     width=32,
@@ -124,7 +124,7 @@ DEMO = Configuration(
     num_workers=1,
     log_every=10,
     checkpoint_every=100,
-    evaluate_every=250,
+    evaluate_every=200,
     min_area=10.0,
 )
 """A few minutes on two CPU cores: a narrow ResNet-18 on the embedded pictures."""
