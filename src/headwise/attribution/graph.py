@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -68,7 +69,11 @@ def gradient_edge(tensor: Tensor) -> Edge | None:
 
 def opaque_reason(node: Node) -> str | None:
     """Why the walk cannot see into a node, or None if it can."""
-    name = node.name()
+    return _opaque_reason(node.name())
+
+
+@lru_cache(maxsize=1024)
+def _opaque_reason(name: str) -> str | None:
     return next((reason for key, reason in _OPAQUE.items() if key in name), None)
 
 

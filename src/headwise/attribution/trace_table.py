@@ -239,7 +239,9 @@ def module_rows(model: nn.Module, parameters: tuple[ParameterRow, ...]) -> tuple
 
 
 def _module_row(name: str, module: nn.Module, rows: list[ParameterRow]) -> ModuleRow:
-    losses = {loss: None for row in rows for loss in row.losses}
-    live = {loss for row in rows for loss in row.losses if loss not in row.zero_weight}
+    # Many parameters, few different ways to be reached.
+    kinds = dict.fromkeys((row.losses, row.zero_weight) for row in rows)
+    losses = {loss: None for reached, _ in kinds for loss in reached}
+    live = {loss for reached, zero_weight in kinds for loss in reached if loss not in zero_weight}
     zero = tuple(loss for loss in losses if loss not in live)
     return ModuleRow(name, type(module).__name__, len(rows), tuple(losses), zero)
