@@ -4,8 +4,8 @@
 
 Maps of 4 x 7 x 512 x 512 float32, about 10 % text and 4 % centre line. Both are checked to be equal in value and
 gradient first. Runs are interleaved; each ratio is the median of the ratios of neighbouring runs. Memory is the peak of
-torch's CPU allocator during one forward and backward pass, the gradient of the maps included (see `measure.py`). On a machine that others use, `--threads 1
---clock cpu` counts processor time instead.
+torch's CPU allocator during one forward and backward pass, the gradient of the maps included (see `measure.py`). On a
+machine that others use, `--threads 1 --clock cpu` counts processor time instead.
 """
 
 from __future__ import annotations
