@@ -1,5 +1,6 @@
 """Which loss trains what: the ledger of every step, the static trace, the exact table, and the audit."""
 
+from headwise.attribution.audit import AuditReport, Finding, Subject, audit
 from headwise.attribution.books import Books, FeatureBooks, OutputBooks, TermBooks
 from headwise.attribution.channels import Channels
 from headwise.attribution.effect import Effect, ForwardModeWarning, effect
@@ -18,3 +19,4 @@ __all__ += ["Channels", "LossRow", "ModuleRow", "OpaqueRow", "OutputRow", "Param
 __all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "jacobian"]
 __all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]
 __all__ += ["Cause", "PrecisionCheck", "SumCheck", "SumRow", "check_sum"]
+__all__ += ["AuditReport", "Finding", "Subject", "audit"]

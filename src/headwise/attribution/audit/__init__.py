@@ -1,0 +1,10 @@
+"""The audit of training code that Headwise did not write."""
+
+from headwise.attribution.audit.finding import KINDS, NOTES, Finding, Kind
+from headwise.attribution.audit.guard import SubjectError
+from headwise.attribution.audit.report import AuditReport
+from headwise.attribution.audit.run import audit
+from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.target import load_target
+
+__all__ = ["KINDS", "NOTES", "AuditReport", "Finding", "Kind", "Subject", "SubjectError", "audit", "load_target"]

@@ -1,0 +1,215 @@
+"""Weights that the audited code declares: found by their names, and judged by what the total does when they change."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headwise.attribution.audit.losses import plain_name
+
+_WEIGHTISH = re.compile(r"(^|_)(weights?|w|lambdas?|lam|coefs?|coeffs?|coefficients?|weight_dict|loss_weights)(_|$)", re.I)
+_TRIED = (1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One number that weighs one loss, where it is kept.
+
+    Args:
+        loss: The loss.
+        label: How the code calls it.
+        value: The number.
+        write: Replaces it.
+        original: What was there, to be put back.
+    """
+
+    loss: str
+    label: str
+    value: float
+    write: Callable[[Any], None]
+    original: Any
+
+
+@dataclass(frozen=True)
+class WeightFault:
+    """A weight with which the total does not do what a weight is for.
+
+    Args:
+        loss: The loss.
+        label: How the code calls the weight.
+        value: The weight.
+        power: With which power of the weight the total grows: 0 is never applied, 2 applied twice.
+        change: By how much the total changed when the weight was doubled from 1, over the total.
+    """
+
+    loss: str
+    label: str
+    value: float
+    power: float
+    change: float
+
+
+def weight_faults(functions: Sequence[Any], losses: Sequence[str], total: Callable[[], float]) -> list[WeightFault]:
+    """Try every weight that the code declares for a loss.
+
+    Args:
+        functions: Criterion and total.
+        losses: The losses' names.
+        total: Calls both again and returns the value of the total.
+
+    Returns:
+        The weights that are not applied once.
+    """
+    groups: dict[tuple[str, float], list[Knob]] = {}
+    for function in functions:
+        for knob in _knobs(function, losses):
+            # Two holders of one number (criterion and total) are one weight, and move together.
+            groups.setdefault((knob.loss, knob.value), []).append(knob)
+    found = []
+    for (loss, value), knobs in groups.items():
+        fault = _try(loss, value, knobs, total)
+        if fault is not None:
+            found.append(fault)
+    return found
+
+
+def declared_zero(functions: Sequence[Any], losses: Sequence[str]) -> set[str]:
+    """The losses whose declared weight is zero."""
+    return {knob.loss for function in functions for knob in _knobs(function, losses) if knob.value == 0}
+
+
+def _try(loss: str, value: float, knobs: Sequence[Knob], total: Callable[[], float]) -> WeightFault | None:
+    values = []
+    try:
+        for tried in _TRIED:
+            for knob in knobs:
+                knob.write(_like(knob.original, tried))
+            values.append(total())
+    finally:
+        for knob in knobs:
+            knob.write(knob.original)
+    if not all(math.isfinite(each) for each in values):
+        return None
+    scale = max(abs(each) for each in values)
+    first, second = values[1] - values[0], values[2] - values[1]
+    label = knobs[0].label
+    if max(abs(first), abs(second)) <= 1e-7 * scale:
+        return None if value == 1 else WeightFault(loss, label, value, 0.0, 0.0)
+    power = math.log2(second / first) if first and second / first > 0 else math.nan
+    return WeightFault(loss, label, value, power, first / scale) if power > 1.9 and value not in (0, 1) else None
+
+
+def _like(original: Any, number: float) -> Any:
+    return torch.full_like(original, number) if isinstance(original, Tensor) else number
+
+
+def _knobs(function: Any, losses: Sequence[str]) -> Iterator[Knob]:
+    for owner, name, value in _places(function):
+        write = _writer(owner, name)
+        if isinstance(value, MutableMapping) and value and _WEIGHTISH.search(name):
+            yield from _mapping_knobs(name, value, losses)
+        elif isinstance(value, list | tuple) and len(value) == len(losses) > 1 and _WEIGHTISH.search(name):
+            yield from _sequence_knobs(name, value, losses, write)
+        elif isinstance(value, Tensor) and value.shape == (len(losses),) and len(losses) > 1 and _WEIGHTISH.search(name):
+            yield from _tensor_knobs(name, value, losses)
+        elif _is_number(value) and (loss := _loss_of(name, losses)) is not None:
+            yield Knob(loss, name, float(value), write, value)
+
+
+def _is_number(value: Any) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain or (isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad and value.is_floating_point())
+
+
+def _loss_of(name: str, losses: Sequence[str]) -> str | None:
+    """The loss that a name such as push_weight, w_push, lambda_push or loss_push_weight speaks of."""
+    text = name.strip("_").lower()
+    if not _WEIGHTISH.search(text):
+        return None
+    stem = plain_name(_WEIGHTISH.sub("_", text).strip("_"))
+    found = [loss for loss in losses if plain_name(loss) == stem or loss.lower() == stem]
+    return found[0] if len(found) == 1 else None
+
+
+def _mapping_knobs(name: str, values: MutableMapping[Any, Any], losses: Sequence[str]) -> Iterator[Knob]:
+    for key, value in list(values.items()):
+        found = [loss for loss in losses if loss == key or plain_name(loss) == plain_name(str(key))]
+        if len(found) == 1 and _is_number(value):
+            yield Knob(found[0], f"{name}[{key!r}]", float(value), functools.partial(values.__setitem__, key), value)
+
+
+def _sequence_knobs(
+    name: str, values: Sequence[Any], losses: Sequence[str], write: Callable[[Any], None]
+) -> Iterator[Knob]:
+    if not all(_is_number(value) for value in values):
+        return
+    for index, (loss, value) in enumerate(zip(losses, values, strict=True)):
+
+        def replace(new: Any, index: int = index) -> None:
+            changed = list(values)
+            changed[index] = new
+            write(type(values)(changed))
+
+        yield Knob(loss, f"{name}[{index}]", float(value), replace, value)
+
+
+def _tensor_knobs(name: str, values: Tensor, losses: Sequence[str]) -> Iterator[Knob]:
+    if values.requires_grad or not values.is_floating_point():
+        return
+    for index, loss in enumerate(losses):
+
+        def replace(new: Any, index: int = index) -> None:
+            values.data[index] = new
+
+        yield Knob(loss, f"{name}[{index}]", float(values[index]), replace, float(values[index]))
+
+
+def _places(function: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Every name that a function reads: its keywords, closure, globals, and the attributes of its object."""
+    while isinstance(function, functools.partial):
+        yield from ((function.keywords, name, value) for name, value in function.keywords.items())
+        function = function.func
+    owner = getattr(function, "__self__", None) or (function if not hasattr(function, "__code__") else None)
+    if owner is not None:
+        modules = owner.modules() if isinstance(owner, nn.Module) else [owner]
+        for each in (each for each in modules if not type(each).__module__.startswith("torch.")):
+            yield from ((each, name, value) for name, value in _attributes(each))
+    code_holder = getattr(function, "__func__", function)
+    if not hasattr(code_holder, "__code__"):
+        code_holder = getattr(type(function), "forward", None) or getattr(type(function), "__call__", None)
+    code = getattr(code_holder, "__code__", None)
+    if code is None or code_holder is None:
+        return
+    for name, cell in zip(code.co_freevars, code_holder.__closure__ or (), strict=True):
+        try:
+            yield cell, name, cell.cell_contents
+        except ValueError:
+            continue
+    for name in _global_names(code):
+        if name in code_holder.__globals__:
+            yield code_holder.__globals__, name, code_holder.__globals__[name]
+
+
+def _global_names(code: Any) -> set[str]:
+    inner = [const for const in code.co_consts if hasattr(const, "co_names")]
+    return set(code.co_names).union(*(_global_names(const) for const in inner))
+
+
+def _attributes(owner: Any) -> list[tuple[str, Any]]:
+    found = list(getattr(owner, "__dict__", {}).items())
+    return found + (list(owner.named_buffers(recurse=False)) if isinstance(owner, nn.Module) else [])
+
+
+def _writer(owner: Any, name: str) -> Callable[[Any], None]:
+    if isinstance(owner, dict):
+        return functools.partial(owner.__setitem__, name)
+    if type(owner).__name__ == "cell":
+        return functools.partial(setattr, owner, "cell_contents")
+    return functools.partial(object.__setattr__ if not isinstance(owner, nn.Module) else setattr, owner, name)
