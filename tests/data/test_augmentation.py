@@ -23,9 +23,7 @@ def centroids(image: torch.Tensor) -> np.ndarray:
     channels = image.double().clamp(min=0)
     grid = torch.arange(channels.shape[-1], dtype=torch.float64)
     mass = channels.sum((1, 2))
-    return torch.stack(
-        [(channels.sum(1) * grid).sum(1) / mass, (channels.sum(2) * grid).sum(1) / mass], 1
-    ).numpy()
+    return torch.stack([(channels.sum(1) * grid).sum(1) / mass, (channels.sum(2) * grid).sum(1) / mass], 1).numpy()
 
 
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
@@ -36,9 +34,7 @@ def test_points_stay_on_what_they_point_at(mirror, degrees):
     followed = 0
     for seed in range(12):
         image, annotation = augmentation(dotted(), seed)
-        pixels = (
-            image * torch.tensor(IMAGENET_STD)[:, None, None] + torch.tensor(IMAGENET_MEAN)[:, None, None]
-        )
+        pixels = image * torch.tensor(IMAGENET_STD)[:, None, None] + torch.tensor(IMAGENET_MEAN)[:, None, None]
         if len(annotation) and annotation.polygons[0].min() > 12 and annotation.polygons[0].max() < 84:
             followed += 1
             # A half-pixel mistake shows: the centroids are exact to a few hundredths.
@@ -87,9 +83,7 @@ def test_the_seed_decides_and_the_global_state_is_untouched():
     torch.manual_seed(99)
     second, second_annotation = augmentation(picture, 11)
     assert torch.equal(first, second)
-    assert np.array_equal(
-        np.concatenate(first_annotation.polygons), np.concatenate(second_annotation.polygons)
-    )
+    assert np.array_equal(np.concatenate(first_annotation.polygons), np.concatenate(second_annotation.polygons))
     assert not torch.equal(first, augmentation(picture, 12)[0])
 
 

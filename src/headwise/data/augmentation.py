@@ -116,8 +116,8 @@ class _Shift(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         super().__init__()
         self.offset = offset
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
         """Shift one input if it is key points."""
-        if not isinstance(inpt, tv_tensors.KeyPoints):
-            return inpt
-        return tv_tensors.wrap(inpt.as_subclass(Tensor) + self.offset, like=inpt)
+        if not isinstance(value, tv_tensors.KeyPoints):
+            return value
+        return tv_tensors.wrap(value.as_subclass(Tensor) + self.offset, like=value)
