@@ -39,6 +39,7 @@ class Flow:
         links: what goes where.
         unit: of the amounts.
         caption: what was measured, at which level, and how to read it.
+        terms: the losses in the order of their colours; empty: the first stage's order.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Flow:
     links: Sequence[Link]
     unit: str = ""
     caption: str = ""
+    terms: Sequence[str] = ()
 
     def html(self, key: str) -> Markup:
         """The figure: the diagram, and beside it a table that sorts.
@@ -63,7 +65,8 @@ class Flow:
         rows = [[link.term or link.source, link.source, link.target, link.amount] for link in self.links]
         header = ("loss", "from", "to", self.unit or "amount")
         table = Table(header, rows, title=f"{self.title}: numbers", bare=True).html(key)
-        broad = max(220.0, 540.0 / max(1, len(self.stages) - 1))  # two stages fill the width that four have
+        lanes = max(1, len(self.stages) - 1)
+        broad = max(540.0 / lanes, min(220.0, 640.0 / lanes))  # two stages or five fill the width that four have
         picture = element(
             "div",
             self._svg(broad, "broad"),
@@ -137,7 +140,8 @@ class Flow:
 
     def _ribbons(self, places: Mapping[str, tuple[float, float, float]]) -> list[Markup]:
         used_out, used_in = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0)
-        colours = {name: index % 8 for index, name in enumerate(next(iter(self.stages.values()), ()))}
+        terms = self.terms or next(iter(self.stages.values()), ())
+        colours = {name: index % 8 for index, name in enumerate(terms)}
         ribbons = []
         for link in sorted(self.links, key=lambda link: (places[link.source][1], places[link.target][1])):
             x0, y0, height = places[link.source]
