@@ -158,6 +158,19 @@ def test_the_kept_gradient_is_that_of_the_sum() -> None:
         jacobian(losses, other).assign_gradient(other)
 
 
+def test_without_cosines_the_rows_are_the_same_and_their_sum_is_the_gradient() -> None:
+    model, _, losses = setup()
+    full, rows_only = jacobian(losses, model), jacobian(losses, model, cosine=False, keep_gradient=True)
+    torch.testing.assert_close(rows_only.squares, full.squares, rtol=1e-9, atol=1e-24)
+    assert {row.cosine for row in rows_only.rows} == {None}
+    with pytest.raises(ValueError, match="cosine=True"):
+        rows_only.cosine("text")
+    torch.stack(list(losses.values())).sum().backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(rows_only.gradient[name], p.grad, rtol=1e-9, atol=1e-14)
+
+
 def test_assigned_gradients_share_no_memory() -> None:
     model = nn.ParameterDict({name: torch.ones(3) for name in ("a", "b", "c")})
     product = (model["a"] + model["b"]) * torch.arange(3.0)
@@ -180,6 +193,7 @@ def test_under_autocast_numbers_stay_in_float32() -> None:
         losses = {"a": y.float().square().mean(), "b": y.float().mean()}
         inside = jacobian(losses, model)
     outside = jacobian(losses, model)
+    assert inside.inner is not None
     torch.testing.assert_close(inside.inner, outside.inner, rtol=1e-6, atol=0)
     torch.testing.assert_close(inside.squares, outside.squares, rtol=1e-6, atol=0)
 

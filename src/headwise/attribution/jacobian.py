@@ -23,6 +23,7 @@ def jacobian(
     *,
     parameters: Patterns | None = None,
     group: Group = "parameter",
+    cosine: bool = True,
     gramian: bool = False,
     keep_gradient: bool = False,
     by_difference: bool = True,
@@ -43,6 +44,8 @@ def jacobian(
         parameters: Names or shell patterns of the parameters to look at; None: all that ask for a gradient.
         group: "parameter", "module", a function from the name of a parameter to that of its group, or a mapping from
             groups to names or shell patterns.
+        cosine: Also the cosines with the gradient of the sum, for which that gradient must be known before the rows.
+            False saves its pass, and `keep_gradient` gets it as the sum of the rows.
         gramian: Also the inner products between losses, for `conflict`. Holds K gradients of the shared parameters.
         keep_gradient: Also keep the gradient of the sum, for `assign_gradient` and `effect`.
         by_difference: Take the row of one loss, at the parameters deepest in the graph, as the gradient of the sum less
@@ -68,7 +71,7 @@ def jacobian(
     bits, order = reach_bits(kept, traced), deepest_first(kept, traced)
     passes = Passes(list(values.values()), kept, bits, order, keep_gradient, gramian, by_difference)
     with same_draw(model), kept_buffers(model):
-        passes.run()
+        passes.run() if cosine or gramian else passes.run_rows()
     scope: Literal["local", "global"] = "local" if wrapped_by_ddp(model, traced.nodes) else "global"
     return _table(tuple(values), groups, passes, scope)
 
@@ -94,7 +97,9 @@ def _table(
     column = {name: g for g, members in enumerate(groups.values()) for name in members}
     shape = (len(losses), len(groups))
     squares = sum_cells([(k, column[name]) for k, name in passes.square], list(passes.square.values()), shape)
-    inner = sum_cells([(k, column[name]) for k, name in passes.inner], list(passes.inner.values()), shape)
+    inner = None
+    if passes.inner or not passes.square:
+        inner = sum_cells([(k, column[name]) for k, name in passes.inner], list(passes.inner.values()), shape)
     total = sum_cells([(column[name],) for name in passes.total_square], list(passes.total_square.values()), shape[1:])
     gramian = None
     if passes.with_gramian:

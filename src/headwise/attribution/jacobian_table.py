@@ -40,8 +40,8 @@ class JacobianTable:
         losses: The K losses that have a graph.
         groups: Each of the G groups with the parameters in it.
         squares: |g_k|^2, shape (K, G), float64 on the CPU.
-        inner: <g_k, g> with g the gradient of the sum, shape (K, G).
-        total: |g|^2, shape (G,).
+        inner: <g_k, g> with g the gradient of the sum, shape (K, G), if asked for.
+        total: |g|^2, shape (G,); zeros without `inner`.
         reach: Whether loss k reaches group g in the graph, shape (K, G), bool.
         gramian: <g_j, g_k>, shape (G, K, K), if asked for.
         gradient: The gradient of the sum by parameter, if asked for.
@@ -52,7 +52,7 @@ class JacobianTable:
     losses: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]]
     squares: Tensor
-    inner: Tensor
+    inner: Tensor | None
     total: Tensor
     reach: Tensor
     gramian: Tensor | None = None
@@ -102,8 +102,10 @@ class JacobianTable:
             -1 to 1, or None where either gradient is 0 or not finite.
 
         Raises:
-            ValueError: If there is no such loss or group.
+            ValueError: If the table has no cosines, or there is no such loss or group.
         """
+        if self.inner is None:
+            raise ValueError("cosine: the table has none. Ask for them: jacobian(..., cosine=True).")
         chosen, k = self._columns(group), self._loss(loss)
         return _quotient(self.inner[k, chosen].sum(), self.squares[k, chosen].sum(), self.total[chosen].sum())
 
@@ -131,7 +133,7 @@ class JacobianTable:
     def rows(self) -> tuple[JacobianRow, ...]:
         """Every loss at every group it reaches."""
         return tuple(
-            JacobianRow(loss, group, self.norm(loss, group), self.share(loss, group), self.cosine(loss, group))
+            JacobianRow(loss, group, self.norm(loss, group), self.share(loss, group), self._cosine(loss, group))
             for g, group in enumerate(self.groups)
             for k, loss in enumerate(self.losses)
             if self.reach[k, g]
@@ -172,6 +174,9 @@ class JacobianTable:
             taken.add(memory.data_ptr())
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
+    def _cosine(self, loss: str, group: str | None) -> float | None:
+        return None if self.inner is None else self.cosine(loss, group)
+
     def _loss(self, loss: str) -> int:
         if loss not in self.losses:
             raise ValueError(f"jacobian: no loss {loss!r}. There are: {names(self.losses)}.")
@@ -196,7 +201,7 @@ class JacobianTable:
         cells = []
         for k, loss in enumerate(self.losses):
             reached = bool(self.reach[k].any() if g is None else self.reach[k, g])
-            cosine = self.cosine(loss, group)
+            cosine = self._cosine(loss, group)
             cells += (
                 [f"{self.norm(loss, group):.3g}", "" if cosine is None else f"{cosine:+.2f}"] if reached else ["-", ""]
             )

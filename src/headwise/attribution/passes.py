@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,6 +51,19 @@ class Passes:
     pairs: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
     _earlier: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
     _rest: dict[str, Tensor] = field(default_factory=dict)
+
+    def run_rows(self) -> None:
+        """Every loss at all it reaches; their sum is the gradient of the sum."""
+        for k, value in enumerate(self.values):
+            names = [name for name, bits in self.bits.items() if bits >> k & 1]
+            stream([value], [self.parameters[name] for name in names], partial(self._add, k, names))
+
+    def _add(self, k: int, names: list[str], index: int, gradient: Tensor) -> None:
+        name = names[index]
+        self.square[k, name] = square_norm(gradient)
+        if self.keep_gradient:
+            known = self.total.get(name)
+            self.total[name] = gradient if known is None else known + gradient
 
     def run(self) -> None:
         """The sum first, then every loss at what it shares, the one taken by difference last."""
