@@ -122,9 +122,33 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _declare_audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", help="module:function or file.py:function that returns a subject")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the findings as one HTML page")
+    parser.add_argument("--strict", action="store_true", help="notes set the exit code too")
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from headwise.attribution.audit import audit_target
+    from headwise.report.audit import write_audit
+    from headwise.report.files import write_atomically
+
+    report = audit_target(arguments.target, strict=arguments.strict)
+    if arguments.json is not None:
+        write_atomically(arguments.json, (report.to_json() + "\n").encode())
+    if arguments.html is not None:
+        write_audit(report, arguments.html, arguments.target)
+    print(report)
+    return report.exit_code
+
+
 VERBS: dict[str, Verb] = {
     "train": Verb("train a network by a recipe", _declare_train, _train),
     "predict": Verb("find words on pictures: polygons as JSON, overlays as PNG", _declare_predict, _predict),
+    "audit": Verb(
+        "find what trains wrongly in any training code (exit code 0: nothing, 1: findings)", _declare_audit, _audit
+    ),
     "report": Verb("write the report of a run: one HTML page, and PNG files", _declare_report, _report),
 }
 """The verbs, in the order of ``--help``."""

@@ -150,7 +150,10 @@ def detached_by_data() -> Any:
 def detached_through_numpy() -> Any:
     def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
         value = outputs["reg"].detach().numpy()
-        return {"loss_cls": cls_loss(outputs, batch), "loss_reg": torch.tensor(abs(value - batch["value"].numpy()).mean())}
+        return {
+            "loss_cls": cls_loss(outputs, batch),
+            "loss_reg": torch.tensor(abs(value - batch["value"].numpy()).mean()),
+        }
 
     return two(criterion)
 
@@ -291,6 +294,32 @@ def weight_table_never_applied() -> Any:
 # --- outputs and parameters --------------------------------------------------------------------------------------
 
 
+@planted("sum-mismatch", "reg")
+def weight_under_a_misspelt_key() -> Any:
+    weights = {"cls": 1.0, "rge": 0.2}
+    return two(
+        lambda o, b: {"cls": cls_loss(o, b), "reg": reg_loss(o, b)},
+        total=lambda losses: sum(weights.get(name, 1.0) * loss for name, loss in losses.items()),
+    )
+
+
+@planted("detached-loss", "total")
+def total_of_items() -> Any:
+    def total(losses: list[Tensor]) -> Tensor:
+        return torch.tensor(sum(loss.item() for loss in losses), requires_grad=True)
+
+    return two(lambda o, b: [cls_loss(o, b), reg_loss(o, b)], total=lambda losses: total(losses).detach())
+
+
+@planted("untrained-output", "reg")
+def detached_part_of_a_logged_total() -> Any:
+    def criterion(outputs: Any, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        cls, reg = cls_loss(outputs, batch), reg_loss(outputs, batch)
+        return cls + reg.item(), {"cls": cls.item(), "reg": reg.item()}
+
+    return two(criterion)
+
+
 @planted("untrained-output", "aux")
 def head_never_used() -> Any:
     torch.manual_seed(0)
@@ -306,7 +335,9 @@ def head_never_used_parameters() -> Any:
 @planted("untrained-output", "[:, 2:4]")
 def channels_never_read() -> Any:
     def criterion(maps: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-        return F.cross_entropy(maps[:, 0:2], batch["region"]), F.l1_loss(maps[:, 4:], batch["value"].expand(-1, 3, -1, -1))
+        return F.cross_entropy(maps[:, 0:2], batch["region"]), F.l1_loss(
+            maps[:, 4:], batch["value"].expand(-1, 3, -1, -1)
+        )
 
     return snake(criterion)
 
@@ -336,7 +367,7 @@ def mask_on_the_target_only() -> Any:
     return two(criterion, reads={"cls": "cls", "reg": "reg"}, masks={"reg": "mask_uint8"})
 
 
-@planted("outside-mask", "output")
+@planted("outside-mask", "radius at maps[:, 6]")
 def int64_mask_as_index() -> Any:
     """`maps[mask]` with an int64 mask of 0 and 1 gathers images 0 and 1, over and over."""
 
@@ -380,8 +411,8 @@ def zero_times_infinity_under_a_mask() -> Any:
 @planted("nonfinite-gradient", "norm")
 def square_root_at_zero() -> Any:
     def criterion(outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        gap = F.relu(outputs["reg"])
-        return cls_loss(outputs, batch), gap.sqrt().mean()
+        gap = outputs["reg"] * batch["mask_float"].unsqueeze(1)
+        return cls_loss(outputs, batch), (gap**2).sum(1).sqrt().mean()
 
     return two(criterion, reads={"cls": "cls", "norm": "reg"})
 
@@ -391,7 +422,8 @@ def square_root_at_zero_in_the_model() -> Any:
     class Net(Heads):
         def forward(self, image: Tensor) -> dict[str, Tensor]:
             found = super().forward(image)
-            return found | {"reg": F.relu(found["reg"]).sqrt()}
+            keep = torch.ones(8, 8).index_fill(0, torch.tensor([0]), 0.0)
+            return found | {"reg": ((found["reg"] * keep) ** 2).sqrt()}
 
     torch.manual_seed(0)
     return two(lambda o, b: {"cls": cls_loss(o, b), "parameters": reg_loss(o, b)}, model=Net(cls=2, reg=1))
@@ -448,7 +480,9 @@ def grad_left_off() -> Any:
 @planted("split-variant", "reg")
 def mean_of_means() -> Any:
     def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
-        mask = batch["mask_float"].unsqueeze(1) * torch.linspace(0, 1, 4).ceil().view(-1, 1, 1, 1)[: len(outputs["reg"])]
+        mask = (
+            batch["mask_float"].unsqueeze(1) * torch.linspace(0, 1, 4).ceil().view(-1, 1, 1, 1)[: len(outputs["reg"])]
+        )
         reg = ((outputs["reg"] - batch["value"]).abs() * mask).sum() / mask.sum().clamp(min=1)
         return {"cls": cls_loss(outputs, batch), "reg": reg}
 
@@ -479,7 +513,10 @@ def items_for_the_log() -> Any:
     def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
         if bool(batch["mask"].any()):
             float(outputs["cls"].mean())
-        return {"cls": cls_loss(outputs, batch), "reg": F.l1_loss(outputs["reg"][batch["mask"].unsqueeze(1)], torch.ones(()))}
+        return {
+            "cls": cls_loss(outputs, batch),
+            "reg": F.l1_loss(outputs["reg"][batch["mask"].unsqueeze(1)], torch.ones(())),
+        }
 
     return two(criterion, batches=[each | {"mask": torch.ones(4, 8, 8, dtype=torch.bool)} for each in batches()])
 
@@ -612,7 +649,10 @@ def dropout_and_generator_of_batches() -> Any:
 def mixed_dtypes() -> Any:
     def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
         half = outputs["reg"].bfloat16()
-        return {"cls": cls_loss(outputs, batch).double(), "reg": (half - batch["value"].bfloat16()).abs().float().mean()}
+        return {
+            "cls": cls_loss(outputs, batch).double(),
+            "reg": (half - batch["value"].bfloat16()).abs().float().mean(),
+        }
 
     return two(criterion)
 
@@ -745,6 +785,48 @@ def a_channel_per_class() -> Any:
     found = [each | {"shift": torch.arange(4) % 2 * 2} for each in batches()]
     torch.manual_seed(0)
     return two(criterion, model=Heads(cls=2, box=9), batches=found)
+
+
+@healthy
+def probabilities_beside_logits() -> Any:
+    class Net(Heads):
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            found = super().forward(image)
+            return found | {"scores": found["cls"].softmax(1), "features": found["reg"] * 2}
+
+    def criterion(outputs: Any, batch: Any) -> dict[str, Any]:
+        cls, reg = cls_loss(outputs, batch), F.l1_loss(outputs["features"], batch["value"])
+        loss = cls + reg
+        logs = {"total_loss": loss.item(), "logits": outputs["cls"], "temperature": outputs["cls"].std()}
+        return {"loss": loss, "loss_cls": cls, "loss_reg": reg} | logs
+
+    torch.manual_seed(0)
+    return two(criterion, model=Net(cls=2, reg=1))
+
+
+@healthy
+def adds_in_place_into_the_first_loss() -> Any:
+    def total(losses: list[Tensor]) -> Tensor:
+        found = losses[0]
+        found += losses[1]
+        return found
+
+    return two(lambda o, b: [cls_loss(o, b), reg_loss(o, b)], total=total)
+
+
+@healthy
+def weights_kept_twice() -> Any:
+    class Kept(nn.Module):
+        def __init__(self, weights: dict[str, float]) -> None:
+            super().__init__()
+            self.weights = weights
+            self.register_buffer("table", torch.tensor(list(weights.values())))
+
+        def forward(self, outputs: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            parts = {"cls": cls_loss(outputs, batch), "reg": reg_loss(outputs, batch)}
+            return (torch.stack(list(parts.values())) * self.table).sum(), parts
+
+    return two(Kept({"cls": 0.7, "reg": 0.2}))
 
 
 @healthy

@@ -5,6 +5,7 @@ from headwise.attribution.audit.guard import SubjectError
 from headwise.attribution.audit.report import AuditReport
 from headwise.attribution.audit.run import audit
 from headwise.attribution.audit.subject import Subject
-from headwise.attribution.audit.target import load_target
+from headwise.attribution.audit.target import audit_target, load_target
 
-__all__ = ["KINDS", "NOTES", "AuditReport", "Finding", "Kind", "Subject", "SubjectError", "audit", "load_target"]
+__all__ = ["KINDS", "NOTES", "AuditReport", "Finding", "Kind", "Subject", "SubjectError", "audit"]
+__all__ += ["audit_target", "load_target"]

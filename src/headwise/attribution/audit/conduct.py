@@ -102,9 +102,7 @@ def _differing(first: Evaluation, second: Evaluation) -> dict[str, tuple[float, 
     left = {term.name: term.number for term in first.parts.terms}
     right = {term.name: term.number for term in second.parts.terms}
     return {
-        name: (value, right[name])
-        for name, value in left.items()
-        if name in right and not _close(value, right[name])
+        name: (value, right[name]) for name, value in left.items() if name in right and not _close(value, right[name])
     }
 
 

@@ -86,11 +86,13 @@ def call_criterion(subject: Subject, outputs: Any, batch: Any, changed: dict[str
 
 def _total(total: Callable[[Any], Any] | None, returned: Any, parts: Returned) -> tuple[Tensor | None, bool]:
     if total is None:
+        # What the criterion itself calls the total, else the sum.
         if parts.total is not None:
             return parts.total.scalar, False
         live = [term.scalar for term in parts.terms if term.scalar is not None]
         return (sum(live[1:], live[0]) if live else None), True
-    found = total(returned)
+    # Clones: `loss = losses[0]; loss += losses[1]` would write into the first.
+    found = total(cloned(returned))
     if not isinstance(found, Tensor):
         return None, False
     if found.numel() != 1:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from headwise.attribution.audit.losses import is_metric_name
+
 TOTAL = "total"
 
 
@@ -52,6 +54,7 @@ class BatchFacts:
         channels: Per output the squared norm per loss and channel.
         unwired: Per output the channels that no graph reads, as far as graphs tell.
         uneven: The outputs whose images differ in which of their channels have a gradient.
+        derived: The outputs that are computed from other outputs alone.
         sizes: Per site the number of elements with any gradient.
         reached: Per loss the parameters that it reaches.
         elasticity: Per loss how many percent it changes per percent of the outputs, at most.
@@ -75,6 +78,7 @@ class BatchFacts:
     channels: dict[str, Tensor] = field(default_factory=dict)
     unwired: dict[str, frozenset[int]] = field(default_factory=dict)
     uneven: set[str] = field(default_factory=set)
+    derived: frozenset[str] = frozenset()
     sizes: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     reached: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -144,6 +148,11 @@ class Facts:
         """Whether the loss is meant to have no weight."""
         said = self.declared.get(name, 1.0) == 0 or any(batch.weights.get(name) == 0 for batch in self.batches)
         return said or all(name in batch.silenced for batch in self.holding(name))
+
+    def only_reported(self, name: str) -> bool:
+        """Whether a loss is named like a metric and not in the total."""
+        added = any(batch.default_total or batch.paths.get(name, 0) for batch in self.holding(name))
+        return is_metric_name(name) and not added
 
     def channel_energy(self, path: str) -> tuple[Tensor, bool] | None:
         """Squared norm per channel of all losses over all batches, and whether the support is that of every batch."""

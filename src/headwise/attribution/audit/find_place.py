@@ -42,7 +42,10 @@ def nonfinite_gradients(facts: Facts) -> Iterator[Finding]:
         hits = [each for batch in facts.batches for each in batch.nonfinite if each.loss == name]
         at_outputs = [each for each in hits if each.where in facts.outputs]
         chosen = at_outputs or hits
-        if not chosen or (name == TOTAL and any(b.nonfinite and b.nonfinite[0].loss != TOTAL for b in facts.batches)):
+        if not chosen:
+            yield from _nonfinite_value(facts, name)
+            continue
+        if name == TOTAL and any(b.nonfinite and b.nonfinite[0].loss != TOTAL for b in facts.batches):
             continue
         places = list(dict.fromkeys(each.where for each in chosen))
         first = chosen[0]
@@ -54,6 +57,20 @@ def nonfinite_gradients(facts: Facts) -> Iterator[Finding]:
             "Keep the bad elements out of the arithmetic, not only out of the result: 0 * inf is NaN. Clamp inside "
             "sqrt, log and division (sqrt(x.clamp(min=eps))), or index by the mask before them.",
             {"elements": first.count, "of": first.numel, "value": first.value},
+        )
+
+
+def _nonfinite_value(facts: Facts, name: str) -> Iterator[Finding]:
+    """A loss that is not finite although its gradient is."""
+    values = [batch.values[name] for batch in facts.holding(name)] if name != TOTAL else []
+    bad = [value for value in values if not math.isfinite(value)]
+    if bad:
+        yield Finding(
+            "nonfinite-gradient",
+            name,
+            f"the loss itself is {bad[0]} in {len(bad)} of {len(values)} batches, with a gradient that is finite",
+            "Look for log(0) or a division by 0 whose gradient a clamp hides, and for overflow in half precision.",
+            {"batches": len(bad)},
         )
 
 

@@ -43,6 +43,20 @@ def detached_losses(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def lost_totals(facts: Facts) -> Iterator[Finding]:
+    """A total from which no gradient can flow, although losses have graphs."""
+    lost = [batch for batch in facts.batches if batch.live and batch.total is None]
+    if lost:
+        yield Finding(
+            "detached-loss",
+            TOTAL,
+            f"0 of {len(facts.parameters)} parameters are reached by what the total returns, in {len(lost)} of "
+            f"{len(facts.batches)} batches, while {len(lost[0].live)} losses have graphs",
+            "Add up the loss tensors, not their .item() or detached values.",
+            {"parameters_reached": 0, "batches": len(lost)},
+        )
+
+
 def _has_outputs(facts: Facts, name: str) -> bool:
     """Whether it reaches an output that is itself trained by no parameter the audit knows (all frozen)."""
     return not facts.parameters and any(batch.norm(name, batch.outputs) > 0 for batch in facts.holding(name))
@@ -82,7 +96,7 @@ def dead_losses(facts: Facts) -> Iterator[Finding]:
     for name in facts.names:
         batches = [batch for batch in facts.holding(name) if name in batch.live]
         model = set(facts.parameters) | set(facts.frozen)
-        if not batches or facts.declared_zero(name):
+        if not batches or facts.declared_zero(name) or facts.only_reported(name):
             continue
         if any(each.loss == name for batch in batches for each in batch.nonfinite):
             continue
@@ -121,7 +135,7 @@ def untrained_outputs(facts: Facts) -> Iterator[Finding]:
         return
     for path in facts.outputs:
         found = facts.channel_energy(path)
-        if found is None:
+        if found is None or any(path in batch.derived for batch in facts.batches):
             continue
         energy, same = found
         shape = next(batch.shapes[path] for batch in facts.batches if path in batch.shapes)
@@ -155,7 +169,7 @@ def _tiny(value: float) -> bool:
 
 def unreached_parameters(facts: Facts) -> Iterator[Finding]:
     """Trainable parameters that the total does not reach in any batch, by module."""
-    if not any(batch.live for batch in facts.batches):
+    if not any(batch.live and batch.total is not None for batch in facts.batches):
         return
     reached = set().union(*(batch.reached.get(TOTAL, frozenset()) for batch in facts.batches))
     wanted = [*facts.parameters, *facts.criterion_parameters]
@@ -169,7 +183,7 @@ def unreached_parameters(facts: Facts) -> Iterator[Finding]:
             f"{len(members)} of {len(wanted)} trainable parameters ({numel} numbers) are not in the graph of the total "
             f"in any of {len(facts.batches)} batches",
             "Use them, remove them, or set requires_grad_(False) and name them in `frozen`. As they are, "
-            "DistributedDataParallel raises at the second step (\"Expected to have finished reduction\"), or with "
+            'DistributedDataParallel raises at the second step ("Expected to have finished reduction"), or with '
             "find_unused_parameters=True searches for them at every step; weight decay still shrinks them where their "
             "gradient is zero instead of None.",
             {"parameters": len(members), "of": len(wanted), "numel": numel, "batches": len(facts.batches)},

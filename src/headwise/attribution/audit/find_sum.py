@@ -53,9 +53,7 @@ def coefficients(batch: BatchFacts) -> dict[str, float]:
     good = values > 1e-8 * values.max()
     solved = vectors[:, good] @ ((vectors[:, good].T @ right) / values[good])
     open_ones = vectors[:, ~good].square().sum(1)
-    return {
-        batch.names[row]: float(solved[i] / norms[i]) for i, row in enumerate(kept) if float(open_ones[i]) < 1e-6
-    }
+    return {batch.names[row]: float(solved[i] / norms[i]) for i, row in enumerate(kept) if float(open_ones[i]) < 1e-6}
 
 
 def sum_of(batch: BatchFacts) -> Tensor:
@@ -97,7 +95,12 @@ def _twice(name: str, batches: list[BatchFacts]) -> Finding | None:
 
 def _dropped(facts: Facts, name: str, batches: list[BatchFacts]) -> Finding | None:
     telling = [batch for batch in batches if _can_tell(batch, name)]
-    if not telling or facts.declared_zero(name) or any(batch.paths.get(name, 0) for batch in batches):
+    if (
+        not telling
+        or facts.declared_zero(name)
+        or facts.only_reported(name)
+        or any(batch.paths.get(name, 0) for batch in batches)
+    ):
         return None
     found = [coefficients(batch).get(name) for batch in telling]
     if any(value is None and not _unconnected(batch, name) for value, batch in zip(found, telling, strict=True)):
@@ -136,7 +139,9 @@ def _weights(facts: Facts) -> Iterator[Finding]:
             loss,
             f"weight {label} = {value:g} {'never applied' if never else 'applied twice'}: the total changes with power "
             f"{power:.2g} of the weight (1 expected) when it is set to 1, 2 and 4",
-            "Multiply the loss by it, in one place." if never else "Multiply by it in the criterion or in the total, not in both.",
+            "Multiply the loss by it, in one place."
+            if never
+            else "Multiply by it in the criterion or in the total, not in both.",
             {"weight": value, "power": power},
         )
 

@@ -38,7 +38,7 @@ def user_code(what: str) -> Iterator[None]:
         yield
     except SubjectError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SubjectError(f"audit: {what} raised {type(error).__name__}: {error} ({_place(error)})") from error
 
 
@@ -118,7 +118,9 @@ def _kept_attributes(*owners: Any) -> Iterator[None]:
     for owner in owners:
         own = getattr(owner, "__dict__", None)
         if isinstance(own, dict):
-            kept.append((own, {key: value for key, value in own.items() if isinstance(value, int | float | str | None)}))
+            kept.append(
+                (own, {key: value for key, value in own.items() if isinstance(value, int | float | str | None)})
+            )
             kept += [(value, dict(value)) for value in own.values() if type(value) is dict and _plain(value)]
     try:
         yield

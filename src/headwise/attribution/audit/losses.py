@@ -85,8 +85,11 @@ def take_apart(returned: Any, names: Sequence[str] = ()) -> Returned:
             f"audit: the criterion returned {_told(returned)}, in which there is no loss. "
             "Return a scalar tensor, or a tuple, list or dict of them."
         )
+    if any(entry.scalar is not None and _is_scalar(entry) for entry in entries) or head is not None:
+        # Beside a scalar, a tensor with a graph is something to look at (logits), not a loss.
+        entries = [entry for entry in entries if _is_scalar(entry)]
     total = Entry("total", declared) if isinstance(declared, Tensor) else head or _find_total(entries)
-    rest = [entry for entry in entries if total is None or entry.value is not total.value]
+    rest = [entry for entry in entries if entry is not total and not (total and _is_again(entry, total))]
     if isinstance(body, tuple | list) and not hasattr(body, "_fields"):
         rest = _renamed(rest, [name for name in names if name != (total and total.name)])
     return _sorted_out(rest, total)
@@ -94,11 +97,31 @@ def take_apart(returned: Any, names: Sequence[str] = ()) -> Returned:
 
 def _sorted_out(rest: list[Entry], total: Entry | None) -> Returned:
     live = [entry for entry in rest if entry.scalar is not None]
+    if total is not None:
+        rest = [entry for entry in rest if not _repeats_total(entry, total)]
     if total is not None and not live:
         return Returned((total,), tuple(rest), None)
-    logs = [entry for entry in rest if entry.scalar is None and is_metric(entry)]
-    terms = [entry for entry in rest if entry not in logs] if logs else rest
-    return Returned(tuple(terms), tuple(logs), total)
+    logs = {entry.name for entry in rest if entry.scalar is None and is_metric(entry)}
+    terms = tuple(entry for entry in rest if entry.name not in logs)
+    return Returned(terms, tuple(entry for entry in rest if entry.name in logs), total)
+
+
+def _is_scalar(entry: Entry) -> bool:
+    return not isinstance(entry.value, Tensor) or entry.value.numel() == 1
+
+
+def _is_again(entry: Entry, total: Entry) -> bool:
+    """The total's own tensor under a total's name."""
+    return entry.value is total.value and _says_total(entry)
+
+
+def _says_total(entry: Entry) -> bool:
+    return plain_name(entry.name) in TOTAL_NAMES or entry.name.lower() in TOTAL_NAMES
+
+
+def _repeats_total(entry: Entry, total: Entry) -> bool:
+    """A number for the log that is the total itself."""
+    return entry.scalar is None and (_says_total(entry) or _adds_up(total, [entry]))
 
 
 def is_metric(entry: Entry) -> bool:
@@ -139,7 +162,9 @@ def _entries(node: Any, name: str) -> Iterator[Entry]:
     if isinstance(node, Weighted) and not isinstance(node, Tensor):
         weight = getattr(node, "weight", None)
         known = isinstance(weight, int | float) or (isinstance(weight, Tensor) and weight.numel() == 1)
-        yield Entry(name, node.weighted, float(weight.detach() if isinstance(weight, Tensor) else weight) if known else None)
+        yield Entry(
+            name, node.weighted, float(weight.detach() if isinstance(weight, Tensor) else weight) if known else None
+        )
     elif isinstance(node, Tensor):
         if node.numel() == 1 or (node.requires_grad and node.is_floating_point()):
             yield Entry(name or "loss", node)
@@ -178,12 +203,16 @@ def _find_total(entries: list[Entry]) -> Entry | None:
     for entry in entries:
         if entry.scalar is None:
             continue
-        said = plain_name(entry.name) in TOTAL_NAMES or entry.name.lower() in TOTAL_NAMES
+        said = _says_total(entry)
         parts = _contained(entry.scalar, {id(node) for name, node in roots.items() if name != entry.name and node})
         placed = entry.name in ("0", str(len(entries) - 1))
         others = [other for other in entries if other is not entry]
         alone = said and all(other.scalar is None for other in others)
-        if alone or (said and (parts or _adds_up(entry, others))) or parts >= (1 if placed and len(entries) == 2 else 2):
+        if (
+            alone
+            or (said and (parts or _adds_up(entry, others)))
+            or parts >= (1 if placed and len(entries) == 2 else 2)
+        ):
             return entry
     return None
 

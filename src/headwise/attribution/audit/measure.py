@@ -25,7 +25,9 @@ _TWIN = 1e-5
 _FEW = 8
 
 
-def measure(found: Evaluation, parameters: Mapping[str, Tensor], masks: Mapping[str, str], model: nn.Module) -> BatchFacts:
+def measure(
+    found: Evaluation, parameters: Mapping[str, Tensor], masks: Mapping[str, str], model: nn.Module
+) -> BatchFacts:
     """Measure one step.
 
     Args:
@@ -44,6 +46,7 @@ def measure(found: Evaluation, parameters: Mapping[str, Tensor], masks: Mapping[
     refuse_unsafe("audit", model, parameters, topological(edge[0] for edge in edges))
     outputs = {path: tensor for path, tensor in found.tensors.items() if tensor.requires_grad}
     facts.outputs = tuple(outputs)
+    facts.derived = _derived(outputs)
     facts.shapes = {path: tuple(tensor.shape) for path, tensor in outputs.items()}
     named = [*((name, live.get(name)) for name in facts.names), (TOTAL, found.total)]
     rows = [_gradients(name, scalar, [*outputs.values(), *parameters.values()]) for name, scalar in named]
@@ -76,11 +79,33 @@ def _bare(found: Evaluation, live: Mapping[str, Tensor]) -> BatchFacts:
     )
 
 
+def _derived(outputs: Mapping[str, Tensor]) -> frozenset[str]:
+    """Outputs that are computed from other outputs alone, such as probabilities beside their logits."""
+    nodes = {path: tensor.grad_fn for path, tensor in outputs.items() if tensor.grad_fn is not None}
+    found = set()
+    for path, root in nodes.items():
+        others = {node for other, node in nodes.items() if other != path and node is not root}
+        stack: list[Any] = [root]
+        seen, bases, own = set(), False, False
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            bases |= node in others
+            own |= node not in others and hasattr(node, "variable")
+            stack.extend([] if node in others else [child for child, _ in node.next_functions])
+        if bases and not own:
+            found.add(path)
+    return frozenset(found)
+
+
 def _gradients(name: str, scalar: Tensor | None, inputs: Sequence[Tensor]) -> Row:
     if scalar is None or not inputs:
         return [None] * len(inputs)
     with user_code(f"the backward pass of loss {name!r}" if name != TOTAL else "the backward pass of the total"):
-        return list(torch.autograd.grad(scalar, list(inputs), retain_graph=True, allow_unused=True))
+        found = torch.autograd.grad(scalar, list(inputs), retain_graph=True, allow_unused=True)
+    return [grad.to_dense() if grad is not None and grad.layout != torch.strided else grad for grad in found]
 
 
 def _book_reach(facts: BatchFacts, named: Sequence[tuple[str, Any]], rows: Sequence[Row], names: list[str]) -> None:
@@ -255,9 +280,9 @@ def _fitted(mask: Tensor, grad: Tensor, text: str, key: str) -> Tensor:
 def _book_sum(
     facts: BatchFacts, total: Tensor | None, live: Mapping[str, Tensor], outputs: list[Tensor], rows: Sequence[Row]
 ) -> None:
-    if total is None or facts.default_total:
+    if total is None or (facts.default_total and len(live) > 1):
         return
-    named = {name: scalar for name, scalar in live.items() if scalar is not total}
+    named = {} if len(live) == 1 else {name: scalar for name, scalar in live.items() if scalar is not total}
     found = summands(total, named)
     facts.paths = dict(found.named) | dict.fromkeys(set(live) - set(named), 1)
     unnamed = {node: count for node, count in found.unnamed.items() if node is not total.grad_fn}
@@ -269,8 +294,8 @@ def _book_sum(
     for offset, (grads, count) in enumerate(zip(extra, unnamed.values(), strict=True)):
         where = [path for path, grad in zip(facts.outputs, grads, strict=True) if grad is not None]
         touched = sum(int((grad != 0).sum()) for grad in grads if grad is not None)
-        if count > 1:
-            facts.repeats.append((", ".join(where) or "no output", count))
+        if count > 1 and where:
+            facts.repeats.append((", ".join(where), count))
         if touched >= _FEW:
             _book_twins(facts, gram, len(rows) + offset, where, named)
 

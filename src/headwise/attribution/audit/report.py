@@ -26,6 +26,7 @@ class AuditReport:
         at_outputs: Median gradient norm per loss and output (level "output", exact).
         at_groups: The same per group of parameters (level "parameter", exact).
         cosines: Median cosine per pair of losses, over all parameters that both reach.
+        warned: What the code warned of while it ran.
         strict: Whether notes set the exit code.
     """
 
@@ -38,6 +39,7 @@ class AuditReport:
     at_outputs: Table = field(default_factory=dict)
     at_groups: Table = field(default_factory=dict)
     cosines: Table = field(default_factory=dict)
+    warned: tuple[str, ...] = ()
     strict: bool = False
 
     @property
@@ -66,6 +68,7 @@ class AuditReport:
             "outputs": list(self.outputs),
             "parameters": self.num_parameters,
             "not_audited": dict(self.unaudited),
+            "warnings": list(self.warned),
             "gradient_norms": {
                 "outputs": {loss: dict(row) for loss, row in self.at_outputs.items()},
                 "parameters": {loss: dict(row) for loss, row in self.at_groups.items()},
@@ -101,6 +104,8 @@ class AuditReport:
             for kind, reason in self.unaudited.items():
                 reasons.setdefault(reason, []).append(kind)
             parts.append("\n".join(wrapped(f"not audited: {names(k, 15)}: {reason}") for reason, k in reasons.items()))
+        if self.warned:
+            parts.append("\n".join(wrapped(f"the code warned: {text}") for text in self.warned))
         return "\n\n".join(parts)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import os
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -27,10 +29,11 @@ from headwise.attribution.audit.find_place import nonfinite_gradients, outside_m
 from headwise.attribution.audit.find_reach import (
     dead_losses,
     detached_losses,
+    lost_totals,
     unreached_parameters,
     untrained_outputs,
 )
-from headwise.attribution.audit.find_sum import sum_mismatches
+from headwise.attribution.audit.find_sum import coefficients, sum_mismatches
 from headwise.attribution.audit.finding import Finding
 from headwise.attribution.audit.guard import held_still, kept_buffers_of
 from headwise.attribution.audit.losses import take_apart
@@ -38,10 +41,10 @@ from headwise.attribution.audit.measure import channel_dim, measure
 from headwise.attribution.audit.report import AuditReport
 from headwise.attribution.audit.structure import mapped, outputs_of, resolve
 from headwise.attribution.audit.subject import GraphSubject, Subject, as_subject
-from headwise.attribution.audit.weights import declared_zero, weight_faults
+from headwise.attribution.audit.weights import WeightFault, declared_zero, weight_faults
 
 _JUDGES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    nonfinite_gradients, detached_losses, dead_losses, sum_mismatches, rotated_names, outside_masks, mutated_inputs,
+    nonfinite_gradients, detached_losses, lost_totals, dead_losses, sum_mismatches, rotated_names, outside_masks, mutated_inputs,
     grad_modes, untrained_outputs, unreached_parameters, dominances, conflicts, split_variants, random_draws,
     host_syncs,
 )  # fmt: skip
@@ -66,13 +69,17 @@ def audit(subject: Any, *, strict: bool = False) -> AuditReport:
         ValueError: The subject is not understood, or its code raises; the message has the line.
     """
     plan = as_subject(subject)
-    if isinstance(plan, GraphSubject):
-        with held_still(plan.model):
-            facts = _graph_facts(plan)
-    else:
-        with held_still(plan.model, plan.criterion, plan.total):
-            facts = _subject_facts(plan)
-    return _report(facts, strict)
+    with warnings.catch_warnings(record=True) as caught:
+        # The code runs many times; what it warns of is told once, in the report.
+        warnings.simplefilter("always")
+        if isinstance(plan, GraphSubject):
+            with held_still(plan.model):
+                facts = _graph_facts(plan)
+        else:
+            with held_still(plan.model, plan.criterion, plan.total):
+                facts = _subject_facts(plan)
+    told = dict.fromkeys(f"{os.path.basename(w.filename)}:{w.lineno} {str(w.message).splitlines()[0]}" for w in caught)
+    return _report(facts, strict, tuple(told))
 
 
 def _graph_facts(plan: GraphSubject) -> Facts:
@@ -80,7 +87,9 @@ def _graph_facts(plan: GraphSubject) -> Facts:
     found = Evaluation(None, plan.outputs, outputs_of(plan.outputs), take_apart(plan.losses), None, True)
     live = [term.scalar for term in found.parts.terms if term.scalar is not None]
     found.default_total = found.parts.total is None
-    found.total = found.parts.total.scalar if found.parts.total is not None else sum(live[1:], live[0]) if live else None
+    found.total = (
+        found.parts.total.scalar if found.parts.total is not None else sum(live[1:], live[0]) if live else None
+    )
     facts = measure(found, parameters, {}, plan.model)
     reason = "the losses were computed already: give a dict with model, batches and criterion"
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
@@ -166,7 +175,8 @@ def _weights(
     plan: Subject, batches: list[BatchFacts], replays: list[Evaluation], unaudited: dict[str, str]
 ) -> tuple[list[tuple[str, str, float, float]], dict[str, float]]:
     """Faults of the weights that the code declares, and the declared numbers."""
-    names = tuple(dict.fromkeys(name for facts in batches for name in (*facts.names, *facts.logs)))
+    values = [{**facts.values, **facts.logs} for facts in batches]
+    names = tuple(dict.fromkeys(name for each in values for name in each))
     functions = [function for function in (plan.criterion, plan.total) if function is not None]
     zeros = {name: 0.0 for name in declared_zero(functions, names)}
 
@@ -185,11 +195,22 @@ def _weights(
         # Trying other weights is beyond what the code was written for; if it objects, its weights stay unjudged.
         unaudited["sum-mismatch (weights)"] = str(error).splitlines()[0] if str(error) else type(error).__name__
         faults = []
-    told = [(each.loss, each.label, each.value, each.power) for each in faults]
+    told = [
+        (each.loss, each.label, each.value, each.power)
+        for each in faults
+        if any(value.get(each.loss) for value in values) and not (each.power == 0 and _is_applied(each, batches))
+    ]
     return told, zeros | {str(name): float(value) for name, value in plan.weights.items()}
 
 
-def _report(facts: Facts, strict: bool) -> AuditReport:
+def _is_applied(fault: WeightFault, batches: list[BatchFacts]) -> bool:
+    """Whether the number is a factor in the total or in the loss after all, kept where it was not found."""
+    found = [coefficients(facts).get(fault.loss) for facts in batches if fault.loss in facts.names]
+    factors = [factor for facts in batches for factor in facts.factors.get(fault.loss, ())]
+    return any(v is not None and math.isclose(v, fault.value, rel_tol=1e-3) for v in (*found, *factors))
+
+
+def _report(facts: Facts, strict: bool, warned: tuple[str, ...]) -> AuditReport:
     findings = list(chain.from_iterable(judge(facts) for judge in _JUDGES))
     groups = tuple(dict.fromkeys(group for batch in facts.batches for group in batch.groups))
     return AuditReport(
@@ -202,6 +223,7 @@ def _report(facts: Facts, strict: bool) -> AuditReport:
         at_outputs=_norms(facts, facts.outputs),
         at_groups=_norms(facts, groups),
         cosines=_cosines(facts, groups),
+        warned=warned,
         strict=strict,
     )
 

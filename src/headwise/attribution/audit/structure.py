@@ -98,7 +98,9 @@ def resolve(text: str, structure: Any, what: str) -> list[tuple[str, Slice | Non
     except (KeyError, IndexError) as error:
         raise ValueError(f"audit: {what}: path {text!r}: {error.args[0]}") from None
     tensors = outputs_of(structure)
-    below = [name for prefix in found for name in tensors if name == prefix or name.startswith((f"{prefix}.", f"{prefix}["))]
+    below = [
+        name for prefix in found for name in tensors if name == prefix or name.startswith((f"{prefix}.", f"{prefix}["))
+    ]
     return [(name, path.channels) for name in below]
 
 
@@ -112,9 +114,7 @@ class Snapshot:
 
     def __init__(self, structure: Any, name: str) -> None:
         self._structure = structure
-        self._kept = {
-            path: (value, _version(value), _value(value)) for path, value in _watched(structure, name)
-        }
+        self._kept = {path: (value, _version(value), _value(value)) for path, value in _watched(structure, name)}
         self._name = name
 
     def written(self) -> dict[str, str]:

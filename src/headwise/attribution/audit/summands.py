@@ -133,13 +133,20 @@ def is_silenced(loss: Tensor) -> bool:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name() == "MulBackward0" and zero_factor_edges(node):
+        if node.name() == "MulBackward0" and zero_factor_edges(node) and _is_literal(node, loss):
             continue
         strict, _ = _descends(node)
         if not strict:
             return False
         stops.extend(child for child, _ in node.next_functions)
     return bool(seen)
+
+
+def _is_literal(node: Node, loss: Tensor) -> bool:
+    """Whether the factor is a number of the code rather than one that was computed from the batch."""
+    saved = [getattr(node, name, None) for name in ("_saved_other", "_saved_self")]
+    wide = (torch.float64, torch.int64)
+    return loss.dtype == torch.float64 or any(isinstance(v, Tensor) and v.dtype in wide for v in saved)
 
 
 def gradients_of(nodes: Mapping[Node, int], inputs: list[Tensor]) -> list[list[Tensor | None]]:

@@ -12,6 +12,31 @@ from types import ModuleType
 from typing import Any
 
 from headwise.attribution.audit.guard import user_code
+from headwise.attribution.audit.report import AuditReport
+from headwise.attribution.audit.run import audit
+
+
+def audit_target(target: str, *, strict: bool = False) -> AuditReport:
+    """Load a target and audit what it returns.
+
+    Args:
+        target: ``module:function`` or ``file.py:function``.
+        strict: Whether notes set the exit code.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: It could not run, whatever the reason.
+    """
+    subject = load_target(target)
+    try:
+        return audit(subject, strict=strict)
+    except ValueError:
+        raise
+    except Exception as error:
+        # No fault of the target may look like a finding to whoever reads the exit code.
+        raise ValueError(f"audit: {target} could not be audited: {type(error).__name__}: {error}") from error
 
 
 def load_target(target: str) -> Any:
@@ -52,7 +77,9 @@ def _load(place: str) -> ModuleType:
     with _importable(Path.cwd()):
         try:
             if importlib.util.find_spec(place) is None:
-                raise ValueError(f"audit: there is no module {place!r}. Give a module on the path, or file.py:function.")
+                raise ValueError(
+                    f"audit: there is no module {place!r}. Give a module on the path, or file.py:function."
+                )
         except ModuleNotFoundError as error:
             raise ValueError(f"audit: there is no module {place!r} ({error}).") from None
         with user_code(f"importing {place}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 import re
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 
 from headwise.attribution.audit.losses import plain_name
 
-_WEIGHTISH = re.compile(r"(^|_)(weights?|w|lambdas?|lam|coefs?|coeffs?|coefficients?|weight_dict|loss_weights)(_|$)", re.I)
+_WEIGHTISH = re.compile(
+    r"(^|_)(weights?|w|lambdas?|lam|gains?|hyp|coefs?|coeffs?|coefficients?|weight_dict|loss_weights)(_|$)", re.I
+)
+_OTHER = re.compile(r"(^|_)(class|classes|pos|neg|positive|negative|sample|pixel|decay|ohem|init)(_|$)", re.I)
 _TRIED = (1.0, 2.0, 4.0)
 
 
@@ -112,12 +116,16 @@ def _like(original: Any, number: float) -> Any:
 
 def _knobs(function: Any, losses: Sequence[str]) -> Iterator[Knob]:
     for owner, name, value in _places(function):
+        if _OTHER.search(name):
+            continue
         write = _writer(owner, name)
         if isinstance(value, MutableMapping) and value and _WEIGHTISH.search(name):
             yield from _mapping_knobs(name, value, losses)
         elif isinstance(value, list | tuple) and len(value) == len(losses) > 1 and _WEIGHTISH.search(name):
             yield from _sequence_knobs(name, value, losses, write)
-        elif isinstance(value, Tensor) and value.shape == (len(losses),) and len(losses) > 1 and _WEIGHTISH.search(name):
+        elif (
+            isinstance(value, Tensor) and value.shape == (len(losses),) and len(losses) > 1 and _WEIGHTISH.search(name)
+        ):
             yield from _tensor_knobs(name, value, losses)
         elif _is_number(value) and (loss := _loss_of(name, losses)) is not None:
             yield Knob(loss, name, float(value), write, value)
@@ -125,7 +133,9 @@ def _knobs(function: Any, losses: Sequence[str]) -> Iterator[Knob]:
 
 def _is_number(value: Any) -> bool:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain or (isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad and value.is_floating_point())
+    return plain or (
+        isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad and value.is_floating_point()
+    )
 
 
 def _loss_of(name: str, losses: Sequence[str]) -> str | None:
@@ -139,8 +149,13 @@ def _loss_of(name: str, losses: Sequence[str]) -> str | None:
 
 
 def _mapping_knobs(name: str, values: MutableMapping[Any, Any], losses: Sequence[str]) -> Iterator[Knob]:
+    exact = {key: [x for x in losses if x == key or plain_name(x) == plain_name(str(key))] for key in values}
+    taken = {loss for found in exact.values() for loss in found}
     for key, value in list(values.items()):
-        found = [loss for loss in losses if loss == key or plain_name(loss) == plain_name(str(key))]
+        found = exact[key]
+        if not found and taken:
+            # A misspelt key: the loss it was meant for is the nearest without a weight.
+            found = difflib.get_close_matches(str(key), [loss for loss in losses if loss not in taken], n=1)
         if len(found) == 1 and _is_number(value):
             yield Knob(found[0], f"{name}[{key!r}]", float(value), functools.partial(values.__setitem__, key), value)
 
