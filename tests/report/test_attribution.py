@@ -100,6 +100,9 @@ def test_without_a_gramian_the_page_says_what_is_missing(tables):
     page = attribution_page(jacobian=replace(tables["jacobian"], gramian=None))
     (remarks,) = blocks(page, Remarks)
     assert "gramian=True" in remarks.items[0][1]
+    assert block(page, "Cosine with the sum")
+    without = attribution_page(jacobian=replace(tables["jacobian"], gramian=None, inner=None))
+    assert [heat.title for heat in blocks(without, HeatMap)] == ["Terms x layers"]
 
 
 def test_flow_goes_from_losses_over_heads_and_trunk_to_inputs(tables):

@@ -112,8 +112,8 @@ def _flow(trace: Trace | None, table: JacobianTable | None) -> Block:
         how = "From the graph, exact; nothing was measured. A ribbon says that the loss reaches what it ends at."
         return loss_flow(traced, traced_layers(trace), f"{how} {stages}")
     how = (
-        f"{_where(table)} A ribbon is as wide as the norm of the loss's gradient at the parameters it ends at; dotted: "
-        "reached, with a gradient of 0."
+        f"{_where(table)} A ribbon is as wide as the norm of the loss's gradient at the parameters it ends at, a bar "
+        "as high as their sum; dotted: reached, with a gradient of 0."
     )
     names = list(dict.fromkeys([*traced, *table.losses]))
     return loss_flow(names, measured_layers(table), f"{how} {stages}", "gradient norm")
@@ -148,28 +148,29 @@ def _strength(table: JacobianTable) -> list[Block]:
 def _agreement(table: JacobianTable) -> list[Block]:
     shared = [layer for layer in measured_layers(table) if len(layer.losses) > 1]
     shown = at_most(shared, _MOST_LAYERS)
-    cosines = HeatMap(
-        "Cosine with the sum", table.losses, [layer.name for layer in shown],
-        [[_with_sum(table, loss, layer) for layer in shown] for loss in table.losses],
-        unit="cosine", diverging=True, absent="not reached, or a gradient of 0",
-        caption=f"{_where(table)} Each loss's gradient against the gradient of the sum, at the parameters that losses "
-        "share. Below 0 (hatched): the update works against the loss there.",
-    )  # fmt: skip
+    blocks: list[Block] = []
     if table.gramian is None:
         note = "Conflict between losses needs the Gramian: jacobian(..., gramian=True)."
-        return [cosines, Remarks([("note", note)])]
-    groups = [group for layer in shared for group in layer.groups]
-    matrix = [
+        blocks.append(Remarks([("note", note)]))
+    else:
+        groups = [group for layer in shared for group in layer.groups]
+        blocks += [_matrix(table, groups), _by_layer(table, shown)]
+    if table.inner is not None:
+        blocks.append(_with_the_sum(table, shown))
+    return blocks
+
+
+def _matrix(table: JacobianTable, groups: Sequence[str]) -> HeatMap:
+    cells = [
         [1.0 if one == other else conflict(table, one, other, groups) for other in table.losses]
         for one in table.losses
     ]  # fmt: skip
-    between = HeatMap(
-        "Conflict between losses", table.losses, table.losses, matrix, unit="cosine", diverging=True,
+    return HeatMap(
+        "Conflict between losses", table.losses, table.losses, cells, unit="cosine", diverging=True,
         absent="a gradient is 0",
         caption=f"{_where(table)} The cosine between two losses' gradients, over all parameters that losses share. 1: "
         "they ask for the same change; -1 (hatched): for opposite changes.",
     )  # fmt: skip
-    return [between, _by_layer(table, shown), cosines]
 
 
 def _by_layer(table: JacobianTable, shown: Sequence[Layer]) -> HeatMap:
@@ -189,9 +190,19 @@ def _by_layer(table: JacobianTable, shown: Sequence[Layer]) -> HeatMap:
     )  # fmt: skip
 
 
-def _with_sum(table: JacobianTable, loss: str, layer: Layer) -> float | None:
+def _with_the_sum(table: JacobianTable, shown: Sequence[Layer]) -> HeatMap:
+    return HeatMap(
+        "Cosine with the sum", table.losses, [layer.name for layer in shown],
+        [[_cosine(table, loss, layer) for layer in shown] for loss in table.losses],
+        unit="cosine", diverging=True, absent="not reached, or a gradient of 0",
+        caption=f"{_where(table)} Each loss's gradient against the gradient of the sum, at the parameters that losses "
+        "share. Below 0 (hatched): the update works against the loss there.",
+    )  # fmt: skip
+
+
+def _cosine(table: JacobianTable, loss: str, layer: Layer) -> float | None:
     """The cosine of a loss with the sum over the layer's groups."""
-    if loss not in layer.losses:
+    if table.inner is None or loss not in layer.losses:
         return None
     known = list(table.groups)
     columns = [known.index(group) for group in layer.groups]
