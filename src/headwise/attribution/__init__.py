@@ -13,6 +13,7 @@ from headwise.attribution.sum_check import PrecisionCheck, SumCheck, SumRow, che
 from headwise.attribution.trace import trace
 from headwise.attribution.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace
 from headwise.attribution.update import LastUpdate
+from headwise.attribution.wrap import ForeignLedger, WrappedCriterion, wrap
 
 __all__ = ["Books", "FeatureBooks", "Ledger", "OutputBooks", "TermBooks"]
 __all__ += ["Channels", "LossRow", "ModuleRow", "OpaqueRow", "OutputRow", "ParameterRow", "Trace", "trace"]
@@ -20,3 +21,4 @@ __all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "ja
 __all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]
 __all__ += ["Cause", "PrecisionCheck", "SumCheck", "SumRow", "check_sum"]
 __all__ += ["AuditReport", "Finding", "Subject", "audit"]
+__all__ += ["ForeignLedger", "WrappedCriterion", "wrap"]

@@ -1,0 +1,133 @@
+"""The books of a foreign criterion against one `autograd.grad` per loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from headwise.attribution import wrap
+from tests.attribution.audit.nets import Heads, Maps, batches
+from tests.attribution.audit.planted import REGIONS, cls_loss, reg_loss, snake_terms
+
+
+def as_dict(maps: Tensor, batch: Any) -> dict[str, Tensor]:
+    return dict(zip(REGIONS, snake_terms(maps, batch), strict=True))
+
+
+def step(weights: dict[str, float], scale: float = 1.0, **more: Any) -> tuple[Any, dict[str, Tensor], Maps]:
+    torch.manual_seed(0)
+    model, batch = Maps(), batches()[0]
+    wrapped = wrap(as_dict, **more)
+    maps = model(batch["input"])
+    losses = wrapped(maps, batch)
+    (scale * sum(weights.get(name, 1.0) * loss for name, loss in losses.items())).backward(retain_graph=True)
+    books = wrapped.ledger.read()
+    expected = {n: torch.autograd.grad(loss, maps, retain_graph=True)[0].double() for n, loss in losses.items()}
+    return books, expected, model
+
+
+def test_books_are_those_of_one_gradient_per_loss():
+    weights = {"sin": 0.5, "radii": 3.0}
+    books, expected, _ = step(weights)
+    assert books.names == tuple(REGIONS)
+    for name, grad in expected.items():
+        weight = weights.get(name, 1.0)
+        assert books[name].weight == pytest.approx(weight)
+        assert books[name].weighted == pytest.approx(weight * books[name].value)
+        assert books[name].grad_norm == pytest.approx(weight * float(grad.norm()), rel=1e-6)
+        assert books[name].outputs["output"].grad_norm == pytest.approx(books[name].grad_norm)
+        assert books[name].finite
+        assert books[name].trained
+    assert sum(each.share for each in books.values()) == pytest.approx(1)
+    sin, cos = expected["sin"].flatten(), expected["cos"].flatten()
+    assert books.cosine("sin", "cos") == pytest.approx(float(sin @ cos / sin.norm() / cos.norm()), rel=1e-6)
+    assert books.cosine("tr", "tcl") == pytest.approx(0)
+
+
+def test_gradients_are_those_without_books():
+    torch.manual_seed(0)
+    plain, batch = Maps(), batches()[0]
+    sum(as_dict(plain(batch["input"]), batch).values()).backward()
+    _, _, booked = step({})
+    for left, right in zip(plain.parameters(), booked.parameters(), strict=True):
+        assert left.grad is not None
+        assert torch.equal(left.grad, right.grad)
+
+
+def test_shares_do_not_depend_on_a_loss_scale():
+    plain, scaled = step({"sin": 0.5})[0], step({"sin": 0.5}, scale=1024.0)[0]
+    for name in plain:
+        assert scaled[name].share == pytest.approx(plain[name].share)
+        assert scaled[name].weight == pytest.approx(1024 * plain[name].weight)
+
+
+def test_reads_limit_what_is_booked():
+    books, expected, _ = step({}, reads={"sin": "maps[:, 4]", "cos": ["maps[:, 4]", "maps[:, 5]"]})
+    assert books["sin"].grad_norm == pytest.approx(float(expected["sin"][:, 4].norm()))
+    assert books["cos"].grad_norm == pytest.approx(float(expected["cos"].norm()))
+    assert books["tr"].grad_norm == pytest.approx(float(expected["tr"].norm()))
+
+
+def test_tuples_are_named_and_a_total_is_no_term():
+    model, batch = Heads(cls=2, reg=1), batches()[0]
+    wrapped = wrap(lambda o, b: (cls_loss(o, b), 2 * reg_loss(o, b)), names=["cls", "reg"])
+    sum(wrapped(model(batch["input"]), batch)).backward()
+    assert wrapped.ledger.read().names == ("cls", "reg")
+    assert wrapped.ledger.read().cosine("cls", "reg") is None
+
+    def with_total(outputs: Any, batch: Any) -> dict[str, Tensor]:
+        cls, reg = cls_loss(outputs, batch), reg_loss(outputs, batch)
+        return {"loss": cls + 0.25 * reg, "cls": cls, "reg": reg}
+
+    wrapped = wrap(with_total)
+    wrapped(model(batch["input"]), batch)["loss"].backward()
+    books = wrapped.ledger.read()
+    assert {name: each.weight for name, each in books.items()} == {"cls": 1.0, "reg": 0.25}
+
+
+def test_outputs_written_in_place_are_booked_as_the_network_returned_them():
+    model, batch = Heads(cls=2, reg=1), batches()[0]
+    wrapped = wrap(lambda o, b: {"cls": o["cls"].sigmoid_().square().mean()})
+    outputs = model(batch["input"])
+    before = outputs["cls"].detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad(before.sigmoid().square().mean(), before)
+    wrapped(outputs, batch)["cls"].backward()
+    assert wrapped.ledger.read()["cls"].outputs["cls"].grad_norm == pytest.approx(float(expected.norm()))
+
+
+def test_history_skips_calls_without_a_backward_pass():
+    model, batch = Heads(cls=2, reg=1), batches()[0]
+    wrapped = wrap(lambda o, b: [cls_loss(o, b), reg_loss(o, b)], capacity=2)
+    with pytest.raises(RuntimeError, match="empty"):
+        wrapped.ledger.read()
+    for index in range(4):
+        losses = wrapped(model(batch["input"]), batch)
+        if index != 2:
+            sum(losses).backward()
+    assert [books.step for books in wrapped.ledger.history()] == [3]
+    with torch.no_grad():
+        wrapped(model(batch["input"]), batch)
+    assert wrapped.ledger.read().step == 3
+    wrapped.ledger.close()
+    sum(wrapped(model(batch["input"]), batch)).backward()
+    assert wrapped.ledger.read().step == 3
+    assert "cls" not in wrapped.ledger.table()
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    model, batch = Heads(cls=2, reg=1), batches()[0]
+
+    def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
+        return {"cls": cls_loss(outputs, batch), "reg": ((outputs["reg"] * 0) ** 2).sum().sqrt()}
+
+    wrapped = wrap(criterion)
+    sum(wrapped(model(batch["input"]), batch).values()).backward()
+    books = wrapped.ledger.read()
+    assert books["cls"].finite
+    assert not books["reg"].finite
+    assert not books["reg"].outputs["reg"].finite
+    assert math.isnan(books.total) or books["reg"].value == 0
