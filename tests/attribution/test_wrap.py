@@ -45,6 +45,7 @@ def test_books_are_those_of_one_gradient_per_loss():
     assert sum(each.share for each in books.values()) == pytest.approx(1)
     sin, cos = expected["sin"].flatten(), expected["cos"].flatten()
     assert books.cosine("sin", "cos") == pytest.approx(float(sin @ cos / sin.norm() / cos.norm()), rel=1e-6)
+    assert books.inner("cos", "sin") == pytest.approx(0.5 * float(sin @ cos), rel=1e-6)
     assert books.cosine("tr", "tcl") == pytest.approx(0)
 
 

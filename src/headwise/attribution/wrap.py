@@ -285,11 +285,10 @@ def _read(step: int, plan: _Plan, numbers: Sequence[float]) -> Books:
     total = math.fsum(term.weighted for term in terms.values()) if all(t.finite for t in terms.values()) else math.nan
     terms = {name: replace(term, share=term.weighted / total if total else 0.0) for name, term in terms.items()}
     begin = _PER_OUTPUT * len(plan.edges)
-    cosines = {
-        (left, right): _cosine(rest[begin + 3 * i : begin + 3 * i + 3], factor[left] * factor[right])
-        for i, (left, right) in enumerate(plan.pairs)
-    }
-    return Books(step, terms, cosines)
+    shared = {pair: rest[begin + 3 * i : begin + 3 * i + 3] for i, pair in enumerate(plan.pairs)}
+    products = {pair: factor[pair[0]] * factor[pair[1]] * numbers[0] for pair, numbers in shared.items()}
+    cosines = {pair: _cosine(numbers, factor[pair[0]] * factor[pair[1]]) for pair, numbers in shared.items()}
+    return Books(step, terms, products=products, cosines=cosines)
 
 
 def _term(value: float, factor: float, outputs: dict[str, OutputBooks]) -> TermBooks:
