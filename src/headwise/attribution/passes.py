@@ -57,13 +57,20 @@ class Passes:
         for k, value in enumerate(self.values):
             names = [name for name, bits in self.bits.items() if bits >> k & 1]
             stream([value], [self.parameters[name] for name in names], partial(self._add, k, names))
+        self._rest.clear()
 
     def _add(self, k: int, names: list[str], index: int, gradient: Tensor) -> None:
         name = names[index]
         self.square[k, name] = square_norm(gradient)
         if self.keep_gradient:
             known = self.total.get(name)
-            self.total[name] = gradient if known is None else known + gradient
+            if name in self._rest:
+                self._rest[name].add_(gradient)
+            elif known is None:
+                self.total[name] = gradient
+            else:
+                # What autograd hands over may be used elsewhere; from here on the sum is a tensor of our own.
+                self.total[name] = self._rest[name] = known + gradient
 
     def run(self) -> None:
         """The sum first, then every loss at what it shares, the one taken by difference last."""

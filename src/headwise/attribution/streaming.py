@@ -68,6 +68,9 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def square_norm(gradient: Tensor) -> Tensor:
     """The sum of squares, as a 0-d float64 tensor (float32 on a device without it)."""
+    if gradient.dtype == accumulator(gradient.dtype) and gradient.is_contiguous():
+        flat = gradient.view(-1)
+        return _wide(torch.dot(flat, flat))
     norm = torch.linalg.vector_norm(gradient, dtype=accumulator(gradient.dtype))
     return _wide(norm).square()
 
