@@ -43,21 +43,31 @@ def test_a_term_that_is_not_finite_is_logged_as_that():
     assert math.isinf(entries["headwise/bad/value"])
 
 
-def test_keeper_takes_a_ledger_and_a_wrapped_criterion_as_they_are():
-    class Wrapped:
-        def __init__(self, ledger):
-            self.ledger = ledger
-
+def test_keeper_reads_a_ledger_as_it_is():
     criterion, network = make_criterion(), make_network()
     with hw.Ledger(criterion) as ledger:
-        for source in (ledger, Wrapped(ledger)):
-            keeper = Keeper(source)
-            keeper.begin(4)
-            backward(criterion, network)
-            assert keeper.read(7)["headwise/height/value"] == ledger.read()["height"].value
-            keeper.close()
-            assert [books.step for books in keeper.history] == [7]
+        keeper = Keeper(ledger)
+        keeper.begin(4)
+        backward(criterion, network)
+        assert keeper.read(7)["headwise/height/value"] == ledger.read()["height"].value
+        keeper.close()
+        assert [books.step for books in keeper.history] == [7]
         assert criterion.recorder is ledger
+
+
+def test_keeper_reads_a_wrapped_foreign_criterion():
+    wrapped = hw.attribution.wrap(lambda y: {"height": y[0].square(), "slope": y[1].abs()})
+    keeper = Keeper(wrapped)
+    keeper.begin(1)
+    y = torch.tensor([3.0, -2.0], requires_grad=True)
+    losses = wrapped(y)
+    (losses["height"] + 0.5 * losses["slope"]).backward()
+    entries = keeper.read(1)
+    assert set(entries) == KEYS
+    assert entries["headwise/height/grad_norm"] == 6.0
+    assert entries["headwise/slope/grad_norm"] == 0.5
+    assert entries["headwise/slope/share"] == 0.1
+    assert entries["headwise/total"] == 10.0
 
 
 def test_a_step_with_fewer_micro_batches_is_booked_as_what_it_was():

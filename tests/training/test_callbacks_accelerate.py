@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from headwise.attribution import wrap
 from headwise.training.callbacks import accelerate_hooks
 from tests.training.loops import (
     EVERY,
@@ -11,9 +12,11 @@ from tests.training.loops import (
     TERMS,
     board,
     books_by_hand,
+    magnitudes,
     make_criterion,
     make_network,
     make_samples,
+    squares,
 )
 
 pytest.importorskip("accelerate", reason="pip install accelerate (dependency group loops)")
@@ -76,6 +79,30 @@ def test_micro_batches_are_counted_also_in_a_short_last_step(tmp_path):
         for term, (value, norm) in books_by_hand(network, batches).items():
             assert books[term].value == pytest.approx(value, rel=1e-5)
             assert books[term].grad_norm == pytest.approx(norm, rel=1e-5)
+
+
+def test_a_wrapped_foreign_criterion_is_logged_under_the_same_keys(tmp_path):
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(tmp_path))
+    accelerator.init_trackers("run")
+    model = make_network(0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model, optimizer = accelerator.prepare(model, optimizer)
+
+    def foreign(outputs, batch):
+        height, slope = outputs["y"].split(1, dim=1)
+        return squares(height, batch["height"]), magnitudes(slope, batch["slope"])
+
+    wrapped = wrap(foreign, names=TERMS)
+    with accelerate_hooks(accelerator, optimizer, wrapped, every=1) as hooks:
+        for batch in torch.utils.data.DataLoader(make_samples(2), batch_size=4):
+            accelerator.backward(sum(wrapped(model(batch["x"]), batch)))
+            optimizer.step()
+            optimizer.zero_grad()
+    accelerator.end_training()
+    assert set(board(tmp_path)) == KEYS
+    assert [books.step for books in hooks.history] == [1, 2]
 
 
 def test_closed_hooks_leave_the_optimiser_alone(tmp_path):

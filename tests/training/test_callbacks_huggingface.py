@@ -147,3 +147,19 @@ def test_keys_are_as_they_are_in_wandb(tmp_path, monkeypatch):
         wandb.teardown()  # ends its background process
     assert {key for key in summary if "headwise" in key} == KEYS
     assert summary["headwise/slope/share"] == pytest.approx(callback.history[-1]["slope"].share)
+
+
+def test_a_log_of_the_users_own_in_the_middle_of_a_step_is_passed_over(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    class Talkative(Trainer):
+        def compute_loss(self, *arguments, **named):
+            self.log({"loss": 1.0})
+            return super().compute_loss(*arguments, **named)
+
+    model = make_model()
+    callback = huggingface_callback(model.criterion)
+    arguments = TrainingArguments(output_dir=str(tmp_path), max_steps=2, logging_steps=1, use_cpu=True,
+                                  report_to=[], save_strategy="no", disable_tqdm=True)  # fmt: skip
+    Talkative(model, arguments, train_dataset=samples(), callbacks=[callback]).train()
+    assert [books.step for books in callback.history] == [1, 2]

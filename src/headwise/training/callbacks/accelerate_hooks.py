@@ -97,7 +97,7 @@ def accelerate_hooks(
     Args:
         accelerator: Its trackers get the entries; its ``gradient_accumulation_steps`` are counted.
         optimizer: The optimiser, prepared or not.
-        source: The `Criterion` that the loop calls; a `Ledger` of it; or a wrapped foreign criterion.
+        source: The `Criterion` that the loop calls; a `Ledger` of it; or a wrapped foreign criterion. See `Keeper`.
         every: Log every so many optimiser steps.
         calls: How often one micro-batch calls the criterion.
         prefix: What the keys begin with.

@@ -18,7 +18,7 @@ def lightning_callback(
     """A callback for ``lightning.Trainer(callbacks=[...])`` that logs the books to all its loggers.
 
     Args:
-        source: The `Criterion` that the module calls; a `Ledger` of it; or a wrapped foreign criterion.
+        source: The `Criterion` that the module calls; a `Ledger` of it; or a wrapped foreign criterion. See `Keeper`.
         every: Log every so many optimiser steps; None: the trainer's ``log_every_n_steps``.
         calls: How often ``training_step`` calls the criterion.
         prefix: What the keys begin with.
@@ -43,7 +43,8 @@ def huggingface_callback(source: Source, *, calls: int = 1, prefix: str = "headw
     MLflow where ``report_to`` names them, and to ``trainer.state.log_history``.
 
     Args:
-        source: The `Criterion` that the model or ``compute_loss`` calls; a `Ledger` of it; or a wrapped criterion.
+        source: The `Criterion` that the model or ``compute_loss`` calls; a `Ledger` of it; or a wrapped foreign
+            criterion. See `Keeper`.
         calls: How often one micro-batch calls the criterion.
         prefix: What the keys begin with.
 

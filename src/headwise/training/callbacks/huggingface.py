@@ -26,6 +26,7 @@ class HuggingFaceBooks(TrainerCallback):
     def __init__(self, source: Source, calls: int = 1, prefix: str = "headwise") -> None:
         self._keeper, self._prefix = Keeper(source, calls), prefix
         self._writers: Writers | None = None
+        self._step_ended = False
 
     @property
     def history(self) -> list[Books]:
@@ -37,6 +38,11 @@ class HuggingFaceBooks(TrainerCallback):
     ) -> None:
         """An optimiser step begins: open its books."""
         self._keeper.begin(args.gradient_accumulation_steps)
+        self._step_ended = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """An optimiser step ends: its books may be read."""
+        self._step_ended = True
 
     def on_log(
         self,
@@ -47,8 +53,8 @@ class HuggingFaceBooks(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """The trainer logs its loss: read the books of the step that has just ended."""
-        if logs is None or "loss" not in logs or not state.is_world_process_zero:
-            return  # an evaluation, or the summary at the end
+        if logs is None or "loss" not in logs or not self._step_ended or not state.is_world_process_zero:
+            return  # an evaluation, the summary at the end, or a log of the user's own in the middle of a step
         entries = self._keeper.read(state.global_step, self._prefix)
         if not entries:
             return

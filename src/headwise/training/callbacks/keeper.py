@@ -37,7 +37,9 @@ class Keeper:
     """Keeps the books of one criterion while a loop runs, a step of the loop at a time.
 
     Given a criterion, it opens a ledger of its own for every optimiser step, so that a step with fewer micro-batches
-    than the others (the last of an epoch) is booked as what it was. A ledger of yours is read as it is.
+    than the others (the last of an epoch) is booked as what it was. A ledger of yours is read as it is: give it
+    `micro_batches` yourself. A wrapped criterion books every call as a step of its own, so that under gradient
+    accumulation its books are those of the last micro-batch.
 
     Args:
         source: A `Criterion`; a `Ledger`; or a wrapped foreign criterion, which has one.
