@@ -138,8 +138,15 @@ def test_flow_of_partly_shared_layers_shared_heads_and_equal_names():
     heads = ["a (heads)", "b (heads)", "c (heads)"]
     assert partly == {**losses, "heads": heads, "shared by some": ["neck"], "inputs": ["stem"]}
     all_shared = drawn(*[(name, ("a", "b", "c")) for name in ("conv1", "conv2", "conv3", "last")])
-    assert all_shared == {**losses, "heads": ["last"], "trunk": ["conv2 … conv3 (2 layers)"], "inputs": ["conv1"]}
+    assert all_shared == {**losses, "heads": ["last"], "trunk": ["conv2 … conv3"], "inputs": ["conv1"]}
     assert drawn(("x", ("a",)), ("y", ("b",))) == {**losses, "heads": ["x", "y"]}
+    long = [
+        ("net.stem.conv1", ("a", "b", "c")),
+        ("net.heads.0", ("a",)),
+        ("net.heads.1.b", ("b",)),
+        ("far.conv1", ("c",)),
+    ]
+    assert drawn(*long) == {**losses, "heads": ["heads.0", "net.heads.1.b", "conv1"], "inputs": ["net.stem.conv1"]}
     assert drawn() == losses
 
 
@@ -162,8 +169,8 @@ def test_layers_merge_as_deep_as_fits():
     assert body.norm("a") == pytest.approx(math.sqrt(12))
     assert body.norm("b") is None
     assert len(body.groups) == 12
-    assert span(layers[:4]) == "body.0 (4 layers)"
-    assert span(layers) == "body … head (13 layers)"
+    assert span(layers[:4]) == "body.0"
+    assert span(layers) == "body … head"
 
 
 def test_trace_and_jacobian_agree_on_who_reaches_what(tables):

@@ -103,8 +103,8 @@ def attribution_page(
 
 def _flow(trace: Trace | None, table: JacobianTable | None) -> Block:
     stages = (
-        "Heads: what one loss trains alone; trunk: what the most losses share; inputs: the first of these layers, "
-        "which reads them."
+        "Heads: what one loss trains alone (where nothing is, the last layer); trunk: what the most losses share; "
+        "inputs: the first of these layers, which reads them."
     )
     traced = [row.name for row in trace.losses] if trace is not None else []
     if table is None:
@@ -260,7 +260,8 @@ def _remarks(trace: Trace) -> list[tuple[str, str]]:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
             found.append((kind, f"{label}: {', '.join(names[:8])}{more}."))
     found += [("note", f"{row.node} hides what lies behind it: {row.reason}.") for row in trace.opaque]
-    return found or [("good", "Every loss reaches parameters, and a loss reaches every output and parameter.")]
+    what = "output and parameter" if trace.outputs else "parameter"
+    return found or [("good", f"Every loss reaches parameters, and some loss reaches every {what}.")]
 
 
 def _reach(trace: Trace) -> list[Block]:

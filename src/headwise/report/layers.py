@@ -121,5 +121,5 @@ def span(layers: Sequence[Layer]) -> str:
             break
         shared.append(together[0])
     if shared:
-        return f"{'.'.join(shared)} ({len(layers)} layers)"
-    return f"{parts[0][0]} … {parts[-1][0]} ({len(layers)} layers)"
+        return ".".join(shared)
+    return f"{parts[0][0]} … {parts[-1][0]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 
 from headwise.report.figures.flow import Flow, Link
 from headwise.report.layers import Layer, merged, span
@@ -84,14 +85,20 @@ def _by_losses(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _distinct(losses: Sequence[str], stages: Mapping[str, Sequence[Layer]]) -> dict[str, list[Layer]]:
-    """Names that stand for one node each."""
+    """Names that stand for one node each, as short as that allows."""
     taken, found = set(losses), dict[str, list[Layer]]()
     for heading, members in stages.items():
         found[heading] = []
         for layer in members:
-            name, number = layer.name, 1
-            while name in taken:
-                name, number = f"{layer.name} ({heading}{f' {number}' if number > 1 else ''})", number + 1
+            numbered = (f"{layer.name} ({heading}{f' {n}' if n > 1 else ''})" for n in count(1))
+            name = next(name for name in chain((_short(layer.name), layer.name), numbered) if name not in taken)
             taken.add(name)
             found[heading].append(replace(layer, name=name))
     return found
+
+
+def _short(name: str) -> str:
+    """`backbone.body.conv1` as `conv1`, `head.convs.0` as `convs.0`."""
+    parts = name.split(".")
+    begin = max((place for place, part in enumerate(parts) if not part.isdigit()), default=0)
+    return ".".join(parts[begin:])

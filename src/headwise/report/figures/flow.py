@@ -106,7 +106,7 @@ class Flow:
         shapes = [
             *heads,
             *self._ribbons(places),
-            *(self._node(name, place) for name, place in places.items()),
+            *(self._node(name, place) for name, place in reversed(places.items())),  # long names over the next bar
         ]
         return element("svg", *shapes, viewBox=f"0 0 {width:.0f} {bottom:.0f}", width=f"{width:.0f}",
                        class_=f"flow {kind}",
