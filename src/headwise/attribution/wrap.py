@@ -120,7 +120,7 @@ class ForeignLedger:
         row = _Row(next(self._count), plan, numbers, torch.zeros(len(terms), dtype=torch.float64, device=device))
         for index, term in enumerate(terms):
             if isinstance(term.value, Tensor) and term.value.requires_grad:
-                term.value.register_hook(_Factor(row, index))
+                term.value.register_hook(_Factor(row, index))  # type: ignore[no-untyped-call]
         self._rows.append(row)
 
     def read(self) -> Books:

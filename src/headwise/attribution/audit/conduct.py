@@ -142,7 +142,7 @@ def _book_split(facts: BatchFacts, subject: Subject, first: Evaluation) -> None:
 
 
 def _batch_size(first: Evaluation) -> int:
-    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in first.tensors.values() if tensor.requires_grad}
+    sizes = {tensor.shape[0] for tensor in first.tensors.values() if tensor.requires_grad and tensor.ndim}
     return sizes.pop() if len(sizes) == 1 else 0
 
 
@@ -159,7 +159,7 @@ def _leaf_gradients(subject: Subject, first: Evaluation, begin: int, end: int, s
         outputs = mapped(first.outputs, leaf)
         batch = _cut_lists(mapped(first.batch, cut), begin, end, size)
         found = call_criterion(subject, outputs, batch)
-    leaves = [tensor for tensor in outputs_of(outputs).values() if tensor.requires_grad]
+    leaves = [t for t in outputs_of(outputs).values() if t.requires_grad and t.ndim and len(t) == end - begin]
     grads = {}
     for term in found.parts.terms:
         if term.scalar is not None:

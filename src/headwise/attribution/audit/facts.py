@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -55,6 +56,7 @@ class BatchFacts:
         unwired: Per output the channels that no graph reads, as far as graphs tell.
         uneven: The outputs whose images differ in which of their channels have a gradient.
         derived: The outputs that are computed from other outputs alone.
+        wired: Per loss the outputs that are in its graph.
         sizes: Per site the number of elements with any gradient.
         reached: Per loss the parameters that it reaches.
         elasticity: Per loss how many percent it changes per percent of the outputs, at most.
@@ -79,6 +81,7 @@ class BatchFacts:
     unwired: dict[str, frozenset[int]] = field(default_factory=dict)
     uneven: set[str] = field(default_factory=set)
     derived: frozenset[str] = frozenset()
+    wired: dict[str, set[str]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     reached: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -101,7 +104,7 @@ class BatchFacts:
         """Norm of a loss's gradient over sites (default: all)."""
         row = self.row(name)
         chosen = self.gram if sites is None else [site for site in sites if site in self.gram]
-        return float(sum(float(self.gram[site][row, row]) for site in chosen)) ** 0.5
+        return math.sqrt(max(math.fsum(float(self.gram[site][row, row]) for site in chosen), 0.0))
 
     def row(self, name: str) -> int:
         """The row of a loss, or of the total."""

@@ -26,7 +26,7 @@ def dominances(facts: Facts) -> Iterator[Finding]:
                     f"{name} at {site}",
                     f"{min(own):.2%} or more of the sum of the gradient norms of {len(shares[0])} losses, in all of "
                     f"{len(own)} batches",
-                    "Lower its weight or raise the others', or divide each loss by the number of elements it sums over.",
+                    "Lower its weight or raise the others', or divide each loss by the number of its elements.",
                     {"smallest_share": min(own), "batches": len(own)},
                 )
 
@@ -67,6 +67,8 @@ def _shares(batch: BatchFacts, site: str) -> dict[str, float]:
     factors = {} if batch.default_total else coefficients(batch)
     norms = {}
     for name in batch.names:
+        if batch.outputs and not batch.wired.get(name):
+            continue  # a regulariser of parameters is small by intent
         norm = batch.norm(name, [site]) * abs(factors.get(name, 1.0))
         if norm > 0:
             norms[name] = norm

@@ -17,14 +17,14 @@ def mutated_inputs(facts: Facts) -> Iterator[Finding]:
     for batch in facts.batches:
         for path, told in batch.mutated.items():
             found.setdefault(path, []).append(told)
-    for path, told in found.items():
+    for path, each in found.items():
         yield Finding(
             "mutated-input",
             path,
-            f"the criterion wrote into it: {told[0]}, in {len(told)} of {len(facts.batches)} batches",
+            f"the criterion wrote into it: {each[0]}, in {len(each)} of {len(facts.batches)} batches",
             "Work out of place (x.sigmoid() for x.sigmoid_(), x = x * y for x *= y), or clone first: whatever reads it "
             "afterwards (a second loss, a metric, the next epoch) sees other numbers.",
-            {"batches": len(told)},
+            {"batches": len(each)},
         )
 
 
@@ -34,15 +34,15 @@ def grad_modes(facts: Facts) -> Iterator[Finding]:
     for batch in facts.batches:
         for who, told in batch.grad_mode.items():
             found.setdefault(who, []).append(told)
-    for who, told in found.items():
+    for who, each in found.items():
         yield Finding(
             "grad-mode",
             who,
-            f"{told[0]}, in {len(told)} of {len(facts.batches)} batches",
+            f"{each[0]}, in {len(each)} of {len(facts.batches)} batches",
             "Use `with torch.no_grad():` or `with torch.enable_grad():` around the lines that need it instead of "
             "torch.set_grad_enabled(...), which stays: left off, later losses train nothing; left on, validation keeps "
             "graphs.",
-            {"batches": len(told)},
+            {"batches": len(each)},
         )
 
 
@@ -59,8 +59,8 @@ def random_draws(facts: Facts) -> Iterator[Finding]:
             "random-draw",
             name,
             f"two identical calls give {first:.6g} and {second:.6g} ({how})",
-            "Draw with a generator of its own that is seeded and checkpointed, or select by a fixed rule, if runs are to "
-            "be repeatable.",
+            "Draw with a generator of its own that is seeded and checkpointed, or select by a fixed rule, if runs "
+            "are to be repeatable.",
             {"first": first, "second": second},
         )
 
@@ -96,9 +96,9 @@ def split_variants(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "split-variant",
             name,
-            f"its gradient changes by up to {max(found):.1%} when the batch is split in two (the better of mean and sum "
-            f"of the halves, {len(found)} batches)",
-            "A mean over what a mask or a selection leaves is a mean of means once the batch is split over micro-batches "
-            "or ranks. Total numerators and denominators over the step, then divide.",
+            f"its gradient changes by up to {max(found):.1%} when the batch is split in two (the better of mean and "
+            f"sum of the halves, {len(found)} batches)",
+            "A mean over what a mask or a selection leaves is a mean of means once the batch is split over "
+            "micro-batches or ranks. Total numerators and denominators over the step, then divide.",
             {"largest": max(found), "batches": len(found)},
         )

@@ -101,10 +101,10 @@ def rotated_names(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "rotated-names",
             name,
-            f"0 of its gradient (norm {whole**0.5:.4g}) arrives at {_told(own)} over {len(facts.batches)} batches; all of it "
-            f"arrives at {places}{theirs}",
-            "Return the losses as a dict, or unpack them in the order in which they are returned; log lines and weights "
-            "by these names belong to other losses.",
+            f"0 of its gradient (norm {whole**0.5:.4g}) arrives at {_told(own)} over {len(facts.batches)} batches; "
+            f"all of it arrives at {places}{theirs}",
+            "Return the losses as a dict, or unpack them in the order in which they are returned; log lines and "
+            "weights by these names belong to other losses.",
             {"norm_at_declared": here**0.5, "norm": whole**0.5, "batches": len(facts.batches)},
         )
 

@@ -119,8 +119,8 @@ def dead_losses(facts: Facts) -> Iterator[Finding]:
             name,
             f"its gradient has norm {max(norms):.3g} over {len(batches)} batches (the strongest other loss: "
             f"{max(strongest):.3g}), at every output, while its value {_values(values)}",
-            "Look for a mask or index that selects nothing (`.eq(2)` of a bool mask, a float or uint8 mask), a clamp or "
-            "ReLU that is saturated, a rounding or argmax, or a softmax over one channel.",
+            "Look for a mask or index that selects nothing (`.eq(2)` of a bool mask, a float or uint8 mask), a clamp "
+            "or ReLU that is saturated, a rounding or argmax, or a softmax over one channel.",
             {"gradient_norm": max(norms), "strongest_other": max(strongest), "batches": len(batches)},
         )
 
@@ -135,7 +135,7 @@ def untrained_outputs(facts: Facts) -> Iterator[Finding]:
         return
     for path in facts.outputs:
         found = facts.channel_energy(path)
-        if found is None or any(path in batch.derived for batch in facts.batches):
+        if found is None or any(path in batch.derived for batch in facts.batches) or _is_muted(facts, path):
             continue
         energy, same = found
         shape = next(batch.shapes[path] for batch in facts.batches if path in batch.shapes)
@@ -154,12 +154,20 @@ def untrained_outputs(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "untrained-output",
             subject,
-            f"{sent} from any of {len(facts.names)} losses in {len(facts.batches)} batches (shape {shape}, largest "
-            f"channel norm {peak**0.5:.3g})",
-            "Give it a loss, or take it out of the network. If a loss should read it, look at the slice or key by which "
-            "the criterion takes it.",
+            f"{sent} from any of {len(facts.names)} losses in {len(facts.batches)} batches (shape {shape}, "
+            f"largest channel norm {peak**0.5:.3g})",
+            "Give it a loss, or take it out of the network. If a loss should read it, look at the slice or key by "
+            "which the criterion takes it.",
             {"channels": len(dead), "of": len(energy), "batches": len(facts.batches)},
         )
+
+
+def _is_muted(facts: Facts, path: str) -> bool:
+    """Whether a loss whose weight is meant to be zero, by more than its graph, reads the output."""
+    muted = [name for name in facts.names if facts.declared_zero(name)]
+    return any(
+        path in batch.wired.get(name, ()) and name not in batch.silenced for batch in facts.batches for name in muted
+    )
 
 
 def _tiny(value: float) -> bool:

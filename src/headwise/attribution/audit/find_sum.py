@@ -112,8 +112,8 @@ def _dropped(facts: Facts, name: str, batches: list[BatchFacts]) -> Finding | No
     return Finding(
         "sum-mismatch",
         name,
-        f"dropped: its gradient is in the total's with the factor {value or 0.0:.2g} over {len(telling)} batches, while "
-        f"its own norm is {max(batch.norm(name) for batch in telling):.4g}",
+        f"dropped: its gradient is in the total's with the factor {value or 0.0:.2g} over {len(telling)} batches, "
+        f"while its own norm is {max(batch.norm(name) for batch in telling):.4g}",
         "Add it to the total. Look for a misspelt key, a `.get` with a default, a list it was never appended to, or an "
         "assignment (=) where += was meant.",
         {"coefficient": value or 0.0, "batches": len(telling)},
@@ -219,8 +219,8 @@ def _logged(facts: Facts, told: set[str]) -> Iterator[Finding]:
         yield Finding(
             "sum-mismatch",
             name,
-            f"{'dropped' if times == 0 else 'counted twice'}: over {len(facts.batches)} batches the reported losses add "
-            f"up to the total only if it is taken {times} times",
+            f"{'dropped' if times == 0 else 'counted twice'}: over {len(facts.batches)} batches the reported losses "
+            f"add up to the total only if it is taken {times} times",
             "Add it to the total once.",
             {"times": times, "batches": len(facts.batches)},
         )
@@ -228,7 +228,8 @@ def _logged(facts: Facts, told: set[str]) -> Iterator[Finding]:
         yield Finding(
             "sum-mismatch",
             f"a term at {where}",
-            f"counted {times} times: the total adds one and the same number {times} times, in {len(facts.batches)} batches",
+            f"counted {times} times: the total adds one and the same number {times} times, in "
+            f"{len(facts.batches)} batches",
             "Add it once, or write a weight as a factor.",
             {"times": times, "batches": len(facts.batches)},
         )

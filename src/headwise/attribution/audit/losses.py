@@ -12,10 +12,11 @@ from torch import Tensor
 
 from headwise.attribution.named import Weighted
 
-TOTAL_NAMES = frozenset(
-    "loss total total_loss loss_total losses_total overall overall_loss loss_overall sum loss_sum sum_loss full_loss "
-    "final_loss loss_final objective cost loss_all all_loss all combined combined_loss".split()
-)
+TOTAL_NAMES = frozenset({
+    "loss", "total", "total_loss", "loss_total", "losses_total", "overall", "overall_loss", "loss_overall", "sum",
+    "loss_sum", "sum_loss", "full_loss", "final_loss", "loss_final", "objective", "cost", "loss_all", "all_loss", "all",
+    "combined", "combined_loss",
+})  # fmt: skip
 _METRIC = re.compile(
     r"(^|_)(acc|accuracy|iou|miou|mae|rmse|psnr|ssim|f1|precision|recall|err|error|num|n|count|lr|norm|ap|map|score|top\d|"
     r"scale|temperature|temp|ratio|rate|step|epoch|perplexity|ppl|metric|metrics|class_error|cardinality_error)(_|$)"
@@ -160,11 +161,7 @@ def _split_total(returned: Any) -> tuple[Entry | None, Any]:
 
 def _entries(node: Any, name: str) -> Iterator[Entry]:
     if isinstance(node, Weighted) and not isinstance(node, Tensor):
-        weight = getattr(node, "weight", None)
-        known = isinstance(weight, int | float) or (isinstance(weight, Tensor) and weight.numel() == 1)
-        yield Entry(
-            name, node.weighted, float(weight.detach() if isinstance(weight, Tensor) else weight) if known else None
-        )
+        yield Entry(name, node.weighted, _number(getattr(node, "weight", None)))
     elif isinstance(node, Tensor):
         if node.numel() == 1 or (node.requires_grad and node.is_floating_point()):
             yield Entry(name or "loss", node)
@@ -173,6 +170,12 @@ def _entries(node: Any, name: str) -> Iterator[Entry]:
     else:
         for key, value in _parts(node):
             yield from _entries(value, f"{name}.{key}" if name else str(key))
+
+
+def _number(weight: Any) -> float | None:
+    if isinstance(weight, Tensor):
+        return float(weight.detach()) if weight.numel() == 1 else None
+    return float(weight) if isinstance(weight, int | float) else None
 
 
 def _parts(node: Any) -> Iterator[tuple[Any, Any]]:

@@ -9,20 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from headwise.attribution.audit.evaluate import Evaluation
-from headwise.attribution.audit.facts import TOTAL, BatchFacts, MaskFact, NonFinite
+from headwise.attribution.audit.facts import TOTAL, BatchFacts, NonFinite
+from headwise.attribution.audit.gram import gram_of
 from headwise.attribution.audit.guard import user_code
-from headwise.attribution.audit.structure import resolve
-from headwise.attribution.audit.summands import gradients_of, is_silenced, scalar_factors, summands
+from headwise.attribution.audit.measure_masks import book_masks
+from headwise.attribution.audit.measure_sum import book_sum
+from headwise.attribution.audit.summands import is_silenced, scalar_factors
 from headwise.attribution.channels import channel_dim_of, static_channels
 from headwise.attribution.graph import gradient_edge, topological
 from headwise.attribution.refusals import refuse_unsafe
-from headwise.criterion.paths import child, get, parse
 
 Row = list[Tensor | None]
-_CHUNK = 1 << 20
-_MANY = 16
-_TWIN = 1e-5
-_FEW = 8
 
 
 def measure(
@@ -54,11 +51,11 @@ def measure(
     at_parameters = [row[len(outputs) :] for row in rows]
     _book_reach(facts, named, at_parameters, list(parameters))
     _book_nonfinite(facts, named, rows, [*outputs, *parameters])
-    _book_masks(facts, found, masks, outputs, at_outputs)
+    book_masks(facts, found, masks, outputs, at_outputs)
     _book_outputs(facts, outputs, at_outputs, live)
     _book_wiring(facts, outputs, live)
     _book_groups(facts, list(parameters), at_parameters)
-    _book_sum(facts, found.total, live, list(outputs.values()), at_outputs)
+    book_sum(facts, found.total, live, list(outputs.values()), at_outputs)
     return facts
 
 
@@ -68,7 +65,7 @@ def _bare(found: Evaluation, live: Mapping[str, Tensor]) -> BatchFacts:
         names=tuple(term.name for term in terms),
         values={term.name: term.number for term in terms},
         live=frozenset(live),
-        silenced=frozenset(name for name, scalar in live.items() if is_silenced(scalar)),
+        silenced=frozenset(t.name for t in terms if t.name in live and (t.weight == 0 or is_silenced(live[t.name]))),
         logs={entry.name: entry.number for entry in found.parts.logs},
         total=None if found.total is None else float(found.total.detach()),
         default_total=found.default_total,
@@ -129,7 +126,7 @@ def _book_outputs(
     squares = dict.fromkeys(live, 0.0)
     for index, (path, tensor) in enumerate(outputs.items()):
         grads = [row[index] for row in rows]
-        facts.gram[path] = _gram(grads)
+        facts.gram[path] = gram_of(grads)
         facts.channels[path] = torch.stack([_per_channel(grad, tensor) for grad in grads])
         _add_silenced(facts, path, tensor, live)
         touched = torch.zeros_like(tensor, dtype=torch.bool)
@@ -141,6 +138,9 @@ def _book_outputs(
         for name in live:
             if grads[facts.row(name)] is not None:
                 squares[name] += float(tensor.detach().double().square().sum())
+        for name in live:
+            if grads[facts.row(name)] is not None:
+                facts.wired.setdefault(name, set()).add(path)
     for name, square in squares.items():
         scale = abs(facts.values[name]) or 1.0
         facts.elasticity[name] = facts.norm(name, outputs) * square**0.5 / scale
@@ -153,6 +153,7 @@ def _add_silenced(facts: BatchFacts, path: str, tensor: Tensor, live: Mapping[st
         (grad,) = torch.autograd.grad(live[name], [tensor], seed, retain_graph=True, allow_unused=True)
         if grad is not None:
             support = _per_channel(grad.isnan().double(), tensor)
+            support = support if bool(support.any()) else torch.ones_like(support)
             facts.channels[path][facts.row(name)] += support * torch.finfo(torch.float64).tiny
 
 
@@ -200,115 +201,10 @@ def _book_groups(facts: BatchFacts, names: Sequence[str], rows: Sequence[Row]) -
     groups = dict.fromkeys(group_of(name) for name in names)
     facts.groups = tuple(groups)
     for index, name in enumerate(names):
-        site, gram = group_of(name), _gram([row[index] for row in rows])
+        site, gram = group_of(name), gram_of([row[index] for row in rows])
         facts.gram[site] = facts.gram.get(site, 0) + gram
 
 
 def group_of(parameter: str) -> str:
     """The site of a parameter: the module at the top that holds it."""
     return f"parameters of {parameter.partition('.')[0]}"
-
-
-def _gram(grads: Sequence[Tensor | None]) -> Tensor:
-    """All inner products, in float64, in pieces."""
-    gram = torch.zeros(len(grads), len(grads), dtype=torch.float64)
-    known = [(i, grad.detach().reshape(-1)) for i, grad in enumerate(grads) if grad is not None]
-    if not known:
-        return gram
-    places = torch.tensor([i for i, _ in known])
-    for begin in range(0, known[0][1].numel(), _CHUNK):
-        piece = torch.stack([grad[begin : begin + _CHUNK].double() for _, grad in known])
-        gram[places[:, None], places[None]] += (piece @ piece.T).cpu()
-    return gram
-
-
-def _book_masks(
-    facts: BatchFacts, found: Evaluation, masks: Mapping[str, str], outputs: Mapping[str, Tensor], rows: Sequence[Row]
-) -> None:
-    paths = list(outputs)
-    for text, key in masks.items():
-        for path, channels in resolve(text, found.outputs, f"masks[{text!r}]"):
-            if path not in outputs:
-                continue
-            for name, row in zip(facts.names, rows, strict=False):
-                grad = row[paths.index(path)]
-                if grad is None:
-                    continue
-                if channels is not None:
-                    start, stop = channels.bounds(grad)
-                    grad = grad.narrow(channels.dim, start, stop - start)
-                outside = grad.detach().double() * ~_fitted(_mask_of(found.batch, key), grad, text, key)
-                largest = float(grad.abs().max()) if grad.numel() else 0.0
-                count = int((outside.abs() > 1e-6 * largest).sum())
-                facts.masks.append(
-                    MaskFact(name, text, key, count, grad.numel(), float(outside.norm()), float(grad.double().norm()))
-                )
-
-
-def _mask_of(batch: Any, key: str) -> Tensor:
-    try:
-        found = child(batch, key) if isinstance(key, int) else get(batch, parse(key).steps)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"audit: masks: the batch has no {key!r}: {error.args[0]}") from None
-    return torch.as_tensor(found)
-
-
-def _fitted(mask: Tensor, grad: Tensor, text: str, key: str) -> Tensor:
-    """The mask as bool, of a shape that broadcasts to the gradient."""
-    wanted = tuple(grad.shape)
-    inside = (mask if mask.dtype == torch.bool else mask > 0).to(grad.device)
-    candidates = [inside]
-    if inside.ndim < len(wanted):
-        missing = len(wanted) - inside.ndim
-        shape = tuple(inside.shape)
-        candidates = [
-            inside.reshape(shape[:1] + (1,) * missing + shape[1:]),
-            inside.reshape(shape + (1,) * missing),
-            inside,
-        ]
-    for candidate in candidates:
-        if candidate.ndim <= len(wanted) and all(
-            a in (1, b) for a, b in zip(reversed(candidate.shape), reversed(wanted), strict=False)
-        ):
-            return candidate.expand(wanted)
-    raise ValueError(
-        f"audit: mask {key!r} of shape {tuple(mask.shape)} does not fit output {text!r} of shape {wanted}. "
-        "Give a mask with the output's shape, without its channels, or one that broadcasts."
-    )
-
-
-def _book_sum(
-    facts: BatchFacts, total: Tensor | None, live: Mapping[str, Tensor], outputs: list[Tensor], rows: Sequence[Row]
-) -> None:
-    if total is None or (facts.default_total and len(live) > 1):
-        return
-    named = {} if len(live) == 1 else {name: scalar for name, scalar in live.items() if scalar is not total}
-    found = summands(total, named)
-    facts.paths = dict(found.named) | dict.fromkeys(set(live) - set(named), 1)
-    unnamed = {node: count for node, count in found.unnamed.items() if node is not total.grad_fn}
-    if not unnamed or len(unnamed) > _MANY or not outputs:
-        return
-    extra = gradients_of(unnamed, outputs)
-    grams = [_gram([*(row[i] for row in rows), *(grads[i] for grads in extra)]) for i in range(len(outputs))]
-    gram = torch.stack(grams).sum(0).nan_to_num()
-    for offset, (grads, count) in enumerate(zip(extra, unnamed.values(), strict=True)):
-        where = [path for path, grad in zip(facts.outputs, grads, strict=True) if grad is not None]
-        touched = sum(int((grad != 0).sum()) for grad in grads if grad is not None)
-        if count > 1 and where:
-            facts.repeats.append((", ".join(where), count))
-        if touched >= _FEW:
-            _book_twins(facts, gram, len(rows) + offset, where, named)
-
-
-def _book_twins(facts: BatchFacts, gram: Tensor, row: int, where: list[str], named: Mapping[str, Tensor]) -> None:
-    """A summand whose gradient is that of a loss, or of an earlier summand, is that loss computed again."""
-    norms = gram.diagonal().sqrt()
-    for name in named:
-        other = facts.row(name)
-        if norms[row] > 0 and norms[other] > 0 and gram[row, other] / norms[row] / norms[other] > 1 - _TWIN:
-            facts.twins[name] = facts.twins.get(name, 0) + 1
-            return
-    for other in range(len(facts.names) + 1, row):
-        if norms[row] > 0 and abs(norms[other] / norms[row] - 1) < _TWIN:
-            if gram[row, other] / norms[row] / norms[other] > 1 - _TWIN:
-                facts.repeats.append((", ".join(where), 2))

@@ -44,9 +44,9 @@ from headwise.attribution.audit.subject import GraphSubject, Subject, as_subject
 from headwise.attribution.audit.weights import WeightFault, declared_zero, weight_faults
 
 _JUDGES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    nonfinite_gradients, detached_losses, lost_totals, dead_losses, sum_mismatches, rotated_names, outside_masks, mutated_inputs,
-    grad_modes, untrained_outputs, unreached_parameters, dominances, conflicts, split_variants, random_draws,
-    host_syncs,
+    nonfinite_gradients, detached_losses, lost_totals, dead_losses, sum_mismatches, rotated_names, outside_masks,
+    mutated_inputs, grad_modes, untrained_outputs, unreached_parameters, dominances, conflicts, split_variants,
+    random_draws, host_syncs,
 )  # fmt: skip
 _NEEDS_CALLS = ("outside-mask", "mutated-input", "grad-mode", "split-variant", "random-draw", "host-sync")
 
@@ -78,8 +78,8 @@ def audit(subject: Any, *, strict: bool = False) -> AuditReport:
         else:
             with held_still(plan.model, plan.criterion, plan.total):
                 facts = _subject_facts(plan)
-    told = dict.fromkeys(f"{os.path.basename(w.filename)}:{w.lineno} {str(w.message).splitlines()[0]}" for w in caught)
-    return _report(facts, strict, tuple(told))
+    told = {f"{os.path.basename(w.filename)}:{w.lineno}": str(w.message).splitlines()[0] for w in reversed(caught)}
+    return _report(facts, strict, tuple(f"{place} {text}" for place, text in reversed(told.items())))
 
 
 def _graph_facts(plan: GraphSubject) -> Facts:
@@ -178,7 +178,7 @@ def _weights(
     values = [{**facts.values, **facts.logs} for facts in batches]
     names = tuple(dict.fromkeys(name for each in values for name in each))
     functions = [function for function in (plan.criterion, plan.total) if function is not None]
-    zeros = {name: 0.0 for name in declared_zero(functions, names)}
+    zeros = dict.fromkeys(declared_zero(functions, names), 0.0)
 
     def total() -> float:
         values = []

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.criterion.paths import children, expand, join, leaves, parse
 from headwise.criterion.paths import Channels as Slice
+from headwise.criterion.paths import children, expand, join, leaves, parse
 
 
 def mapped(structure: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -41,10 +41,10 @@ def mapped(structure: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(structure, list):
         return [mapped(value, change) for value in structure]
     if dataclasses.is_dataclass(structure) and not isinstance(structure, type):
-        twin = copy.copy(structure)
+        record: Any = copy.copy(structure)
         for each in dataclasses.fields(structure):
-            object.__setattr__(twin, each.name, mapped(getattr(structure, each.name), change))
-        return twin
+            object.__setattr__(record, each.name, mapped(getattr(structure, each.name), change))
+        return record
     return structure
 
 
@@ -89,19 +89,22 @@ def resolve(text: str, structure: Any, what: str) -> list[tuple[str, Slice | Non
         path = parse(text)
     except ValueError as error:
         raise ValueError(f"audit: {what}: {error}") from None
-    if isinstance(structure, Tensor):
-        if len(path.steps) <= 1:
-            return [("output", path.channels)]
+    if isinstance(structure, Tensor) and len(path.steps) > 1:
         raise ValueError(f"audit: {what}: path {text!r} goes into a structure, but the network returned one tensor.")
+    tensors = outputs_of(structure)
     try:
-        found = [name for name, _ in expand(path, structure).values()]
+        found = ["output"] if isinstance(structure, Tensor) else [name for name, _ in expand(path, structure).values()]
+        below = [name for name in tensors for prefix in found if _is_below(name, prefix)]
+        if path.channels is not None:
+            for name in below:
+                path.channels.bounds(tensors[name])
     except (KeyError, IndexError) as error:
         raise ValueError(f"audit: {what}: path {text!r}: {error.args[0]}") from None
-    tensors = outputs_of(structure)
-    below = [
-        name for prefix in found for name in tensors if name == prefix or name.startswith((f"{prefix}.", f"{prefix}["))
-    ]
     return [(name, path.channels) for name in below]
+
+
+def _is_below(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith((f"{prefix}.", f"{prefix}["))
 
 
 class Snapshot:

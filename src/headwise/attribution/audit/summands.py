@@ -151,9 +151,9 @@ def _is_literal(node: Node, loss: Tensor) -> bool:
 
 def gradients_of(nodes: Mapping[Node, int], inputs: list[Tensor]) -> list[list[Tensor | None]]:
     """The gradient of each unnamed summand at the outputs."""
-    found = []
+    found: list[list[Tensor | None]] = []
     for node in nodes:
-        metadata = node._input_metadata[0]  # type: ignore[attr-defined]  # private; guarded by a test
+        metadata = node._input_metadata[0]
         seed = torch.ones(metadata.shape, dtype=metadata.dtype, device=metadata.device)
         edge = GradientEdge(node, 0)
         found.append(list(torch.autograd.grad((edge,), inputs, (seed,), retain_graph=True, allow_unused=True)))

@@ -61,11 +61,11 @@ class SyncCounter:
         self.places[f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {what}"] += 1
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook untyped
     """Sees every operation below autograd."""
 
     def __init__(self, counter: SyncCounter) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

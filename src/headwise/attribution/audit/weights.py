@@ -170,7 +170,7 @@ def _sequence_knobs(
         def replace(new: Any, index: int = index) -> None:
             changed = list(values)
             changed[index] = new
-            write(type(values)(changed))
+            write(tuple(changed) if isinstance(values, tuple) else changed)
 
         yield Knob(loss, f"{name}[{index}]", float(value), replace, value)
 
@@ -198,7 +198,7 @@ def _places(function: Any) -> Iterator[tuple[Any, str, Any]]:
             yield from ((each, name, value) for name, value in _attributes(each))
     code_holder = getattr(function, "__func__", function)
     if not hasattr(code_holder, "__code__"):
-        code_holder = getattr(type(function), "forward", None) or getattr(type(function), "__call__", None)
+        code_holder = getattr(type(function), "forward", None) or type(function).__call__
     code = getattr(code_holder, "__code__", None)
     if code is None or code_holder is None:
         return

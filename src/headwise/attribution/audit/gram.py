@@ -1,0 +1,23 @@
+"""Inner products of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 20
+
+
+def gram_of(grads: Sequence[Tensor | None]) -> Tensor:
+    """All inner products, in float64, in pieces."""
+    gram = torch.zeros(len(grads), len(grads), dtype=torch.float64)
+    known = [(i, grad.detach().reshape(-1)) for i, grad in enumerate(grads) if grad is not None]
+    if not known:
+        return gram
+    places = torch.tensor([i for i, _ in known])
+    for begin in range(0, known[0][1].numel(), _CHUNK):
+        piece = torch.stack([grad[begin : begin + _CHUNK].double() for _, grad in known])
+        gram[places[:, None], places[None]] += (piece @ piece.T).cpu()
+    return gram
