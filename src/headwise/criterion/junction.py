@@ -44,7 +44,9 @@ class Split(torch.autograd.Function):
         ctx.layout, ctx.policy, ctx.channels, slot, *roots = inputs
         ctx.slot_dtype = None if slot is None else slot.dtype
         ctx.like = [(root.shape, root.dtype, root.device) for root in roots]
-        ctx.headwise_routes = ctx.layout.routes
+        # Inputs of a node are its tensors: the slot, if there is one, comes before the outputs.
+        first = int(slot is not None)
+        ctx.headwise_routes = tuple((view, root + first, *where) for view, root, *where in ctx.layout.routes)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
