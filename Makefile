@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,aggregate]" --group test --group lint
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,aggregate]" --group test --group lint --group loops
 	touch $@
 
 # Threads that wait asleep: where other work shares the cores, threads that wait awake make a step many times slower.
