@@ -243,8 +243,7 @@ def counted_twice_in_a_scalar() -> Any:
     def criterion(outputs: Any, batch: Any) -> Tensor:
         cls, reg = cls_loss(outputs, batch), reg_loss(outputs, batch)
         total = cls + reg
-        total = total + reg
-        return total
+        return total + reg
 
     return two(criterion)
 
@@ -264,6 +263,23 @@ class Weighted(nn.Module):
 @planted("sum-mismatch", "reg_loss")
 def weight_never_applied() -> Any:
     return two(Weighted(False))
+
+
+@planted("sum-mismatch", "reg_loss")
+def weight_never_applied_behind_a_function() -> Any:
+    module = Weighted(False)
+
+    def adapted(outputs: Any, batch: Any) -> Any:
+        return module(outputs, batch)
+
+    return two(lambda o, b: adapted(o, b))
+
+
+@planted("unreached-parameter", "criterion.spare")
+def parameter_of_the_criterion_never_used() -> Any:
+    module = Weighted(True)
+    module.spare = nn.Parameter(torch.zeros(2))
+    return two(lambda o, b: module(o, b))
 
 
 @planted("sum-mismatch", "reg_loss")
@@ -820,13 +836,25 @@ def weights_kept_twice() -> Any:
         def __init__(self, weights: dict[str, float]) -> None:
             super().__init__()
             self.weights = weights
-            self.register_buffer("table", torch.tensor(list(weights.values())))
+            self.table = nn.Buffer(torch.tensor(list(weights.values())))
 
         def forward(self, outputs: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
             parts = {"cls": cls_loss(outputs, batch), "reg": reg_loss(outputs, batch)}
             return (torch.stack(list(parts.values())) * self.table).sum(), parts
 
     return two(Kept({"cls": 0.7, "reg": 0.2}))
+
+
+@healthy
+def distilled_from_a_teacher() -> Any:
+    torch.manual_seed(7)
+    teacher = Heads(cls=2, spare=1)
+
+    def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
+        like = F.mse_loss(outputs["cls"], teacher(batch["input"])["cls"].detach())
+        return {"cls": cls_loss(outputs, batch), "reg": reg_loss(outputs, batch), "like": like}
+
+    return two(criterion)
 
 
 @healthy

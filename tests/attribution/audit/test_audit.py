@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from headwise.attribution import audit
+from tests.attribution.audit import planted_dense
 from tests.attribution.audit.planted import HEALTHY, PLANTED
+
+assert planted_dense.__name__  # it registers its cases
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -29,7 +29,7 @@ def state(model: nn.Module) -> dict[str, Any]:
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
     grads = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
     modes = {name: module.training for name, module in model.named_modules()}
-    draws = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    draws = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
     return {"tensors": tensors, "grads": grads, "modes": modes, "draws": draws, "enabled": torch.is_grad_enabled()}
 
 
@@ -54,11 +54,11 @@ class Rough(nn.Module):
 
     def __init__(self, fails: bool) -> None:
         super().__init__()
-        self.register_buffer("steps", torch.zeros(()))
+        self.steps = nn.Buffer(torch.zeros(()))
         self.log_var, self.fails, self.calls = nn.Parameter(torch.zeros(())), fails, 0
 
     def forward(self, outputs: Any, batch: Any) -> dict[str, Tensor]:
-        self.steps += 1
+        self.steps.add_(1)
         self.calls += 1
         outputs["cls"].mul_(0.5 + random.random() + float(np.random.rand()) + float(torch.rand(())))  # noqa: NPY002
         batch["value"].zero_()
@@ -73,7 +73,7 @@ class Rough(nn.Module):
 def test_the_users_model_and_data_are_left_as_they_were(fails):
     torch.manual_seed(0)
     model, criterion, data = Heads(dropout=0.3, cls=2, reg=1), Rough(False), batches()
-    sum(both(model(data[0]["input"]), data[0]).values()).backward()
+    torch.stack(list(both(model(data[0]["input"]), data[0]).values())).sum().backward()
     model.trunk[1].eval()
     criterion.fails = fails
     before = state(model), state(criterion), criterion.calls, copy.deepcopy(data)
@@ -121,7 +121,7 @@ def test_one_graph_is_audited_as_far_as_it_goes():
         assert ("untrained-output" in kinds) == (len(subject) == 3)
         assert {"outside-mask", "mutated-input", "host-sync"} <= report.unaudited.keys()
         assert "not audited" in str(report)
-    sum(loss for loss in losses.values()).backward()  # the graph is still the user's
+    torch.stack(list(losses.values())).sum().backward()  # the graph is still the user's
 
 
 REPORTS = ["textsnake_names", "head_never_used", "square_root_at_zero", "plain_dict", "mean_of_means"]
@@ -186,7 +186,8 @@ def test_split_is_measured():
     """Halves of 3 and 1 selected elements: the gradient of the whole is known by hand."""
 
     def criterion(output: Tensor, batch: Any) -> Tensor:
-        return (output[:, 0] * batch["mask"]).sum() / batch["mask"].sum()
+        found: Tensor = (output[:, 0] * batch["mask"]).sum() / batch["mask"].sum()
+        return found
 
     batch = {"input": torch.ones(4, 1), "mask": torch.tensor([1.0, 1.0, 1.0, 0.0])}
     report = audit({"model": nn.Linear(1, 1), "batches": [batch], "criterion": criterion})
@@ -217,7 +218,7 @@ def test_warnings_of_the_code_are_told_once():
         (two(lambda o, b: None), "returned None, in which there is no loss"),
         (two(lambda o, b: o["nope"]), r"criterion raised KeyError: 'nope' \(test_audit_report.py:\d+ in <lambda>"),
         (two(both, total=lambda losses: losses["clss"]), "total raised KeyError: 'clss'"),
-        (two(both, total=lambda losses: torch.ones(2, requires_grad=True)), r"must return a scalar, found shape \(2,\)"),
+        (two(both, total=lambda losses: torch.ones(2)), r"must return a scalar, found shape \(2,\)"),
         (two(both, reads={"cls": "logits"}), r"reads\['cls'\]: path 'logits'"),
         (two(both, reads={"class": "cls"}), "reads names class, but the criterion returned cls, reg"),
         (two(both, masks={"reg": "valid"}), "the batch has no 'valid'"),

@@ -128,7 +128,7 @@ class Facts:
     parameters: Mapping[str, int]
     frozen: tuple[str, ...] = ()
     regions: Mapping[str, Sequence[tuple[str, tuple[int, ...] | None]]] = field(default_factory=dict)
-    criterion_parameters: tuple[str, ...] = ()
+    criterion_parameters: Mapping[str, int] = field(default_factory=dict)
     declared: Mapping[str, float] = field(default_factory=dict)
     weight_faults: Sequence[tuple[str, str, float, float]] = ()
     unaudited: Mapping[str, str] = field(default_factory=dict)

@@ -183,7 +183,7 @@ def unreached_parameters(facts: Facts) -> Iterator[Finding]:
     wanted = [*facts.parameters, *facts.criterion_parameters]
     missing = [name for name in wanted if name not in reached]
     for module, members in _by_module(missing, wanted).items():
-        numel = sum(facts.parameters.get(name, 0) for name in members)
+        numel = sum({**facts.parameters, **facts.criterion_parameters}[name] for name in members)
         subject = ", ".join(members) if len(members) <= 4 else f"{module}.* ({listed(members, 3)})"
         yield Finding(
             "unreached-parameter",

@@ -7,13 +7,14 @@ import math
 import os
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from headwise.attribution.audit.callables import callables_behind
 from headwise.attribution.audit.conduct import book_conduct
 from headwise.attribution.audit.evaluate import Evaluation, call_criterion, evaluate
 from headwise.attribution.audit.facts import BatchFacts, Facts
@@ -76,8 +77,9 @@ def audit(subject: Any, *, strict: bool = False) -> AuditReport:
             with held_still(plan.model):
                 facts = _graph_facts(plan)
         else:
-            with held_still(plan.model, plan.criterion, plan.total):
+            with held_still(plan.model, *callables_behind(plan.criterion, plan.total, model=plan.model)):
                 facts = _subject_facts(plan)
+    caught = [each for each in caught if not each.filename.startswith(os.path.dirname(__file__))]
     told = {f"{os.path.basename(w.filename)}:{w.lineno}": str(w.message).splitlines()[0] for w in reversed(caught)}
     return _report(facts, strict, tuple(f"{place} {text}" for place, text in reversed(told.items())))
 
@@ -98,7 +100,7 @@ def _graph_facts(plan: GraphSubject) -> Facts:
 
 def _subject_facts(plan: Subject) -> Facts:
     parameters, frozen = _parameters(plan.model, plan.frozen)
-    own = _criterion_parameters(plan, parameters)
+    own = _criterion_parameters(plan)
     batches, regions, replays = [], {}, []
     for batch in plan.first_batches():
         first = evaluate(plan, batch)
@@ -111,7 +113,16 @@ def _subject_facts(plan: Subject) -> Facts:
     faults, declared = _weights(plan, batches, replays, unaudited)
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
     _check_names(plan, batches)
-    return Facts(tuple(batches), sizes, tuple(frozen), regions, tuple(own), declared, faults, unaudited)
+    return Facts(
+        tuple(batches),
+        sizes,
+        tuple(frozen),
+        regions,
+        {name: p.numel() for name, p in own.items()},
+        declared,
+        faults,
+        unaudited,
+    )
 
 
 def _parameters(model: nn.Module, frozen: Any) -> tuple[dict[str, Tensor], list[str]]:
@@ -128,19 +139,20 @@ def _parameters(model: nn.Module, frozen: Any) -> tuple[dict[str, Tensor], list[
     return trained, still
 
 
-def _criterion_parameters(plan: Subject, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if not isinstance(plan.criterion, nn.Module):
-        return {}
+def _criterion_parameters(plan: Subject) -> dict[str, Tensor]:
+    """Learnable parameters of the criterion; of modules behind a function their own (the others may be a teacher's)."""
     taken = {id(parameter) for parameter in plan.model.parameters()}
-    frozen = [plan.frozen] if isinstance(plan.frozen, str) else plan.frozen
-    named = plan.criterion.named_parameters("criterion")
-    return {
-        name: parameter
-        for name, parameter in named
-        if parameter.requires_grad
-        and id(parameter) not in taken
-        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in frozen)
-    }
+    patterns = [plan.frozen] if isinstance(plan.frozen, str) else plan.frozen
+    found: dict[str, Tensor] = {}
+    for item in callables_behind(plan.criterion, plan.total, model=plan.model):
+        if not isinstance(item, nn.Module):
+            continue
+        for name, parameter in item.named_parameters("criterion", recurse=item is plan.criterion):
+            frozen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+            if parameter.requires_grad and not frozen and id(parameter) not in taken:
+                taken.add(id(parameter))
+                found[name] = parameter
+    return found
 
 
 def _leaves(outputs: Any) -> Any:
@@ -177,7 +189,7 @@ def _weights(
     """Faults of the weights that the code declares, and the declared numbers."""
     values = [{**facts.values, **facts.logs} for facts in batches]
     names = tuple(dict.fromkeys(name for each in values for name in each))
-    functions = [function for function in (plan.criterion, plan.total) if function is not None]
+    functions = callables_behind(plan.criterion, plan.total, model=plan.model)
     zeros = dict.fromkeys(declared_zero(functions, names), 0.0)
 
     def total() -> float:

@@ -8,11 +8,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from headwise.attribution.audit.callables import named_values
 from headwise.attribution.audit.losses import plain_name
 
 _WEIGHTISH = re.compile(
@@ -64,7 +66,7 @@ def weight_faults(functions: Sequence[Any], losses: Sequence[str], total: Callab
     """Try every weight that the code declares for a loss.
 
     Args:
-        functions: Criterion and total.
+        functions: Criterion and total, and what stands behind them.
         losses: The losses' names.
         total: Calls both again and returns the value of the total.
 
@@ -186,35 +188,14 @@ def _tensor_knobs(name: str, values: Tensor, losses: Sequence[str]) -> Iterator[
         yield Knob(loss, f"{name}[{index}]", float(values[index]), replace, float(values[index]))
 
 
-def _places(function: Any) -> Iterator[tuple[Any, str, Any]]:
-    """Every name that a function reads: its keywords, closure, globals, and the attributes of its object."""
-    while isinstance(function, functools.partial):
-        yield from ((function.keywords, name, value) for name, value in function.keywords.items())
-        function = function.func
-    owner = getattr(function, "__self__", None) or (function if not hasattr(function, "__code__") else None)
-    if owner is not None:
-        modules = owner.modules() if isinstance(owner, nn.Module) else [owner]
-        for each in (each for each in modules if not type(each).__module__.startswith("torch.")):
-            yield from ((each, name, value) for name, value in _attributes(each))
-    code_holder = getattr(function, "__func__", function)
-    if not hasattr(code_holder, "__code__"):
-        code_holder = getattr(type(function), "forward", None) or type(function).__call__
-    code = getattr(code_holder, "__code__", None)
-    if code is None or code_holder is None:
-        return
-    for name, cell in zip(code.co_freevars, code_holder.__closure__ or (), strict=True):
-        try:
-            yield cell, name, cell.cell_contents
-        except ValueError:
-            continue
-    for name in _global_names(code):
-        if name in code_holder.__globals__:
-            yield code_holder.__globals__, name, code_holder.__globals__[name]
-
-
-def _global_names(code: Any) -> set[str]:
-    inner = [const for const in code.co_consts if hasattr(const, "co_names")]
-    return set(code.co_names).union(*(_global_names(const) for const in inner))
+def _places(item: Any) -> Iterator[tuple[Any, str, Any]]:
+    """What a callable names itself: a partial's keywords, a function's closure and globals, an object's attributes."""
+    if isinstance(item, functools.partial):
+        yield from ((item.keywords, name, value) for name, value in item.keywords.items())
+    elif isinstance(item, FunctionType):
+        yield from named_values(item)
+    elif not isinstance(item, MethodType) and not type(item).__module__.startswith("torch."):
+        yield from ((item, name, value) for name, value in _attributes(item))
 
 
 def _attributes(owner: Any) -> list[tuple[str, Any]]:
