@@ -13,7 +13,7 @@ def books(value: float = 2.0, finite: bool = True) -> Books:
         outputs = {f"maps[{name}]": OutputBooks(0.5, finite)}
         return TermBooks(value, 0.5, value / 2, 0.5, 0.25, finite, True, outputs)
 
-    return Books(3, {"sin": term("sin"), "cos": term("cos"), "radius": term("r")}, {("sin", "cos"): -0.5})
+    return Books(3, {"sin": term("sin"), "cos": term("cos"), "radius": term("r")}, cosines={("sin", "cos"): -0.5})
 
 
 def entry(step: int, value: float = 2.0) -> dict[str, Any]:
