@@ -220,7 +220,6 @@ def test_warnings_of_the_code_are_told_once():
         (two(both, total=lambda losses: losses["clss"]), "total raised KeyError: 'clss'"),
         (two(both, total=lambda losses: torch.ones(2)), r"must return a scalar, found shape \(2,\)"),
         (two(both, reads={"cls": "logits"}), r"reads\['cls'\]: path 'logits'"),
-        (two(both, reads={"class": "cls"}), "reads names class, but the criterion returned cls, reg"),
         (two(both, masks={"reg": "valid"}), "the batch has no 'valid'"),
         (two(both, masks={"reg": "index"}), r"mask 'index' of shape \(4, 5\) does not fit output 'reg'"),
         (snake(masks={"maps[:, 6:9]": "mask"}), "the slice needs channels 6 to 8"),
@@ -229,6 +228,32 @@ def test_warnings_of_the_code_are_told_once():
 def test_what_cannot_run_says_why(subject, told):
     with pytest.raises(ValueError, match=told):
         audit(subject)
+
+
+def test_names_that_fit_no_loss_are_told():
+    report = audit(two(both, reads={"class": "cls", "loss_reg": "reg"}))
+    assert report.faults == ()
+    assert list(report.unaudited) == ["reads['class']"]
+    assert "the criterion returned cls, reg" in str(report)
+
+
+@pytest.mark.parametrize("path", ["1", "[1]"])
+def test_both_ways_to_write_an_index(path):
+    def criterion(outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        return F.cross_entropy(outputs[0], batch["label"]), F.l1_loss(outputs[1], batch["value"])
+
+    subject = two(criterion, forward=lambda model, batch: tuple(model(batch["input"]).values()))
+    assert audit(subject | {"reads": {"cls": "0", "reg": path}}).faults == ()
+    found = audit(subject | {"reads": {"cls": path, "reg": "0"}, "masks": {path: "mask"}}).faults
+    assert [(each.kind, each.subject) for each in found] == [
+        ("rotated-names", "cls"),
+        ("rotated-names", "reg"),
+        ("outside-mask", f"reg at {path}"),
+    ]
+
+
+def test_a_loss_that_is_switched_off_is_no_fault():
+    assert audit(two(lambda o, b: both(o, b) | {"aux": 0, "loss_edge": 0.0})).faults == ()
 
 
 def test_public_names():

@@ -54,6 +54,7 @@ class BatchFacts:
         gram: Per site (output or parameter group) the inner products of the gradients.
         channels: Per output the squared norm per loss and channel.
         unwired: Per output the channels that no graph reads, as far as graphs tell.
+        numbers: The losses that are plain Python numbers.
         uneven: The outputs whose images differ in which of their channels have a gradient.
         derived: The outputs that are computed from other outputs alone.
         wired: Per loss the outputs that are in its graph.
@@ -80,6 +81,7 @@ class BatchFacts:
     channels: dict[str, Tensor] = field(default_factory=dict)
     unwired: dict[str, frozenset[int]] = field(default_factory=dict)
     uneven: set[str] = field(default_factory=set)
+    numbers: frozenset[str] = frozenset()
     derived: frozenset[str] = frozenset()
     wired: dict[str, set[str]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)

@@ -70,10 +70,10 @@ def _only_own_parameters(facts: Facts, name: str, values: list[float]) -> bool:
 
 def _reported_only(facts: Facts, name: str) -> bool:
     """A number that the total does not use, and that is not called a loss, is a metric."""
-    if "loss" in name.lower() or name in facts.regions:
-        return False
+    if all(name in batch.numbers and batch.values[name] == 0 for batch in facts.holding(name)):
+        return True  # switched off, or a loss of objects where there are none
     unused = any(not batch.default_total and not _in_value(batch, name) for batch in facts.holding(name))
-    return unused or is_metric_name(name)
+    return (unused and "loss" not in name.lower() and name not in facts.regions) or is_metric_name(name)
 
 
 def _in_value(batch: BatchFacts, name: str) -> bool:

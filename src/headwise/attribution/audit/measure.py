@@ -65,6 +65,7 @@ def _bare(found: Evaluation, live: Mapping[str, Tensor]) -> BatchFacts:
         names=tuple(term.name for term in terms),
         values={term.name: term.number for term in terms},
         live=frozenset(live),
+        numbers=frozenset(term.name for term in terms if not isinstance(term.value, Tensor)),
         silenced=frozenset(t.name for t in terms if t.name in live and (t.weight == 0 or is_silenced(live[t.name]))),
         logs={entry.name: entry.number for entry in found.parts.logs},
         total=None if found.total is None else float(found.total.detach()),

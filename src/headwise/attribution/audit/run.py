@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -37,7 +37,7 @@ from headwise.attribution.audit.find_reach import (
 from headwise.attribution.audit.find_sum import coefficients, sum_mismatches
 from headwise.attribution.audit.finding import Finding
 from headwise.attribution.audit.guard import held_still, kept_buffers_of
-from headwise.attribution.audit.losses import take_apart
+from headwise.attribution.audit.losses import plain_name, take_apart
 from headwise.attribution.audit.measure import channel_dim, measure
 from headwise.attribution.audit.report import AuditReport
 from headwise.attribution.audit.structure import mapped, outputs_of, resolve
@@ -111,8 +111,9 @@ def _subject_facts(plan: Subject) -> Facts:
         replays.append(Evaluation(first.batch, _leaves(first.outputs), {}, first.parts, None, True))
     unaudited = {kind: reason for facts in batches for kind, reason in facts.unaudited.items()}
     faults, declared = _weights(plan, batches, replays, unaudited)
+    own_names = _own_names(plan.reads, "reads", batches, unaudited)
+    regions = {own_names[name]: region for name, region in regions.items() if name in own_names}
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
-    _check_names(plan, batches)
     return Facts(
         tuple(batches),
         sizes,
@@ -172,15 +173,21 @@ def _regions(plan: Subject, found: Evaluation) -> dict[str, list[tuple[str, tupl
     return regions
 
 
-def _check_names(plan: Subject, batches: list[BatchFacts]) -> None:
-    known = {name for facts in batches for name in (*facts.names, *facts.logs)}
-    for field, given in (("reads", plan.reads), ("weights", plan.weights)):
-        unknown = [str(name) for name in given if str(name) not in known]
-        if unknown:
-            raise ValueError(
-                f"audit: {field} names {', '.join(unknown)}, but the criterion returned {', '.join(sorted(known))}. "
-                "Use the criterion's keys; for a tuple, name all of its losses in order."
+def _own_names(
+    given: Mapping[str, Any], what: str, batches: list[BatchFacts], unaudited: dict[str, str]
+) -> dict[str, str]:
+    """The losses that `reads` or `weights` speak of, by the name that was given; what fits no loss is told."""
+    known = list(dict.fromkeys(name for facts in batches for name in (*facts.names, *facts.logs)))
+    found = {}
+    for name in map(str, given):
+        close = [name] if name in known else [other for other in known if plain_name(other) == plain_name(name)]
+        if len(close) == 1:
+            found[name] = close[0]
+        else:
+            unaudited[f"{what}[{name!r}]"] = (
+                f"the criterion returned {', '.join(known)}; use its keys, and for a tuple name all its losses in order"
             )
+    return found
 
 
 def _weights(
@@ -212,7 +219,8 @@ def _weights(
         for each in faults
         if any(value.get(each.loss) for value in values) and not (each.power == 0 and _is_applied(each, batches))
     ]
-    return told, zeros | {str(name): float(value) for name, value in plan.weights.items()}
+    declared = _own_names(plan.weights, "weights", batches, unaudited)
+    return told, zeros | {declared[str(name)]: float(v) for name, v in plan.weights.items() if str(name) in declared}
 
 
 def _is_applied(fault: WeightFault, batches: list[BatchFacts]) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headwise.criterion.paths import Channels as Slice
-from headwise.criterion.paths import children, expand, join, leaves, parse
+from headwise.criterion.paths import Path, children, expand, get, join, leaves, parse
 
 
 def mapped(structure: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -85,26 +85,29 @@ def resolve(text: str, structure: Any, what: str) -> list[tuple[str, Slice | Non
     Raises:
         ValueError: The path is none, or leads nowhere.
     """
-    try:
-        path = parse(text)
-    except ValueError as error:
-        raise ValueError(f"audit: {what}: {error}") from None
-    if isinstance(structure, Tensor) and len(path.steps) > 1:
-        raise ValueError(f"audit: {what}: path {text!r} goes into a structure, but the network returned one tensor.")
+    if isinstance(structure, Tensor) and text.strip() in ("", "output"):
+        return [("output", None)]
     tensors = outputs_of(structure)
     try:
-        found = ["output"] if isinstance(structure, Tensor) else [name for name, _ in expand(path, structure).values()]
-        below = [name for name in tensors for prefix in found if _is_below(name, prefix)]
+        path = parse(text)
+        if isinstance(structure, Tensor) and len(path.steps) > 1:
+            raise ValueError("it goes into a structure, but the network returned one tensor")
+        found = _named(path, structure, tensors)
         if path.channels is not None:
-            for name in below:
+            for name in found:
                 path.channels.bounds(tensors[name])
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"audit: {what}: path {text!r}: {error.args[0]}") from None
-    return [(name, path.channels) for name in below]
+    return [(name, path.channels) for name in found]
 
 
-def _is_below(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith((f"{prefix}.", f"{prefix}["))
+def _named(path: Path, structure: Any, tensors: dict[str, Tensor]) -> list[str]:
+    """The tensors at or below a path, by the names of `outputs_of` ("0" and "[0]" are one place)."""
+    if isinstance(structure, Tensor):
+        return ["output"]
+    nodes = [get(structure, steps) for _, steps in expand(path, structure).values()]
+    below = {id(tensor) for node in nodes for tensor in outputs_of(node).values()}
+    return [name for name, tensor in tensors.items() if id(tensor) in below]
 
 
 class Snapshot:
