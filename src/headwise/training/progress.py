@@ -41,8 +41,11 @@ class PlainProgress:
     """One line of text per log line."""
 
     def show(self, entry: Mapping[str, Any], num_steps: int) -> None:
-        """Show step, total, the share of each term, throughput and time left."""
-        shares = " ".join(f"{name} {term['value']:.3f} ({term['share']:.0%})" for name, term in entry["terms"].items())
+        """Show step, total, each term's value, share and gradient norm, throughput and time left."""
+        shares = " ".join(
+            f"{name} {term['value']:.3f} ({term['share']:.0%}, |g| {term['grad_norm']:.1e})"
+            for name, term in entry["terms"].items()
+        )
         self.say(
             f"step {entry['step']}/{num_steps} total {entry['total']:.4f} {shares} "
             f"{entry['images_per_second']:.1f} images/s, {time_left(entry, num_steps)} left"
