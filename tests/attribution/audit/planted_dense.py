@@ -195,6 +195,18 @@ def two_losses_on_one_output() -> Any:
 
 
 @healthy
+def two_hinges_of_one_slope() -> Any:
+    """Unlike losses whose gradients are alike: below both targets an L1 loss has the slope -1."""
+
+    def criterion(outputs: Any, batch: Any) -> Tensor:
+        low, high = (F.l1_loss(outputs["depth"], batch["depth"] + add) for add in (9.0, 20.0))
+        losses = three(outputs, batch)
+        return low + high + losses["seg"] + losses["normal"]
+
+    return dense(criterion)
+
+
+@healthy
 def relative_weights() -> Any:
     return dense(three, total=lambda losses: sum(loss / loss.detach() for loss in losses.values()))
 

@@ -208,7 +208,7 @@ def _literals(facts: Facts) -> Iterator[Finding]:
 
 def _logged(facts: Facts, told: set[str]) -> Iterator[Finding]:
     """Where the parts are only reported: which change of one of them makes them add up to the total?"""
-    repeats = sorted({each for batch in facts.batches for each in batch.repeats})
+    repeats = sorted(set.intersection(*(set(batch.repeats) for batch in facts.batches)))
     named = False
     for name, times in _fits(facts).items():
         if times == 0 and is_metric_name(name):

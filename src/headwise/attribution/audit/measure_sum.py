@@ -42,11 +42,17 @@ def book_sum(
     gram = torch.stack(grams).sum(0).nan_to_num()
     for offset, (grads, count) in enumerate(zip(extra, unnamed.values(), strict=True)):
         where = [path for path, grad in zip(facts.outputs, grads, strict=True) if grad is not None]
-        touched = sum(int((grad != 0).sum()) for grad in grads if grad is not None)
         if count > 1 and where:
             facts.repeats.append((", ".join(where), count))
-        if touched >= _FEW:
+        if _is_telling([grad for grad in grads if grad is not None]):
             _book_twins(facts, gram, len(rows) + offset, where, named)
+
+
+def _is_telling(grads: Sequence[Tensor]) -> bool:
+    """Whether a gradient is unlike those of other losses: many elements, not all of one size as those of L1 are."""
+    sizes = torch.cat([grad.detach().abs().flatten() for grad in grads]) if grads else torch.zeros(0)
+    sizes = sizes[sizes > 0]
+    return len(sizes) >= _FEW and bool(sizes.max() > 1.01 * sizes.min())
 
 
 def _book_twins(facts: BatchFacts, gram: Tensor, row: int, where: list[str], named: Mapping[str, Tensor]) -> None:

@@ -85,8 +85,9 @@ class AuditReport:
         count, notes = len(self.faults), len(self.notes)
         return (
             f"{count or 'no'} finding{'s' if count != 1 else ''}, {notes or 'no'} note{'s' if notes != 1 else ''}: "
-            f"{len(self.losses)} losses, {len(self.outputs)} outputs and {self.num_parameters} trainable parameters "
-            f"over {self.num_batches} batch{'es' if self.num_batches != 1 else ''}"
+            f"{_counted(len(self.losses), 'loss', 'losses')}, {_counted(len(self.outputs), 'output', 'outputs')} and "
+            f"{_counted(self.num_parameters, 'trainable parameter', 'trainable parameters')} over "
+            f"{_counted(self.num_batches, 'batch', 'batches')}"
         )
 
     def __str__(self) -> str:
@@ -107,6 +108,10 @@ class AuditReport:
         if self.warned:
             parts.append("\n".join(wrapped(f"the code warned: {text}") for text in self.warned))
         return "\n\n".join(parts)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _cell(table: Table, loss: str, site: str) -> str:
