@@ -275,6 +275,15 @@ def weight_never_applied_behind_a_function() -> Any:
     return two(lambda o, b: adapted(o, b))
 
 
+@planted("sum-mismatch", "reg")
+def weight_never_applied_in_a_scalar() -> Any:
+    class Summed(Weighted):
+        def forward(self, outputs: Any, batch: Any) -> Any:
+            return torch.stack(list(super().forward(outputs, batch).values())).sum()
+
+    return two(Summed(False))
+
+
 @planted("unreached-parameter", "criterion.spare")
 def parameter_of_the_criterion_never_used() -> Any:
     module = Weighted(True)
@@ -731,6 +740,12 @@ def masks_that_hold() -> Any:
 def weights_applied_once() -> Any:
     criterion = Weighted(True)
     return two(criterion, total=lambda losses: losses["cls_loss"] + losses["reg_loss"])
+
+
+@healthy
+def weights_applied_in_a_scalar() -> Any:
+    criterion = Weighted(True)
+    return two(lambda o, b: torch.stack(list(criterion(o, b).values())).sum())
 
 
 @healthy

@@ -196,6 +196,9 @@ def _weights(
     """Faults of the weights that the code declares, and the declared numbers."""
     values = [{**facts.values, **facts.logs} for facts in batches]
     names = tuple(dict.fromkeys(name for each in values for name in each))
+    if len(names) == 1:
+        # Of a single number nothing has a name but the outputs that it was computed from.
+        names += tuple(path for path in batches[0].outputs if path != names[0])
     functions = callables_behind(plan.criterion, plan.total, model=plan.model)
     zeros = dict.fromkeys(declared_zero(functions, names), 0.0)
 
@@ -217,7 +220,8 @@ def _weights(
     told = [
         (each.loss, each.label, each.value, each.power)
         for each in faults
-        if any(value.get(each.loss) for value in values) and not (each.power == 0 and _is_applied(each, batches))
+        if any(value.get(each.loss, each.loss in names[1:]) for value in values)
+        and not (each.power == 0 and _is_applied(each, batches))
     ]
     declared = _own_names(plan.weights, "weights", batches, unaudited)
     return told, zeros | {declared[str(name)]: float(v) for name, v in plan.weights.items() if str(name) in declared}
