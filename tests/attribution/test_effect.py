@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
-from headwise.attribution.effect import Effect, ForwardModeWarning, effect
-from headwise.attribution.update import LastUpdate, next_update
+from headwise.attribution.jacobians.effect import Effect, ForwardModeWarning, effect
+from headwise.attribution.jacobians.update import LastUpdate, next_update
 from tests.attribution.brute import Net, rows, three_losses
 
 Closure = Callable[[], dict[str, Tensor]]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headwise.attribution.jacobian import jacobian
-from headwise.attribution.jacobian_table import JacobianTable
-from headwise.attribution.streaming import on_gradient
+from headwise.attribution.jacobians.jacobian import jacobian
+from headwise.attribution.jacobians.jacobian_table import JacobianTable
+from headwise.attribution.jacobians.streaming import on_gradient
 from tests.attribution.brute import Net, rows, setup
 
 OPTIONS: list[dict[str, bool]] = [{}, {"use_checkpoint": True}, {"in_place": True}, {"norm": False}]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from headwise.attribution.effect import effect
-from headwise.attribution.jacobian import jacobian
-from headwise.attribution.sampler import JacobianSampler
-from headwise.attribution.sum_check import check_sum
-from headwise.attribution.trace import trace
+from headwise.attribution.jacobians.effect import effect
+from headwise.attribution.jacobians.jacobian import jacobian
+from headwise.attribution.jacobians.sampler import JacobianSampler
+from headwise.attribution.sums.sum_check import check_sum
+from headwise.attribution.tracing.trace import trace
 from tests.attribution.brute import rows
 
 STEPS = 3

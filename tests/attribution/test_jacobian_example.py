@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.jacobian import jacobian
-from headwise.attribution.trace import trace
+from headwise.attribution.jacobians.jacobian import jacobian
+from headwise.attribution.tracing.trace import trace
 
 PUBLISHED = [-3.1262, -3.2873, -1.6929, 0.17363, -1.6902, -5.3823, 8.4e-07, 5.3823, 1.6902]
 

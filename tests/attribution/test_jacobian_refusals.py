@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from headwise.attribution.jacobian import jacobian
+from headwise.attribution.jacobians.jacobian import jacobian
 
 
 def test_reentrant_checkpoint_is_refused() -> None:

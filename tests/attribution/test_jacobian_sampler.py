@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from headwise.attribution.jacobian import jacobian
-from headwise.attribution.jacobian_table import JacobianTable
-from headwise.attribution.sampler import JacobianSampler
+from headwise.attribution.jacobians.jacobian import jacobian
+from headwise.attribution.jacobians.jacobian_table import JacobianTable
+from headwise.attribution.jacobians.sampler import JacobianSampler
 from tests.attribution.brute import Net, three_losses
 
 GROUPS = {"trunk": ["stem.*", "block.*"], "heads": "*"}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.attribution.streaming import on_gradient
-from headwise.attribution.sum_check import SumCheck, check_sum
-from headwise.attribution.sum_measure import coefficients, statistics
+from headwise.attribution.jacobians.streaming import on_gradient
+from headwise.attribution.sums.sum_check import SumCheck, check_sum
+from headwise.attribution.sums.sum_measure import coefficients, statistics
 from tests.attribution.brute import Net, three_losses
 
 Closure = Callable[[], dict[str, Tensor]]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headwise.attribution import graph
-from headwise.attribution.graph import PRIVATE_ATTRIBUTES
-from headwise.attribution.trace import trace
+from headwise.attribution.tracing import graph
+from headwise.attribution.tracing.graph import PRIVATE_ATTRIBUTES
+from headwise.attribution.tracing.trace import trace
 from tests.attribution.brute import Net, rows, setup
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.attribution.trace import trace
+from headwise.attribution.tracing.trace import trace
 
 CHANNELS = 6
 

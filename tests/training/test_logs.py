@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headwise.attribution.books import Books, OutputBooks, TermBooks
+from headwise.attribution.ledger.books import Books, OutputBooks, TermBooks
 from headwise.training.logs import JsonLines, RunLog, step_entry
 
 

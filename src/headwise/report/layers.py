@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headwise.attribution.jacobian_table import JacobianTable
-from headwise.attribution.trace_table import Trace
+from headwise.attribution.jacobians.jacobian_table import JacobianTable
+from headwise.attribution.tracing.trace_table import Trace
 
 
 @dataclass(frozen=True)

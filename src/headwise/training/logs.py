@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headwise.attribution.books import Books, TermBooks
+from headwise.attribution.ledger.books import Books, TermBooks
 from headwise.training.checkpoints import write_atomically
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headwise.attribution.ledger import Ledger
+from headwise.attribution.ledger.ledger import Ledger
 from headwise.training.checkpoints import (
     newest_checkpoint,
     random_state,

@@ -14,7 +14,7 @@ from headwise.attribution.audit.facts import BatchFacts
 from headwise.attribution.audit.structure import mapped, outputs_of
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.audit.syncs import SyncCounter
-from headwise.attribution.held import same_draw
+from headwise.attribution.jacobians.held import same_draw
 
 _SEED = 20_011
 

@@ -13,7 +13,7 @@ from headwise.attribution.audit.guard import SubjectError, kept_buffers_of, user
 from headwise.attribution.audit.losses import Returned, take_apart
 from headwise.attribution.audit.structure import Snapshot, cloned, copied, outputs_of
 from headwise.attribution.audit.subject import Subject
-from headwise.attribution.held import same_draw
+from headwise.attribution.jacobians.held import same_draw
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from headwise.attribution.audit.facts import TOTAL, Facts, MaskFact, NonFinite
 from headwise.attribution.audit.finding import Finding
 from headwise.attribution.audit.losses import plain_name
-from headwise.attribution.text import names as listed
+from headwise.attribution.tracing.text import names as listed
 
 Region = tuple[str, tuple[int, ...] | None]
 _FAINT = 1e-6
@@ -141,7 +141,7 @@ def _told(region: Sequence[Region]) -> str:
 
 
 def _text(path: str, channels: tuple[int, ...] | None) -> str:
-    from headwise.attribution.channels import ranges
+    from headwise.attribution.tracing.channels import ranges
 
     return path if channels is None else f"{path}[:, {ranges(channels, -1)}]"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from headwise.attribution.audit.facts import TOTAL, BatchFacts, Facts
 from headwise.attribution.audit.finding import Finding
 from headwise.attribution.audit.losses import is_metric_name
-from headwise.attribution.channels import ranges
-from headwise.attribution.text import names as listed
+from headwise.attribution.tracing.channels import ranges
+from headwise.attribution.tracing.text import names as listed
 
 _RELATIVE = 1e-5
 _ELASTICITY = 1e-6

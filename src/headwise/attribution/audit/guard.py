@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headwise.attribution.held import same_draw, without_reducer
+from headwise.attribution.jacobians.held import same_draw, without_reducer
 
 _PACKAGES = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
 

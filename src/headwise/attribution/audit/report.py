@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headwise.attribution.audit.finding import Finding
-from headwise.attribution.text import columns, names, wrapped
+from headwise.attribution.tracing.text import columns, names, wrapped
 
 Table = Mapping[str, Mapping[str, float]]
 

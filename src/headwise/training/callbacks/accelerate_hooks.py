@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from headwise.attribution.books import Books
+from headwise.attribution.ledger.books import Books
 from headwise.training.callbacks.keeper import Keeper, Source
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from headwise.attribution.books import Books
+from headwise.attribution.ledger.books import Books
 from headwise.training.callbacks.keeper import Keeper, Source
 from headwise.training.callbacks.writers import Writers
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from headwise.attribution.books import Books
-from headwise.attribution.ledger import Ledger
+from headwise.attribution.ledger.books import Books
+from headwise.attribution.ledger.ledger import Ledger
 from headwise.criterion import Criterion
 from headwise.training.callbacks.keys import log_entries
 
@@ -116,5 +116,5 @@ def _ledger_of(source: Readable | Wrapped) -> Readable:
         return source.ledger
     raise ValueError(
         f"books of {type(source).__name__}: expected a headwise Criterion, a Ledger, or a criterion wrapped with "
-        "headwise.attribution.wrap. Wrap a criterion of your own first."
+        "headwise.attribution.ledger.wrap. Wrap a criterion of your own first."
     )

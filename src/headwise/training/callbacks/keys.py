@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwise.attribution.books import Books
+from headwise.attribution.ledger.books import Books
 
 
 def log_entries(books: Books, prefix: str = "headwise") -> dict[str, float]:

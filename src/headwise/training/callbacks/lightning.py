@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from headwise.attribution.books import Books
+from headwise.attribution.ledger.books import Books
 from headwise.training.callbacks.keeper import Keeper, Source
 
 

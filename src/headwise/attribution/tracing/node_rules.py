@@ -11,9 +11,9 @@ from types import MappingProxyType
 
 from torch.autograd.graph import Node
 
-from headwise.attribution.graph import Route, output_shapes
-from headwise.attribution.regions import Box, Extent, Shape, span, strided, unknown, whole
-from headwise.attribution.view_rules import (
+from headwise.attribution.tracing.graph import Route, output_shapes
+from headwise.attribution.tracing.regions import Box, Extent, Shape, span, strided, unknown, whole
+from headwise.attribution.tracing.view_rules import (
     VIEW_RULES,
     Boxes,
     Rule,

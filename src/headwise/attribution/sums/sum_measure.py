@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.grouping import chosen_parameters
-from headwise.attribution.held import call_with, same_draw, without_reducer
-from headwise.attribution.named import Losses, NamedLoss, named_losses
-from headwise.attribution.precision import in_float64, widened_state
-from headwise.attribution.suspects import Suspects, Watch, captured_tensors
+from headwise.attribution.jacobians.grouping import chosen_parameters
+from headwise.attribution.jacobians.held import call_with, same_draw, without_reducer
+from headwise.attribution.sums.precision import in_float64, widened_state
+from headwise.attribution.sums.suspects import Suspects, Watch, captured_tensors
+from headwise.attribution.tracing.named import Losses, NamedLoss, named_losses
 
 # At the limit of 1e-5 for float32, differences below 1e-6 of the norm over all parameters count as rounding.
 FLOOR = 0.1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.regions import (
+from headwise.attribution.tracing.regions import (
     MAX_ENUMERATED,
     Box,
     Extent,

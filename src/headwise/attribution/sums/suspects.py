@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from headwise.attribution.named import named_tensors
+from headwise.attribution.tracing.named import named_tensors
 
 _PACKAGES = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, __file__))
 _DETACHING = {"detach", "detach_", "item", "tolist", "numpy"}

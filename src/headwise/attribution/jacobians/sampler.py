@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.grouping import Group, Patterns, chosen_parameters, group_names
-from headwise.attribution.held import kept_buffers, same_draw
-from headwise.attribution.jacobian import jacobian, reach_bits, sum_cells, walk_losses
-from headwise.attribution.jacobian_table import JacobianTable
-from headwise.attribution.named import Losses, weighted_values
-from headwise.attribution.refusals import refuse_unsafe, wrapped_by_ddp
-from headwise.attribution.streaming import inner_product, on_gradient, square_norm, stream
+from headwise.attribution.jacobians.grouping import Group, Patterns, chosen_parameters, group_names
+from headwise.attribution.jacobians.held import kept_buffers, same_draw
+from headwise.attribution.jacobians.jacobian import jacobian, reach_bits, sum_cells, walk_losses
+from headwise.attribution.jacobians.jacobian_table import JacobianTable
+from headwise.attribution.jacobians.refusals import refuse_unsafe, wrapped_by_ddp
+from headwise.attribution.jacobians.streaming import inner_product, on_gradient, square_norm, stream
+from headwise.attribution.tracing.named import Losses, weighted_values
 
 
 @dataclass(frozen=True, eq=False)

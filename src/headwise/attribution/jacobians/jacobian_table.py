@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.refusals import wrapped_by_ddp
-from headwise.attribution.text import columns, names
+from headwise.attribution.jacobians.refusals import wrapped_by_ddp
+from headwise.attribution.tracing.text import columns, names
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from headwise.attribution.audit.losses import Entry, take_apart
 from headwise.attribution.audit.structure import outputs_of, resolve
-from headwise.attribution.books import Books, OutputBooks, TermBooks
+from headwise.attribution.ledger.books import Books, OutputBooks, TermBooks
 from headwise.criterion.paths import Channels as Slice
 
 _PER_OUTPUT = 2  # a square, and a count of elements that are not finite

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.books import Books
-from headwise.attribution.rows import Columns, Step, read_steps
+from headwise.attribution.ledger.books import Books
+from headwise.attribution.ledger.rows import Columns, Step, read_steps
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.feature_junction import Junction
 from headwise.criterion.junction import Policy

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from headwise.attribution.channels import Channels, ranges
-from headwise.attribution.text import columns, names, wrapped
+from headwise.attribution.tracing.channels import Channels, ranges
+from headwise.attribution.tracing.text import columns, names, wrapped
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Literal
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
-from headwise.attribution.graph import gradient_edge, leaf_masks, topological, walk
-from headwise.attribution.sum_measure import FirstPass, Passes
-from headwise.attribution.text import names
+from headwise.attribution.sums.sum_measure import FirstPass, Passes
+from headwise.attribution.tracing.graph import gradient_edge, leaf_masks, topological, walk
+from headwise.attribution.tracing.text import names
 
 Kind = Literal["in-place", "detach", "random-draw", "grad-mode", "nonlinear-backward", "total"]
 

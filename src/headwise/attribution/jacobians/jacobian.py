@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.graph import Walk, gradient_edge, leaf_masks, walk
-from headwise.attribution.grouping import Group, Patterns, chosen_parameters, group_names
-from headwise.attribution.held import kept_buffers, same_draw
-from headwise.attribution.jacobian_table import JacobianTable
-from headwise.attribution.named import Losses, weighted_values
-from headwise.attribution.passes import Passes, deepest_first
-from headwise.attribution.refusals import refuse_unsafe, wrapped_by_ddp
+from headwise.attribution.jacobians.grouping import Group, Patterns, chosen_parameters, group_names
+from headwise.attribution.jacobians.held import kept_buffers, same_draw
+from headwise.attribution.jacobians.jacobian_table import JacobianTable
+from headwise.attribution.jacobians.passes import Passes, deepest_first
+from headwise.attribution.jacobians.refusals import refuse_unsafe, wrapped_by_ddp
+from headwise.attribution.tracing.graph import Walk, gradient_edge, leaf_masks, walk
+from headwise.attribution.tracing.named import Losses, weighted_values
 
 
 def jacobian(

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from headwise.attribution.channels import Channels, channel_dim_of
+from headwise.attribution.tracing.channels import Channels, channel_dim_of
 
 Probe = Literal["value", "nan"]
 

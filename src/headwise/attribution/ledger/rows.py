@@ -10,7 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from headwise.attribution.books import Books, FeatureBooks, OutputBooks, TermBooks
+from headwise.attribution.ledger.books import Books, FeatureBooks, OutputBooks, TermBooks
 from headwise.criterion.junction import SEED_COLUMNS
 from headwise.criterion.layout import Layout
 from headwise.criterion.stats import num_columns

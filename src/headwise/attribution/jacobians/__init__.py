@@ -1,0 +1,1 @@
+"""Exact terms x parameters, its sampler, and what a step does to each loss."""
