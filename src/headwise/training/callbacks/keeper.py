@@ -116,5 +116,5 @@ def _ledger_of(source: Readable | Wrapped) -> Readable:
         return source.ledger
     raise ValueError(
         f"books of {type(source).__name__}: expected a headwise Criterion, a Ledger, or a criterion wrapped with "
-        "headwise.attribution.ledger.wrap. Wrap a criterion of your own first."
+        "headwise.attribution.wrap. Wrap a criterion of your own first."
     )
