@@ -11,6 +11,7 @@ from torch import Tensor
 from headwise.criterion.binding import Binding, Plan
 from headwise.criterion.junction import Policy, seed, split
 from headwise.criterion.layout import Part, whole
+from headwise.criterion.sink import is_closed_form
 from headwise.criterion.stats import sum_dtype
 from headwise.criterion.term import AnyTerm, RatioTerm, Term, describe, numerator_of
 from headwise.ratio import Ratio
@@ -95,7 +96,8 @@ def _hand_out(job: Job, roots: Sequence[Tensor], slots: Sequence[Tensor] | None)
     tokens = []
     for number, part in enumerate(job.parts):
         slot = None if slots is None else slots[len(job.terms) + number]
-        *read, token = split(part.layout, job.policy, job.channels, slot, [roots[root] for root in part.roots])
+        closed = [index for index, edge in enumerate(part.layout.edges) if is_closed_form(job.terms[edge.term].loss)]
+        *read, token = split(part.layout, job.policy, job.channels, slot, [roots[root] for root in part.roots], closed)
         tokens.append(token)
         for edge, each in zip(part.edges, read, strict=True):
             views[edge] = each

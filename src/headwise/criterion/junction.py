@@ -8,13 +8,14 @@ order whether the books are kept or not, hence gradients with and without are eq
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from headwise.criterion.layout import Edge, Layout
+from headwise.criterion.layout import Layout
+from headwise.criterion.sink import Sinks, view
 from headwise.criterion.stats import booked, square_norm, sum_dtype, with_channel
 
 Policy = Literal["keep", "drop", "raise"]
@@ -27,12 +28,14 @@ class NonFiniteGradientError(FloatingPointError):
 class Split(torch.autograd.Function):
     """Hands out views of the outputs along a `Layout`; see the module's description.
 
-    ``forward(layout, policy, channels, slot, *roots)`` returns one view an edge and a token: a 0-d zero that joins
-    the total, so that a backward pass from the total reaches every output, even if no term sent a gradient.
+    ``forward(layout, policy, channels, sinks, slot, *roots)`` returns one view an edge and a token: a 0-d zero that
+    joins the total, so that a backward pass from the total reaches every output, even if no term sent a gradient.
     """
 
     @staticmethod
-    def forward(layout: Layout, policy: Policy, channels: bool, slot: Tensor | None, *roots: Tensor) -> Any:
+    def forward(
+        layout: Layout, policy: Policy, channels: bool, sinks: Sinks | None, slot: Tensor | None, *roots: Tensor
+    ) -> Any:
         """One view per edge, then the token."""
         views = [view(roots[edge.root], edge) for edge in layout.edges]
         return (*views, torch.zeros((), dtype=sum_dtype(roots[0].dtype), device=roots[0].device))
@@ -41,7 +44,7 @@ class Split(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps the plan; no tensor is saved."""
         ctx.set_materialize_grads(False)
-        ctx.layout, ctx.policy, ctx.channels, slot, *roots = inputs
+        ctx.layout, ctx.policy, ctx.channels, ctx.sinks, slot, *roots = inputs
         ctx.slot_dtype = None if slot is None else slot.dtype
         ctx.like = [(root.shape, root.dtype, root.device) for root in roots]
         # Inputs of a node are its tensors: the slot, if there is one, comes before the outputs.
@@ -53,17 +56,20 @@ class Split(torch.autograd.Function):
         """Books the readers' gradients and returns their sum for every output."""
         *edge_grads, token = grads
         layout: Layout = ctx.layout
+        written = None if ctx.sinks is None else ctx.sinks.write(edge_grads)
+        if written is not None:
+            return None, None, None, None, None, written
         slot_grad = None
-        if ctx.slot_dtype is not None and ctx.needs_input_grad[3]:
+        if ctx.slot_dtype is not None and ctx.needs_input_grad[4]:
             with torch.no_grad():
                 slot_grad = booked(layout, edge_grads, ctx.channels, ctx.slot_dtype, ctx.like[0][2])
         if ctx.policy != "keep":
             edge_grads = _apply_policy(layout, ctx.policy, edge_grads)
         roots = [
             _assemble(layout, root, edge_grads, ctx.like[root], token is not None) if needed else None
-            for root, needed in enumerate(ctx.needs_input_grad[4:])
+            for root, needed in enumerate(ctx.needs_input_grad[5:])
         ]
-        return None, None, None, slot_grad, *roots
+        return None, None, None, None, slot_grad, *roots
 
 
 class Seed(torch.autograd.Function):
@@ -102,7 +108,7 @@ class ForwardModeSplit(Split):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Forward mode: the same views of the tangents."""
-        roots = tangents[4:]
+        roots = tangents[5:]
         shape_of = ctx.like
         views = []
         for edge in ctx.layout.edges:
@@ -123,7 +129,14 @@ class ForwardModeSeed(Seed):
         return tangent.view_as(tangent)
 
 
-def split(layout: Layout, policy: Policy, channels: bool, slot: Tensor | None, roots: Sequence[Tensor]) -> Any:
+def split(
+    layout: Layout,
+    policy: Policy,
+    channels: bool,
+    slot: Tensor | None,
+    roots: Sequence[Tensor],
+    closed: Collection[int] = (),
+) -> Any:
     """Hands out the outputs along a layout.
 
     Args:
@@ -132,12 +145,20 @@ def split(layout: Layout, policy: Policy, channels: bool, slot: Tensor | None, r
         channels: Whether to book every channel.
         slot: The leaf whose gradient the books are, or None.
         roots: The output tensors.
+        closed: Readings that only a loss of this library sees, so that their gradients need not exist as tensors.
 
     Returns:
         One view an edge, then the token that joins the total.
     """
-    node = Split if torch.compiler.is_compiling() else ForwardModeSplit
-    return node.apply(layout, policy, channels, slot, *roots)
+    if torch.compiler.is_compiling():
+        return Split.apply(layout, policy, channels, None, slot, *roots)
+    unseen = closed and slot is None and policy == "keep"  # else gradients are booked or judged as tensors
+    sinks = Sinks(layout, roots[0]) if unseen and Sinks.fit(layout, roots) else None
+    handed_out = ForwardModeSplit.apply(layout, policy, channels, sinks, slot, *roots)
+    if sinks is not None:
+        for number in closed:
+            handed_out[number].headwise_sink = sinks.of_edge[number]
+    return handed_out
 
 
 def seed(slot: Tensor, value: Tensor, weight: Tensor, weighted: Tensor) -> Tensor:
@@ -158,14 +179,6 @@ def seed(slot: Tensor, value: Tensor, weight: Tensor, weighted: Tensor) -> Tenso
 
 
 SEED_COLUMNS = ("calls", "factor", "factor_squared", "value", "weight")
-
-
-def view(root: Tensor, edge: Edge) -> Tensor:
-    """What one edge reads of its output."""
-    if edge.whole and edge.keep:
-        return root.view_as(root)
-    part = root.narrow(edge.dim, edge.start, edge.stop - edge.start)
-    return part if edge.keep else part.squeeze(edge.dim)
 
 
 def _apply_policy(layout: Layout, policy: Policy, grads: Sequence[Tensor | None]) -> list[Tensor | None]:

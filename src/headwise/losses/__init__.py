@@ -7,6 +7,9 @@
 from headwise.losses.cross_entropy import cross_entropy
 from headwise.losses.dice import dice
 from headwise.losses.elementwise import absolute_error, binary_cross_entropy, smooth_l1, squared_error
+from headwise.losses.embeddings import published_pull, published_push, pull, push
+from headwise.losses.gathered import gathered_smooth_l1
+from headwise.losses.gaussian_focal import gaussian_focal, published_gaussian_focal
 from headwise.losses.geometry import direction_smooth_l1, relative_smooth_l1
 from headwise.losses.hard_negative import hard_negative_cross_entropy
 from headwise.losses.published import published_direction_smooth_l1, published_relative_smooth_l1
@@ -21,8 +24,15 @@ __all__ = [
     "smooth_l1",
     "relative_smooth_l1",
     "direction_smooth_l1",
+    "gaussian_focal",
+    "pull",
+    "push",
+    "gathered_smooth_l1",
     "dice",
     "from_torch",
     "published_relative_smooth_l1",
     "published_direction_smooth_l1",
+    "published_gaussian_focal",
+    "published_pull",
+    "published_push",
 ]

@@ -6,8 +6,6 @@ count to divide by is `normalizers.elements`).
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -32,7 +30,7 @@ def binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = N
         ValueError: If a dtype or a shape does not fit.
     """
     check_elements("binary_cross_entropy", output, target, mask)
-    return fused_sum(_binary_cross_entropy, output, target, mask)
+    return fused_sum(_binary_cross_entropy, _binary_cross_entropy_gradient, output, target, mask)
 
 
 def squared_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -50,7 +48,7 @@ def squared_error(output: Tensor, target: Tensor, mask: Tensor | None = None) ->
         ValueError: If a dtype or a shape does not fit.
     """
     check_elements("squared_error", output, target, mask)
-    return fused_sum(_squared_error, output, target, mask)
+    return fused_sum(_squared_error, _squared_error_gradient, output, target, mask)
 
 
 def absolute_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -68,7 +66,7 @@ def absolute_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -
         ValueError: If a dtype or a shape does not fit.
     """
     check_elements("absolute_error", output, target, mask)
-    return fused_sum(_absolute_error, output, target, mask)
+    return fused_sum(_absolute_error, _absolute_error_gradient, output, target, mask)
 
 
 def smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:
@@ -94,7 +92,7 @@ def smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, bet
     """
     check_elements("smooth_l1", output, target, mask)
     check_beta("smooth_l1", beta)
-    return fused_sum(partial(_smooth_l1, beta=beta), output, target, mask)
+    return fused_sum(_smooth_l1, _smooth_l1_gradient, output, target, mask, beta=beta)
 
 
 def check_beta(loss: str, beta: float) -> None:
@@ -113,11 +111,12 @@ def check_beta(loss: str, beta: float) -> None:
 
 def smooth_l1_slope(difference: Tensor, beta: float) -> Tensor:
     """Derivative of the smooth L1 loss, ``clamp(d / beta, -1, 1)``."""
-    return (difference / beta).clamp(-1.0, 1.0)
+    return (difference if beta == 1.0 else difference / beta).clamp(-1.0, 1.0)
 
 
-def smooth_l1_sum(difference: Tensor, slope: Tensor, beta: float) -> Tensor:
+def smooth_l1_sum(difference: Tensor, beta: float) -> Tensor:
     """Sum of smooth L1 losses; ``slope * (d - slope * beta / 2)`` holds on both branches."""
+    slope = smooth_l1_slope(difference, beta)
     return (slope * (difference - slope * (0.5 * beta))).sum()
 
 
@@ -127,36 +126,43 @@ def _difference(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     return select(spread_mask(output, mask), output.to(dtype) - target.to(dtype), 0.0)
 
 
-def _squared_error(
-    output: Tensor, target: Tensor, mask: Tensor | None, *, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    difference = _difference(output, target, mask)
-    return difference.square().sum(), (2.0 * difference).to(output.dtype) if with_gradient else None
+def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    return _difference(output, target, mask).square().sum()
 
 
-def _absolute_error(
-    output: Tensor, target: Tensor, mask: Tensor | None, *, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    difference = _difference(output, target, mask)
-    return difference.abs().sum(), difference.sign().to(output.dtype) if with_gradient else None
+def _squared_error_gradient(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    return (2.0 * _difference(output, target, mask)).to(output.dtype)
 
 
-def _smooth_l1(
-    output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    difference = _difference(output, target, mask)
-    slope = smooth_l1_slope(difference, beta)
-    return smooth_l1_sum(difference, slope, beta), slope.to(output.dtype) if with_gradient else None
+def _absolute_error(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    return _difference(output, target, mask).abs().sum()
 
 
-def _binary_cross_entropy(
-    output: Tensor, target: Tensor, mask: Tensor | None, *, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    dtype, keep = working_dtype(output), spread_mask(output, mask)
-    logits = select(keep, output.to(dtype), 0.0)
-    probability = select(keep, target.to(dtype), 0.0)
+def _absolute_error_gradient(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    return _difference(output, target, mask).sign().to(output.dtype)
+
+
+def _smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float) -> Tensor:
+    return smooth_l1_sum(_difference(output, target, mask), beta)
+
+
+def _smooth_l1_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float) -> Tensor:
+    return smooth_l1_slope(_difference(output, target, mask), beta).to(output.dtype)
+
+
+def _binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    logits, probability, keep = _logits_and_probability(output, target, mask)
     losses = logits.clamp(min=0.0) - logits * probability + torch.log1p(torch.exp(-logits.abs()))
-    value = select(keep, losses, 0.0).sum()
-    if not with_gradient:
-        return value, None
-    return value, select(keep, torch.sigmoid(logits) - probability, 0.0).to(output.dtype)
+    return select(keep, losses, 0.0).sum()
+
+
+def _binary_cross_entropy_gradient(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    logits, probability, keep = _logits_and_probability(output, target, mask)
+    return select(keep, torch.sigmoid(logits) - probability, 0.0).to(output.dtype)
+
+
+def _logits_and_probability(
+    output: Tensor, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    dtype, keep = working_dtype(output), spread_mask(output, mask)
+    return select(keep, output.to(dtype), 0.0), select(keep, target.to(dtype), 0.0), keep

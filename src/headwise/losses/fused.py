@@ -1,76 +1,156 @@
-"""Value and gradient of a sum in one pass over the data."""
+"""A sum with a closed-form gradient as one differentiable operation that keeps nothing but its inputs.
+
+On a CPU, fresh memory and caches cost more than arithmetic: eager kernels run image by image, so that what they
+allocate is small and used again, and a gradient may be written straight to where it is needed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-# The closed form of a loss, `kernel(output, *others, with_gradient=...)`: its 0-d sum and, if asked for, the
-# gradient of that sum with respect to `output`, in the shape and dtype of `output`.
-Kernel = Callable[..., tuple[Tensor, Tensor | None]]
+# `value(output, *others, **hyper)`: the 0-d sum over all images.
+Value = Callable[..., Tensor]
+# `gradient(output, *others, **hyper)`: of that sum with respect to `output`, in its shape and dtype.
+Gradient = Callable[..., Tensor]
+# `write(into, add)`: writes a gradient into a tensor of the output's shape, or adds it to what is there.
+Write = Callable[[Tensor, bool], None]
+
+# Elements of the output that are worked on at a time: their temporaries stay in a core's cache.
+_PIECE = 1 << 18
 
 
-def fused_sum(kernel: Kernel, output: Tensor, *others: Tensor | None) -> Tensor:
-    """Runs a closed-form kernel as one differentiable operation.
+class Sink(Protocol):
+    """Takes gradients as functions that write them; an output that has one carries it as `headwise_sink`."""
 
-    Between the passes only the gradient is kept, beside references to the inputs. A backward pass that is
-    itself differentiated (``create_graph=True``) runs the kernel once more with autograd on, so a kernel is
-    made of differentiable, out-of-place operations. Forward-mode derivatives and ``torch.func`` transforms
-    work too.
+    def offer(self, write: Write) -> bool:
+        """Takes the gradient over, to be called in this same backward pass; or refuses."""
+        ...
+
+
+def fused_sum(value: Value, gradient: Gradient, output: Tensor, *others: Tensor | None, **hyper: Any) -> Tensor:
+    """Joins the closed forms of a sum and of its gradient to one differentiable operation.
+
+    Autograd would keep every intermediate result; this keeps references to the inputs, and computes the gradient when
+    it is asked for. Both functions are made of differentiable, out-of-place operations, so that a backward pass can
+    itself be differentiated (``create_graph=True``); forward-mode derivatives and ``torch.func`` transforms work too.
 
     Args:
-        kernel: The closed form; called with ``with_gradient=False`` where nobody asks for a gradient.
-        output: The only differentiable input.
-        others: Targets and masks; None is passed through.
+        value: The sum; over a part of the images (dimension 0), the sum of that part.
+        gradient: Its gradient; of a part of the images, that part of it.
+        output: The only differentiable input. Its attribute `headwise_sink`, if there is one, is offered the gradient.
+        others: Targets and masks, with the images of the output; None is passed through.
+        hyper: Keyword arguments of both.
 
     Returns:
-        The kernel's value, 0-d.
+        The sum, 0-d.
     """
+    value, gradient = partial(value, **hyper), partial(gradient, **hyper)
     if not (torch.is_grad_enabled() and output.requires_grad):
-        return kernel(output, *others, with_gradient=False)[0]
-    # Dynamo traces no Function that defines `jvp`, and compiled code has no use for it.
-    function = _FusedSum if torch.compiler.is_compiling() else _FusedSumWithTangent
-    value: Tensor = function.apply(kernel, output, *others)[0]
-    return value
+        return _summed(value, output, *others)
+    if torch.compiler.is_compiling():
+        # Dynamo traces no Function that defines `jvp`, and compiled code has no use for it.
+        compiled: Tensor = _FusedSum.apply(value, gradient, None, output, *others)
+        return compiled
+    total: Tensor = _FusedSumWithTangent.apply(value, gradient, getattr(output, "headwise_sink", None), output, *others)
+    return total
 
 
 class _FusedSum(torch.autograd.Function):
-    """``(value, gradient) = kernel(...)``; the second is an output only so that it can be saved."""
-
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(kernel: Kernel, output: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return kernel(output, *others, with_gradient=True)
+    def forward(value: Value, gradient: Gradient, sink: Sink | None, *inputs: Tensor | None) -> Tensor:
+        return _summed(value, *inputs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        kernel, *tensors = inputs
-        _, gradient = output
-        ctx.kernel = kernel
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.gradient, ctx.sink, *tensors = inputs
+        ctx.num_others = len(tensors) - 1
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(gradient)
-        ctx.save_for_backward(gradient, *tensors)
-        ctx.save_for_forward(gradient)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad_value: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradient, *tensors = ctx.saved_tensors
-        none_for_others = (None,) * (len(tensors) - 1)
+    def backward(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        nothing: tuple[None, ...] = (None,) * (4 + ctx.num_others)
         if grad_value is None:
-            return None, None, *none_for_others
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradient = ctx.kernel(*tensors, with_gradient=True)[1]
-        return None, gradient * grad_value, *none_for_others
+            return nothing
+        if torch.is_grad_enabled() or not is_plain(grad_value, tensors[0]):
+            return None, None, None, ctx.gradient(*tensors) * grad_value, *nothing[4:]
+        output, *others = tensors
+        # Detached, so that a sink that is never emptied holds no graph.
+        write = partial(_write, ctx.gradient, grad_value, (output.detach(), *others))
+        if ctx.sink is not None and ctx.sink.offer(write):
+            return nothing
+        into = torch.empty_like(output)
+        write(into, False)
+        return None, None, None, into, *nothing[4:]
 
 
 class _FusedSumWithTangent(_FusedSum):
-    """The same with a forward-mode derivative."""
-
     @staticmethod
-    def jvp(ctx: Any, _kernel: None, tangent: Tensor, *_others: Tensor | None) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * tangent).sum(), None
+    def jvp(ctx: Any, _value: None, _gradient: None, _sink: None, tangent: Tensor, *_others: None) -> Tensor:
+        product: Tensor = (ctx.gradient(*ctx.saved_tensors) * tangent).sum()
+        return product
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether tensors are what they seem, neither traced nor batched nor of another class: writable in place."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    # What `is_grads_batched=True` makes.
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return all(type(tensor) is Tensor and not batched(tensor) for tensor in tensors)
+
+
+def pieces(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Splits tensors alike, along their images, into pieces whose temporaries stay in a core's cache.
+
+    Args:
+        tensors: The output first, then what belongs to it, with the same dimension 0; None is passed through.
+
+    Yields:
+        The tensors' pieces; all at once on other devices, under a compiler and in ``torch.func`` transforms.
+    """
+    output = tensors[0]
+    assert output is not None
+    num_pieces = -(-output.numel() // _PIECE)
+    if num_pieces <= 1 or not output.is_cpu or not is_plain(output):
+        yield tensors
+        return
+    num_images = len(output)
+    for start, stop in _ranges(num_images, num_pieces):
+        images = tuple(None if tensor is None else tensor[start:stop] for tensor in tensors)
+        if min(each.dim() for each in tensors if each is not None) < 3:
+            yield images
+            continue
+        # The last but one dimension holds rows in outputs, targets and masks alike.
+        for top, bottom in _ranges(output.shape[-2], -(-num_pieces // num_images)):
+            yield tuple(None if each is None else each[..., top:bottom, :] for each in images)
+
+
+def _ranges(size: int, number: int) -> Iterator[tuple[int, int]]:
+    step = -(-size // number)
+    for start in range(0, size, step):
+        yield start, min(start + step, size)
+
+
+def _summed(value: Value, *inputs: Tensor | None) -> Tensor:
+    first, *rest = (value(*piece) for piece in pieces(*inputs))
+    for each in rest:
+        first = first + each
+    return first
+
+
+def _write(gradient: Gradient, scale: Tensor, inputs: tuple[Tensor | None, ...], into: Tensor, add: bool) -> None:
+    for part, *piece in pieces(into, *inputs):
+        if add:
+            part.add_(gradient(*piece) * scale)
+        else:
+            torch.mul(gradient(*piece), scale, out=part)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from headwise.losses.checks import check_elements, check_output, select, spread_mask, working_dtype
+from headwise.losses.cross_entropy import channel_pair
 from headwise.losses.elementwise import check_beta, smooth_l1_slope, smooth_l1_sum
 from headwise.losses.fused import fused_sum
 
@@ -40,7 +39,7 @@ def relative_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = Non
     """
     check_elements("relative_smooth_l1", output, target, mask)
     check_beta("relative_smooth_l1", beta)
-    return fused_sum(partial(_relative_smooth_l1, beta=beta), output, target, mask)
+    return fused_sum(_relative, _relative_gradient, output, target, mask, beta=beta)
 
 
 def direction_smooth_l1(
@@ -84,8 +83,7 @@ def direction_smooth_l1(
     check_beta("direction_smooth_l1", beta)
     if not eps > 0:
         raise ValueError(f"direction_smooth_l1: eps must be positive, found {eps}. The default is 1e-6.")
-    kernel = partial(_direction_smooth_l1, component=component, beta=beta, eps=eps)
-    return fused_sum(kernel, output, target, mask)
+    return fused_sum(_direction, _direction_gradient, output, target, mask, component=component, beta=beta, eps=eps)
 
 
 def check_direction(loss: str, output: Tensor, target: Tensor, mask: Tensor | None, component: int) -> None:
@@ -122,46 +120,53 @@ def check_direction(loss: str, output: Tensor, target: Tensor, mask: Tensor | No
         raise ValueError(f"{loss}: component must be 0 (sin) or 1 (cos), found {component}.")
 
 
-def _relative_smooth_l1(
-    output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    dtype = working_dtype(output)
-    keep = ~(target <= 0)
-    masked = spread_mask(output, mask)
+def _relative(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float) -> Tensor:
+    difference, _ = _relative_difference(output, target, mask)
+    return smooth_l1_sum(difference, beta)
+
+
+def _relative_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float) -> Tensor:
+    difference, divisor = _relative_difference(output, target, mask)
+    return (smooth_l1_slope(difference, beta) / divisor).to(output.dtype)
+
+
+def _relative_difference(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Quotient minus 1 and divisor; 0 and 1 where nothing counts."""
+    dtype, keep, masked = working_dtype(output), ~(target <= 0), spread_mask(output, mask)
     keep = keep if masked is None else keep & masked
     divisor = torch.where(keep, target.to(dtype), 1.0)
-    difference = torch.where(keep, output.to(dtype), 1.0) / divisor - 1.0
-    slope = smooth_l1_slope(difference, beta)
-    return smooth_l1_sum(difference, slope, beta), (slope / divisor).to(output.dtype) if with_gradient else None
+    return torch.where(keep, output.to(dtype), 1.0) / divisor - 1.0, divisor
 
 
-def _direction_smooth_l1(
-    output: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    *,
-    component: int,
-    beta: float,
-    eps: float,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    dtype, keep = working_dtype(output), spread_mask(target, mask)
-    along, across = (
-        select(keep, channel.to(dtype), 0.0) for channel in (output[:, component], output[:, 1 - component])
-    )
+def _direction(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, component: int, beta: float, eps: float
+) -> Tensor:
+    keep = spread_mask(target, mask)
+    along, *_ = _unit_vector(output, keep, component, eps)
+    return smooth_l1_sum(select(keep, along - target.to(along.dtype), 0.0), beta)
+
+
+def _direction_gradient(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, component: int, beta: float, eps: float
+) -> Tensor:
+    keep = spread_mask(target, mask)
+    along, across, scale, square = _unit_vector(output, keep, component, eps)
+    slope = scale * smooth_l1_slope(select(keep, along - target.to(along.dtype), 0.0), beta)
+    # d(a r)/da = r b^2 and d(a r)/db = -r a b for the unit vector (a, b); below eps the scale r is a constant.
+    long = square > eps
+    to_along = slope * torch.where(long, across.square(), 1.0)
+    to_across = slope * torch.where(long, -along * across, 0.0)
+    pair = (to_along, to_across) if component == 0 else (to_across, to_along)
+    return channel_pair(*pair).to(output.dtype)
+
+
+def _unit_vector(
+    output: Tensor, keep: Tensor | None, component: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The component, the other one, their scale and the squared length before it; (0, 0) outside ``keep``."""
+    dtype = working_dtype(output)
+    along = select(keep, output[:, component].to(dtype), 0.0)
+    across = select(keep, output[:, 1 - component].to(dtype), 0.0)
     square = along.square() + across.square()
     scale = square.clamp(min=eps).rsqrt()
-    along, across = along * scale, across * scale
-    difference = select(keep, along - target.to(dtype), 0.0)
-    slope = smooth_l1_slope(difference, beta)
-    value = smooth_l1_sum(difference, slope, beta)
-    if not with_gradient:
-        return value, None
-    # d(a r)/da = r b^2 and d(a r)/db = -r a b for the unit vector (a, b); below eps the scale r is a
-    # constant.
-    long = square > eps
-    scaled = slope * scale
-    to_along = scaled * torch.where(long, across.square(), 1.0)
-    to_across = scaled * torch.where(long, -along * across, 0.0)
-    pair = (to_along, to_across) if component == 0 else (to_across, to_along)
-    return value, torch.stack(pair, dim=1).to(output.dtype)
+    return along * scale, across * scale, scale, square

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import as_mask, check_labels
+from headwise.losses.checks import as_mask, check_labels, working_dtype
 from headwise.losses.cross_entropy import (
-    class_gradient,
     class_losses,
-    margin_losses,
-    two_class_gradient,
+    cross_entropy_gradient,
+    cross_entropy_value,
     two_class_margin,
 )
-from headwise.losses.fused import fused_sum
+from headwise.losses.fused import fused_sum, pieces
 from headwise.losses.mining import hardest
 
 
@@ -65,41 +64,36 @@ def hard_negative_cross_entropy(
             "hard_negative_cross_entropy: ratio and num_fallback must be at least 0, found "
             f"ratio={ratio}, num_fallback={num_fallback}. The published values are 3 and 100."
         )
-    kernel = partial(_hard_negative, ratio=ratio, num_fallback=num_fallback, per_image=per_image)
-    return fused_sum(kernel, output, target, mask)
+    # With two classes every positive label is class 1, and bool labels have the shorter formula.
+    labels = as_mask(target) if output.shape[1] == 2 else target
+    options = {"ratio": ratio, "num_fallback": num_fallback, "per_image": per_image}
+    keep = _mined(output.detach(), labels, mask, **options)
+    return fused_sum(cross_entropy_value, cross_entropy_gradient, output, labels, keep)
 
 
-def _hard_negative(
-    output: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    *,
-    ratio: float,
-    num_fallback: int,
-    per_image: bool,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    is_positive = as_mask(target)
+def _mined(output: Tensor, labels: Tensor, mask: Tensor | None, **options: Any) -> Tensor:
+    """What counts: all positives and the hardest negatives, bool, (N, ...)."""
+    is_positive = as_mask(labels)
     valid = torch.ones_like(is_positive) if mask is None else as_mask(mask)
-    positive, negative = valid & is_positive, valid & ~is_positive
-    mine = partial(
-        _mine,
-        positive=positive,
-        negative=negative,
-        ratio=ratio,
-        num_fallback=num_fallback,
-        per_image=per_image,
-    )
-    if output.shape[1] == 2:
-        # The loss grows with the margin, so the margin ranks as well, and equal margins are equal to the bit.
-        margin = two_class_margin(output, is_positive, valid)
-        kept = torch.where(mine(margin), margin, -torch.inf)
-        gradient = two_class_gradient(kept, is_positive, output.dtype) if with_gradient else None
-        return margin_losses(kept).sum(), gradient
-    log_probability, losses, labels = class_losses(output, target, valid)
-    keep = mine(losses)
-    gradient = class_gradient(log_probability, labels, keep, output.dtype) if with_gradient else None
-    return torch.where(keep, losses, 0.0).sum(), gradient
+    hardness = _hardness(output, labels, valid)
+    return _mine(hardness, positive=valid & is_positive, negative=valid & ~is_positive, **options)
+
+
+def _hardness(output: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """What ranks as the loss does: with two classes the margin, whose equals are equal to the bit."""
+    parts = list(pieces(output, labels, valid))
+    if len(parts) == 1:
+        return _part_hardness(output, labels, valid)
+    hardness = output.new_empty(labels.shape, dtype=working_dtype(output))
+    for into, *part in pieces(hardness, output, labels, valid):
+        into.copy_(_part_hardness(*part))
+    return hardness
+
+
+def _part_hardness(output: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    if labels.dtype == torch.bool:
+        return two_class_margin(output, labels, valid)
+    return class_losses(output, labels, valid)[1]
 
 
 def _mine(

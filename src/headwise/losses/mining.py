@@ -7,6 +7,8 @@ from torch import Tensor
 
 _INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
 _RADIX_WIDTH = 11
+# Elements that are worked on at a time on a CPU, so that temporaries stay in a core's cache.
+_BLOCK = 1 << 16
 
 
 def hardest(hardness: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
@@ -28,19 +30,40 @@ def hardest(hardness: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
     if hardness.numel() == 0:
         return candidates
     compiling = torch.compiler.is_compiling()
-    keys = _keys(hardness, candidates)
+    keys = _joined([_keys(*parts) for parts in zip(_blocks(hardness), _blocks(candidates), strict=True)])
     if compiling:
         # Inductor would compute the losses anew in each counting pass; a strided view makes it keep the keys.
         keys = keys.as_strided(keys.shape, keys.stride())
     # Counting passes fuse into plain reductions under a compiler; eager, a few histograms move less memory.
     largest = _by_bisection if compiling else _by_histograms
-    count = count.to(torch.int32)
-    threshold = largest(keys.flatten(1), count)[:, None, None]
-    num_above = (keys > threshold).sum((1, 2), dtype=torch.int32)
-    last = _position(keys == threshold, count - num_above)
-    positions = torch.arange(keys[0].numel(), dtype=torch.int32, device=keys.device).view(keys.shape[1:])
-    # Up to the last tie that fits, the threshold itself is enough; after it, only more is.
-    return keys > threshold - (positions <= last).to(keys.dtype)
+    threshold, num_ties = largest(keys, count.to(torch.int32))
+    return _above(keys, threshold[:, None, None], num_ties)
+
+
+def _blocks(grid: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a grid (G, R, W) that are worked on at a time."""
+    if not grid.is_cpu or torch.compiler.is_compiling():
+        return (grid,)
+    blocks: tuple[Tensor, ...] = torch.split(grid, max(1, _BLOCK * grid.shape[1] // grid.numel()), dim=1)
+    return blocks
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+
+def _above(keys: Tensor, threshold: Tensor, num_ties: Tensor) -> Tensor:
+    """The keys above the threshold, and of those at it the first `num_ties`.
+
+    Up to the row with the last of these ties the threshold itself is enough; after it, only more is.
+    """
+    row, column = _position(keys, threshold, num_ties)
+    rows = torch.arange(keys.shape[1], dtype=torch.int32, device=keys.device)[None, :, None]
+    columns = torch.arange(keys.shape[2], dtype=torch.int32, device=keys.device)
+    selected = keys > threshold - (rows < row).to(keys.dtype)
+    the_row = keys.gather(1, row.expand(-1, 1, keys.shape[2]))
+    the_row = the_row > threshold - (columns <= column).to(keys.dtype)
+    return torch.where(rows == row, the_row, selected)
 
 
 def _keys(hardness: Tensor, candidates: Tensor) -> Tensor:
@@ -53,59 +76,64 @@ def _keys(hardness: Tensor, candidates: Tensor) -> Tensor:
     return torch.where(candidates, ordered, limits.min)
 
 
-def _by_bisection(keys: Tensor, count: Tensor) -> Tensor:
-    """The ``count``-th largest key per group: raises the threshold bit after bit where enough keys remain."""
+def _by_bisection(keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The ``count``-th largest key per group, and how many of its equals are among the ``count`` largest.
+
+    Raises the threshold bit after bit where enough keys remain.
+    """
     limits = torch.iinfo(keys.dtype)
     threshold = torch.full_like(count, limits.min, dtype=keys.dtype)
     for bit in (limits.min, *(1 << position for position in reversed(range(limits.bits - 1)))):
         trial = threshold ^ bit
-        enough = (keys >= trial[:, None]).sum(1, dtype=torch.int32) >= count
+        enough = (keys >= trial[:, None, None]).sum((1, 2), dtype=torch.int32) >= count
         threshold = torch.where(enough, trial, threshold)
-    return threshold
+    return threshold, count - (keys > threshold[:, None, None]).sum((1, 2), dtype=torch.int32)
 
 
-def _by_histograms(keys: Tensor, count: Tensor) -> Tensor:
-    """The ``count``-th largest key per group: fixes digit after digit by a histogram of the keys left."""
+def _by_histograms(keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The same: fixes the threshold digit after digit by a histogram of the keys left."""
     limits = torch.iinfo(keys.dtype)
     threshold = torch.full_like(count, limits.min, dtype=keys.dtype)
-    ones = torch.ones(keys.numel(), dtype=torch.int32, device=keys.device)
     remaining = count[:, None]
     shift = limits.bits
     while shift > 0:
         width = min(_RADIX_WIDTH, shift)
         shift -= width
-        at_least = _histogram(keys, threshold, shift, width, ones).flip(1).cumsum(1).flip(1)
+        at_least = _histogram(keys, threshold, shift, width).flip(1).cumsum(1).flip(1)
         digit = (at_least >= remaining).sum(1, keepdim=True) - 1
         above = torch.cat((at_least, at_least.new_zeros(len(keys), 1)), dim=1).gather(1, digit + 1)
         remaining = remaining - above
         threshold = threshold + (digit[:, 0] << shift).to(keys.dtype)
-    return threshold
+    return threshold, remaining[:, 0].to(torch.int32)
 
 
-def _histogram(keys: Tensor, threshold: Tensor, shift: int, width: int, ones: Tensor) -> Tensor:
+def _histogram(keys: Tensor, threshold: Tensor, shift: int, width: int) -> Tensor:
     """How often each next digit occurs among the keys that agree with the threshold so far, (G, 2**width)."""
     num_groups, num_bins = len(keys), 1 << width
     # One more than the digit: keys that differ earlier fall into a spare bin at either end.
-    digit = (keys >> shift) - ((threshold >> shift) - 1)[:, None]
-    bins = digit.clamp(0, num_bins + 1).long()
-    if num_groups > 1:
-        bins = bins + torch.arange(num_groups, device=keys.device)[:, None] * (num_bins + 2)
+    origin = ((threshold >> shift) - 1)[:, None, None]
+    first_bin = torch.arange(num_groups, device=keys.device)[:, None, None] * (num_bins + 2)
+    blocks = _blocks(keys)
+    ones = torch.ones(blocks[0].numel(), dtype=torch.int32, device=keys.device)
     counts = torch.zeros(num_groups * (num_bins + 2), dtype=torch.int32, device=keys.device)
-    counts = counts.scatter_add(0, bins.flatten(), ones)
+    for block in blocks:
+        bins = ((block >> shift) - origin).clamp(0, num_bins + 1).long()
+        bins = (bins if num_groups == 1 else bins + first_bin).flatten()
+        counts = counts.scatter_add(0, bins, ones[: len(bins)])
     return counts.view(num_groups, num_bins + 2)[:, 1:-1]
 
 
-def _position(ties: Tensor, count: Tensor) -> Tensor:
-    """Position in reading order of the ``count``-th tie of each group, int32, (G, 1, 1).
+def _position(keys: Tensor, threshold: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of the ``count``-th key at the threshold of each group in reading order, int64, (G, 1, 1).
 
     Finds the row first and the column within that row, so that only one row is numbered element by element.
     """
-    _, num_rows, num_columns = ties.shape
-    per_row = ties.sum(2, dtype=torch.int32)
+    _, num_rows, num_columns = keys.shape
+    per_row = _joined([(block == threshold).sum(2, dtype=torch.int32) for block in _blocks(keys)])
     through_row = per_row.cumsum(1, dtype=torch.int32)
     row = (through_row < count[:, None]).sum(1, keepdim=True).clamp(max=num_rows - 1)
     before_row = (through_row - per_row).gather(1, row)
-    the_row = ties.gather(1, row[:, :, None].expand(-1, 1, num_columns))
+    the_row = keys.gather(1, row[:, :, None].expand(-1, 1, num_columns)) == threshold
     rank = the_row.cumsum(2, dtype=torch.int32)
     column = (rank < (count[:, None] - before_row)[:, :, None]).sum(2, keepdim=True)
-    return (row[:, :, None] * num_columns + column).to(torch.int32)
+    return row[:, :, None], column
