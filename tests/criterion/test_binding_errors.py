@@ -29,7 +29,7 @@ def replaced(name, **changes):
     [
         (replaced("sin", output="mapz[:, 4:6]"), "'sin'|output 'mapz[:, 4:6]'|Found: maps|Did you mean 'maps'"),
         (replaced("sin", target="sine"), "'sin'|target 'sine'|Found: region, line|Did you mean 'sin'"),
-        (replaced("sin", mask="valid & lin"), "'sin'|mask 'lin'|Did you mean 'line'"),
+        (replaced("sin", mask="valid & lin"), "'sin'|mask 'lin'|Did you mean 'line'|what the targets hold"),
         (replaced("sin", output="maps[:, 4:9]"), "'sin'|maps[:, 4:9]|channels 4 to 8|has 7|Correct the slice"),
         (replaced("sin", output="maps[:, 3:3]"), "'sin'|maps[:, 3:3]"),
         (five_terms()[:-2], "output 'maps'|channels 4 to 5 of 7|unread=['maps[:, 4:6]']"),
@@ -86,6 +86,22 @@ def test_different_level_counts():
     weights = hw.Term("heat", squared, output="stacks[*]", target="heat", levels=hw.Levels([1, 0.5]))
     with pytest.raises(ValueError, match=r"'heat'.*2 weights, the outputs have 3 levels"):
         hw.Criterion([weights])(outputs, {"heat": torch.zeros(2, 1)})
+
+
+def test_levels_of_an_empty_list():
+    term = hw.Term("heat", squared, output="stacks[*]", target="heat")
+    with pytest.raises(ValueError, match=r"'heat'.*'stacks\[\*\]'.*at least one level"):
+        hw.Criterion([term])({"stacks": []}, {"heat": torch.zeros(2, 1)})
+
+
+def test_paths_that_are_no_text():
+    with pytest.raises(ValueError, match=r"term 'x': a path, a tuple of paths or a dict of paths is needed; found 3"):
+        hw.Term("x", squared, output=3, target="t")
+
+
+def test_targets_that_hold_nothing():
+    with pytest.raises(ValueError, match=r"goes on with 'region'\. Correct the path"):
+        hw.Criterion(five_terms())({"maps": five_maps()}, None)
 
 
 def test_outputs_of_whole_numbers_cannot_be_trained():

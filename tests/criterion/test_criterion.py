@@ -273,6 +273,19 @@ ROW = {"name": "x", "loss": "smooth_l1", "output": "x"}
         ({"terms": [ROW | {"weight": {"schedule": "Step"}}]}, r"no schedule 'Step'"),
         ({"terms": [ROW | {"weight": float("nan")}]}, r"'x': a weight"),
         ({"terms": [ROW | {"levels": {"weight": [1]}}]}, r"levels: unknown key 'weight'"),
+        ({"terms": [ROW | {"levels": {"weights": 0.5}}]}, r"weights is a list.*found 0.5"),
+        ({"terms": [ROW | {"levels": {"strides": 2}}]}, r"strides is a list.*found 2"),
+        ({"terms": [ROW | {"weight": {"schedule": "Cosine", "start": 1}}]}, r"schedule 'Cosine': the key 'end'"),
+        (
+            {"terms": [ROW | {"loss": {"name": "hard_negative_cross_entropy", "rato": 3}}]},
+            r"term 'x': loss 'hard_negative_cross_entropy': unknown key 'rato'.*Did you mean 'ratio'",
+        ),
+        ({"terms": [ROW | {"loss": {"name": "cross_entropy", "rato": 3}}]}, r"unknown key 'rato'"),
+        (
+            {"terms": [ROW | {"normalizer": {"name": "mined", "rato": 3}}]},
+            r"normalizer 'mined': unknown key 'rato'.*Did you mean 'ratio'",
+        ),
+        ({"terms": [ROW], "unread": 3}, r"unread is a path or a list of paths; found 3"),
         ({"terms": "smooth_l1"}, r"list of dicts"),
     ],
 )

@@ -108,9 +108,12 @@ def _places(term: AnyTerm, role: str, path: Path, structure: Any) -> dict[Level,
             if path.channels is not None:
                 path.channels.bounds(found)
     except KeyError as error:
-        raise complain(term, role, path, f"{error.args[0]} Correct the path, or what the {role}s hold") from None
+        holder = "outputs" if role == "output" else "targets"
+        raise complain(term, role, path, f"{error.args[0]} Correct the path, or what the {holder} hold") from None
     except IndexError as error:
         raise complain(term, role, path, f"{error}. Correct the slice") from None
+    if not places:
+        raise complain(term, role, path, "[*] needs at least one level; found none. Hand over the levels")
     return places
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -156,7 +156,9 @@ def _weight_from_config(where: str, given: Any) -> Any:
     known = {each.__name__: each for each in vars(schedules).values() if isinstance(each, type) and is_dataclass(each)}
     if name not in known:
         raise ValueError(f"{where}: no schedule {name!r}. Known: {', '.join(known)}, or 'package.module:function'")
-    check_keys(f"{where}: schedule {name!r}", rest, [field.name for field in fields(known[name])])
+    wanted = fields(known[name])
+    needed = [field.name for field in wanted if field.default is MISSING]
+    check_keys(f"{where}: schedule {name!r}", rest, [field.name for field in wanted], needed)
     return known[name](**rest)
 
 
@@ -176,7 +178,7 @@ def _levels_from_config(where: str, given: Any) -> Levels:
         raise ValueError(f"{where}: levels is a dict; found {given!r}")
     check_keys(f"{where}: levels", given, [each.name for each in fields(Levels)])
     rest = dict(given)
-    if rest.get("weights") is not None:
+    if isinstance(rest.get("weights"), list | tuple):
         rest["weights"] = [_weight_from_config(where, weight) for weight in rest["weights"]]
     return Levels(**rest)
 
@@ -279,11 +281,14 @@ def check_criterion(config: Any) -> dict[str, Any]:
         The same.
 
     Raises:
-        ValueError: It is no dict, or a key is unknown or missing.
+        ValueError: It is no dict, a key is unknown or missing, or `unread` holds no paths.
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"a criterion's configuration is a dict with the key 'terms'; found {type(config).__name__}")
     check_keys("criterion", config, _CRITERION_KEYS, needed=("terms",))
+    unread = config.get("unread", ())
+    if not isinstance(unread, str | list | tuple) or not all(isinstance(path, str) for path in unread):
+        raise ValueError(f"criterion: unread is a path or a list of paths; found {unread!r}")
     return dict(config)
 
 

@@ -30,7 +30,8 @@ class Levels:
         num_spatial: How many last dimensions of a target are spatial (3 for volumes); used with `strides`.
 
     Raises:
-        ValueError: A weight is not finite, `pool` is unknown, or a stride is less than 1.
+        ValueError: Weights or strides are no list, a weight is not finite, `pool` is unknown, or a stride is less
+            than 1.
     """
 
     weights: Sequence[LevelWeight] | None = None
@@ -41,8 +42,11 @@ class Levels:
 
     def __post_init__(self) -> None:
         for name in ("weights", "strides"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, Sequence):
+                raise ValueError(f"Levels: {name} is a list with one number a level; found {given!r}")
+            if given is not None:
+                object.__setattr__(self, name, tuple(given))
         if self.pool not in ("each", "all"):
             raise ValueError(f"Levels: pool is 'each' or 'all'; found {self.pool!r}")
         if any(stride < 1 for stride in self.strides or ()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
@@ -55,7 +56,7 @@ def function_from_config(where: str, given: Any, room: ModuleType, role: str) ->
         The function, hyper-parameters fixed.
 
     Raises:
-        ValueError: There is no such function.
+        ValueError: There is no such function, or it has no such hyper-parameter.
     """
     hyper: dict[str, Any] = {}
     if isinstance(given, Mapping):
@@ -73,7 +74,24 @@ def function_from_config(where: str, given: Any, room: ModuleType, role: str) ->
         raise ValueError(
             f"{where}: no {role} {given!r}. Known: {', '.join(room.__all__)}, or 'package.module:function'.{hint}"
         )
+    _check_hyper_parameters(f"{where}: {role} {given!r}", function, hyper)
     return partial(function, **hyper) if hyper else function
+
+
+def _check_hyper_parameters(where: str, function: Callable[..., Any], hyper: Mapping[str, Any]) -> None:
+    """Refuses a hyper-parameter that the function does not have; what has no signature is left to the call."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return
+    known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY] or [each.name for each in parameters]
+    for key in hyper:
+        if key not in {each.name for each in parameters}:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{where}: unknown key {key!r}. Known: {', '.join(known) or 'none'}.{hint}")
 
 
 def import_function(where: str, name: str, role: str) -> Callable[..., Any]:

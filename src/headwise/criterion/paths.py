@@ -190,7 +190,7 @@ def child(node: Any, step: str | int) -> Any:
     """
     parts = children(node)
     if parts is None:
-        raise KeyError(f"nothing can be below {_describe(node)}, but the path goes on with {step!r}")
+        raise KeyError(f"nothing can be below {_describe(node)}, but the path goes on with {step!r}.")
     for key in (step, str(step), int(step) if isinstance(step, str) and step.isdigit() else step):
         if key in parts:
             return parts[key]

@@ -37,6 +37,8 @@ class Reads:
             return cls((), ())
         if isinstance(declared, Mapping):
             return cls(tuple(parse(path) for path in declared.values()), tuple(declared))
+        if not isinstance(declared, str | tuple | list):
+            raise ValueError(f"a path, a tuple of paths or a dict of paths is needed; found {declared!r}")
         several = (declared,) if isinstance(declared, str) else tuple(declared)
         return cls(tuple(parse(path) for path in several), (None,) * len(several))
 
@@ -234,7 +236,8 @@ def check_weight(name: str, weight: Any) -> None:
         number = weight(0) if callable(weight) else weight
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise ValueError(
-            f"term {name!r}: a weight is a finite number, a function of the step, or a 0-d tensor; found {number!r}"
+            f"term {name!r}: a weight is a finite number, a function of the step, or a 0-d tensor; found {number!r}. "
+            "Correct the weight or its schedule"
         )
 
 
