@@ -139,6 +139,23 @@ def test_predict_refuses_checkpoints_that_are_not_its_own(run, tmp_path, fails):
     assert "no checkpoint in this folder" in fails("predict", tmp_path, good)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"preset": None}, "preset None"),
+        ({"version": "x"}, "format x"),
+        ({"arguments": None}, "no 'arguments'"),
+        ({"network": {}}, "do not fit"),
+    ],
+)
+def test_predict_refuses_checkpoints_that_lack_something(run, tmp_path, fails, change, words):
+    state = torch.load(list_checkpoints(run / "checkpoints")[0], weights_only=True)
+    broken = save_checkpoint(tmp_path, 1, {**state, **change})
+    message = fails("predict", broken, tmp_path / "any.png")
+    assert words in message
+    assert str(broken) in message
+
+
 def test_a_checkpoint_with_an_unknown_argument(run, tmp_path, fails):
     state = torch.load(list_checkpoints(run / "checkpoints")[0], weights_only=True)
     state["arguments"]["colour"] = "blue"
@@ -247,6 +264,10 @@ def test_report_of_nothing(tmp_path, fails):
 )
 def test_mistakes_in_the_arguments_are_one_line(arguments, fails):
     assert "--help" in fails(*arguments)
+
+
+def test_a_number_of_steps_below_one(tmp_path, small, fails):
+    assert "steps is -3, but must be at least 1" in fails("train", "textsnake", "--demo", "--steps", "-3")
 
 
 def test_python_m_headwise():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def load_network(checkpoint: str | Path) -> tuple[nn.Module, Configuration]:
         The network, in evaluation mode, and the configuration that it was trained with.
 
     Raises:
-        ValueError: the file is truncated, no checkpoint, or of another preset.
+        ValueError: the file is truncated, no checkpoint, incomplete, or of another preset.
         FileNotFoundError: there is no such file.
     """
     path = Path(checkpoint)
@@ -41,9 +41,18 @@ def load_network(checkpoint: str | Path) -> tuple[nn.Module, Configuration]:
             raise FileNotFoundError(f"{path}: no checkpoint in this folder. Give a checkpoint or a run.")
         path = newest[0]
     state = load_checkpoint(path, PRESET)
+    for key in ("arguments", "network"):
+        if not isinstance(state.get(key), Mapping):
+            raise ValueError(f"{path}: no {key!r} in this checkpoint. Use one that `headwise train` wrote.")
     configuration = Configuration.from_dict(state["arguments"], str(path))
     network = make_network(configuration)
-    network.load_state_dict(state["network"])
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:120]
+        raise ValueError(
+            f"{path}: the weights do not fit the network of its arguments ({reason}). Use another checkpoint."
+        ) from None
     return network.eval(), configuration
 
 

@@ -59,7 +59,8 @@ def textsnake(
     else:
         start = asdict(DEMO if demo else PUBLISHED)
         configuration = Configuration.from_dict({**start, **chosen}, "textsnake")
-    return train(make_task(configuration), make_settings(configuration), out, resume=resume)
+    settings = make_settings(configuration)
+    return train(make_task(configuration), settings, out, resume=resume)
 
 
 def _resumed(folder: Path, chosen: Mapping[str, Any]) -> Configuration:

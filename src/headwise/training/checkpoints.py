@@ -135,11 +135,12 @@ def load_checkpoint(path: Path, preset: str | None = None) -> dict[str, Any]:
         raise ValueError(f"{path}: truncated, or no checkpoint ({reason[:80]}). Use an earlier one.") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: no checkpoint of Headwise. Use one that `headwise train` wrote.")
-    if state["version"] > VERSION:
-        raise ValueError(f"{path}: format {state['version']}, this Headwise reads up to {VERSION}. Update Headwise.")
-    if preset is not None and state["preset"] != preset:
+    version = state.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise ValueError(f"{path}: format {version}, this Headwise reads up to {VERSION}. Update Headwise.")
+    if preset is not None and state.get("preset") != preset:
         raise ValueError(
-            f"{path}: a checkpoint of preset {state['preset']!r}, but the run is of {preset!r}. "
+            f"{path}: a checkpoint of preset {state.get('preset')!r}, but the run is of {preset!r}. "
             "Use a checkpoint of the same preset."
         )
     return state
