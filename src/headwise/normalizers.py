@@ -13,7 +13,20 @@ from typing import Protocol, overload
 import torch
 from torch import Tensor
 
-__all__ = ["count", "elements", "positive", "labelled", "mined", "one"]
+__all__ = [
+    "count",
+    "elements",
+    "positive",
+    "labelled",
+    "mined",
+    "one",
+    "images",
+    "peaks",
+    "published_peaks",
+    "published_objects",
+    "weight_sum",
+    "foreground",
+]
 
 
 class Normalizer(Protocol):
@@ -161,6 +174,151 @@ def one(target: Tensor, mask: Tensor | None = None) -> Tensor:
         1, 0-d, float32.
     """
     return torch.ones((), dtype=torch.float32, device=target.device)
+
+
+def images(target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Number of images, those without an object included.
+
+    Args:
+        target: (N, ...).
+        mask: Not looked at.
+
+    Returns:
+        N, 0-d, float32.
+    """
+    return torch.full((), len(target), dtype=torch.float32, device=target.device)
+
+
+def peaks(
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    index: Tensor | None = None,
+    objects: Tensor | None = None,
+    tolerance: float = 0.0,
+) -> Tensor:
+    """Number of masked positives of heat maps, as `losses.gaussian_focal` of the same arguments finds them.
+
+    Args:
+        target: Heat maps in [0, 1], (N, C, H, W); any shape without ``index``.
+        mask: What counts, of the target's shape or that without dimension 1, any dtype (positive counts).
+        index: Where the objects are, (N, K), integer, ``y * W + x``.
+        objects: Which of the K slots hold an object, (N, K), any dtype (positive holds); None: all.
+        tolerance: How far below 1 a target is still a positive, in [0, 1).
+
+    Returns:
+        The count, 0-d, float32; 0 without an object.
+    """
+    keep = target >= 1 - tolerance
+    if index is not None:
+        keep = keep | _highest_at(target, index, objects)
+    if mask is not None:
+        spread = _as_mask(mask)
+        keep = keep & (spread if spread.ndim == target.ndim else spread.unsqueeze(1))
+    return torch.count_nonzero(keep).float()
+
+
+def published_peaks(target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Number of targets that are exactly 1, masked ones included, and 1 where there is none.
+
+    Args:
+        target: Heat maps, any shape.
+        mask: Not looked at: the authors count positives that they have masked.
+
+    Returns:
+        The count, 0-d, float32, at least 1.
+    """
+    return torch.count_nonzero(target == 1).clamp(min=1).float()
+
+
+def published_objects(index: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Number of objects and 1e-4, what the authors divide the losses of offsets by.
+
+    Args:
+        index: Not looked at.
+        target: Offsets, (N, K, 2).
+        mask: Which of the K slots hold an object, (N, K), any dtype (positive holds).
+
+    Returns:
+        The count and 1e-4, 0-d, float32 (float64 for float64 offsets).
+    """
+    dtype = torch.float64 if target.dtype == torch.float64 else torch.float32
+    return torch.count_nonzero(_as_mask(mask)).to(dtype) + 1e-4
+
+
+def _highest_at(target: Tensor, index: Tensor, objects: Tensor | None) -> Tensor:
+    """True in the channels whose target is highest at an object's place; the losses' twin, as rooms do not mix."""
+    keep = torch.ones_like(index, dtype=torch.bool) if objects is None else _as_mask(objects)
+    places = torch.where(keep, index.long(), 0).unsqueeze(1).expand(-1, target.shape[1], -1)
+    values = target.flatten(2).gather(2, places)
+    highest = (values == values.amax(1, keepdim=True)) & (values > 0) & keep.unsqueeze(1)
+    num_places = target.shape[2] * target.shape[3]
+    marked = torch.zeros((*target.shape[:2], num_places + 1), dtype=torch.bool, device=target.device)
+    marked = marked.scatter(2, torch.where(highest, places, num_places), True)
+    return marked[..., :-1].reshape(target.shape)
+
+
+@overload
+def weight_sum(
+    target: None = None, weight: None = None, mask: Tensor | None = None, *, ignore_index: int | None = ...
+) -> Normalizer: ...
+@overload
+def weight_sum(
+    target: Tensor, weight: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = ...
+) -> Tensor: ...
+def weight_sum(
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    ignore_index: int | None = None,
+) -> Tensor | Normalizer:
+    """Sum of the weights of the elements that count in `losses.weighted_cross_entropy`: divides to a weighted mean.
+
+    Args:
+        target: Labels, (N, ...) or (N, 1, ...), integer or bool; without it, the normalizer with this option is
+            returned.
+        weight: Weights, one a label, with or without the dimension of 1.
+        mask: What counts, one value a label, any dtype (positive counts).
+        ignore_index: Label that does not count.
+
+    Returns:
+        The sum, 0-d, float32 (float64 for float64 weights); or a normalizer.
+
+    Raises:
+        ValueError: If there is not one weight and one mask value a label.
+    """
+    if target is None or weight is None:
+        return partial(weight_sum, ignore_index=ignore_index)
+    if weight.numel() != target.numel() or (mask is not None and mask.numel() != target.numel()):
+        found = None if mask is None else tuple(mask.shape)
+        raise ValueError(
+            "weight_sum: one weight and one mask value a label are needed, found labels "
+            f"{tuple(target.shape)}, weights {tuple(weight.shape)}, mask {found}. Nothing is broadcast."
+        )
+    keep = torch.ones_like(weight, dtype=torch.bool) if mask is None else _as_mask(mask).reshape(weight.shape)
+    if ignore_index is not None:
+        keep = keep & (target != ignore_index).reshape(weight.shape)
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return torch.where(keep, weight.to(dtype), 0.0).sum()
+
+
+def foreground(*labels: Tensor | None) -> Tensor:
+    """Number of positive labels of all levels together, as `losses.multibox_cross_entropy` takes them.
+
+    Args:
+        labels: The labels of each level, any shapes, integer: negative ignored, 0 background; None is passed over.
+
+    Returns:
+        The count, 0-d, float32.
+
+    Raises:
+        ValueError: There are no labels.
+    """
+    counts = [torch.count_nonzero(each > 0) for each in labels if each is not None]
+    if not counts:
+        raise ValueError("foreground: the labels of at least one level are needed, found none. Name the targets.")
+    return torch.stack(counts).sum().float()
 
 
 def _as_mask(mask: Tensor) -> Tensor:

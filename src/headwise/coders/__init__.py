@@ -1,9 +1,10 @@
 """Coders: annotation -> targets (``encode_*``) beside its inverse, outputs -> annotation (``decode_*``).
 
-One file per family: ``snakes`` (text as a string of discs, TextSnake). Coders run on the CPU, outside the
-autograd graph, and need the extra ``headwise[coders]``.
+One file per family: ``snakes`` (text as a string of discs, TextSnake), ``borders`` (weight maps of
+instances, U-Net). Coders run on the CPU, outside the autograd graph, and need the extra ``headwise[coders]``;
+``borders`` needs ``headwise[data]``.
 """
 
-from headwise.coders import snakes
+from headwise.coders import borders, snakes
 
-__all__ = ["snakes"]
+__all__ = ["borders", "snakes"]

@@ -8,12 +8,15 @@ from headwise.losses.cross_entropy import cross_entropy
 from headwise.losses.dice import dice
 from headwise.losses.elementwise import absolute_error, binary_cross_entropy, smooth_l1, squared_error
 from headwise.losses.embeddings import published_pull, published_push, pull, push
+from headwise.losses.focal import shifted_focal, sigmoid_focal
 from headwise.losses.gathered import gathered_smooth_l1
 from headwise.losses.gaussian_focal import gaussian_focal, published_gaussian_focal
 from headwise.losses.geometry import direction_smooth_l1, relative_smooth_l1
 from headwise.losses.hard_negative import hard_negative_cross_entropy
+from headwise.losses.multibox import box_smooth_l1, multibox_cross_entropy, published_multibox_cross_entropy
 from headwise.losses.published import published_direction_smooth_l1, published_relative_smooth_l1
 from headwise.losses.torch_modules import from_torch
+from headwise.losses.weighted_cross_entropy import weighted_cross_entropy
 
 __all__ = [
     "cross_entropy",
@@ -35,4 +38,10 @@ __all__ = [
     "published_gaussian_focal",
     "published_pull",
     "published_push",
+    "sigmoid_focal",
+    "shifted_focal",
+    "weighted_cross_entropy",
+    "box_smooth_l1",
+    "multibox_cross_entropy",
+    "published_multibox_cross_entropy",
 ]

@@ -1,0 +1,172 @@
+"""Focal losses of dense detectors: anchors that are right already count little."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headwise.losses.checks import as_mask, check_output, working_dtype
+from headwise.losses.fused import fused_sum
+
+
+def sigmoid_focal(
+    output: Tensor, target: Tensor, mask: Tensor | None = None, *, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sum of focal losses of independent classes.
+
+    ``sum over anchors i that count, classes c of a_t (1 - p_t)^gamma * -log p_t`` with ``p_t = sigmoid(x)`` and
+    ``a_t = alpha`` where c is the anchor's class, ``1 - sigmoid(x)`` and ``1 - alpha`` elsewhere; x the output.
+
+    Args:
+        output: Logits, (N, A, C), any floating dtype; no channel for the background.
+        target: Labels, (N, A), integer: negative ignored, 0 background, 1..C the classes. A label above C makes
+            the value NaN.
+        mask: What counts, (N, A), any dtype (positive counts); None counts all anchors but the ignored.
+        alpha: Weight of an anchor's class against the other classes, in [0, 1].
+        gamma: How fast anchors that are right lose weight, >= 0; 0 is the cross entropy.
+
+    Returns:
+        The sum, 0-d, float32 (float64 for float64 logits). Divide by the number of positives,
+        `normalizers.positive`.
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit, or an option is out of its range.
+
+    Reference:
+        Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, equation 5; equal to
+        torchvision.ops.sigmoid_focal_loss of one-hot labels.
+    """
+    _check("sigmoid_focal", output, target, mask, alpha)
+    if not gamma >= 0:
+        raise ValueError(f"sigmoid_focal: gamma must be at least 0, found {gamma}. The paper's value is 2.")
+    return fused_sum(_focal_value, _focal_gradient, output, target, mask, alpha=alpha, gamma=gamma)
+
+
+def shifted_focal(
+    output: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    beta: float = 1.0,
+) -> Tensor:
+    """Sum of shifted focal losses (FL*) of independent classes.
+
+    ``sum over anchors i that count, classes c of a_t / gamma * -log sigmoid(gamma x_t + beta)`` with ``x_t = x`` and
+    ``a_t = alpha`` where c is the anchor's class, ``-x`` and ``1 - alpha`` elsewhere; x the output.
+
+    Args:
+        output: Logits, (N, A, C), any floating dtype; no channel for the background.
+        target: Labels, (N, A), integer: negative ignored, 0 background, 1..C the classes. A label above C makes
+            the value NaN.
+        mask: What counts, (N, A), any dtype (positive counts); None counts all anchors but the ignored.
+        alpha: Weight of an anchor's class against the other classes, in [0, 1].
+        gamma: Steepness, > 0.
+        beta: Shift: the larger, the less an anchor counts that is right already.
+
+    Returns:
+        The sum, 0-d, float32 (float64 for float64 logits). Divide by the number of positives,
+        `normalizers.positive`.
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit, or an option is out of its range.
+
+    Reference:
+        Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, appendix A;
+        kuangliu/pytorch-retinanet at 2d7c6633, loss.py, focal_loss_alt.
+
+    Differs:
+        The original takes the logarithm of a sigmoid that has become 0: infinite from a wrong logit of 45 on, in
+        float32.
+    """
+    _check("shifted_focal", output, target, mask, alpha)
+    if not gamma > 0:
+        raise ValueError(f"shifted_focal: gamma must be positive, found {gamma}. The published value is 2.")
+    return fused_sum(_shifted_value, _shifted_gradient, output, target, mask, alpha=alpha, gamma=gamma, beta=beta)
+
+
+def _check(loss: str, output: Tensor, target: Tensor, mask: Tensor | None, alpha: float) -> None:
+    check_output(loss, output, target, mask)
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise ValueError(
+            f"{loss}: labels must be integer (negative ignored, 0 background, 1..C), found {target.dtype}. "
+            "Convert them with target.long()."
+        )
+    if output.ndim < 2 or output.shape[:-1] != target.shape:
+        raise ValueError(
+            f"{loss}: logits of shape (N, A, C) need labels of shape (N, A), found logits {tuple(output.shape)} and "
+            f"labels {tuple(target.shape)}. Move the classes last, and pass labels, not one-hot vectors."
+        )
+    if mask is not None and mask.shape != target.shape:
+        raise ValueError(
+            f"{loss}: the mask must have the labels' shape {tuple(target.shape)}, found {tuple(mask.shape)}. "
+            "Give one value an anchor."
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"{loss}: alpha must be in [0, 1], found {alpha}. The published value is 0.25.")
+
+
+def _focal_value(output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float) -> Tensor:
+    right, is_class, keep = _margins(output, target, mask)
+    losses = _modulation(torch.sigmoid(-right), gamma) * _softplus(-right)
+    return _weigh(losses, is_class, keep, alpha).sum() + _unknown_labels(output, target, keep)
+
+
+def _focal_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float) -> Tensor:
+    right, is_class, keep = _margins(output, target, mask)
+    wrong = torch.sigmoid(-right)
+    # d/dm of q^gamma softplus(-m), where q = sigmoid(-m) and dq/dm = -q (1 - q).
+    slope = _modulation(wrong, gamma) * (wrong + gamma * torch.sigmoid(right) * _softplus(-right))
+    return _weigh(torch.where(is_class, -slope, slope), is_class, keep, alpha).to(output.dtype)
+
+
+def _shifted_value(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float, beta: float
+) -> Tensor:
+    right, is_class, keep = _margins(output, target, mask)
+    losses = _softplus(-(gamma * right + beta)) / gamma
+    return _weigh(losses, is_class, keep, alpha).sum() + _unknown_labels(output, target, keep)
+
+
+def _shifted_gradient(
+    output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float, beta: float
+) -> Tensor:
+    right, is_class, keep = _margins(output, target, mask)
+    slope = torch.sigmoid(-(gamma * right + beta))
+    return _weigh(torch.where(is_class, -slope, slope), is_class, keep, alpha).to(output.dtype)
+
+
+def _margins(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """How far each logit is on the right side, whether it is the anchor's class, and what counts; 0 elsewhere."""
+    keep = target >= 0
+    if mask is not None:
+        keep = keep & as_mask(mask)
+    keep = keep.unsqueeze(-1)
+    classes = torch.arange(1, output.shape[-1] + 1, device=output.device)
+    is_class = target.unsqueeze(-1) == classes
+    logits = torch.where(keep, output.to(working_dtype(output)), 0.0)
+    return torch.where(is_class, logits, -logits), is_class, keep
+
+
+def _weigh(losses: Tensor, is_class: Tensor, keep: Tensor, alpha: float) -> Tensor:
+    return torch.where(keep, torch.where(is_class, alpha * losses, (1.0 - alpha) * losses), 0.0)
+
+
+def _modulation(wrong: Tensor, gamma: float) -> Tensor:
+    """``q^gamma``; a root is kept off 0, where its slope is infinite."""
+    if 0 < gamma < 1:
+        wrong = wrong.clamp(min=torch.finfo(wrong.dtype).tiny)
+    return wrong.pow(gamma)
+
+
+def _softplus(value: Tensor) -> Tensor:
+    # Beyond 50 log1p(exp(x)) equals x to float64 precision.
+    return F.softplus(value, threshold=50.0)
+
+
+def _unknown_labels(output: Tensor, target: Tensor, keep: Tensor) -> Tensor:
+    """NaN where a label names no class, for that cannot be refused without waiting for the device; else 0."""
+    unknown = (keep.squeeze(-1) & (target > output.shape[-1])).any()
+    return torch.where(unknown, torch.nan, 0.0).to(working_dtype(output))
