@@ -91,6 +91,13 @@ def test_targets_that_are_none(capsys, target):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_file_that_is_no_python(tmp_path, capsys):
+    (tmp_path / "torn.py").write_text("def subject(:\n")
+    assert main(["audit", f"{tmp_path / 'torn.py'}:subject"]) == 2
+    error = capsys.readouterr().err
+    assert "invalid syntax (torn.py, line 1) (the file is not valid Python)" in error
+
+
 def test_files_that_cannot_be_written(target, capsys):
     assert main(["audit", f"{target}:fine", "--json", str(target / "x.json")]) == 2
     assert "cannot write" in capsys.readouterr().err

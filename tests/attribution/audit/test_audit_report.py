@@ -252,6 +252,39 @@ def test_both_ways_to_write_an_index(path):
     ]
 
 
+def test_a_place_in_a_tuple_is_no_name():
+    def criterion(outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        return F.l1_loss(outputs[1], batch["value"]), F.cross_entropy(outputs[0], batch["label"])
+
+    subject = two(criterion, forward=lambda model, batch: tuple(model(batch["input"]).values()))
+    assert audit(subject).faults == ()
+
+
+def per_level(model: nn.Module, batch: Any) -> list[Any]:
+    return [model(batch["input"]), model(2 * batch["input"])]
+
+
+def level_lists(model: nn.Module, batch: Any) -> dict[str, Any]:
+    levels = per_level(model, batch)
+    return {"cls": [level["cls"] for level in levels], "reg": [level["reg"] for level in levels]}
+
+
+@pytest.mark.parametrize("forward", [per_level, level_lists])
+@pytest.mark.parametrize("names", [("cls", "reg"), ("reg", "cls")])
+def test_all_levels_of_an_output_have_its_name(forward, names):
+    def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
+        levels = outputs
+        if isinstance(outputs, dict):
+            levels = [{"cls": cls, "reg": reg} for cls, reg in zip(outputs["cls"], outputs["reg"], strict=True)]
+        cls = sum(F.cross_entropy(level["cls"], batch["label"]) for level in levels)
+        reg = sum(F.l1_loss(level["reg"], batch["value"]) for level in levels)
+        return dict(zip((f"loss_{name}" for name in names), (cls, reg), strict=True))
+
+    found = {(each.kind, each.subject) for each in audit(two(criterion, forward=forward)).faults}
+    swapped = {("rotated-names", "loss_cls"), ("rotated-names", "loss_reg")}
+    assert found == (swapped if names[0] == "reg" else set())
+
+
 def test_a_loss_that_is_switched_off_is_no_fault():
     assert audit(two(lambda o, b: both(o, b) | {"aux": 0, "loss_edge": 0.0})).faults == ()
 

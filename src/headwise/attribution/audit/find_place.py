@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -147,11 +148,20 @@ def _text(path: str, channels: tuple[int, ...] | None) -> str:
 
 
 def _by_name(facts: Facts) -> dict[str, list[Region]]:
-    """Losses and outputs of the same name, where at least two match and each in one way only."""
-    outputs: dict[str, list[str]] = defaultdict(list)
+    """Losses and outputs of the same name, where at least two losses match."""
+    exact: dict[str, list[str]] = defaultdict(list)
+    folded: dict[str, list[str]] = defaultdict(list)  # the levels of a pyramid are one output
     for path in facts.outputs:
-        outputs[plain_name(path.replace("]", "").replace("[", "_"))].append(path)
-    matched = {name: outputs.get(plain_name(name), []) for name in facts.names}
+        exact[plain_name(path.replace("]", "").replace("[", "_"))].append(path)
+        folded[plain_name(re.sub(r"\[\d+\]", "", path))].append(path)
+    regions: dict[str, list[Region]] = {}
+    for name in facts.names:
+        plain = plain_name(name)
+        # The place in a tuple is not a name: losses and outputs may come in different orders.
+        if plain.isdecimal():
+            continue
+        found = exact[plain] if len(exact[plain]) == 1 else folded[plain]
+        if found:
+            regions[name] = [(path, None) for path in found]
     unique = len({plain_name(name) for name in facts.names}) == len(facts.names)
-    regions: dict[str, list[Region]] = {name: [(p[0], None)] for name, p in matched.items() if len(p) == 1}
     return regions if unique and len(regions) > 1 else {}

@@ -44,7 +44,9 @@ def user_code(what: str) -> Iterator[None]:
 
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_PACKAGES)]
+    if isinstance(error, SyntaxError):
+        return "the file is not valid Python"
+    own = [frame for frame in frames if not frame.filename.startswith((*_PACKAGES, "<frozen "))]
     if not own:
         return "before any line of the subject ran: look at its arguments"
     frame = own[-1]
