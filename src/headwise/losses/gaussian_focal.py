@@ -106,7 +106,7 @@ def _highest_at(target: Tensor, index: Tensor, objects: Tensor | None) -> Tensor
     # All that is no peak is written beyond the end: what is written is always True, so its order is of no account.
     marked = torch.zeros((*target.shape[:2], num_places + 1), dtype=torch.bool, device=target.device)
     marked = marked.scatter(2, torch.where(highest, places, num_places), True)
-    return marked[..., :-1].unflatten(2, target.shape[2:])
+    return marked[..., :-1].reshape(target.shape)
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:

@@ -2,9 +2,28 @@
 
 import sys
 
+from headwise.presets.centernet import centernet
+from headwise.presets.cornernet import cornernet
+from headwise.presets.cornernet_saccade import cornernet_saccade
+from headwise.presets.cornernet_squeeze import cornernet_squeeze
+from headwise.presets.deep_supervision import deep_supervision
+from headwise.presets.retinanet import retinanet
+from headwise.presets.ssd import ssd
 from headwise.presets.textsnake import textsnake
+from headwise.presets.weighted_unet import weighted_unet
 
-__all__ = ["card", "textsnake"]
+__all__ = [
+    "card",
+    "centernet",
+    "cornernet",
+    "cornernet_saccade",
+    "cornernet_squeeze",
+    "deep_supervision",
+    "retinanet",
+    "ssd",
+    "textsnake",
+    "weighted_unet",
+]
 
 
 def card(name: str) -> str:
