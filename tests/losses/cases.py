@@ -54,6 +54,12 @@ def _directions(generator, batch):
     return _normal(generator, batch, 2, 4, 4), torch.sin(angle), _mask(generator, batch, 4, 4)
 
 
+def _heat_maps(generator, batch):
+    shape = (batch, 2, 3, 4)
+    target = (1.4 * torch.rand(shape, generator=generator, dtype=torch.float64)).clamp(max=1)
+    return 2 * _normal(generator, *shape), target, _mask(generator, *shape)
+
+
 def _hard(name, draw, **options):
     return LossCase(
         name,
@@ -95,4 +101,6 @@ CASES = [
     _plain("relative_smooth_l1", _radii, normalizers.positive),
     _plain("direction_smooth_l1", _directions, normalizers.count, label="direction_sin", component=0),
     _plain("direction_smooth_l1", _directions, normalizers.count, label="direction_cos", component=1, beta=0.3),
+    _plain("gaussian_focal", _heat_maps, normalizers.peaks),
+    _plain("gaussian_focal", _heat_maps, normalizers.peaks, label="gaussian_focal_powers", alpha=1.5, beta=3.0),
 ]

@@ -114,3 +114,50 @@ def dice(output, target, mask=None, *, smooth=1.0):
     both = _elementwise(output, target, mask, lambda x, y: probability(x) + y)
     product = _elementwise(output, target, mask, lambda x, y: probability(x) * y)
     return (both - 2 * product) / (both + smooth)
+
+
+def gaussian_focal(output, target, mask=None, *, alpha=2.0, beta=4.0):
+    mask, total = _spread(mask, output), 0.0
+    for index in np.ndindex(output.shape):
+        if not _kept(mask, index):
+            continue
+        logit, heat = float(output[index]), float(target[index])
+        positive = heat >= 1
+        margin = -logit if positive else logit
+        wrong, right = 1 / (1 + math.exp(-margin)), 1 / (1 + math.exp(margin))
+        total -= (1 if positive else (1 - heat) ** beta) * wrong**alpha * math.log(right)
+    return total
+
+
+def pull(left, right, left_index, right_index, mask):
+    total = 0.0
+    for image in range(len(mask)):
+        slots = [k for k in range(mask.shape[1]) if mask[image, k] > 0]
+        for k in slots:
+            a, b = left[image].ravel()[left_index[image, k]], right[image].ravel()[right_index[image, k]]
+            mean = (a + b) / 2
+            total += ((a - mean) ** 2 + (b - mean) ** 2) / len(slots)
+    return float(total)
+
+
+def push(left, right, left_index, right_index, mask, *, margin=1.0):
+    total = 0.0
+    for image in range(len(mask)):
+        means = [
+            (left[image].ravel()[left_index[image, k]] + right[image].ravel()[right_index[image, k]]) / 2
+            for k in range(mask.shape[1])
+            if mask[image, k] > 0
+        ]
+        pairs = [(a, b) for i, a in enumerate(means) for j, b in enumerate(means) if i != j]
+        total += sum(max(0.0, margin - abs(a - b)) for a, b in pairs) / max(len(pairs), 1)
+    return float(total)
+
+
+def gathered_smooth_l1(output, index, target, mask, *, beta=1.0):
+    _, num_channels, _, width = output.shape
+    return sum(
+        _smooth(output[n, c, index[n, k] // width, index[n, k] % width] - target[n, k, c], beta)
+        for n, k in np.ndindex(index.shape)
+        for c in range(num_channels)
+        if mask[n, k] > 0
+    )
