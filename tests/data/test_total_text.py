@@ -130,6 +130,8 @@ def test_a_file_that_is_no_picture(folder):
     [
         ("x: [[10 50]], y: [[10 10]], ornt: [u'h'], transcriptions: [u'w']", "has 2 points"),
         ("x: [[10 nan 5]], y: [[10 10 7]], ornt: [u'h'], transcriptions: [u'w']", "must be finite"),
+        ("x: [[10 50 30]], y: [[10 10 10]], ornt: [u'h'], transcriptions: [u'w']", "polygon 1 ('w') has no area"),
+        ("x: [[10 10 10]], y: [[7 7 7]], ornt: [u'h'], transcriptions: [u'w']", "polygon 1 ('w') has no area"),
         ("x: [[10 50 5]], y: [[10 10]], ornt: [u'h'], transcriptions: [u'w']", "3 x and 2 y"),
         ("x: [[10 ?? 5]], y: [[10 10 7]], ornt: [u'h'], transcriptions: [u'w']", "could not convert"),
         ("x: [[10 50 5]], y: [[10 10 7]], ornt: [u'h'], transcr", "cannot be read"),
@@ -141,6 +143,11 @@ def test_broken_lines_name_the_file(folder, line, message):
     found = refused(folder, ValueError)
     assert found.startswith(str(txt(folder)))
     assert message in found
+
+
+def test_an_ignored_word_may_be_a_line(folder):
+    txt(folder).write_text("x: [[10 50 30]], y: [[10 10 10]], ornt: [u'#'], transcriptions: [u'#']\n")
+    assert read_total_text(folder, "Train")[1].annotation.ignored == (True,)
 
 
 def test_a_truncated_mat_file(folder):

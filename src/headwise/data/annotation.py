@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Polygon = NDArray[np.float64]
 
+_FLATTEST = 1e-6  # breadth over length; what is flatter is a line that was rounded
+
 
 @dataclass(frozen=True)
 class TextAnnotation:
@@ -85,6 +87,21 @@ def check_polygon(polygon: Polygon, what: str) -> None:
             f"{what} has the point {tuple(polygon[point].tolist())} at position {point}, "
             "but coordinates must be finite. Correct or remove it."
         )
+
+
+def check_area(polygon: Polygon, what: str) -> None:
+    """Refuse an outline that is a line or a point, of which no target can be drawn.
+
+    Args:
+        polygon: (v, 2) points.
+        what: how the error calls it.
+
+    Raises:
+        ValueError: all points lie on a line, or on one another.
+    """
+    length, breadth = np.linalg.svd(polygon - polygon.mean(axis=0), compute_uv=False)
+    if breadth <= _FLATTEST * length:
+        raise ValueError(f"{what} has no area: its points lie on a line or coincide. Correct it, or mark it with '#'.")
 
 
 def polygon_area(polygon: Polygon) -> float:

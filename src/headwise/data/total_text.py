@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headwise.data.annotation import Picture, Polygon, TextAnnotation
+from headwise.data.annotation import Picture, Polygon, TextAnnotation, check_area
 from headwise.data.pictures import check_picture, load_picture
 
 _PICTURES = {".jpg", ".jpeg", ".png"}
@@ -156,11 +156,15 @@ def _read(path: Path) -> TextAnnotation:
 
 def _annotation(words: Iterable[_Word]) -> TextAnnotation:
     words = list(words)
-    return TextAnnotation(
+    annotation = TextAnnotation(
         tuple(word.polygon for word in words),
         tuple(word.text == "#" for word in words),
         tuple(word.text for word in words),
     )
+    for index, word in enumerate(words):
+        if word.text != "#":
+            check_area(word.polygon, f"polygon {index} ({word.text!r})")
+    return annotation
 
 
 def _txt_words(path: Path) -> Iterator[_Word]:
