@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from headwise.attribution.jacobians.jacobian import jacobian
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
-from headwise.attribution.jacobians.streaming import on_gradient
+from headwise.attribution.jacobians.streaming import inner_product, on_gradient, square_norm
 from tests.attribution.brute import Net, rows, setup
 
 OPTIONS: list[dict[str, bool]] = [{}, {"use_checkpoint": True}, {"in_place": True}, {"norm": False}]
@@ -274,3 +274,13 @@ def test_no_row_by_difference_where_a_hook_may_break_the_sum() -> None:
         assert gradient is not None
         assert found.norm(loss, "trunk.0.weight") == pytest.approx(float(gradient.norm()), rel=1e-9)
     handle.remove()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_sums_over_millions_of_float32_keep_their_digits(layout: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.rand(1024, 1024, 2, 2, generator=generator).to(memory_format=layout)
+    against = torch.rand(1024, 1024, 2, 2, generator=generator)
+    assert float(square_norm(gradient)) == pytest.approx(float(gradient.double().square().sum()), rel=2e-6)
+    expected = float((gradient.double() * against.double()).sum())
+    assert float(inner_product(gradient, against)) == pytest.approx(expected, rel=2e-6)

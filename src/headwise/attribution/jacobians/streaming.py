@@ -16,6 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 Visit = Callable[[int, Tensor], None]
 
+_PART = 1 << 17  # a dot product of so many float32 keeps six digits
+
 
 def stream(losses: Sequence[Tensor], parameters: Sequence[Tensor], visit: Visit) -> None:
     """Visit the gradient of the sum of some losses, parameter by parameter; the graph stays usable.
@@ -68,6 +70,8 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def square_norm(gradient: Tensor) -> Tensor:
     """The sum of squares, as a 0-d float64 tensor (float32 on a device without it)."""
+    if gradient.device.type == "cpu":
+        return _by_parts(gradient, gradient)
     if gradient.dtype == accumulator(gradient.dtype) and gradient.is_contiguous():
         flat = gradient.view(-1)
         return _wide(torch.dot(flat, flat))
@@ -77,11 +81,21 @@ def square_norm(gradient: Tensor) -> Tensor:
 
 def inner_product(first: Tensor, second: Tensor) -> Tensor:
     """The sum of products, as a 0-d float64 tensor (float32 on a device without it)."""
+    if first.device.type == "cpu":
+        return _by_parts(first, second)
     dtype = accumulator(first.dtype)
     first, second = first.to(dtype), second.to(dtype)
     if first.is_contiguous() and second.is_contiguous():
         return _wide(torch.dot(first.view(-1), second.view(-1)))
     return _wide((first * second).sum())
+
+
+def _by_parts(first: Tensor, second: Tensor) -> Tensor:
+    """The sum of products on a CPU, which adds in one chain: over millions of float32 it would lose four digits."""
+    dtype = accumulator(first.dtype)
+    parts = zip(first.reshape(-1).split(_PART), second.reshape(-1).split(_PART), strict=True)
+    products = [torch.dot(a.to(dtype), b.to(dtype)).double() for a, b in parts]
+    return products[0] if len(products) == 1 else torch.stack(products).sum()
 
 
 def _wide(value: Tensor) -> Tensor:
