@@ -191,6 +191,7 @@ def test_values_that_are_not_finite_are_named():
     [
         ({"map": blank()}, {}, "no output 'maps'. The network returned: map"),
         ({}, {}, "The network returned: nothing"),
+        (blank(), {}, "outputs are {'maps': tensor}, found a Tensor"),
         ({"maps": blank()[0]}, {}, r"must be \(N, 7, H, W\), found shape \(7, 128, 128\)"),
         ({"maps": blank()[:, :6]}, {}, r"found shape \(1, 6, 128, 128\)"),
         ({"maps": blank()}, {"region_threshold": 1.5}, r"region_threshold must be in \[0, 1\], found 1.5"),

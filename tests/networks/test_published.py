@@ -56,6 +56,10 @@ def test_a_file(network, state, tmp_path):
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="cannot read"):
         load_published(network, str(path))
+    path.write_bytes(b"PK123")
+    with pytest.raises(ValueError, match="no checkpoint of tensors") as error:
+        load_published(network, path)
+    assert "weights_only" not in str(error.value)
 
 
 @pytest.mark.parametrize(("content", "found"), [([1, 2], "a list"), (torch.zeros(3), "a Tensor")])

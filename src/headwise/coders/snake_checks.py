@@ -61,6 +61,8 @@ def _check_outline(word: Tensor | npt.NDArray[np.generic], image: int, index: in
 
 def check_maps(outputs: Mapping[str, Tensor]) -> Tensor:
     """Return ``maps`` as float32 on the CPU; another shape or values that are not finite are a ValueError."""
+    if not isinstance(outputs, Mapping):
+        raise ValueError(f"decode_snakes: outputs are {{'maps': tensor}}, found a {type(outputs).__name__}.")
     if "maps" not in outputs:
         raise ValueError(f"decode_snakes: no output 'maps'. The network returned: {', '.join(outputs) or 'nothing'}.")
     maps = outputs["maps"].detach().float().cpu()

@@ -64,7 +64,8 @@ def _read(path: str) -> Mapping[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = (str(error).splitlines() or ["it ends early"])[0]
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "no checkpoint of tensors" if refused else (str(error).splitlines() or ["it ends early"])[0]
         remedy = "Check the path, or download it again; a checkpoint holds tensors only"
         raise ValueError(f"load_published: cannot read '{path}': {reason}. {remedy}.") from error
     if not isinstance(content, Mapping):
@@ -76,9 +77,7 @@ def _read(path: str) -> Mapping[str, Any]:
 
 def _find_weights(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     entry = next((content[name] for name in ENTRIES if isinstance(content.get(name), Mapping)), content)
-    weights = {
-        key.removeprefix("module."): value for key, value in entry.items() if isinstance(value, Tensor)
-    }
+    weights = {key.removeprefix("module."): value for key, value in entry.items() if isinstance(value, Tensor)}
     if not weights:
         held = ", ".join(map(str, list(content)[:SHOWN])) or "nothing"
         raise ValueError(

@@ -54,9 +54,7 @@ def textsnake(
         raise ValueError(f"networks.textsnake: num_channels must be at least 1, found {num_channels}.")
     if width < 8 or width % 8 or (width != 64 and (backbone == "vgg16" or weights)):
         rule = "width is a multiple of 8, and 64 for vgg16 and for ImageNet weights"
-        raise ValueError(
-            f"networks.textsnake: {rule}, found {width} (backbone {backbone!r}, weights {weights!r})."
-        )
+        raise ValueError(f"networks.textsnake: {rule}, found {width} (backbone {backbone!r}, weights {weights!r}).")
     if backbone == "vgg16":
         return VggTextSnake(weights, num_channels)
     if backbone == "resnet18":
@@ -112,12 +110,9 @@ class ResNetTextSnake(nn.Module):
         widths = [8 * width, 2 * width, width, width // 2, width // 2]
         skips = [4 * width, 2 * width, width, width]
         self.merges = nn.ModuleList(
-            _conv_norm_relu(coarse + skip, out)
-            for (coarse, out), skip in zip(pairwise(widths), skips, strict=True)
+            _conv_norm_relu(coarse + skip, out) for (coarse, out), skip in zip(pairwise(widths), skips, strict=True)
         )
-        self.head = nn.Sequential(
-            _conv_norm_relu(width // 2, width // 2), nn.Conv2d(width // 2, num_channels, 1)
-        )
+        self.head = nn.Sequential(_conv_norm_relu(width // 2, width // 2), nn.Conv2d(width // 2, num_channels, 1))
         self.register_buffer("unit", torch.ones(num_channels, 1, 1), persistent=False)
         if num_channels == 7:
             self._start_from_priors()
@@ -191,9 +186,7 @@ def _resnet18_stages(weights: str | None, width: int) -> nn.ModuleList:
         return nn.ModuleList(
             [stem, nn.Sequential(trunk.maxpool, *trunk.layer1), trunk.layer2, trunk.layer3, trunk.layer4]
         )
-    stem = nn.Sequential(
-        nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-    )
+    stem = nn.Sequential(nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
     first = nn.Sequential(nn.MaxPool2d(3, 2, 1), *_residual_stage(width, width))
     finer = [_residual_stage(width << level, width << level + 1) for level in range(3)]
     stages = nn.ModuleList([stem, first, *finer])
@@ -205,9 +198,7 @@ def _residual_stage(in_channels: int, out_channels: int) -> nn.Sequential:
     block = _torchvision().models.resnet.BasicBlock
     if in_channels == out_channels:
         return nn.Sequential(block(in_channels, out_channels), block(out_channels, out_channels))
-    project = nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, 2, bias=False), nn.BatchNorm2d(out_channels)
-    )
+    project = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, 2, bias=False), nn.BatchNorm2d(out_channels))
     return nn.Sequential(block(in_channels, out_channels, 2, project), block(out_channels, out_channels))
 
 
