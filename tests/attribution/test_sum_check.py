@@ -179,6 +179,9 @@ def test_a_detached_loss_is_named_and_a_number_is_not() -> None:
     found = check_sum(detached, model)
     assert _kinds(found) == {"detach"}
     assert [cause.subject for cause in found.causes] == ["loss 'depth'"]
+    places = [word for word in str(found).split() if ".py:" in word]
+    assert places
+    assert all(place.startswith("test_sum_check.py:") for place in places), "only lines of the user's code"
     assert found.coefficients == {"text": 1.0, "depth": None, "none": None}
 
 

@@ -93,7 +93,7 @@ def inner_product(first: Tensor, second: Tensor) -> Tensor:
 def _by_parts(first: Tensor, second: Tensor) -> Tensor:
     """The sum of products on a CPU, which adds in one chain: over millions of float32 it would lose four digits."""
     dtype = accumulator(first.dtype)
-    parts = zip(first.reshape(-1).split(_PART), second.reshape(-1).split(_PART), strict=True)
+    parts = zip(torch.split(first.reshape(-1), _PART), torch.split(second.reshape(-1), _PART), strict=True)
     products = [torch.dot(a.to(dtype), b.to(dtype)).double() for a, b in parts]
     return products[0] if len(products) == 1 else torch.stack(products).sum()
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from headwise.attribution.tracing.named import named_tensors
 
-_PACKAGES = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, __file__))
+_PACKAGES = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
 _DETACHING = {"detach", "detach_", "item", "tolist", "numpy"}
 _DRAWING = {
     "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "bernoulli", "bernoulli_",
@@ -80,7 +80,7 @@ def _note(found: list[str], what: str) -> None:
 
 
 def _place() -> str:
-    """The innermost line outside torch and this room."""
+    """The innermost line outside torch and the attribution room."""
     frame = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGES):
         if frame.f_back is None:
