@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
 from headwise.criterion import config
@@ -321,7 +322,9 @@ class Criterion(nn.Module):
         compiled = self._compiled[job]
         results: tuple[list[Row], Tensor]
         try:
-            results = compiled(roots, targets, denominators, as_tensors, level_tensors, slots)
+            # What the backward pass can compute from the inputs costs less time than memory to keep.
+            with functorch_config.patch(aggressive_recomputation=True):
+                results = compiled(roots, targets, denominators, as_tensors, level_tensors, slots)
         except Exception:
             # Dynamo wraps what a loss raises in errors of its own; eager mode says it in plain words.
             run(job, [root.detach() for root in roots], targets, denominators, weights, scales, None)
