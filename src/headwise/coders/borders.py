@@ -23,8 +23,8 @@ def encode_border_weights(
 
     ``w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2))``, d1 and d2 the distances in pixels to the nearest and the second
     nearest object, and ``w_c = num_pixels / (2 num_pixels_of_class)`` of the image, the classes being object and
-    background. The second summand is for background pixels of images with two objects or more, so objects that
-    touch have a ridge along their border wherever there is background.
+    background. The second summand is for background pixels of images with two objects or more: where objects touch
+    there is none, so take a pixel between them out of both if they are to be told apart.
 
     Args:
         label: Number of the object at each pixel, 0 for background, (H, W) or (N, H, W), integer, at least 0. Numbers
