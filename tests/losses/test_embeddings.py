@@ -51,8 +51,8 @@ def test_matches_the_slow_reference(batch, slots):
 
 
 def test_published_is_the_authors_formulation():
-    arguments = drawn(batch=4)
-    wanted = authors(*arguments[:4], arguments[4].to(torch.uint8))
+    left, right, left_index, right_index, mask = arguments = drawn(batch=4)
+    wanted = authors(left, right, left_index, right_index, mask.to(torch.uint8))
     for loss, value in zip(PUBLISHED, wanted, strict=True):
         torch.testing.assert_close(loss(*arguments), value, rtol=1e-12, atol=0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ class Recorded:
             if name.startswith("in/")
         }
         num_stacks = 1 + max(int(name.split("_")[2]) for name in leaves if not name.startswith("att"))
-        stacks = [{} for _ in range(num_stacks)]
+        stacks: list[dict[str, Any]] = [{} for _ in range(num_stacks)]
         for name, leaf in leaves.items():
             point, kind, stack = name.split("_")
             if point == "att":
@@ -54,7 +55,7 @@ class Recorded:
 
     @staticmethod
     def targets(given, dtype):
-        targets = {"objects": torch.from_numpy(given["tgt/mask"])}
+        targets: dict[str, Any] = {"objects": torch.from_numpy(given["tgt/mask"])}
         attention = [torch.from_numpy(given[name]).to(dtype) for name in sorted(given) if name.startswith("tgt/att")]
         if attention:
             targets["attention"] = attention
@@ -238,7 +239,9 @@ def test_attention_weighs_what_all_weigh():
     for num_stacks in (1, 2, 3):
         mended = hw.presets.cornernet_saccade(num_stacks)
         published = hw.presets.cornernet_saccade(num_stacks, as_published=True)
-        weights = [{term.name: term.weight for term in each.terms} for each in (mended, published)]
+        weights: list[dict[str, Any]] = [
+            {term.name: term.weight for term in each.terms} for each in (mended, published)
+        ]
         assert weights[0]["attention"] == pytest.approx(weights[0]["top_left_heatmap"])
         assert weights[1]["attention"] == pytest.approx(weights[1]["top_left_heatmap"] / num_stacks)
 
