@@ -140,6 +140,15 @@ def test_positives_of_an_index_are_a_set_of_pixels():
     assert normalizers.peaks(target, masked, index=index, objects=objects) == 1
 
 
+def test_an_index_on_an_empty_heat_map_makes_no_positive():
+    _, index, objects = _one_object(0.9)
+    output, _ = heat_maps(shape=(1, 3, 4, 4))
+    empty = torch.zeros_like(output)
+    assert torch.equal(
+        losses.gaussian_focal(output, empty, index=index, objects=objects), losses.gaussian_focal(output, empty)
+    )
+
+
 def test_f6_ranks_add_up():
     output, target = heat_maps(shape=(4, 1, 4, 4))
     target[1:] *= 0.9
