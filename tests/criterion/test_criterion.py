@@ -354,3 +354,15 @@ def test_half_precision_is_summed_in_float32():
         assert breakdown.total.dtype == torch.float32
         exact = hw.Criterion(five_terms())({"maps": five_maps().to(dtype).double()}, five_targets())
         torch.testing.assert_close(breakdown.total.double(), exact.total, rtol=1e-5, atol=0)
+
+
+def test_what_cannot_be_compiled_goes_on_in_eager_mode_and_says_so(monkeypatch):
+    def refuses(*args, **kwargs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: refuses)
+    criterion, maps, targets = hw.Criterion(five_terms(), compile=True), five_maps(), five_targets()
+    with pytest.warns(UserWarning, match=r"goes on in eager mode.*RuntimeError: no compiler"):
+        total = criterion({"maps": maps}, targets).total
+    assert total == hw.Criterion(five_terms())({"maps": maps}, targets).total
+    criterion({"maps": maps}, targets).total.backward()

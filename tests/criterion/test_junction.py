@@ -82,6 +82,14 @@ def test_double_backward_equals_plain_autograd_with_and_without_books():
         assert ledger.read()["a"].finite
 
 
+def test_double_backward_is_equal_to_the_bit_with_books_where_terms_share_channels():
+    for dtype in (torch.float32, torch.float64):
+        criterion, maps, targets = hw.Criterion(five_terms()), five_maps(dtype=dtype), five_targets(dtype=dtype)
+        found = penalty(criterion, maps, targets)
+        with hw.Ledger(criterion):
+            assert torch.equal(penalty(criterion, maps, targets), found)
+
+
 def test_double_backward_through_the_library_losses():
     targets, maps = five_targets(size=6, dtype=torch.float64), five_maps(size=6, dtype=torch.float64)
     criterion = hw.Criterion(five_terms()[1:], unread=["maps[:, 0:2]"])

@@ -313,23 +313,31 @@ class Criterion(nn.Module):
         return self.recorder.open(tuple([part.layout for part in job.parts]), roots[0].device, pooled)
 
     def _run_compiled(self, job: Job, roots: list[Tensor], *rest: Any) -> tuple[list[Row], Tensor]:
-        """Runs the compiled kernels; what eager mode would refuse, it refuses with eager mode's words."""
+        """Runs the compiled kernels; what cannot be compiled runs, or is refused, in eager mode."""
         if job not in self._compiled:
             self._compiled[job] = torch.compile(partial(run, job), fullgraph=True)
         targets, denominators, weights, scales, slots = rest
         as_tensors = [torch.as_tensor(weight, dtype=torch.float64) for weight in weights]
         level_tensors = [torch.tensor(scale, dtype=torch.float64) for scale in scales]
         compiled = self._compiled[job]
-        results: tuple[list[Row], Tensor]
         try:
             # What the backward pass can compute from the inputs costs less time than memory to keep.
             with functorch_config.patch(aggressive_recomputation=True):
-                results = compiled(roots, targets, denominators, as_tensors, level_tensors, slots)
-        except Exception:
+                results: tuple[list[Row], Tensor] = compiled(
+                    roots, targets, denominators, as_tensors, level_tensors, slots
+                )
+            return results
+        except Exception as error:
             # Dynamo wraps what a loss raises in errors of its own; eager mode says it in plain words.
-            run(job, [root.detach() for root in roots], targets, denominators, weights, scales, None)
-            raise
-        return results
+            results = run(job, roots, targets, denominators, weights, scales, slots)
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"Criterion(compile=True) goes on in eager mode, for these shapes cannot be compiled: "
+                f"{type(error).__name__}: {reason}. Values are the same; pad to fewer shapes, or set compile=False",
+                stacklevel=5,
+            )
+            self._compile = False
+            return results
 
 
 def _is_schedule(weight: Weight) -> bool:

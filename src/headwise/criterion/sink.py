@@ -101,7 +101,7 @@ class Sinks:
             add = not layout.tiles[0]
             for number in group.edges:
                 into = view(total, layout.edges[number])
-                for write in [*_copies(grads[number]), *writes[number]]:
+                for write in _one([*_copies(grads[number]), *writes[number]], into):
                     write(into, add)
                     add = True
             if not add:
@@ -133,6 +133,16 @@ def view(root: Tensor, edge: Edge) -> Tensor:
 
 def _slice(total: Tensor, group: Group) -> Tensor:
     return total.narrow(group.dim, group.start, group.stop - group.start)
+
+
+def _one(writes: list[Write], like: Tensor) -> list[Write]:
+    """Several parts of one reading's gradient (a gradient penalty makes them) are added up first, as autograd does."""
+    if len(writes) < 2:
+        return writes
+    part = torch.empty_like(like)
+    for number, write in enumerate(writes):
+        write(part, number > 0)
+    return _copies(part)
 
 
 def _copies(grad: Tensor | None) -> list[Write]:

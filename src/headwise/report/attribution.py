@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from headwise.attribution.ledger.books import Books
 from headwise.attribution.jacobians.effect import Effect
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
+from headwise.attribution.ledger.books import Books
 from headwise.attribution.tracing.trace_table import Trace
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap

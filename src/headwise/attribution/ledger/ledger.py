@@ -53,7 +53,8 @@ class Ledger:
 
     A row is booked when a backward pass came by, whether from ``total`` or from single entries; calls without one
     (evaluation) leave no trace. Rows lie in a ring buffer on the device; `read`, `history` and `table` fetch them in
-    one transfer. Gradients with and without a ledger are equal to the bit.
+    one transfer. Gradients with and without a ledger are equal to the bit. What is booked is what arrives through a
+    term: where a loop differentiates a gradient once more (a gradient penalty), the penalty's part is in it.
 
     Args:
         criterion: Whose books to keep.
