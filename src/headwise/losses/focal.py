@@ -40,7 +40,7 @@ def sigmoid_focal(
     _check("sigmoid_focal", output, target, mask, alpha)
     if not gamma >= 0:
         raise ValueError(f"sigmoid_focal: gamma must be at least 0, found {gamma}. The paper's value is 2.")
-    return fused_sum(_focal_value, _focal_gradient, output, target, mask, alpha=alpha, gamma=gamma)
+    return fused_sum(_focal_value, _focal_gradient, output, *_columns(target, mask), alpha=alpha, gamma=gamma)
 
 
 def shifted_focal(
@@ -84,7 +84,8 @@ def shifted_focal(
     _check("shifted_focal", output, target, mask, alpha)
     if not gamma > 0:
         raise ValueError(f"shifted_focal: gamma must be positive, found {gamma}. The published value is 2.")
-    return fused_sum(_shifted_value, _shifted_gradient, output, target, mask, alpha=alpha, gamma=gamma, beta=beta)
+    options = {"alpha": alpha, "gamma": gamma, "beta": beta}
+    return fused_sum(_shifted_value, _shifted_gradient, output, *_columns(target, mask), **options)
 
 
 def _check(loss: str, output: Tensor, target: Tensor, mask: Tensor | None, alpha: float) -> None:
@@ -108,50 +109,67 @@ def _check(loss: str, output: Tensor, target: Tensor, mask: Tensor | None, alpha
         raise ValueError(f"{loss}: alpha must be in [0, 1], found {alpha}. The published value is 0.25.")
 
 
+def _columns(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """As (N, A, 1), so that anchors are rows in logits, labels and mask alike."""
+    return target.unsqueeze(-1), None if mask is None else mask.unsqueeze(-1)
+
+
 def _focal_value(output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float) -> Tensor:
-    right, is_class, keep = _margins(output, target, mask)
-    losses = _modulation(torch.sigmoid(-right), gamma) * _softplus(-right)
-    return _weigh(losses, is_class, keep, alpha).sum() + _unknown_labels(output, target, keep)
+    logits, sign, keep = _signed(output, target, mask)
+    margin = logits * sign
+    losses = _modulation(torch.sigmoid(margin), gamma) * _softplus(margin)
+    return (losses * _balance(sign, keep, alpha)).sum() + _unknown_labels(output, target, keep)
 
 
 def _focal_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float) -> Tensor:
-    right, is_class, keep = _margins(output, target, mask)
-    wrong = torch.sigmoid(-right)
-    # d/dm of q^gamma softplus(-m), where q = sigmoid(-m) and dq/dm = -q (1 - q).
-    slope = _modulation(wrong, gamma) * (wrong + gamma * torch.sigmoid(right) * _softplus(-right))
-    return _weigh(torch.where(is_class, -slope, slope), is_class, keep, alpha).to(output.dtype)
+    logits, sign, keep = _signed(output, target, mask)
+    margin = logits * sign
+    wrong = torch.sigmoid(margin)
+    # d/dm of q^gamma softplus(m), where q = sigmoid(m) and dq/dm = q (1 - q).
+    slope = _modulation(wrong, gamma) * (wrong + gamma * torch.sigmoid(-margin) * _softplus(margin))
+    return (slope * (_balance(sign, keep, alpha) * sign)).to(output.dtype)
 
 
 def _shifted_value(
     output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float, beta: float
 ) -> Tensor:
-    right, is_class, keep = _margins(output, target, mask)
-    losses = _softplus(-(gamma * right + beta)) / gamma
-    return _weigh(losses, is_class, keep, alpha).sum() + _unknown_labels(output, target, keep)
+    logits, sign, keep = _signed(output, target, mask)
+    losses = _softplus(gamma * (logits * sign) - beta) / gamma
+    return (losses * _balance(sign, keep, alpha)).sum() + _unknown_labels(output, target, keep)
 
 
 def _shifted_gradient(
     output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float, beta: float
 ) -> Tensor:
-    right, is_class, keep = _margins(output, target, mask)
-    slope = torch.sigmoid(-(gamma * right + beta))
-    return _weigh(torch.where(is_class, -slope, slope), is_class, keep, alpha).to(output.dtype)
+    logits, sign, keep = _signed(output, target, mask)
+    slope = torch.sigmoid(gamma * (logits * sign) - beta)
+    return (slope * (_balance(sign, keep, alpha) * sign)).to(output.dtype)
 
 
-def _margins(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """How far each logit is on the right side, whether it is the anchor's class, and what counts; 0 elsewhere."""
+def _signed(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, the sign that makes them larger the more they are wrong, and what counts; logits are 0 elsewhere."""
     keep = target >= 0
     if mask is not None:
         keep = keep & as_mask(mask)
-    keep = keep.unsqueeze(-1)
-    classes = torch.arange(1, output.shape[-1] + 1, device=output.device)
-    is_class = target.unsqueeze(-1) == classes
     logits = torch.where(keep, output.to(working_dtype(output)), 0.0)
-    return torch.where(is_class, logits, -logits), is_class, keep
+    return logits, _signs(logits, target), keep
 
 
-def _weigh(losses: Tensor, is_class: Tensor, keep: Tensor, alpha: float) -> Tensor:
-    return torch.where(keep, torch.where(is_class, alpha * losses, (1.0 - alpha) * losses), 0.0)
+def _signs(logits: Tensor, target: Tensor) -> Tensor:
+    """-1 at each anchor's class, 1 elsewhere."""
+    num_classes = logits.shape[-1]
+    if torch.compiler.is_compiling() or num_classes == 0:
+        classes = torch.arange(1, num_classes + 1, device=target.device)
+        return torch.where(target == classes, -1.0, 1.0).to(logits.dtype)
+    # One place an anchor is written, where a comparison would look at each of its classes.
+    named = (target > 0) & (target <= num_classes)
+    sign = torch.where(named, -1.0, 1.0).to(logits.dtype)
+    return torch.ones_like(logits).scatter(-1, (target.long() - 1).clamp(0, num_classes - 1), sign)
+
+
+def _balance(sign: Tensor, keep: Tensor, alpha: float) -> Tensor:
+    """``alpha`` at each anchor's class, ``1 - alpha`` elsewhere, 0 for what does not count (where all is finite)."""
+    return torch.add(0.5, sign, alpha=0.5 - alpha) * keep
 
 
 def _modulation(wrong: Tensor, gamma: float) -> Tensor:
@@ -168,5 +186,5 @@ def _softplus(value: Tensor) -> Tensor:
 
 def _unknown_labels(output: Tensor, target: Tensor, keep: Tensor) -> Tensor:
     """NaN where a label names no class, for that cannot be refused without waiting for the device; else 0."""
-    unknown = (keep.squeeze(-1) & (target > output.shape[-1])).any()
+    unknown = (keep & (target > output.shape[-1])).any()
     return torch.where(unknown, torch.nan, 0.0).to(working_dtype(output))
