@@ -96,7 +96,7 @@ def test_levels_of_an_empty_list():
 
 def test_paths_that_are_no_text():
     with pytest.raises(ValueError, match=r"term 'x': a path, a tuple of paths or a dict of paths is needed; found 3"):
-        hw.Term("x", squared, output=3, target="t")
+        hw.Term("x", squared, output=3, target="t")  # type: ignore[arg-type]
 
 
 def test_targets_that_hold_nothing():

@@ -166,6 +166,7 @@ def test_r4_the_plain_form_has_a_gradient():
     with pytest.raises(RuntimeError, match="not differentiable with respect to argument 'weight'"):
         F.binary_cross_entropy_with_logits(output, hot, weight, reduction="sum").backward()
     losses.sigmoid_focal(output, target).backward()
+    assert output.grad is not None
     assert output.grad.isfinite().all()
 
 

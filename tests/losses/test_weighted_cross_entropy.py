@@ -165,6 +165,7 @@ def test_n1_bytes_select_nothing_any_more():
     for num_classes in (2, 3, 7):
         logits = torch.cat((output, output, output), 1)[:, :num_classes].requires_grad_()
         losses.weighted_cross_entropy(logits, label.clamp(max=1), weight).backward()
+        assert logits.grad is not None
         assert logits.grad.isfinite().all()
 
 

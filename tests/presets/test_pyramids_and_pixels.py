@@ -231,10 +231,13 @@ def test_weight_maps_under_deep_supervision():
         losses.weighted_cross_entropy, normalizers.weight_sum, strides=[1, 2], target=("label", "weight_map")
     )
     found = criterion({"levels": outputs}, {"label": label, "weight_map": weight}).total
-    wanted = 0.0
+    wanted = torch.zeros(())
     for output, stride in zip(outputs, (1, 2), strict=True):
         of_level = shrink(weight, stride)
-        wanted += (F.cross_entropy(output, shrink(label, stride), reduction="none") * of_level).sum() / of_level.sum()
+        wanted = (
+            wanted
+            + (F.cross_entropy(output, shrink(label, stride), reduction="none") * of_level).sum() / of_level.sum()
+        )
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
 
 
@@ -302,10 +305,16 @@ def test_names_are_those_of_the_shared_table():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: hw.presets.retinanet("focal"), "'sigmoid' or 'shifted'.*found 'focal'"),
+        (
+            lambda: hw.presets.retinanet("focal"),  # type: ignore[arg-type]
+            "'sigmoid' or 'shifted'.*found 'focal'",
+        ),
         (lambda: hw.presets.retinanet("sigmoid", as_published=True), "'shifted' as published; found 'sigmoid'"),
         (lambda: hw.presets.ssd(num_levels=0), "num_levels is at least 1; found 0"),
-        (lambda: hw.presets.weighted_unet("average"), "'mean', 'weight_sum' or 'sum'.*found 'average'"),
+        (
+            lambda: hw.presets.weighted_unet("average"),  # type: ignore[arg-type]
+            "'mean', 'weight_sum' or 'sum'.*found 'average'",
+        ),
         (lambda: hw.presets.weighted_unet("mean", as_published=True), "'sum' as published; found 'mean'"),
         (partial(hw.presets.deep_supervision, strides=[0]), "strides are whole numbers from 1"),
     ],

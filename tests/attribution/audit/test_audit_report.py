@@ -276,8 +276,8 @@ def test_all_levels_of_an_output_have_its_name(forward, names):
         levels = outputs
         if isinstance(outputs, dict):
             levels = [{"cls": cls, "reg": reg} for cls, reg in zip(outputs["cls"], outputs["reg"], strict=True)]
-        cls = sum(F.cross_entropy(level["cls"], batch["label"]) for level in levels)
-        reg = sum(F.l1_loss(level["reg"], batch["value"]) for level in levels)
+        cls = torch.stack([F.cross_entropy(level["cls"], batch["label"]) for level in levels]).sum()
+        reg = torch.stack([F.l1_loss(level["reg"], batch["value"]) for level in levels]).sum()
         return dict(zip((f"loss_{name}" for name in names), (cls, reg), strict=True))
 
     found = {(each.kind, each.subject) for each in audit(two(criterion, forward=forward)).faults}
