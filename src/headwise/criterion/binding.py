@@ -117,19 +117,13 @@ def _places(term: AnyTerm, role: str, path: Path, structure: Any) -> dict[Level,
     return places
 
 
-def _at(term: AnyTerm, role: str, path: Path, places: dict[Level, Any], level: Level, num: int) -> Any:
-    """The place for one level; paths with fewer wildcards share theirs over the outer levels."""
-    key = level[len(level) - path.num_wildcards :] if path.num_wildcards else ()
-    if key not in places:
-        raise complain(
-            term, role, path, f"it has {len(places)} levels, the term's others have {num}. Levels correspond one to one"
-        )
-    return places[key]
+def _inner(level: Level, num_wildcards: int) -> Level:
+    """The part of a level that a path with so many wildcards tells apart; it shares what it names over the rest."""
+    return level[len(level) - num_wildcards :]
 
 
 def _check_same_levels(term: AnyTerm, role: str, path: Path, places: dict[Level, Any], levels: list[Level]) -> None:
-    width = path.num_wildcards
-    wanted = {level[len(level) - width :] if width else () for level in levels}
+    wanted = {_inner(level, path.num_wildcards) for level in levels}
     if set(places) != wanted:
         raise complain(
             term,
@@ -181,7 +175,7 @@ def _binding(term: AnyTerm, found: Sequence[tuple[str, Path, dict[Level, Any]]],
     num_spatial = term.levels.num_spatial if term.levels else 2
     reads = []
     for role, path, places in found:
-        name, steps = _at(term, role, path, places, level, 1)
+        name, steps = places[_inner(level, path.num_wildcards)]
         reads.append((role, path, Read(name, steps, path.channels, stride, num_spatial)))
     return Binding(
         tuple(read for role, _, read in reads if role == "target"),
@@ -239,7 +233,7 @@ def _bind_outputs(
     for level in levels:
         call = []
         for path, places in found:
-            name, steps = _at(term, "output", path, places, level, len(levels))
+            name, steps = places[_inner(level, path.num_wildcards)]
             roots.setdefault(name, steps)
             call.append(len(edges))
             edges.append(_edge(number, term, path, name, list(roots).index(name), get(outputs, steps)))
@@ -295,8 +289,7 @@ def _check_level_weights(term: AnyTerm, levels: list[Level]) -> None:
 
 def _align(term: AnyTerm, levels: list[Level], target_levels: list[Level]) -> tuple[int, ...]:
     """For each level of the outputs, the level of the targets that it is compared with."""
-    width = len(target_levels[0])
-    keys = [level[len(level) - width :] if width else () for level in levels]
+    keys = [_inner(level, len(target_levels[0])) for level in levels]
     if set(keys) != set(target_levels):
         what = "targets" if term.targets.paths else "mask"
         path = next(iter(term.targets.paths), term.mask)

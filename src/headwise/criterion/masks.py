@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from headwise.criterion.paths import Path, parse
+from headwise.losses.checks import as_mask
 
 _TOKEN = re.compile(r"\s*([&|~()]|(?:[^\s&|~()\[\]]|\[[^\]]*\])+)")
 
@@ -54,11 +54,6 @@ class Mask:
                     )
                 stack.append(left & right if item == "&" else left | right)
         return stack[0]
-
-
-def as_mask(tensor: Tensor) -> Tensor:
-    """A mask of any dtype as bool: what is greater than 0 counts."""
-    return tensor if tensor.dtype == torch.bool else tensor > 0
 
 
 @lru_cache(maxsize=1024)

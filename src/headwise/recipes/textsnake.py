@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from headwise.networks import textsnake as build_network
+from headwise.presets import card
 from headwise.presets import textsnake as build_criterion
 from headwise.recipes.configuration import DEMO, PUBLISHED, Configuration
 from headwise.training import Batch, Outcome, Settings, Task, train
@@ -107,7 +108,7 @@ def make_task(configuration: Configuration) -> Task:
     return Task(
         recipe="textsnake",
         preset=PRESET,
-        card=_card(),
+        card=card(PRESET),
         arguments=asdict(configuration),
         network=network,
         criterion=build_criterion(),
@@ -144,12 +145,6 @@ def _scheduler(optimiser: torch.optim.Optimizer, configuration: Configuration) -
     if configuration.schedule == "one_cycle":
         return OneCycleLR(optimiser, configuration.learning_rate, configuration.steps, pct_start=0.15)
     return StepLR(optimiser, max(configuration.steps // 2, 1), gamma=0.1)
-
-
-def _card() -> str:
-    import sys
-
-    return sys.modules[build_criterion.__module__].__doc__ or ""
 
 
 def _pictures(configuration: Configuration) -> tuple[PictureDataset, PictureDataset]:

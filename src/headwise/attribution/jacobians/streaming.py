@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from headwise.criterion.stats import sum_dtype
+
 Visit = Callable[[int, Tensor], None]
 
 _PART = 1 << 17  # a dot product of so many float32 keeps six digits
@@ -63,19 +65,14 @@ def _hand_over(visit: Visit, index: int, gradient: Tensor) -> Tensor:
     return gradient.new_zeros(()).expand_as(gradient)
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums over elements of a gradient: float64 stays, all else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def square_norm(gradient: Tensor) -> Tensor:
     """The sum of squares, as a 0-d float64 tensor (float32 on a device without it)."""
     if gradient.device.type == "cpu":
         return _by_parts(gradient, gradient)
-    if gradient.dtype == accumulator(gradient.dtype) and gradient.is_contiguous():
+    if gradient.dtype == sum_dtype(gradient.dtype) and gradient.is_contiguous():
         flat = gradient.view(-1)
         return _wide(torch.dot(flat, flat))
-    norm = torch.linalg.vector_norm(gradient, dtype=accumulator(gradient.dtype))
+    norm = torch.linalg.vector_norm(gradient, dtype=sum_dtype(gradient.dtype))
     return _wide(norm).square()
 
 
@@ -83,7 +80,7 @@ def inner_product(first: Tensor, second: Tensor) -> Tensor:
     """The sum of products, as a 0-d float64 tensor (float32 on a device without it)."""
     if first.device.type == "cpu":
         return _by_parts(first, second)
-    dtype = accumulator(first.dtype)
+    dtype = sum_dtype(first.dtype)
     first, second = first.to(dtype), second.to(dtype)
     if first.is_contiguous() and second.is_contiguous():
         return _wide(torch.dot(first.view(-1), second.view(-1)))
@@ -92,7 +89,7 @@ def inner_product(first: Tensor, second: Tensor) -> Tensor:
 
 def _by_parts(first: Tensor, second: Tensor) -> Tensor:
     """The sum of products on a CPU, which adds in one chain: over millions of float32 it would lose four digits."""
-    dtype = accumulator(first.dtype)
+    dtype = sum_dtype(first.dtype)
     parts = zip(torch.split(first.reshape(-1), _PART), torch.split(second.reshape(-1), _PART), strict=True)
     products = [torch.dot(a.to(dtype), b.to(dtype)).double() for a, b in parts]
     return products[0] if len(products) == 1 else torch.stack(products).sum()
