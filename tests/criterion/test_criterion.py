@@ -179,6 +179,23 @@ class TestLevels:
         assert self.value(hw.Levels(pool="each"), targets, mask="m[*]").value == 0 + 4 + 9
         assert self.value(hw.Levels(pool="all"), targets, mask="m[*]").value == (8 * 4 + 8 * 9) / 16
 
+    def test_a_pooled_count_has_a_floor(self):
+        targets = {"t": torch.zeros(2, 4), "m": [torch.zeros(2, 4), torch.ones(2, 4), torch.zeros(2, 4)]}
+        for least, wanted in ((0, 32 / 8), (1, 32 / 8), (8, 32 / 8), (10, 32 / 10)):
+            entry = self.value(hw.Levels(pool="all", least=least), targets, mask="m[*]")
+            assert entry.value == pytest.approx(wanted, rel=1e-6)
+            assert entry.ratio.denominator.tolist() == [max(8, least)] * 3
+        whatever = hw.Term(
+            "x",
+            lambda o, t, m: o.sum(),
+            output="levels[*]",
+            target="t",
+            mask="m",
+            levels=hw.Levels(pool="all", least=2.0),
+        )
+        none = {"t": torch.zeros(2, 4), "m": torch.zeros(2, 4)}
+        assert hw.Criterion([whatever])(self.outputs, none).total == (8 + 16 + 24) / 2
+
     def test_weights_may_follow_the_step_down_to_zero(self):
         decay = schedules.StepDecay(1.0, 0.1, every=2, negligible=0.05)
         term = hw.Term("x", squared, output="levels[*]", target="t", levels=hw.Levels([1, decay, decay]))
@@ -249,7 +266,7 @@ def test_configuration_round_trip():
     ):
         assert second.to_dict() == first.to_dict()
         assert second({"maps": five_maps()}, five_targets()).total == first({"maps": five_maps()}, five_targets()).total
-    levels = hw.Levels([1.0, schedules.StepDecay()], pool="all", normalize=True, strides=(1, 2))
+    levels = hw.Levels([1.0, schedules.StepDecay()], pool="all", normalize=True, strides=(1, 2), least=1.0)
     term = hw.RatioTerm("x", losses.dice, output={"output": "a[*]"}, target=("t",), levels=levels)
     row = hw.Criterion([term]).to_dict()
     assert json.loads(json.dumps(row)) == row == hw.Criterion.from_dict(row).to_dict()
@@ -273,6 +290,8 @@ ROW = {"name": "x", "loss": "smooth_l1", "output": "x"}
         ({"terms": [ROW | {"weight": {"schedule": "Step"}}]}, r"no schedule 'Step'"),
         ({"terms": [ROW | {"weight": float("nan")}]}, r"'x': a weight"),
         ({"terms": [ROW | {"levels": {"weight": [1]}}]}, r"levels: unknown key 'weight'"),
+        ({"terms": [ROW | {"levels": {"least": 1.0}}]}, r"least .* needs pool='all'; found 1.0 with 'each'"),
+        ({"terms": [ROW | {"levels": {"pool": "all", "least": -1}}]}, r"least is a finite number from 0.*found -1"),
         ({"terms": [ROW | {"levels": {"weights": 0.5}}]}, r"weights is a list.*found 0.5"),
         ({"terms": [ROW | {"levels": {"strides": 2}}]}, r"strides is a list.*found 2"),
         ({"terms": [ROW | {"weight": {"schedule": "Cosine", "start": 1}}]}, r"schedule 'Cosine': the key 'end'"),

@@ -84,27 +84,55 @@ def test_retinanet_of_micro_batches_is_that_of_the_batch():
     leaves, outputs, targets = pyramid(RETINANET, "basic", torch.float64, cuts=(5, 20))
     criterion = hw.presets.retinanet()
     whole = torch.autograd.grad(criterion(outputs, targets).total, leaves, retain_graph=True)
-
-    def image(i, nested):
-        return {"levels": [{name: each[i : i + 1] for name, each in level.items()} for level in nested["levels"]]}
-
-    images = [image(i, targets) for i in range(3)]
+    images = [image_of(i, targets) for i in range(3)]
     denominators = hw.pool_denominators(criterion, images)
-    total = sum(criterion(image(i, outputs), images[i], denominators).total for i in range(3))
+    total = sum(criterion(image_of(i, outputs), images[i], denominators).total for i in range(3))
     torch.testing.assert_close(torch.autograd.grad(total, leaves), whole, rtol=1e-12, atol=1e-18)
 
 
-@pytest.mark.parametrize("options", [{}, {"as_published": True}])
-@pytest.mark.parametrize("label", [0, -1])
-def test_r2_a_batch_without_positives_is_finite(options, label):
-    leaves, outputs, targets = pyramid(RETINANET, "basic", torch.float32, cuts=(5, 20))
+def without_positives(label, dtype=torch.float64):
+    leaves, outputs, targets = pyramid(RETINANET, "basic", dtype, cuts=(5, 20))
     for level in targets["levels"]:
         level["label"].fill_(label)
+    return leaves, outputs, targets
+
+
+@pytest.mark.parametrize("options", [{}, {"as_published": True}])
+def test_r2_background_alone_counts_as_one_positive(options):
+    leaves, outputs, targets = without_positives(0)
     breakdown = hw.presets.retinanet(**options)(outputs, targets)
-    breakdown.total.backward()
-    for leaf in leaves:
-        assert leaf.grad.isfinite().all()
+    loss = losses.shifted_focal if options else losses.sigmoid_focal
+    each = [loss(o["logits"], t["label"]) for o, t in zip(outputs["levels"], targets["levels"], strict=True)]
+    torch.testing.assert_close(breakdown["classification"].value, sum(each), rtol=1e-12, atol=0)
     assert breakdown["box"].value == 0
+    breakdown.total.backward()
+    assert leaves[0].grad.isfinite().all()
+    assert leaves[0].grad.all()
+    assert not leaves[1].grad.any()
+
+
+@pytest.mark.parametrize("options", [{}, {"as_published": True}])
+def test_r2_all_ignored_is_zero(options):
+    leaves, outputs, targets = without_positives(-1, torch.float32)
+    total = hw.presets.retinanet(**options)(outputs, targets).total
+    assert total == 0
+    assert not any(each.any() for each in torch.autograd.grad(total, leaves))
+
+
+def image_of(i, nested):
+    return {"levels": [{name: each[i : i + 1] for name, each in level.items()} for level in nested["levels"]]}
+
+
+@pytest.mark.parametrize("positives", [0, 1])
+def test_r2_the_floor_of_one_is_applied_once_in_a_step(positives):
+    _, outputs, targets = without_positives(0)
+    targets["levels"][0]["label"][0, :positives] = 3
+    criterion = hw.presets.retinanet()
+    images = [image_of(i, targets) for i in range(3)]
+    denominators = hw.pool_denominators(criterion, images)
+    assert denominators["classification"].sum() == positives
+    total = sum(criterion(image_of(i, outputs), images[i], denominators).total for i in range(3))
+    torch.testing.assert_close(total, criterion(outputs, targets).total, rtol=1e-12, atol=0)
 
 
 @DTYPES

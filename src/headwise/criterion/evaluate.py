@@ -156,7 +156,8 @@ def _combine(
     count = torch.stack([ratio.denominator.to(numerator.dtype) for ratio in ratios])
     scale = torch.as_tensor(weights, dtype=numerator.dtype).to(numerator.device)
     if term.levels is not None and term.levels.pool == "all":
-        ratio = Ratio(numerator * scale, count.sum().expand_as(numerator))
+        pooled = count.sum().clamp(min=term.levels.least)
+        ratio = Ratio(numerator * scale, pooled.expand_as(numerator))
         levels = ratio.value
     else:
         ratio = Ratio(numerator, count)

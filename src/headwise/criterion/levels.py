@@ -18,20 +18,22 @@ class Levels:
 
     ``value = sum_l w_l * numerator_l / denominator_l`` with ``pool="each"``, and
     ``value = sum_l w_l * numerator_l / sum_l denominator_l`` with ``pool="all"`` (a pyramid whose positives are
-    counted over all levels).
+    counted over all levels). ``least`` keeps that pooled count from falling below a number, as the ``max(n, 1)`` of
+    detectors does; it is applied once, after counts have been added over levels, micro-batches and ranks.
 
     Args:
         weights: One weight a level (a float, or a function of the step), or None for 1 each. Two wildcards count
             their combinations, the last one fastest.
         pool: Whether each level is divided by its own denominator or all by their sum.
+        least: The pooled count of ``pool="all"`` is at least this; 0 leaves it as it is (and a count of 0 gives 0).
         normalize: Divide the weights by their sum.
         strides: Set it where the targets exist at the finest size only: level l then reads targets of
             ``ceil(size / strides[l])``, picked at the pixel nearest to each cell's centre, so that labels stay labels.
         num_spatial: How many last dimensions of a target are spatial (3 for volumes); used with `strides`.
 
     Raises:
-        ValueError: Weights or strides are no list, a weight is not finite, `pool` is unknown, or a stride is less
-            than 1.
+        ValueError: Weights or strides are no list, a weight is not finite, `pool` is unknown, `least` is negative, not
+            finite or given without ``pool="all"``, or a stride is less than 1.
     """
 
     weights: Sequence[LevelWeight] | None = None
@@ -39,6 +41,7 @@ class Levels:
     normalize: bool = False
     strides: Sequence[int] | None = None
     num_spatial: int = 2
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("weights", "strides"):
@@ -49,6 +52,10 @@ class Levels:
                 object.__setattr__(self, name, tuple(given))
         if self.pool not in ("each", "all"):
             raise ValueError(f"Levels: pool is 'each' or 'all'; found {self.pool!r}")
+        if not 0 <= self.least < float("inf") or (self.least and self.pool != "all"):
+            raise ValueError(
+                f"Levels: least is a finite number from 0, and needs pool='all'; found {self.least} with {self.pool!r}"
+            )
         if any(stride < 1 for stride in self.strides or ()):
             raise ValueError(f"Levels: strides are whole numbers from 1; found {self.strides}")
         self.at(len(self.weights or ()), 0)

@@ -6,8 +6,8 @@ Outputs ``{"levels": [{"logits": (N, A_l, C), "deltas": (N, A_l, 4)}, ...]}``, t
 ================  ==========================  ==================================  ===================================
 term              loss                        normalizer                          source
 ================  ==========================  ==================================  ===================================
-classification    sigmoid_focal               positive, summed over all levels    paper eq. 5
-                  (focal="shifted":           (the same)                          paper appendix A, loss.py
+classification    sigmoid_focal               positive, summed over all levels,   paper eq. 5
+                  (focal="shifted":           at least 1                          paper appendix A, loss.py
                   shifted_focal)                                                  focal_loss_alt
 box               box_smooth_l1 of positives  count, summed over all levels       paper section 4, loss.py
 ================  ==========================  ==================================  ===================================
@@ -20,7 +20,8 @@ Differs from the authors' code (``as_published=True`` selects the loss that it t
 wherever theirs are finite):
 
 * The default is the paper's focal loss; theirs trains the shifted form, under the name of the other (R5).
-* A batch without a positive anchor is 0 with a zero gradient; theirs is infinite, or NaN if all are ignored (R2).
+* A step without a positive anchor has the losses of its background, divided by 1, and is 0 if all anchors are ignored;
+  theirs is infinite, or NaN (R2).
 * Logits of any size; theirs is infinite from a wrong logit of 45 on, in float32 (R3).
 * The plain focal loss has a gradient; theirs raises (R4). Labels stay on their device; theirs go to the host (R11).
 """
@@ -73,7 +74,7 @@ def retinanet(
         normalizers.positive,
         output="levels[*].logits",
         target="levels[*].label",
-        levels=Levels(pool="all"),
+        levels=Levels(pool="all", least=1.0),
     )
     box = Term(
         "box",
