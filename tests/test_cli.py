@@ -13,15 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from headwise.cli import VERBS, main
-from headwise.recipes.configuration import DEMO, Configuration
+from headwise.cli import RECIPE_NAMES, VERBS, main
+from headwise.recipes import RECIPES, textsnake
+from headwise.recipes.text.configuration import TINY, TextConfiguration
 from headwise.training.checkpoints import list_checkpoints, save_checkpoint
 
 SMALL = replace(
-    DEMO,
+    TINY,
     steps=2,
     width=8,
-    size=64,
+    crop_size=64,
     inference_size=64,
     picture_size=64,
     batch_size=2,
@@ -58,7 +59,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Failing:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make --demo a matter of seconds."""
-    monkeypatch.setattr(sys.modules["headwise.recipes.textsnake"], "DEMO", SMALL)
+    monkeypatch.setitem(textsnake.sizes, "tiny", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +67,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained run."""
     folder = tmp_path_factory.mktemp("runs") / "small"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["headwise.recipes.textsnake"], "DEMO", SMALL)
+        patch.setitem(textsnake.sizes, "tiny", SMALL)
         assert main(["train", "textsnake", "--demo", "--out", str(folder), "--seed", "3"]) == 0
     return folder
 
 
 def test_the_verbs_are_these():
     assert {"train", "predict", "report"} <= VERBS.keys()
+    assert list(RECIPES) == list(RECIPE_NAMES)
 
 
 def test_training_leaves_what_reports_read(run):
@@ -130,8 +132,8 @@ def test_predict_refuses_what_it_cannot_read_before_it_writes(run, tmp_path, fai
 def test_predict_refuses_checkpoints_that_are_not_its_own(run, tmp_path, fails):
     good = tmp_path / "good.png"
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(good)
-    other = save_checkpoint(tmp_path / "a", 1, {"preset": "cornernet", "arguments": {}, "network": {}})
-    assert "preset 'cornernet', but the run is of 'textsnake'" in fails("predict", other, good)
+    other = save_checkpoint(tmp_path / "a", 1, {"recipe": "other", "arguments": {}, "network": {}})
+    assert "recipe 'other' is not known" in fails("predict", other, good)
     cut = tmp_path / "cut.pt"
     cut.write_bytes(list_checkpoints(run / "checkpoints")[0].read_bytes()[:1000])
     assert f"{cut}: truncated" in fails("predict", cut, good)
@@ -142,7 +144,7 @@ def test_predict_refuses_checkpoints_that_are_not_its_own(run, tmp_path, fails):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"preset": None}, "preset None"),
+        ({"recipe": None}, "recipe None is not known"),
         ({"version": "x"}, "format x"),
         ({"arguments": None}, "no 'arguments'"),
         ({"network": {}}, "do not fit"),
@@ -171,8 +173,8 @@ def test_a_configuration_with_an_unknown_key(run, tmp_path, fails):
     assert f"{tmp_path / 'config.json'}: no argument 'colour'" in message
     (tmp_path / "config.json").write_text("{")
     assert "no JSON" in fails("train", "textsnake", "--out", tmp_path, "--resume")
-    with pytest.raises(ValueError, match="no argument 'colour' of textsnake"):
-        Configuration.from_dict({"colour": 1}, "textsnake")
+    with pytest.raises(ValueError, match="textsnake: no argument 'colour'"):
+        TextConfiguration.from_dict({"colour": 1}, "textsnake")
 
 
 def test_missing_data(tmp_path, fails):
@@ -217,7 +219,7 @@ def test_bad_data_is_found_before_anything_is_written(tmp_path, fails):
 
 def test_a_picture_that_breaks_during_training_is_named_in_one_line(tmp_path, fails, monkeypatch):
     """In a loading process, whose error arrives wrapped in a traceback."""
-    monkeypatch.setattr(sys.modules["headwise.recipes.textsnake"], "DEMO", replace(SMALL, num_workers=1))
+    monkeypatch.setitem(textsnake.sizes, "tiny", replace(SMALL, num_workers=1))
     data = tmp_path / "data"
     total_text(data)
     picture = data / "Images" / "Train" / "img1.jpg"

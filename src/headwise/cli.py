@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 USER_ERROR = 2
+RECIPE_NAMES = ("textsnake",)
+"""The keys of `headwise.recipes.RECIPES`, which is loaded only to train."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +73,25 @@ def _one_line(error: Exception) -> str:
 
 
 def _declare_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", choices=["textsnake"])
-    parser.add_argument("--data", metavar="DIR", help="Total-Text folder; without it, the embedded pictures")
+    parser.add_argument("recipe", choices=RECIPE_NAMES)
+    parser.add_argument("--data", metavar="DIR", help="folder of the recipe's format; without it, embedded pictures")
     parser.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/<recipe>)")
+    parser.add_argument(
+        "--size", choices=["tiny", "full"], help="minutes on two CPU cores, or the authors' (default: full with --data)"
+    )
+    parser.add_argument("--demo", action="store_const", dest="size", const="tiny", help="the same as --size tiny")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--seed", type=int, metavar="N", help="of everything random (default: 0)")
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
-    parser.add_argument("--demo", action="store_true", help="a small run of a few minutes on two CPU cores")
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from headwise import recipes
+    from headwise.recipes import RECIPES
 
-    outcome = getattr(recipes, arguments.recipe)(
+    outcome = RECIPES[arguments.recipe](
         arguments.data,
-        out=arguments.out or f"runs/{arguments.recipe}",
-        demo=arguments.demo,
+        out=arguments.out,
+        size=arguments.size,
         seed=arguments.seed,
         steps=arguments.steps,
         resume=arguments.resume,
@@ -145,7 +150,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 VERBS: dict[str, Verb] = {
     "train": Verb("train a network by a recipe", _declare_train, _train),
-    "predict": Verb("find words on pictures: polygons as JSON, overlays as PNG", _declare_predict, _predict),
+    "predict": Verb("find objects on pictures: JSON, and overlays as PNG", _declare_predict, _predict),
     "audit": Verb(
         "find what trains wrongly in any training code (exit code 0: nothing, 1: findings)", _declare_audit, _audit
     ),

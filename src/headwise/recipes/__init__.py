@@ -1,5 +1,11 @@
-"""Recipes: full runs, one Python function each, which put data, network, preset and optimiser together."""
+"""Recipes: full runs, each a call, which put data, network, preset and optimiser together."""
 
-from headwise.recipes.textsnake import textsnake
+from typing import Any
 
-__all__ = ["textsnake"]
+from headwise.recipes.run import Recipe
+from headwise.recipes.text.textsnake import textsnake
+
+RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in (textsnake,)}
+"""The recipes by name."""
+
+__all__ = ["RECIPES", "Recipe", "textsnake"]

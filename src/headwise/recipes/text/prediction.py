@@ -1,0 +1,75 @@
+"""Reading words from one picture with a trained network, and showing them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from headwise.recipes.run import Prediction
+from headwise.recipes.text.configuration import TextConfiguration
+from headwise.training.text_reading import Reading, read_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_COLOR = (20, 230, 90)
+
+
+def predict_words(
+    network: nn.Module, configuration: TextConfiguration, path: Path, image: NDArray[np.uint8]
+) -> Prediction:
+    """Find the words on a picture.
+
+    Args:
+        network: in evaluation mode.
+        configuration: that it was trained with.
+        path: of the picture, for its name.
+        image: (H, W, 3) uint8.
+
+    Returns:
+        ``image``, ``width``, ``height`` and ``words``, a list of ``polygon`` (points x, y in pixels of the picture)
+        and ``score``, the best first; and the overlay.
+    """
+    reading = read_text(network, image, size=configuration.inference_size, decode=configuration.decode)
+    return Prediction(_words(path, image, reading), {".png": _overlay(image, reading)})
+
+
+def _words(path: Path, image: NDArray[np.uint8], reading: Reading) -> dict[str, Any]:
+    words = [
+        {"polygon": [[round(x, 2), round(y, 2)] for x, y in polygon.tolist()], "score": round(score, 4)}
+        for polygon, score in zip(reading.polygons, reading.scores.tolist(), strict=True)
+    ]
+    return {"image": path.name, "width": image.shape[1], "height": image.shape[0], "words": words}
+
+
+def _overlay(image: NDArray[np.uint8], reading: Reading) -> bytes:
+    """Draw the outlines, filled faintly, with their scores; return the bytes of a PNG."""
+    import io
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.fromarray(image).convert("RGBA")
+    layer = Image.new("RGBA", picture.size)
+    draw = ImageDraw.Draw(layer)
+    unit = max(picture.size) / 512
+    font = ImageFont.load_default(max(11 * unit, 10))
+    for polygon, score in zip(reading.polygons, reading.scores.tolist(), strict=True):
+        points = [(float(x), float(y)) for x, y in polygon]
+        draw.polygon(points, fill=(*_COLOR, 48))
+        draw.line([*points, points[0]], fill=(*_COLOR, 255), width=max(round(1.5 * unit), 1))
+        corner = min(points, key=lambda point: (point[1], point[0]))
+        draw.text(
+            corner,
+            f"{score:.2f}",
+            fill=(255, 255, 255, 255),
+            font=font,
+            anchor="ls",
+            stroke_width=1,
+            stroke_fill=(0, 0, 0, 255),
+        )
+    buffer = io.BytesIO()
+    Image.alpha_composite(picture, layer).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()

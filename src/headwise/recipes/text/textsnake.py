@@ -1,0 +1,142 @@
+"""TextSnake from pictures to a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from headwise.criterion import Criterion
+from headwise.networks import textsnake as build_network
+from headwise.presets import textsnake as build_criterion
+from headwise.recipes.run import Data, Recipe
+from headwise.recipes.text.configuration import FULL, TINY, TextConfiguration
+from headwise.recipes.text.prediction import predict_words
+from headwise.training import Batch
+
+if TYPE_CHECKING:
+    from headwise.data import PictureDataset, TextAnnotation
+
+
+def make_network(configuration: TextConfiguration, pretrained: bool) -> nn.Module:
+    """Build the network.
+
+    Args:
+        configuration: names backbone, weights and width.
+        pretrained: start from the configuration's weights, not from random ones.
+
+    Returns:
+        The network.
+
+    Raises:
+        OSError: ImageNet's weights could not be fetched.
+    """
+    weights = configuration.weights if pretrained else None
+    try:
+        return build_network(configuration.backbone, weights, width=configuration.width)
+    except OSError as error:
+        raise OSError(
+            f"the ImageNet weights of {configuration.backbone} could not be fetched ({error}). "
+            "Connect to the network once, or start from random weights with weights=None."
+        ) from None
+
+
+def make_criterion(configuration: TextConfiguration) -> Criterion:
+    """Return the preset, which no argument changes."""
+    del configuration
+    return build_criterion()
+
+
+def make_data(configuration: TextConfiguration) -> Data:
+    """Return batches of augmented crops, and the scores on held-out pictures."""
+    pictures, held_out = _pictures(configuration)
+    return Data(_Batches(pictures, configuration), _Evaluation(held_out, configuration))
+
+
+def _pictures(configuration: TextConfiguration) -> tuple[PictureDataset, PictureDataset]:
+    """Return the training and the held-out pictures."""
+    from headwise.data import embedded_text, read_total_text
+
+    if configuration.data is not None:
+        return read_total_text(configuration.data, "Train"), read_total_text(configuration.data, "Test")
+    size = configuration.picture_size
+    return (
+        embedded_text("train", num_pictures=configuration.num_pictures, size=size),
+        embedded_text("held_out", num_pictures=configuration.num_held_out, size=size),
+    )
+
+
+class _Batches:
+    """The batches of any range of steps."""
+
+    def __init__(self, pictures: PictureDataset, configuration: TextConfiguration) -> None:
+        from headwise.data import TextAugmentation
+
+        self.pictures = pictures
+        self.configuration = configuration
+        self.augmentation = TextAugmentation(
+            configuration.crop_size, scale=(configuration.scale, 1.0), degrees=configuration.degrees
+        )
+
+    def __call__(self, first_step: int, last_step: int) -> Iterable[Batch]:
+        """Return the batches of these steps."""
+        from headwise.data import BatchSampler, seeded_loader
+
+        configuration = self.configuration
+        sampler = BatchSampler(
+            len(self.pictures),
+            configuration.batch_size,
+            seed=configuration.seed,
+            first_step=first_step,
+            last_step=last_step,
+        )
+        return seeded_loader(self.pictures, self.augmentation, collate, sampler, num_workers=configuration.num_workers)
+
+
+def collate(samples: list[tuple[Tensor, TextAnnotation]]) -> Batch:
+    """Stack augmented pictures and draw their targets.
+
+    Args:
+        samples: pictures (3, H, W), all of one size, with their annotations.
+
+    Returns:
+        The batch.
+    """
+    from headwise.coders.snakes import encode_snakes
+
+    images = torch.stack([image for image, _ in samples])
+    annotations = [annotation for _, annotation in samples]
+    targets = encode_snakes(
+        [annotation.polygons for annotation in annotations],
+        [annotation.ignored for annotation in annotations],
+        size=(images.shape[-2], images.shape[-1]),
+    )
+    return Batch(images, targets)
+
+
+class _Evaluation:
+    """Scores on the held-out pictures."""
+
+    def __init__(self, pictures: PictureDataset, configuration: TextConfiguration) -> None:
+        self.pictures = pictures
+        self.configuration = configuration
+
+    def __call__(self, network: nn.Module, samples: Path | None) -> Mapping[str, Any]:
+        """Return the measures; see `evaluate_pictures`."""
+        from headwise.training.text_reading import evaluate_pictures
+
+        return evaluate_pictures(
+            network,
+            self.pictures,
+            size=self.configuration.inference_size,
+            decode=self.configuration.decode,
+            samples=samples,
+        )
+
+
+textsnake: Recipe[TextConfiguration] = Recipe(
+    "textsnake", {"tiny": TINY, "full": FULL}, make_network, make_criterion, make_data, predict_words
+)
