@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from headwise.criterion import Criterion
 from headwise.networks import textsnake as build_network
 from headwise.presets import textsnake as build_criterion
+from headwise.recipes.batches import Batches
 from headwise.recipes.run import Data, Recipe
 from headwise.recipes.text.configuration import FULL, TINY, TextConfiguration
 from headwise.recipes.text.prediction import predict_words
@@ -52,8 +53,11 @@ def make_criterion(configuration: TextConfiguration) -> Criterion:
 
 def make_data(configuration: TextConfiguration) -> Data:
     """Return batches of augmented crops, and the scores on held-out pictures."""
+    from headwise.data import TextAugmentation
+
     pictures, held_out = _pictures(configuration)
-    return Data(_Batches(pictures, configuration), _Evaluation(held_out, configuration))
+    prepare = TextAugmentation(configuration.crop_size, scale=(configuration.scale, 1.0), degrees=configuration.degrees)
+    return Data(Batches(pictures, prepare, collate, configuration), _Evaluation(held_out, configuration))
 
 
 def _pictures(configuration: TextConfiguration) -> tuple[PictureDataset, PictureDataset]:
@@ -67,33 +71,6 @@ def _pictures(configuration: TextConfiguration) -> tuple[PictureDataset, Picture
         embedded_text("train", num_pictures=configuration.num_pictures, size=size),
         embedded_text("held_out", num_pictures=configuration.num_held_out, size=size),
     )
-
-
-class _Batches:
-    """The batches of any range of steps."""
-
-    def __init__(self, pictures: PictureDataset, configuration: TextConfiguration) -> None:
-        from headwise.data import TextAugmentation
-
-        self.pictures = pictures
-        self.configuration = configuration
-        self.augmentation = TextAugmentation(
-            configuration.crop_size, scale=(configuration.scale, 1.0), degrees=configuration.degrees
-        )
-
-    def __call__(self, first_step: int, last_step: int) -> Iterable[Batch]:
-        """Return the batches of these steps."""
-        from headwise.data import BatchSampler, seeded_loader
-
-        configuration = self.configuration
-        sampler = BatchSampler(
-            len(self.pictures),
-            configuration.batch_size,
-            seed=configuration.seed,
-            first_step=first_step,
-            last_step=last_step,
-        )
-        return seeded_loader(self.pictures, self.augmentation, collate, sampler, num_workers=configuration.num_workers)
 
 
 def collate(samples: list[tuple[Tensor, TextAnnotation]]) -> Batch:
