@@ -1,8 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from shapely.geometry import Polygon, box
 
-from headwise.data.annotation import TextAnnotation, polygon_area, visible_fraction
+from headwise.data.annotation import BoxAnnotation, TextAnnotation, polygon_area, visible_fraction
 
 SQUARE = np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]])
 HORSESHOE = np.array([[0, 0], [9, 0], [9, 9], [6, 9], [6, 3], [3, 3], [3, 9], [0, 9]], dtype=np.float64)
@@ -46,3 +48,31 @@ def test_what_is_no_polygon_is_refused(polygon, message):
 def test_lengths_must_agree():
     with pytest.raises(ValueError, match="1 polygons, 2 ignored flags"):
         TextAnnotation((SQUARE,), (False, True), ("word",))
+
+
+def boxes(*rows: Any, dtype: type = np.float32) -> Any:
+    return np.array(rows, dtype).reshape(-1, 4)
+
+
+def test_boxes_are_checked():
+    labels, ignored = np.array([0, 3]), np.array([False, True])
+    good = BoxAnnotation(boxes([0, 0, 2, 3], [-5, 1, 200, 1.5]), labels, ignored)
+    assert len(good) == 2
+    assert good.select(np.array([False, True])).labels.tolist() == [3]
+    assert good.select(np.array([1, 0])).ignored.tolist() == [True, False]
+    for bad in ([4, 0, 4, 9], [0, 5, 4, 3], [0, 0, np.nan, 1], [0, 0, np.inf, 1]):
+        with pytest.raises(ValueError, match=r"box 1 is .* Correct or remove it"):
+            BoxAnnotation(boxes([0, 0, 2, 3], bad), labels, ignored)
+    with pytest.raises(ValueError, match=r"box 0 has the label -1"):
+        BoxAnnotation(good.boxes, labels - 1, ignored)
+
+
+def test_arrays_of_boxes_have_their_shapes_and_dtypes():
+    labels, ignored = np.array([0]), np.array([False])
+    with pytest.raises(ValueError, match=r"boxes must be \(1, 4\) float32, found \(1, 4\) float64"):
+        BoxAnnotation(boxes([0, 0, 2, 3], dtype=np.float64), labels, ignored)
+    with pytest.raises(ValueError, match=r"labels must be \(1,\) int64, found \(1, 1\)"):
+        BoxAnnotation(boxes([0, 0, 2, 3]), labels[:, None], ignored)
+    with pytest.raises(ValueError, match=r"ignored must be \(1,\) bool, found \(0,\)"):
+        BoxAnnotation(boxes([0, 0, 2, 3]), labels, ignored[:0])
+    assert len(BoxAnnotation(boxes(), labels[:0], ignored[:0])) == 0

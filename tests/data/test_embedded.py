@@ -6,7 +6,8 @@ import torch
 
 from headwise.data.annotation import Picture, TextAnnotation
 from headwise.data.curves import random_curve
-from headwise.data.embedded import PHOTOGRAPHS, embedded_text
+from headwise.data.embedded import embedded_text
+from headwise.data.photographs import PHOTOGRAPHS
 from headwise.data.printing import claim, print_word
 from headwise.data.words import HELD_OUT_WORDS, TRAIN_WORDS, draw_word
 

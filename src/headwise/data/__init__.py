@@ -1,7 +1,8 @@
 """Readers of the field's formats, the embedded samples, and what stands between a picture and a batch.
 
-Coordinates in this room are those of pixel centres: the middle of the top left pixel is (0, 0), that of the
-bottom right one (W - 1, H - 1); a mirrored picture therefore sends x to W - 1 - x.
+Points of polygons are in pixel centres: the middle of the top left pixel is (0, 0), that of the bottom right
+one (W - 1, H - 1); a mirrored picture therefore sends x to W - 1 - x. Boxes are in pixel edges, as COCO and
+torchvision have them: the picture spans 0 to W, and a mirrored one sends x to W - x.
 """
 
 from importlib.util import find_spec
@@ -10,8 +11,15 @@ _MISSING = [name for name in ("numpy", "PIL", "cv2", "torchvision") if find_spec
 if _MISSING:
     raise ImportError(f"headwise.data needs {', '.join(_MISSING)}. Install with: pip install headwise[data]")
 
-from headwise.data.annotation import Picture, PictureDataset, TextAnnotation  # noqa: E402  the check comes first
+from headwise.data.annotation import (  # noqa: E402  the check comes first
+    BoxAnnotation,
+    BoxDataset,
+    Picture,
+    PictureDataset,
+    TextAnnotation,
+)
 from headwise.data.augmentation import TextAugmentation, normalise  # noqa: E402
+from headwise.data.digits import embedded_digits  # noqa: E402
 from headwise.data.embedded import embedded_text  # noqa: E402
 from headwise.data.loading import BatchSampler, SampleKey, seeded_loader  # noqa: E402
 from headwise.data.pictures import load_picture  # noqa: E402
@@ -21,9 +29,12 @@ __all__ = [
     "Picture",
     "PictureDataset",
     "TextAnnotation",
+    "BoxAnnotation",
+    "BoxDataset",
     "load_picture",
     "read_total_text",
     "embedded_text",
+    "embedded_digits",
     "TextAugmentation",
     "normalise",
     "BatchSampler",

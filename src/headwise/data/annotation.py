@@ -1,12 +1,13 @@
-"""What a text reader returns: pictures and the outlines of the words on them."""
+"""What a reader returns: pictures, and the outlines of the words or the boxes of the objects on them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
 Polygon = NDArray[np.float64]
 
@@ -45,25 +46,114 @@ class TextAnnotation:
         return len(self.polygons)
 
 
+@dataclass(frozen=True, eq=False)
+class BoxAnnotation:
+    """The objects of one picture.
+
+    Args:
+        boxes: (n, 4) float32, x1, y1, x2, y2 in pixel edges: the picture spans 0 to its width and 0 to its
+            height, and the width of a box is x2 - x1 > 0. Boxes may reach beyond the picture.
+        labels: (n,) int64 in 0..C-1.
+        ignored: (n,) bool, True for a region that counts neither as object nor as background (COCO's crowds).
+
+    Raises:
+        ValueError: a shape or dtype that does not fit, a coordinate that is not finite, a box without
+            width or height, or a negative label.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        num_boxes = len(self.boxes)
+        check_array(self.boxes, "boxes", (num_boxes, 4), np.float32)
+        check_array(self.labels, "labels", (num_boxes,), np.int64)
+        check_array(self.ignored, "ignored", (num_boxes,), np.bool_)
+        right = np.isfinite(self.boxes).all(axis=1) & (self.boxes[:, 2:] > self.boxes[:, :2]).all(axis=1)
+        if not right.all():
+            index = int(np.argmin(right))
+            raise ValueError(
+                f"box {index} is {self.boxes[index].tolist()}, but x1, y1, x2, y2 must be finite with x2 > x1 and "
+                "y2 > y1. Correct or remove it."
+            )
+        if num_boxes and self.labels.min() < 0:
+            index = int(np.argmin(self.labels))
+            raise ValueError(f"box {index} has the label {self.labels[index]}, but labels begin at 0. Correct it.")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> BoxAnnotation:
+        """Return some of the objects.
+
+        Args:
+            which: (n,) bool, True for those to keep, or (m,) int64, their numbers in the order wanted.
+
+        Returns:
+            Those objects.
+        """
+        return BoxAnnotation(self.boxes[which], self.labels[which], self.ignored[which])
+
+
+Annotation = TypeVar("Annotation", default=TextAnnotation)
+
+
 @dataclass(frozen=True)
-class Picture:
+class Picture(Generic[Annotation]):
     """A picture (H, W, 3), uint8 RGB, with its annotation; `name` is unique in its data set."""
 
     name: str
     image: NDArray[np.uint8]
-    annotation: TextAnnotation
+    annotation: Annotation
 
 
-class PictureDataset(Protocol):
-    """Annotated pictures by index."""
+class PictureDataset(Protocol[Annotation]):
+    """Annotated pictures by index: words where no other annotation is named."""
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         ...
 
-    def __getitem__(self, index: int, /) -> Picture:
+    def __getitem__(self, index: int, /) -> Picture[Annotation]:
         """Return picture number `index`."""
         ...
+
+
+class BoxDataset(PictureDataset[BoxAnnotation], Protocol):
+    """Pictures with boxes, and what their labels and numbers mean in COCO's files."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label."""
+        ...
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """COCO's category number of each label."""
+        ...
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """COCO's number of each picture."""
+        ...
+
+
+def check_array(array: NDArray[Any], what: str, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    """Refuse an array of another shape or dtype.
+
+    Args:
+        array: what was given.
+        what: how the error calls it.
+        shape: what it must have.
+        dtype: what it must have.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    if array.shape != shape or array.dtype != dtype:
+        wanted = f"{shape} {np.dtype(dtype)}"
+        raise ValueError(f"{what} must be {wanted}, found {array.shape} {array.dtype}. Reshape or convert it.")
 
 
 def check_polygon(polygon: Polygon, what: str) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from headwise.data.annotation import Picture, PictureDataset
+from headwise.data.annotation import Annotation, Picture, PictureDataset
 
 _ORDER, _SAMPLE = 0, 1
 
@@ -93,10 +93,12 @@ def sample_seed(seed: int, key: SampleKey) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
-class _Prepared(Dataset[Any]):
+class _Prepared(Dataset[Any], Generic[Annotation]):
     """Pictures by key, prepared with the key's own seed."""
 
-    def __init__(self, pictures: PictureDataset, prepare: Callable[[Picture, int], Any], seed: int) -> None:
+    def __init__(
+        self, pictures: PictureDataset[Annotation], prepare: Callable[[Picture[Annotation], int], Any], seed: int
+    ) -> None:
         self.pictures = pictures
         self.prepare = prepare
         self.seed = seed
@@ -106,8 +108,8 @@ class _Prepared(Dataset[Any]):
 
 
 def seeded_loader(
-    pictures: PictureDataset,
-    prepare: Callable[[Picture, int], Any],
+    pictures: PictureDataset[Annotation],
+    prepare: Callable[[Picture[Annotation], int], Any],
     collate: Callable[[list[Any]], Any],
     sampler: BatchSampler,
     *,

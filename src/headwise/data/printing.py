@@ -13,7 +13,8 @@ from headwise.data.words import FlatWord, Ink
 Pixels = NDArray[np.uint8]
 Color = NDArray[np.float64]
 
-_LUMA = np.array([0.299, 0.587, 0.114])
+LUMA = np.array([0.299, 0.587, 0.114])
+"""What red, green and blue add to the brightness that is seen."""
 _GAP = 4
 _COLOR_DRAWS = 12
 
@@ -61,12 +62,12 @@ def print_word(generator: np.random.Generator, image: Pixels, word: FlatWord, cu
     where = (flat + origin).astype(np.float32)
     ink = _sample(word.ink, where)
     behind = patch.reshape(-1, 3).mean(axis=0)
-    color = _visible_color(generator, float(behind @ _LUMA), contrast)
+    color = visible_color(generator, float(behind @ LUMA), contrast)
     opacity = generator.uniform(0.85, 1.0)
     painted = patch.astype(np.float64)
     if contrast > 40 and generator.random() < 0.35:
         outline = _sample(word.outline, where)
-        edge = np.full(3, 255.0 if color @ _LUMA < 128 else 0.0)
+        edge = np.full(3, 255.0 if color @ LUMA < 128 else 0.0)
         painted += 0.8 * outline * (edge - painted)
     painted += opacity * ink * (color - painted)
     image[top:bottom, left:right] = painted.round().clip(0, 255).astype(np.uint8)
@@ -78,14 +79,23 @@ def _sample(ink: Ink, where: Ink) -> Ink:
     return np.asarray(cv2.remap(ink, x, y, cv2.INTER_LINEAR), dtype=np.float32)[..., None]
 
 
-def _visible_color(generator: np.random.Generator, luma: float, contrast: float) -> Color:
-    """Draw a colour whose luma differs from the given one by about `contrast`, or by what room there is."""
+def visible_color(generator: np.random.Generator, luma: float, contrast: float) -> Color:
+    """Draw a colour whose luma differs from the given one by about `contrast`, or by what room there is.
+
+    Args:
+        generator: the source of chance.
+        luma: of the background, 0 to 255.
+        contrast: difference wanted, 0 to 255.
+
+    Returns:
+        (3,) RGB, 0 to 255.
+    """
     brighter = generator.random() < 0.5
     room = 255 - luma if brighter else luma
     if room < contrast:
         brighter = luma < 128
     goal = float(np.clip(luma + (contrast if brighter else -contrast), 0, 255))
     draws = generator.uniform(0, 255, (_COLOR_DRAWS, 3))
-    nearest = draws[np.argmin(abs(draws @ _LUMA - goal))]
-    shifted: Color = (nearest + goal - nearest @ _LUMA).clip(0, 255)
+    nearest = draws[np.argmin(abs(draws @ LUMA - goal))]
+    shifted: Color = (nearest + goal - nearest @ LUMA).clip(0, 255)
     return shifted
