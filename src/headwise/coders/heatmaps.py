@@ -59,6 +59,21 @@ def gaussian_radius(
     return radius if isinstance(height, Tensor) or isinstance(width, Tensor) else radius.item()
 
 
+def zero_maps(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Float32 zeros to draw into.
+
+    On a CPU the operating system's own zeroed pages, which cost nothing until they are touched: bumps touch few, and
+    `torch.zeros` would write them all.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device)
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise ImportError("coders need numpy. Install it with: pip install headwise[coders]") from error
+    return torch.from_numpy(np.zeros(shape, np.float32))
+
+
 def draw_gaussians(
     maps: Tensor, planes: Tensor, centers: Tensor, radii: Tensor, *, sigmas_per_diameter: float = 6.0
 ) -> None:
@@ -112,9 +127,7 @@ def cells_of_windows(planes: Tensor, first: Tensor, last: Tensor, size: tuple[in
     return row_start.index_select(0, row) + step
 
 
-def _rows(
-    first: Tensor, last: Tensor, planes: Tensor, size: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _rows(first: Tensor, last: Tensor, planes: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All rows of rectangles: whose each is, its y, the flat position of its first cell, and its length."""
     height, width = size
     lengths = last - first + 1

@@ -1,0 +1,146 @@
+"""Boxes to CornerNet's and CenterNet's targets: heat maps, cells and offsets of corners and centres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headwise.coders.corners.annotation import (
+    Array,
+    Objects,
+    Sizes,
+    clip,
+    flag_objects,
+    gather_objects,
+    has_area,
+    points_of,
+    to_cells,
+)
+from headwise.coders.heatmaps import draw_gaussians, gaussian_radius, zero_maps
+
+# How many of a bump's standard deviations its window is wide.
+SIGMAS = {"top_left": 6.0, "bottom_right": 6.0, "center": 5.0}
+
+
+@dataclass(frozen=True)
+class Bumps:
+    """How wide the bumps are."""
+
+    min_overlap: float
+    legacy_radius: bool
+    gaussian: bool
+
+    def radii(self, boxes: Tensor, sizes: Sizes) -> Tensor:
+        """Radii of the bumps in cells, (M,) int64."""
+        if not self.gaussian:
+            return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        extent = ((boxes[:, 2:] - boxes[:, :2]) * boxes.new_tensor(sizes.scale)).ceil()
+        return gaussian_radius(extent[:, 1], extent[:, 0], self.min_overlap, self.legacy_radius).long()
+
+
+def encode_corners(
+    boxes: Sequence[Array],
+    labels: Sequence[Array],
+    *,
+    image_size: tuple[int, int],
+    grid_size: tuple[int, int],
+    num_classes: int,
+    num_slots: int = 128,
+    min_overlap: float = 0.3,
+    legacy_radius: bool = False,
+    legacy_clip: bool = False,
+    center: bool = False,
+    gaussian: bool = True,
+    ignored: Sequence[Array] | None = None,
+) -> dict[str, Tensor]:
+    """Targets of CornerNet, CornerNet-Squeeze and, with ``center``, CenterNet.
+
+    With f the position of a corner (or centre) in cells, ``f = pixels * grid / image`` in float32: its cell is ``i =
+    int(f)``, its offset ``f - i``, and in the map of its class there is a bump of exactly 1 at i; see
+    `coders.heatmaps.draw_gaussians`, with the radius of `coders.heatmaps.gaussian_radius`, cut to a whole number, of
+    the box's height and width in cells, rounded up. Centres have narrower bumps.
+
+    Boxes are clipped to the picture; what has no width or height then is left out. An image may hold more objects than
+    ``num_slots``: the slots of the whole batch grow to the next multiple of it, nothing is lost.
+
+    Args:
+        boxes: Per image (n, 4), x1, y1, x2, y2 in pixels of the network's input (edges: the picture spans 0..width),
+            any real dtype, tensors or arrays.
+        labels: Per image (n,), integer, 0..num_classes - 1.
+        image_size: Height and width of the network's input, published 511.
+        grid_size: Height and width of its outputs, published 128, Squeeze 64.
+        num_classes: How many classes there are.
+        num_slots: Slots for objects come in multiples of this, >= 1.
+        min_overlap: What a pair of corners off by the radius overlaps with the box, in (0, 1); CenterNet has 0.7.
+        legacy_radius: The radius of the published CenterNet, which does not keep that overlap.
+        legacy_clip: Clip boxes to the last pixel's centre, width - 1, as published; else the picture's edge is kept,
+            and its offset is 1 from the last cell.
+        center: Also encode centres.
+        gaussian: Draw bumps; else single cells.
+        ignored: Per image (n,) bool: regions that are no object, as COCO's crowds. Left out: these presets have no mask
+            for heat maps.
+
+    Returns:
+        ``top_left_heatmap``, ``bottom_right_heatmap`` (N, C, H, W) float32; ``top_left_index``,
+        ``bottom_right_index`` (N, K) int64, y * W + x; ``top_left_offset``, ``bottom_right_offset`` (N, K, 2)
+        float32, x and y; ``objects`` (N, K) bool; with ``center`` the same three of ``center``.
+
+    Raises:
+        ValueError: Lists of different length, a dtype, shape, label or coordinate that does not fit (named by image and
+            box), or an option out of its range.
+
+    Reference:
+        Law and Deng, CornerNet, ECCV 2018, section 3.2; princeton-vl/CornerNet-Lite at 6a54505d,
+        core/sample/cornernet.py; Duankaiwen/CenterNet at 3ad3a106, sample/coco.py.
+
+    Differs:
+        A 129th object is an error in theirs; crowds are ordinary objects there; their clip moves right and lower edges
+        by a pixel. CenterNet as published: ``center=True, min_overlap=0.7, legacy_radius=True, legacy_clip=True``.
+    """
+    sizes = Sizes(image_size, grid_size, num_classes)
+    objects = gather_objects(boxes, labels, num_classes)
+    left_out = flag_objects("ignored", ignored, objects)
+    clipped = clip(objects, image_size, legacy_clip)
+    keep = has_area(clipped) if left_out is None else has_area(clipped) & ~left_out.bool()
+    return point_targets(clipped.where(keep), sizes, Bumps(min_overlap, legacy_radius, gaussian), num_slots, center)
+
+
+def point_targets(objects: Objects, sizes: Sizes, bumps: Bumps, num_slots: int, center: bool) -> dict[str, Tensor]:
+    """Heat maps, indices and offsets of objects, and which slots hold one.
+
+    Args:
+        objects: What is encoded, within the picture.
+        sizes: Of picture and grid.
+        bumps: How wide they are.
+        num_slots: Slots come in multiples of this.
+        center: Whether centres are encoded too.
+
+    Returns:
+        The targets of `encode_corners`.
+
+    Raises:
+        ValueError: `num_slots` is less than 1.
+    """
+    if num_slots < 1:
+        raise ValueError(f"num_slots is at least 1, found {num_slots}.")
+    places = objects.images, objects.slots()
+    most = int(places[1].max()) + 1 if len(places[1]) else 1
+    slots = objects.num_images, num_slots * -(-most // num_slots)
+    radii, planes = bumps.radii(objects.boxes, sizes), objects.planes(sizes.num_classes)
+    new = objects.boxes.new_zeros
+    targets = {"objects": new(slots, dtype=torch.bool)}
+    targets["objects"][places] = True
+    for name, points in points_of(objects.boxes, center):
+        cells, offsets = to_cells(points, sizes)
+        heat_map = zero_maps((objects.num_images, sizes.num_classes, *sizes.grid), objects.boxes.device)
+        draw_gaussians(heat_map.flatten(0, 1), planes, cells, radii, sigmas_per_diameter=SIGMAS[name])
+        index = cells[:, 1] * sizes.grid[1] + cells[:, 0]
+        targets |= {
+            f"{name}_heatmap": heat_map,
+            f"{name}_index": new(slots, dtype=torch.int64).index_put_(places, index),
+            f"{name}_offset": new((*slots, 2)).index_put_(places, offsets),
+        }
+    return targets
