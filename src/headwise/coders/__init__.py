@@ -2,9 +2,9 @@
 
 One file per family: ``snakes`` (text as a string of discs, TextSnake), ``borders`` (weight maps of
 instances, U-Net). Coders run on the CPU, outside the autograd graph, and need the extra ``headwise[coders]``;
-``borders`` needs ``headwise[data]``.
+``borders`` needs ``headwise[data]``, ``anchors`` (boxes of RetinaNet and SSD) ``headwise[vision]``.
 """
 
-from headwise.coders import borders, snakes
+from headwise.coders import anchors, borders, snakes
 
-__all__ = ["borders", "snakes"]
+__all__ = ["anchors", "borders", "snakes"]

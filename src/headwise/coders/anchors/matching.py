@@ -1,0 +1,47 @@
+"""Which box an anchor belongs to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Forced = Literal["none", "ties", "best"]
+
+BACKGROUND = -1
+IGNORED = -2
+
+
+def match(
+    overlap: Tensor, *, foreground: float, background: float, forced: Forced, keep_at_background: bool = True
+) -> Tensor:
+    """Gives each anchor the box it overlaps most, if that is enough.
+
+    Args:
+        overlap: Intersection over union, (n, A) of n boxes and A anchors.
+        foreground: From this overlap on an anchor belongs to its best box.
+        background: Below this overlap it is background; between the two it is ignored.
+        forced: What is done for boxes that have no anchor so: "none" nothing; "ties" each box's anchors of its highest
+            overlap (if not 0) belong to their own best box; "best" the first of them belongs to this box, and of two
+            boxes that want one anchor the later gets it.
+        keep_at_background: Whether an overlap of exactly `background` is ignored, not background.
+
+    Returns:
+        The number of its box, `BACKGROUND` or `IGNORED` an anchor, (A,) int64.
+    """
+    num_boxes, num_anchors = overlap.shape
+    if num_boxes == 0:
+        return torch.full((num_anchors,), BACKGROUND, device=overlap.device)
+    most, best = overlap.max(0)
+    below = most < background if keep_at_background else most <= background
+    matched = torch.where(most >= foreground, best, torch.where(below, BACKGROUND, IGNORED))
+    if forced == "none" or num_anchors == 0:
+        return matched
+    highest, first = overlap.max(1)
+    if forced == "ties":
+        tied = ((overlap == highest[:, None]) & (highest[:, None] > 0)).any(0)
+        return torch.where(tied, best, matched)
+    for box, anchor in enumerate(first.tolist()):
+        matched[anchor] = box
+    return matched
