@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from headwise.training.samples import SampleMap, Shapes, save_sample
+
 TERMS = ("text_region", "center_line", "radius", "sin", "cos")
 READS = {
     "text_region": ["maps[:, 0:2]"],
@@ -98,9 +100,8 @@ def build_run(folder: Path, *, num_lines: int = 200, every: int = 10, terms=TERM
     lines = [line(step, last, rng, terms) for step in range(every, last + 1, every)]
     write_lines(folder / "log.jsonl", lines)
     write_lines(folder / "evaluation.jsonl", [evaluation(last * k // 8, last) for k in range(1, 9)])
-    (folder / "samples").mkdir()
     for index in range(samples):
-        np.savez_compressed(folder / "samples" / f"{index:03}.npz", **sample(rng, index))
+        save_sample(folder / "samples", index, **sample(rng, index))
     return folder
 
 
@@ -129,18 +130,13 @@ def sample(rng: np.random.Generator, index: int, size: int = 256) -> dict[str, A
         _paint_band(targets, xs, ys, radius)
         polygons.append(_band(xs, ys, radius))
         detections.append(_band(xs[1:-1] + rng.normal(0, 0.7, 22), ys[1:-1] + rng.normal(0, 0.7, 22), radius * 0.95))
-    lengths = np.array([len(p) for p in polygons])
     return {
         "image": image,
+        "annotated": Shapes(polygons, ["harbour", "café"], [False, True]),
+        "found": Shapes(detections, scores=[0.93, 0.81]),
         "maps": _maps(targets, rng),
-        **{name: values > 0 if name in ("text_region", "center_line") else values for name, values in targets.items()},
-        "valid": np.ones((size, size), bool),
-        "polygons": np.concatenate(polygons).astype(np.float32),
-        "lengths": lengths,
-        "ignored": np.array([False, True]),
-        "detection_points": np.concatenate(detections).astype(np.float32),
-        "detection_lengths": np.array([len(p) for p in detections]),
-        "scores": np.array([0.93, 0.81], np.float32),
+        "outline": targets["text_region"] > 0,
+        "note": "The line is the border of the annotated text.",
     }
 
 
@@ -169,8 +165,12 @@ def _maps(targets, rng):
     noise = [gaussian(rng.normal(0, 1, (size, size)), 5) for _ in range(5)]
     region = 9 * gaussian(targets["text_region"], 2) - 4.5 + 9 * noise[0]
     centre = 9 * gaussian(targets["center_line"], 1.5) - 4.5 + 9 * noise[1]
-    geometry = [
-        gaussian(targets[name], 2) + scale * noise[2 + k]
-        for k, (name, scale) in enumerate((("sin", 1.4), ("cos", 1.4), ("radius", 9.0)))
+    shown = {"text_region": 1 / (1 + np.exp(-region)), "center_line": 1 / (1 + np.exp(-centre))}
+    for k, (name, scale) in enumerate((("sin", 1.4), ("cos", 1.4), ("radius", 9.0))):
+        shown[name] = gaussian(targets[name], 2) + scale * noise[2 + k]
+    spans = {"sin": (-1.0, 1.0), "cos": (-1.0, 1.0), "radius": None}
+    colours = {"sin": "RdBu", "cos": "RdBu", "radius": "viridis"}
+    return [
+        SampleMap(name, values.astype(np.float16), targets[name], spans.get(name, (0, 1)), colours.get(name, "magma"))
+        for name, values in shown.items()
     ]
-    return np.stack([-region / 2, region / 2, -centre / 2, centre / 2, *geometry]).astype(np.float16)

@@ -104,7 +104,7 @@ def test_card_configuration_and_scores_are_told(finished_run):
     best = max(entry["iou50"]["f"] for entry in read_lines(finished_run / "evaluation.jsonl"))
     assert f"{best:.4g}" in page.texts["dd"]
     tips = [attributes.get("data-tip") for _, attributes in page.tags]
-    assert {"detected, score 0.93", "annotated", "annotated, ignored"} <= set(tips)
+    assert {"found, score 0.93", "annotated: harbour", "annotated: café, ignored"} <= set(tips)
 
 
 def test_png_files_are_pictures(finished_run):
@@ -200,9 +200,23 @@ def test_a_broken_sample_is_named_and_the_rest_is_shown(fresh_run):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"lengths": np.array([3])}, "lengths add up to 3"),
-        ({"ignored": np.zeros(5, bool)}, "ignored has 5 flags for 2 polygons"),
-        ({"maps": np.zeros((5, 8, 8), np.float16)}, "not (7, H, W)"),
+        ({"annotated_lengths": np.array([3])}, "annotated_lengths add up to 3"),
+        ({"annotated_ignored": np.zeros(5, bool)}, "annotated_ignored has 5 entries for 2 outlines"),
+        ({"map_1_target": np.zeros((5, 8, 8), np.float16)}, "map_1_target has shape (5, 8, 8), not (H, W)"),
+        (
+            {"map_titles": np.array(["a"] * 6), "map_spans": np.zeros((6, 2)), "map_colours": np.array(["magma"] * 6)},
+            "there is no 'map_5_values'",
+        ),
+        (
+            {
+                "pairs_titles": np.array(["e"]),
+                "pairs_names": np.array([["a", "b"]]),
+                "pairs_0_first": np.zeros(2),
+                "pairs_0_second": np.zeros(1),
+                "pairs_0_labels": np.array(["x", "y"]),
+            },
+            "pairs 'e' are 2 and 1 points",
+        ),
         ({"image": np.zeros((8, 8), np.uint8)}, "not uint8 (H, W, 3)"),
     ],
 )
@@ -228,15 +242,6 @@ def test_terms_that_share_no_output_have_no_curve_of_conflict(fresh_run):
     page = page_of(fresh_run)
     assert "Conflict over time" not in page.data
     assert "sin · cos: share no output" in [attributes.get("data-tip") for _, attributes in page.tags]
-
-
-def test_no_detection_is_a_picture_too(fresh_run):
-    path = fresh_run / "samples" / "000.npz"
-    with np.load(path) as archive:
-        arrays = dict(archive)
-    empty = {"detection_points": np.zeros((0, 2), np.float32), "detection_lengths": np.zeros(0, int)}
-    np.savez(path, **{**arrays, **empty, "scores": np.zeros(0, np.float32)})
-    assert any(text.startswith("0 detected") for text in page_of(fresh_run).texts["figcaption"])
 
 
 def test_names_are_escaped_everywhere(tmp_path):

@@ -65,7 +65,16 @@ def test_samples_hold_what_reports_show(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000.npz", "000.png", "001.npz", "001.png"]
     sample = np.load(tmp_path / "000.npz", allow_pickle=False)
     assert np.array_equal(sample["image"], data[0].image)
-    assert np.allclose(sample["polygons"], np.concatenate(data[0].annotation.polygons), atol=1e-4)
-    assert sample["lengths"].tolist() == [len(polygon) for polygon in data[0].annotation.polygons]
-    assert sample["detection_points"].shape == (sample["detection_lengths"].sum(), 2)
-    assert {"text_region", "center_line", "sin", "cos", "radius", "valid"} <= set(sample.files)
+    outlines = np.concatenate(data[0].annotation.polygons) + 0.5
+    assert np.allclose(sample["annotated_points"], outlines, atol=1e-4), "moved from pixel centres to pixel edges"
+    assert sample["annotated_lengths"].tolist() == [len(polygon) for polygon in data[0].annotation.polygons]
+    assert sample["annotated_labels"].tolist() == list(data[0].annotation.words)
+    assert sample["found_points"].shape == (sample["found_lengths"].sum(), 2)
+    titles = ["text region (probability)", "centre line (probability)"]
+    assert sample["map_titles"].tolist()[:2] == titles
+    for index, name in enumerate(["text_region", "center_line", "sin", "cos", "radius"]):
+        values, target = sample[f"map_{index}_values"], sample[f"map_{index}_target"]
+        assert values.shape == target.shape == (128, 128), name
+        counted = target > 0  # the oracle does not draw what is ignored, targets and maps agree on the rest
+        assert np.abs(values[counted].astype(float) - target[counted]).mean() < 0.2, name
+    assert np.array_equal(sample["outline"], sample["map_0_target"] > 0)

@@ -1,11 +1,14 @@
-"""The held-out pictures a run saved: photograph, polygons, output maps and their targets."""
+"""The held-out pictures a run saved: the picture, outlines, output maps and their targets, pairs of points, label maps.
+
+The keys of the files are listed in `headwise.training.samples`, which writes them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +16,24 @@ if TYPE_CHECKING:
 
     Map = NDArray[np.float32]
     Points = NDArray[np.float32]
+    Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One outline.
+
+    Attributes:
+        points: (v, 2) pixels (x, y), pixel edges.
+        label: what it is, or "".
+        ignored: neither finding nor missing it counts.
+        score: NaN for none.
+    """
+
+    points: Points
+    label: str
+    ignored: bool
+    score: float
 
 
 @dataclass(frozen=True)
@@ -35,28 +56,62 @@ class MapPair:
 
 
 @dataclass(frozen=True)
+class PointPairs:
+    """Two numbers per object on one line.
+
+    Attributes:
+        title: what the line is.
+        names: what the first and the second number are.
+        first: one per object.
+        second: one per object.
+        labels: one per object, or "".
+    """
+
+    title: str
+    names: tuple[str, str]
+    first: Sequence[float]
+    second: Sequence[float]
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Label maps over the whole picture, 0 the background.
+
+    Attributes:
+        annotated: (H, W) integers.
+        found: (H, W) integers.
+    """
+
+    annotated: NDArray[np.int32]
+    found: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
 class Sample:
     """A held-out picture as the run saved it.
 
     Attributes:
         name: of the file.
         image: (H, W, 3) uint8.
-        polygons: annotations, each (v, 2) pixels (x, y).
-        ignored: one flag per annotation: neither finding nor missing it counts.
-        detections: found polygons, each (v, 2).
-        scores: one per detection.
+        annotated: what is there.
+        found: what the network found.
         maps: output maps with their targets.
-        outline: (H, W) bool, the target text region, or `None`.
+        pairs: matched points on a line.
+        instances: label maps, or `None`.
+        outline: (H, W) bool, a region whose border is drawn on the maps, or `None`.
+        note: how to read the maps, or "".
     """
 
     name: str
     image: NDArray[np.uint8]
-    polygons: Sequence[Points]
-    ignored: Sequence[bool]
-    detections: Sequence[Points]
-    scores: Sequence[float]
-    maps: Sequence[MapPair]
-    outline: NDArray[np.bool_] | None
+    annotated: Sequence[Shape] = ()
+    found: Sequence[Shape] = ()
+    maps: Sequence[MapPair] = ()
+    pairs: Sequence[PointPairs] = ()
+    instances: Instances | None = None
+    outline: NDArray[np.bool_] | None = None
+    note: str = ""
 
 
 def read_sample(path: Path) -> Sample:
@@ -66,7 +121,7 @@ def read_sample(path: Path) -> Sample:
         path: a .npz file of the run's samples folder.
 
     Returns:
-        The picture, its polygons and maps.
+        The picture and what belongs to it.
 
     Raises:
         ValueError: the file cannot be read, or its arrays do not fit each other.
@@ -80,63 +135,77 @@ def read_sample(path: Path) -> Sample:
         image = arrays["image"]
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"image is {image.dtype} {image.shape}, not uint8 (H, W, 3)")
-        region = arrays.get("text_region")
-        polygons = _polygons(arrays, "polygons", "lengths")
-        ignored = [bool(flag) for flag in arrays.get("ignored", [False] * len(polygons))]
-        if len(ignored) != len(polygons):
-            raise ValueError(f"ignored has {len(ignored)} flags for {len(polygons)} polygons")
+        annotated, found = _shapes(arrays, "annotated"), _shapes(arrays, "found")
+        outline = _plane(arrays, "outline") > 0 if "outline" in arrays else None
+        note = str(arrays.get("note", ""))
         return Sample(
-            path.stem,
-            image,
-            polygons,
-            ignored,
-            _polygons(arrays, "detection_points", "detection_lengths"),
-            [float(score) for score in arrays.get("scores", ())],
-            _maps(arrays),
-            None if region is None else region > 0,
+            path.stem, image, annotated, found, _maps(arrays), _pairs(arrays), _instances(arrays), outline, note
         )
     except Exception as error:  # a cut-off archive raises from zipfile, zlib or NumPy alike
-        reason = " ".join(str(error).split()) or type(error).__name__
+        missing = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        reason = " ".join(missing.split()) or type(error).__name__
         raise ValueError(f"report: {path} cannot be shown ({reason}). Train again, or remove the file.") from error
 
 
-def _polygons(arrays: Mapping[str, NDArray[np.float32]], points: str, lengths: str) -> list[Points]:
-    if points not in arrays or lengths not in arrays:
+def _shapes(arrays: Arrays, kind: str) -> list[Shape]:
+    if f"{kind}_points" not in arrays:
         return []
-    rows, counts = arrays[points].reshape(-1, 2), [int(count) for count in arrays[lengths]]
-    if sum(counts) != len(rows):
-        raise ValueError(f"{points} has {len(rows)} points, {lengths} add up to {sum(counts)}")
+    points, counts = arrays[f"{kind}_points"].reshape(-1, 2), arrays[f"{kind}_lengths"].tolist()
+    if sum(counts) != len(points):
+        raise ValueError(f"{kind}_points has {len(points)} points, {kind}_lengths add up to {sum(counts)}")
+    defaults = (("labels", ""), ("ignored", False), ("scores", float("nan")))
+    columns = {}
+    for name, default in defaults:
+        columns[name] = arrays[f"{kind}_{name}"].tolist() if f"{kind}_{name}" in arrays else [default] * len(counts)
+        if len(columns[name]) != len(counts):
+            raise ValueError(f"{kind}_{name} has {len(columns[name])} entries for {len(counts)} outlines")
     ends = [sum(counts[: index + 1]) for index in range(len(counts))]
-    return [rows[end - count : end] for end, count in zip(ends, counts, strict=True)]
-
-
-def _maps(arrays: Mapping[str, NDArray[np.float32]]) -> list[MapPair]:
-    """The five pictures of seven channels: two pairs of logits become probabilities."""
-    import numpy as np
-
-    if "maps" not in arrays:
-        return []
-    logits = arrays["maps"].astype(np.float32)
-    if logits.ndim != 3 or len(logits) != 7:
-        raise ValueError(f"maps has shape {logits.shape}, not (7, H, W)")
-    targets = {
-        name: arrays[name].astype(np.float32) if name in arrays else None
-        for name in ("text_region", "center_line", "sin", "cos", "radius")
-    }
-    tallest = max(float(np.nanmax(m)) for m in (logits[6], targets["radius"]) if m is not None)
-    radius_span = (0.0, max(tallest, 1.0) if np.isfinite(tallest) else 1.0)
     return [
-        MapPair("text region (probability)", _probability(logits[0:2]), targets["text_region"], (0, 1), "magma"),
-        MapPair("centre line (probability)", _probability(logits[2:4]), targets["center_line"], (0, 1), "magma"),
-        MapPair("sin (direction of the line)", logits[4], targets["sin"], (-1, 1), "RdBu"),
-        MapPair("cos (direction of the line)", logits[5], targets["cos"], (-1, 1), "RdBu"),
-        MapPair("radius (pixels)", logits[6], targets["radius"], radius_span, "viridis"),
+        Shape(points[end - count : end], str(label), bool(ignored), float(score))
+        for end, count, label, ignored, score in zip(ends, counts, *columns.values(), strict=True)
     ]
 
 
-def _probability(logits: Map) -> Map:
-    """Softmax of (background, foreground) logits, the foreground's."""
+def _maps(arrays: Arrays) -> list[MapPair]:
     import numpy as np
 
-    with np.errstate(over="ignore"):
-        return np.asarray(1.0 / (1.0 + np.exp(logits[0] - logits[1])), dtype=np.float32)
+    if "map_titles" not in arrays:
+        return []
+    spans, colours = arrays["map_spans"].tolist(), arrays["map_colours"].tolist()
+    return [
+        MapPair(
+            str(title),
+            _plane(arrays, f"map_{k}_values").astype(np.float32),
+            _plane(arrays, f"map_{k}_target").astype(np.float32) if f"map_{k}_target" in arrays else None,
+            (float(spans[k][0]), float(spans[k][1])),
+            str(colours[k]),
+        )
+        for k, title in enumerate(arrays["map_titles"].tolist())
+    ]
+
+
+def _pairs(arrays: Arrays) -> list[PointPairs]:
+    if "pairs_titles" not in arrays:
+        return []
+    found = []
+    for k, (title, names) in enumerate(
+        zip(arrays["pairs_titles"].tolist(), arrays["pairs_names"].tolist(), strict=True)
+    ):
+        first, second, labels = (arrays[f"pairs_{k}_{key}"].tolist() for key in ("first", "second", "labels"))
+        if not len(first) == len(second) == len(labels):
+            raise ValueError(f"pairs {title!r} are {len(first)} and {len(second)} points with {len(labels)} labels")
+        found.append(PointPairs(title, (names[0], names[1]), first, second, labels))
+    return found
+
+
+def _instances(arrays: Arrays) -> Instances | None:
+    if "instances_annotated" not in arrays:
+        return None
+    return Instances(_plane(arrays, "instances_annotated"), _plane(arrays, "instances_found"))
+
+
+def _plane(arrays: Arrays, name: str) -> NDArray[Any]:
+    plane = arrays[name]
+    if plane.ndim != 2 or 0 in plane.shape:
+        raise ValueError(f"{name} has shape {plane.shape}, not (H, W)")
+    return plane

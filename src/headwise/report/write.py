@@ -61,7 +61,7 @@ def report_page(run: Run) -> Page:
         if blocks:
             page.add(Section(title, blocks, lead))
     if pictures:
-        page.add(Section("Held-out pictures", pictures, "Not trained on. Hover a polygon for its score."))
+        page.add(Section("Held-out pictures", pictures, "Not trained on. Hover an outline for its name and score."))
     return page.add(sections.configuration(run))
 
 
@@ -91,7 +91,8 @@ def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
 def _save(block: Block, folder: Path) -> None:
     """Write a figure as a PNG file too."""
     from headwise.report.figures.pictures import HeldOut
-    from headwise.report.figures.plots import plot_curves, plot_heat_map, plot_sample
+    from headwise.report.figures.plots import plot_curves, plot_heat_map
+    from headwise.report.figures.sample_plot import plot_sample
 
     if isinstance(block, Curves):
         plot_curves(block, folder / f"{_slug(block.title)}.png")

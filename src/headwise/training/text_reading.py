@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from headwise.training.checkpoints import write_atomically
+from headwise.training.ranks import ALONE, Ranks
+from headwise.training.samples import SampleMap, Shapes, save_sample
 from headwise.training.text_evaluation import evaluate_text
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def evaluate_pictures(
     decode: Mapping[str, Any] | None = None,
     samples: Path | None = None,
     num_samples: int = 6,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Score a network on annotated pictures.
 
@@ -92,24 +93,25 @@ def evaluate_pictures(
         pictures: held out.
         size: as in `read_text`.
         decode: as in `read_text`.
-        samples: folder for the first pictures, as PNG and with maps and outlines as npz; None for none.
+        samples: folder for the first pictures, in the form of `samples.save_sample`; None for none.
         num_samples: how many of them.
+        ranks: the processes that share the pictures.
 
     Returns:
         ``iou50`` and ``deteval``, each with precision, recall and f, and ``num_images``.
     """
-    found, known = [], []
-    for index in range(len(pictures)):
+    pairs = []
+    for index in ranks.share(len(pictures)):
         picture = pictures[index]
         reading = read_text(network, picture.image, size=size, decode=decode)
-        found.append({"polygons": reading.polygons, "scores": reading.scores})
         annotation = picture.annotation
-        known.append({"polygons": list(annotation.polygons), "ignored": list(annotation.ignored)})
+        found = {"polygons": reading.polygons, "scores": reading.scores}
+        pairs.append((found, {"polygons": list(annotation.polygons), "ignored": list(annotation.ignored)}))
         if samples is not None and index < num_samples:
-            samples.mkdir(parents=True, exist_ok=True)
-            write_atomically(samples / f"{index:03d}.npz", _sample(picture, reading))
-            write_atomically(samples / f"{index:03d}.png", _png(picture))
-    return {**evaluate_text(found, known), "num_images": len(pictures)}
+            _save(samples, index, picture, reading)
+    everything = ranks.gather(pairs)
+    scores = evaluate_text([found for found, _ in everything], [known for _, known in everything])
+    return {**scores, "num_images": len(pictures)}
 
 
 def _resize(image: NDArray[np.uint8], size: int) -> tuple[Tensor, tuple[float, float]]:
@@ -128,46 +130,41 @@ def _resize(image: NDArray[np.uint8], size: int) -> tuple[Tensor, tuple[float, f
     return normalise(image), (new_width / width, new_height / height)
 
 
-def _sample(picture: Picture, reading: Reading) -> bytes:
-    """Return the bytes of a sample: picture, maps, targets, annotated and found outlines."""
-    import numpy as np
+def _save(folder: Path, index: int, picture: Picture, reading: Reading) -> None:
+    """Save a picture for the report, with points moved from pixel centres to pixel edges."""
+    annotation = picture.annotation
+    targets = _targets(annotation, reading)
+    save_sample(
+        folder,
+        index,
+        picture.image,
+        annotated=Shapes([polygon + 0.5 for polygon in annotation.polygons], annotation.words, annotation.ignored),
+        found=Shapes([polygon + 0.5 for polygon in reading.polygons], scores=reading.scores.tolist()),
+        maps=_maps(reading.maps, targets),
+        outline=targets["text_region"],
+        note="The line is the border of the annotated text, outside of which sin, cos and radius are not trained.",
+    )
 
+
+def _targets(annotation: TextAnnotation, reading: Reading) -> dict[str, Tensor]:
+    """The targets (h, w) on the scale that the network saw."""
     from headwise.coders.snakes import encode_snakes
 
     height, width = reading.maps.shape[-2:]
-    factor = np.array(reading.scale)
-    annotation: TextAnnotation = picture.annotation
-    scaled = [(polygon + 0.5) * factor - 0.5 for polygon in annotation.polygons]
+    scaled = [(polygon + 0.5) * reading.scale - 0.5 for polygon in annotation.polygons]
     targets = encode_snakes([scaled], [annotation.ignored], size=(height, width))
-    points, lengths = _flatten(annotation.polygons)
-    found_points, found_lengths = _flatten([polygon.numpy() for polygon in reading.polygons])
-    arrays: dict[str, Any] = {
-        "image": picture.image,
-        "maps": reading.maps.numpy().astype(np.float16),
-        "polygons": points,
-        "lengths": lengths,
-        "ignored": np.array(annotation.ignored, dtype=bool),
-        "detection_points": found_points,
-        "detection_lengths": found_lengths,
-        "scores": reading.scores.numpy(),
-        **{name: target[0].numpy() for name, target in targets.items()},
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    return {name: target[0] for name, target in targets.items()}
 
 
-def _png(picture: Picture) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture.image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _flatten(polygons: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return all points (V, 2) of the polygons one after the other, and how many each has."""
-    import numpy as np
-
-    points = np.concatenate([np.zeros((0, 2)), *polygons]).astype(np.float32)
-    return points, np.array([len(polygon) for polygon in polygons], dtype=np.int64)
+def _maps(maps: Tensor, targets: Mapping[str, Tensor]) -> list[SampleMap]:
+    """The five maps of seven channels: two pairs of logits become probabilities."""
+    region, line = maps[0:2].softmax(0)[1], maps[2:4].softmax(0)[1]
+    sin, cos, radius = maps[4:].half()
+    tallest = max(1.0, *(float(each.nan_to_num(0, 0, 0).max()) for each in (radius, targets["radius"])))
+    return [
+        SampleMap("text region (probability)", region.half(), targets["text_region"], (0, 1)),
+        SampleMap("centre line (probability)", line.half(), targets["center_line"], (0, 1)),
+        SampleMap("sin (direction of the line)", sin, targets["sin"], (-1, 1), "RdBu"),
+        SampleMap("cos (direction of the line)", cos, targets["cos"], (-1, 1), "RdBu"),
+        SampleMap("radius (pixels)", radius, targets["radius"], (0, tallest), "viridis"),
+    ]

@@ -1,24 +1,22 @@
-"""Held-out pictures on the page: the photograph with its polygons, and the maps beside their targets."""
+"""Held-out pictures on the page: the photograph with its outlines, output maps beside their targets, and what else."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from headwise.report.markup import Markup, element, join, number
+from headwise.report.figures.images import data_uri, encode, fitted
+from headwise.report.figures.instances import instance_tiles
+from headwise.report.figures.maps import map_tiles
+from headwise.report.figures.strips import strip
+from headwise.report.markup import Markup, element, number
 from headwise.report.page import figure
-from headwise.report.samples import MapPair, Sample
+from headwise.report.samples import Sample, Shape
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from headwise.report.samples import Map, Points
-
-_PHOTOGRAPH_SIDE, _MAP_SIDE = 640, 256
+_PHOTOGRAPH_SIDE = 640
+_MOST_LABELS = 40
+_LAYERS = {"annotated": "annotated", "found": "found", "labels": "names", "outlines": "outlines on the maps"}
 
 
 @dataclass(frozen=True)
@@ -32,130 +30,109 @@ class HeldOut:
     sample: Sample
 
     def html(self, key: str) -> Markup:
-        """The photograph with polygons that can be switched, then the maps over their targets."""
+        """The photograph with outlines that can be switched, then maps over their targets, then pairs of points."""
         sample = self.sample
-        ignored = f", {sum(sample.ignored)} of them ignored (dotted)" if any(sample.ignored) else ""
-        found = f"{len(sample.detections)} detected (solid), {len(sample.polygons)} annotated (dashed){ignored}."
-        tiles = [tile for pair in sample.maps for tile in _tiles(pair, sample.outline)]
-        maps = (
-            [element("div", *tiles, class_="maps")] if tiles else [element("p", "No maps were saved.", class_="note")]
-        )
-        switches = [
-            element("label", element("input", type="checkbox", checked=True, data_layer=layer), text)
-            for layer, text in (
-                ("targets", "annotated"),
-                ("detections", "detected"),
-                ("outlines", "outlines on the maps"),
+        beside = [
+            element("div", *tiles, class_=f"{kind} columns{columns}")
+            for kind, tiles, columns in (
+                ("instances", instance_tiles(sample), 2),
+                ("maps", map_tiles(sample), _num_columns(len(sample.maps))),
             )
+            if tiles
         ]
+        strips = [element("div", *(strip(pairs) for pairs in sample.pairs), class_="strips")] if sample.pairs else []
+        alone = "" if beside else " alone"
         return figure(
             key,
             f"Picture {sample.name}",
-            element("div", *switches, class_="switches"),
-            element("div", _photograph(sample), *maps, class_="picture"),
-            caption=f"{found} Maps: output above, target below; the outline is the annotated text region, outside "
-            "which sin, cos and radius are not trained.",
+            element("div", *self._switches(), class_="switches"),
+            element(
+                "div", _photograph(sample), *([element("div", *beside)] if beside else []), class_=f"picture{alone}"
+            ),
+            *strips,
+            caption=self._caption(),
             wide=True,
         )
+
+    def _switches(self) -> list[Markup]:
+        sample = self.sample
+        shapes = [*sample.annotated, *sample.found]
+        there = {
+            "annotated": sample.annotated,
+            "found": sample.found,
+            "labels": any(shape.label for shape in shapes),
+            "outlines": sample.outline is not None and sample.maps,
+        }
+        return [
+            element("label", element("input", type="checkbox", checked=True, data_layer=layer), text)
+            for layer, text in _LAYERS.items()
+            if there[layer]
+        ]
+
+    def _caption(self) -> str:
+        sample = self.sample
+        num_ignored = sum(shape.ignored for shape in sample.annotated)
+        ignored = f", {num_ignored} of them ignored (dotted)" if num_ignored else ""
+        told = [f"{len(sample.found)} found (solid), {len(sample.annotated)} annotated (dashed){ignored}."]
+        if sample.instances is not None and not sample.found and not sample.annotated:
+            told = ["Each colour is one object; the colours of found and annotated objects need not agree."]
+        broken = sum(not is_finite(shape) for shape in (*sample.annotated, *sample.found))
+        told += [f"{broken} with coordinates that are not finite are not drawn."] if broken else []
+        if any(pair.target is not None for pair in sample.maps):
+            told.append("Maps: output above, target below, on one colour scale.")
+        return " ".join([*told, *([sample.note] if sample.note else [])])
+
+
+def is_finite(shape: Shape) -> bool:
+    """Whether an outline can be drawn: it has points, and all of them are finite."""
+    return len(shape.points) > 0 and all(map(math.isfinite, shape.points.ravel().tolist()))
+
+
+def told(shape: Shape, role: str) -> str:
+    """What an outline is, in words: `found: three, score 0.93`."""
+    parts = [f"{role}: {shape.label}" if shape.label else role]
+    parts += ["ignored"] if shape.ignored else []
+    parts += [] if math.isnan(shape.score) else [f"score {number(round(shape.score, 3))}"]
+    return ", ".join(parts)
+
+
+def _num_columns(num_maps: int) -> int:
+    """Up to five maps stand in one row, which is never so short that its maps outgrow the photograph."""
+    return max(3, num_maps) if num_maps <= 5 else 3 if num_maps == 6 else 4 if num_maps <= 8 else 5
 
 
 def _photograph(sample: Sample) -> Markup:
     height, width = sample.image.shape[:2]
-    picture = element(
-        "img", src=data_uri(_photograph_bytes(sample.image), "jpeg"), alt=f"Held-out photograph {sample.name}"
-    )
-    targets = [
-        _polygon(points, "target ignored" if ignored else "target", "annotated, ignored" if ignored else "annotated")
-        for points, ignored in zip(sample.polygons, sample.ignored, strict=True)
-    ]
-    scores = [*sample.scores, *[None] * (len(sample.detections) - len(sample.scores))]
-    detections = [
-        _polygon(points, "detection", f"detected, score {number(score)}")
-        for points, score in zip(sample.detections, scores, strict=False)
-    ]
-    layers = [element("g", *targets, class_="targets"), element("g", *detections, class_="detections")]
-    overlay = element("svg", *layers, viewBox=f"0 0 {width} {height}", role="img",
-                      aria_label=f"{len(targets)} annotated and {len(detections)} detected polygons")  # fmt: skip
+    content = encode(fitted(sample.image, _PHOTOGRAPH_SIDE), "JPEG")
+    picture = element("img", src=data_uri(content, "jpeg"), alt=f"Held-out photograph {sample.name}")
+    layers = [_layer(sample.annotated, "annotated", width), _layer(sample.found, "found", width)]
+    overlay = element(
+        "svg", *layers, viewBox=f"0 0 {width} {height}", role="img",
+        aria_label=f"{len(sample.annotated)} annotated and {len(sample.found)} found outlines",
+    )  # fmt: skip
     return element("div", picture, overlay, class_="photograph")
 
 
-def _polygon(points: Points, style: str, tip: str) -> Markup:
-    d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points.tolist()) + "Z"
-    halo = element("path", d=d, class_="halo")
-    return element("g", halo, element("path", d=d, class_=style, data_tip=tip), data_tip=tip)
+def _layer(shapes: Sequence[Shape], role: str, width: int) -> Markup:
+    """All outlines of one kind; names only where there are few enough to be read."""
+    drawn = [shape for shape in shapes if is_finite(shape)]
+    outlines = [_outline(shape, role) for shape in drawn]
+    names = [_name(shape, role, width) for shape in drawn if shape.label] if len(drawn) <= _MOST_LABELS else []
+    return element("g", *outlines, element("g", *names, class_="labels"), class_=role)
 
 
-def _tiles(pair: MapPair, outline: NDArray[np.bool_] | None) -> Iterator[Markup]:
-    """One column: the output, its target, and the colour scale they share."""
-    shown = [("output", pair.values)] + ([("target", pair.target)] if pair.target is not None else [])
-    pictures = [
-        element(
-            "div",
-            element("img", src=data_uri(_map_bytes(values, pair), "png"), alt=f"{pair.title}, {role}"),
-            _outline(outline),
-            class_="tile",
-        )
-        for role, values in shown
-    ]
-    low, high = pair.span
-    bar = element("img", src=data_uri(_bar_bytes(pair.colours), "png"), alt="", class_="bar")
-    scale = element("div", element("span", number(low)), bar, element("span", number(high)), class_="colours")
-    yield element("div", element("p", pair.title), *pictures, scale, class_="pair")
+def _outline(shape: Shape, role: str) -> Markup:
+    tip = told(shape, role)
+    d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in shape.points.tolist()) + "Z"
+    style = f"{role}-line ignored" if shape.ignored else f"{role}-line"
+    return element("g", element("path", d=d, class_="halo"), element("path", d=d, class_=style), data_tip=tip)
 
 
-def _outline(mask: NDArray[np.bool_] | None) -> Markup:
-    """The mask's border as a line that stays sharp at any size."""
-    if mask is None or mask.all() or not mask.any():
-        return Markup("")
-    height, width = mask.shape
-    d = join("M" + "L".join(f"{x + 0.5:.4g} {y + 0.5:.4g}" for x, y in line.tolist()) for line in outlines(mask))
-    return element("svg", element("path", d=d, class_="halo"), element("path", d=d, class_="outline"),
-                   viewBox=f"0 0 {width} {height}", aria_hidden="true")  # fmt: skip
-
-
-def outlines(mask: NDArray[np.bool_]) -> list[Points]:
-    """Border lines of a mask, each (p, 2) pixels (x, y), every second point of long ones left out."""
-    from contourpy import contour_generator
-
-    lines: Any = contour_generator(z=mask.astype(float)).lines(0.5)
-    return [line[:: 2 if len(line) > 24 else 1] for line in lines]
-
-
-def _photograph_bytes(image: NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    picture.thumbnail((_PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE))
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=86)
-    return content.getvalue()
-
-
-def _map_bytes(values: Map, pair: MapPair) -> bytes:
-    """The map in its colours, as a small PNG; values that are not finite are grey."""
-    import numpy as np
-    from matplotlib import colormaps
-    from matplotlib.colors import Normalize
-    from PIL import Image
-
-    colours = colormaps[pair.colours].with_extremes(bad="#808080")
-    stride = max(1, -(-max(values.shape) // _MAP_SIDE))
-    pixels = colours(Normalize(*pair.span, clip=True)(np.ma.masked_invalid(values[::stride, ::stride])), bytes=True)
-    content = io.BytesIO()
-    Image.fromarray(pixels[..., :3].copy()).quantize(128).save(content, "PNG", optimize=True)
-    return content.getvalue()
-
-
-def _bar_bytes(colours: str) -> bytes:
-    import numpy as np
-    from matplotlib import colormaps
-    from PIL import Image
-
-    content = io.BytesIO()
-    Image.fromarray(colormaps[colours](np.linspace(0, 1, 128)[None], bytes=True)[..., :3].copy()).save(content, "PNG")
-    return content.getvalue()
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """An image that is part of the page."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def _name(shape: Shape, role: str, width: int) -> Markup:
+    """The label: of what was found above its upper left corner, of what is annotated below its lower left one."""
+    size = width / 42
+    left = max(float(shape.points[:, 0].min()), 0.0)
+    top, bottom = float(shape.points[:, 1].min()), float(shape.points[:, 1].max())
+    y = max(top - 0.3 * size, size) if role == "found" else bottom + 0.95 * size
+    score = "" if math.isnan(shape.score) else f" {shape.score:.2f}"
+    return element("text", shape.label + score, x=f"{left:.1f}", y=f"{y:.1f}", font_size=f"{size:.1f}")

@@ -13,13 +13,12 @@ from headwise.report.figures.heatmap import HeatMap
 from headwise.report.figures.sampling import moving_mean, rows_to_draw
 from headwise.report.files import write_atomically
 from headwise.report.markup import NOTHING
-from headwise.report.samples import Sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0067b0", "#c94f08", "#00875f", "#a0418f", "#a06a00", "#2f8fc4", "#c2325c", "#5d6470")
+COLOURS = ("#0067b0", "#c94f08", "#00875f", "#a0418f", "#a06a00", "#2f8fc4", "#c2325c", "#5d6470")
 _STYLES: Sequence[object] = ("-", "--", ":", "-.", (0, (5, 2)), (0, (10, 2, 2, 2)), (0, (1, 2)), (0, (12, 4)))
 _MARKERS = "os^DPv_|"
 _HATCHES = ("", "//", "\\\\", "||", "--", "xx", "++", "..")
@@ -35,7 +34,7 @@ def plot_curves(curves: Curves, path: Path) -> Path:
     Returns:
         `path`.
     """
-    figure, axes = _figure(7.2, max(4.2, 0.8 + 0.23 * len(curves.series)))
+    figure, axes = _axes(7.2, max(4.2, 0.8 + 0.23 * len(curves.series)))
     if curves.stacked:
         _draw_areas(curves, axes)
     else:
@@ -49,21 +48,21 @@ def plot_curves(curves: Curves, path: Path) -> Path:
     axes.grid(axis="y", alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw_lines(curves: Curves, axes: Axes) -> None:
     rows = rows_to_draw(list(curves.series.values()))
     steps = [curves.steps[row] for row in rows]
     for index, (name, values) in enumerate(curves.series.items()):
-        colour = _COLOURS[index % 8]
+        colour = COLOURS[index % 8]
         drawn = [_number(values[row]) for row in rows]
         if curves.half_width:
             axes.plot(steps, drawn, color=colour, alpha=0.22, linewidth=0.8)
             means = moving_mean(values, curves.half_width, geometric=curves.log)
             drawn = [_number(means[row]) for row in rows]
         axes.plot(
-            steps, drawn, label=_literal(name), color=colour, linestyle=_STYLES[index % 8], linewidth=1.8,
+            steps, drawn, label=literal(name), color=colour, linestyle=_STYLES[index % 8], linewidth=1.8,
             marker=_MARKERS[index % 8], markevery=max(1, len(rows) // 7), markersize=5,
         )  # fmt: skip
     if curves.log and any(v > 0 for values in curves.series.values() for v in values if v is not None):
@@ -76,8 +75,8 @@ def _draw_areas(curves: Curves, axes: Axes) -> None:
         moving_mean(values, curves.half_width) if curves.half_width else values for values in curves.series.values()
     ]
     heights = [[v if math.isfinite(v := _number(mean[row])) else 0.0 for row in rows] for mean in means]
-    areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[_literal(n) for n in curves.series],
-                           colors=[_COLOURS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
+    areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[literal(n) for n in curves.series],
+                           colors=[COLOURS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
     for index, area in enumerate(areas):
         area.set_hatch(_HATCHES[index % 8])
         area.set_edgecolor("white")
@@ -94,7 +93,7 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
     Returns:
         `path`.
     """
-    figure, axes = _figure(2.2 + 0.95 * len(heat.columns), 1.5 + 0.55 * len(heat.rows))
+    figure, axes = _axes(2.2 + 0.95 * len(heat.columns), 1.5 + 0.55 * len(heat.rows))
     from matplotlib.colors import LogNorm, Normalize
 
     cells = [
@@ -106,15 +105,15 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
     norm = Normalize(-1, 1) if heat.diverging else (LogNorm if heat.log else Normalize)(low, high)
     shown = [[v if v > 0 or not heat.log else math.nan for v in line] for line in cells]
     image = axes.imshow(shown, cmap="RdBu" if heat.diverging else "cividis", norm=norm, aspect="auto")
-    axes.set_xticks(range(len(heat.columns)), [_literal(n) for n in heat.columns], rotation=30, ha="right")
-    axes.set_yticks(range(len(heat.rows)), [_literal(n) for n in heat.rows])
+    axes.set_xticks(range(len(heat.columns)), [literal(n) for n in heat.columns], rotation=30, ha="right")
+    axes.set_yticks(range(len(heat.rows)), [literal(n) for n in heat.rows])
     for y, row in enumerate(heat.rows):
         for x, column in enumerate(heat.columns):
             if not heat.is_self(row, column):
                 _write_cell(axes, x, y, heat.values[y][x], signed=heat.diverging)
     axes.set_title(heat.title, loc="left", fontsize=12, fontweight="bold")
     figure.colorbar(image, ax=axes, label=heat.unit)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _write_cell(axes: Axes, x: int, y: int, value: float | None, *, signed: bool) -> None:
@@ -123,49 +122,21 @@ def _write_cell(axes: Axes, x: int, y: int, value: float | None, *, signed: bool
     axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=box)
 
 
-def plot_sample(sample: Sample, path: Path) -> Path:
-    """Draw a held-out picture: the photograph with its polygons, the maps over their targets.
-
-    Args:
-        sample: what to draw.
-        path: the PNG file.
-
-    Returns:
-        `path`.
-    """
-    num_maps = len(sample.maps)
-    figure = _canvas(5.4 + 2.5 * num_maps, 5.2)
-    grid = figure.add_gridspec(2, 1 + num_maps, width_ratios=[2.1, *[1.0] * num_maps])
-    photograph = figure.add_subplot(grid[:, 0])
-    photograph.imshow(sample.image)
-    for polygons, colour, style in ((sample.polygons, "#ffd54a", "--"), (sample.detections, "#57d1ff", "-")):
-        for points in filter(len, polygons):
-            ring = [*points.tolist(), points[0].tolist()]
-            for width, shade in ((3.4, "black"), (1.7, colour)):
-                photograph.plot(*zip(*ring, strict=True), color=shade, linestyle=style, linewidth=width)
-    photograph.set_title(f"{sample.name}: annotated (dashed), detected (solid)", loc="left", fontsize=11)
-    photograph.axis("off")
-    for column, pair in enumerate(sample.maps, start=1):
-        for row, (role, values) in enumerate((("output", pair.values), ("target", pair.target))):
-            axes = figure.add_subplot(grid[row, column])
-            axes.axis("off")
-            if values is None:
-                continue
-            image = axes.imshow(values, cmap=pair.colours, vmin=pair.span[0], vmax=pair.span[1])
-            if sample.outline is not None and sample.outline.any() and not sample.outline.all():
-                axes.contour(sample.outline.astype(float), [0.5], colors="black", linewidths=0.7)
-            axes.set_title(pair.title if row == 0 else role, fontsize=9)
-            figure.colorbar(image, ax=axes, shrink=0.75)
-    return _save(figure, path)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = _canvas(width, height)
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = blank(width, height)
     return figure, figure.add_subplot()
 
 
-def _canvas(width: float, height: float) -> Figure:
-    """A figure of its own, outside pyplot's global list, drawn by Agg whatever the machine's display."""
+def blank(width: float, height: float) -> Figure:
+    """A figure of its own, outside pyplot's global list, drawn by Agg whatever the machine's display.
+
+    Args:
+        width: inches.
+        height: inches.
+
+    Returns:
+        The figure.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -174,7 +145,8 @@ def _canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all; return `path`."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
     return write_atomically(path, content.getvalue())
@@ -184,6 +156,6 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _literal(name: str) -> str:
-    """A name as it is: no mathematics between dollars, no hiding of labels that begin with an underscore."""
+def literal(name: str) -> str:
+    """A name as it is, for matplotlib: no mathematics between dollars, and a leading underscore does not hide it."""
     return "\u200b" * name.startswith("_") + name.replace("$", r"\$")

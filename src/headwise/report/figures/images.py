@@ -1,0 +1,38 @@
+"""Arrays of pixels as files that are part of the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def fitted(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) whose longer side is at most `side` pixels."""
+    import numpy as np
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side))
+    return np.asarray(picture)
+
+
+def encode(image: NDArray[np.uint8], kind: Literal["JPEG", "PNG"]) -> bytes:
+    """The bytes of a picture (H, W, 3); as PNG in at most 128 colours."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    if kind == "JPEG":
+        Image.fromarray(image).save(content, kind, quality=86)
+    else:
+        Image.fromarray(image).quantize(128).save(content, kind, optimize=True)
+    return content.getvalue()
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """An image that is part of the page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

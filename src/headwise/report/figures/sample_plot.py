@@ -1,0 +1,117 @@
+"""A held-out picture as a PNG file, for slides and papers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headwise.report.figures.instances import painted
+from headwise.report.figures.pictures import is_finite
+from headwise.report.figures.plots import COLOURS, blank, literal, save
+from headwise.report.figures.strips import drawn_rows
+from headwise.report.samples import MapPair, PointPairs, Sample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
+
+_MAPS_A_ROW = 5
+_ROLES = (("annotated", "#ffd54a", "--"), ("found", "#57d1ff", "-"))
+
+
+def plot_sample(sample: Sample, path: Path) -> Path:
+    """Draw a held-out picture: the photograph with its outlines, label maps, maps over their targets, pairs of points.
+
+    Args:
+        sample: what to draw.
+        path: the PNG file.
+
+    Returns:
+        `path`.
+    """
+    num_panels = 1 if sample.instances is None else 3
+    columns = min(len(sample.maps), _MAPS_A_ROW)
+    banks = math.ceil(len(sample.maps) / _MAPS_A_ROW)
+    most = max((len(drawn_rows(pairs)) for pairs in sample.pairs), default=0)
+    low = 0.9 + 0.2 * most if sample.pairs else 0.0
+    high = max(5.2, 4.6 * banks)
+    figure = blank(5.0 * num_panels + 2.5 * columns + 0.4, high + low)
+    outer = figure.add_gridspec(
+        1 + bool(low), 1 + bool(columns), width_ratios=[5.0 * num_panels, *[2.5 * columns][:columns]],
+        height_ratios=[high, *[low][: bool(low)]],
+    )  # fmt: skip
+    _draw_panels(figure, outer[0, 0].subgridspec(1, num_panels), sample)
+    if columns:
+        _draw_maps(figure, outer[0, 1].subgridspec(2 * banks, columns), sample)
+    if low:
+        bottom = outer[1, :].subgridspec(1, len(sample.pairs))
+        for index, pairs in enumerate(sample.pairs):
+            _draw_pairs(figure.add_subplot(bottom[0, index]), pairs)
+    return save(figure, path)
+
+
+def _draw_panels(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) -> None:
+    photograph = figure.add_subplot(grid[0, 0])
+    height, width = sample.image.shape[:2]
+    photograph.imshow(sample.image, extent=(0, width, height, 0))
+    for role, colour, style in _ROLES:
+        for shape in filter(is_finite, getattr(sample, role)):
+            ring = [*shape.points.tolist(), shape.points[0].tolist()]
+            line = ":" if shape.ignored else style
+            for thickness, shade in ((3.4, "black"), (1.7, colour)):
+                photograph.plot(*zip(*ring, strict=True), color=shade, linestyle=line, linewidth=thickness)
+            left, y = (
+                shape.points[:, 0].min(),
+                shape.points[:, 1].min() if role == "found" else shape.points[:, 1].max(),
+            )
+            photograph.text(left, y, literal(shape.label), color=colour, fontsize=8, clip_on=True,
+                            va="bottom" if role == "found" else "top")  # fmt: skip
+    photograph.set(xlim=(0, width), ylim=(height, 0))
+    outlined = ": annotated (dashed), found (solid)" if sample.annotated or sample.found else ""
+    photograph.set_title(f"{sample.name}{outlined}", loc="left", fontsize=11)
+    photograph.axis("off")
+    if sample.instances is not None:
+        for column, role in enumerate(("found", "annotated"), start=1):
+            axes = figure.add_subplot(grid[0, column])
+            axes.imshow(painted(sample.image, getattr(sample.instances, role)))
+            axes.set_title(f"objects {role}", loc="left", fontsize=11)
+            axes.axis("off")
+
+
+def _draw_maps(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) -> None:
+    for index, pair in enumerate(sample.maps):
+        bank, column = divmod(index, _MAPS_A_ROW)
+        axes = figure.add_subplot(grid[2 * bank, column])
+        _draw_map(axes, pair, sample, target=False)
+        if pair.target is not None:
+            _draw_map(figure.add_subplot(grid[2 * bank + 1, column]), pair, sample, target=True)
+
+
+def _draw_map(axes: Axes, pair: MapPair, sample: Sample, *, target: bool) -> None:
+    values = pair.target if target else pair.values
+    assert values is not None
+    height, width = sample.image.shape[:2]
+    extent = (0.0, width, height, 0.0)  # maps of any grid lie over the same picture
+    image = axes.imshow(values, cmap=pair.colours, vmin=pair.span[0], vmax=pair.span[1], extent=extent)
+    if sample.outline is not None and sample.outline.any() and not sample.outline.all():
+        axes.contour(sample.outline.astype(float), [0.5], colors="black", linewidths=0.7, extent=extent, origin="upper")
+    axes.set_title("target" if target else literal(pair.title), fontsize=9)
+    axes.axis("off")
+    axes.figure.colorbar(image, ax=axes, shrink=0.75)
+
+
+def _draw_pairs(axes: Axes, pairs: PointPairs) -> None:
+    for index, (first, second, _) in enumerate(rows := drawn_rows(pairs)):
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot([first, second], [index, index], color=colour, linewidth=1.5)
+        axes.plot([first], [index], "o", color=colour, markersize=5)
+        axes.plot([second], [index], "s", color=colour, markersize=8, markerfacecolor="none")
+    axes.set_yticks(range(len(rows)), [literal(label) for _, _, label in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(
+        f"{literal(pairs.title)}: {pairs.names[0]} (dot), {pairs.names[1]} (square)", loc="left", fontsize=10
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
