@@ -1,9 +1,18 @@
 """Networks: only what no well-kept library has. The backbones are torchvision's (extra ``headwise[vision]``).
 
-``textsnake`` builds the seven-channel U-Net; ``load_published`` loads a checkpoint that the authors released.
+``textsnake`` builds the seven-channel U-Net; ``cornernet``, ``cornernet_squeeze``, ``cornernet_saccade`` and
+``centernet`` the corner detectors; ``load_published`` loads a checkpoint that the authors released.
 """
 
+from headwise.networks.corners import centernet, cornernet, cornernet_saccade, cornernet_squeeze
 from headwise.networks.published import load_published
 from headwise.networks.textsnake import textsnake
 
-__all__ = ["load_published", "textsnake"]
+__all__ = [
+    "centernet",
+    "cornernet",
+    "cornernet_saccade",
+    "cornernet_squeeze",
+    "load_published",
+    "textsnake",
+]
