@@ -19,6 +19,7 @@ from headwise.data.annotation import (  # noqa: E402  the check comes first
     TextAnnotation,
 )
 from headwise.data.augmentation import TextAugmentation, normalise  # noqa: E402
+from headwise.data.coco import Coco, read_coco, write_coco, write_detections  # noqa: E402
 from headwise.data.digits import embedded_digits  # noqa: E402
 from headwise.data.embedded import embedded_text  # noqa: E402
 from headwise.data.loading import BatchSampler, SampleKey, seeded_loader  # noqa: E402
@@ -33,6 +34,10 @@ __all__ = [
     "BoxDataset",
     "load_picture",
     "read_total_text",
+    "Coco",
+    "read_coco",
+    "write_coco",
+    "write_detections",
     "embedded_text",
     "embedded_digits",
     "TextAugmentation",

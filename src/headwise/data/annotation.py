@@ -55,6 +55,8 @@ class BoxAnnotation:
             height, and the width of a box is x2 - x1 > 0. Boxes may reach beyond the picture.
         labels: (n,) int64 in 0..C-1.
         ignored: (n,) bool, True for a region that counts neither as object nor as background (COCO's crowds).
+        areas: (n,) float64, square pixels of the objects, by which COCO's evaluation sorts them into small,
+            medium and large; None where the boxes' own are meant.
 
     Raises:
         ValueError: a shape or dtype that does not fit, a coordinate that is not finite, a box without
@@ -64,12 +66,15 @@ class BoxAnnotation:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     ignored: NDArray[np.bool_]
+    areas: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         num_boxes = len(self.boxes)
         check_array(self.boxes, "boxes", (num_boxes, 4), np.float32)
         check_array(self.labels, "labels", (num_boxes,), np.int64)
         check_array(self.ignored, "ignored", (num_boxes,), np.bool_)
+        if self.areas is not None:
+            check_array(self.areas, "areas", (num_boxes,), np.float64)
         right = np.isfinite(self.boxes).all(axis=1) & (self.boxes[:, 2:] > self.boxes[:, :2]).all(axis=1)
         if not right.all():
             index = int(np.argmin(right))
@@ -93,7 +98,8 @@ class BoxAnnotation:
         Returns:
             Those objects.
         """
-        return BoxAnnotation(self.boxes[which], self.labels[which], self.ignored[which])
+        areas = None if self.areas is None else self.areas[which]
+        return BoxAnnotation(self.boxes[which], self.labels[which], self.ignored[which], areas)
 
 
 Annotation = TypeVar("Annotation", default=TextAnnotation)

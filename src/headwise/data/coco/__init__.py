@@ -1,0 +1,6 @@
+"""COCO's files: pictures with boxes, read, checked and written."""
+
+from headwise.data.coco.reading import Coco, read_coco
+from headwise.data.coco.writing import write_coco, write_detections
+
+__all__ = ["Coco", "read_coco", "write_coco", "write_detections"]
