@@ -23,7 +23,9 @@ from headwise.criterion import (
     RatioTerm,
     Term,
     pool_denominators,
+    pool_ratios,
     schedules,
+    undo_averaging,
 )
 from headwise.ratio import Ratio
 
@@ -44,6 +46,8 @@ __all__ = [
     "networks",
     "normalizers",
     "pool_denominators",
+    "pool_ratios",
     "presets",
     "schedules",
+    "undo_averaging",
 ]

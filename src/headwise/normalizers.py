@@ -24,6 +24,7 @@ __all__ = [
     "peaks",
     "published_peaks",
     "published_objects",
+    "published_chunks",
     "weight_sum",
     "foreground",
 ]
@@ -164,7 +165,7 @@ def mined(
 
 
 def one(target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The constant 1: the sum itself is the value.
+    """The constant 1: the sum itself is the value, also of a step of many micro-batches (a constant is not totalled).
 
     Args:
         target: Any tensor.
@@ -244,6 +245,22 @@ def published_objects(index: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """
     dtype = torch.float64 if target.dtype == torch.float64 else torch.float32
     return torch.count_nonzero(_as_mask(mask)).to(dtype) + 1e-4
+
+
+def published_chunks(target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 a micro-batch: totalled over a step, the number of its chunks.
+
+    So the value is the mean over micro-batches and ranks of their sums, as `DataParallel` and ``.mean()`` make it; it
+    depends on how a batch is split. `one` keeps the sum instead.
+
+    Args:
+        target: Any tensor.
+        mask: Not looked at.
+
+    Returns:
+        1, 0-d, float32.
+    """
+    return one(target)
 
 
 def _highest_at(target: Tensor, index: Tensor, objects: Tensor | None) -> Tensor:

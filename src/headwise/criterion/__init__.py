@@ -6,7 +6,7 @@ from headwise.criterion.criterion import Criterion
 from headwise.criterion.feature_junction import Junction
 from headwise.criterion.junction import NonFiniteGradientError
 from headwise.criterion.levels import Levels
-from headwise.criterion.pooling import pool_denominators
+from headwise.criterion.pooling import pool_denominators, pool_ratios, undo_averaging
 from headwise.criterion.term import RatioTerm, Term
 
 __all__ = [
@@ -19,5 +19,7 @@ __all__ = [
     "RatioTerm",
     "Term",
     "pool_denominators",
+    "pool_ratios",
     "schedules",
+    "undo_averaging",
 ]

@@ -20,6 +20,7 @@ from headwise.criterion.evaluate import Job, Row, denominator_of, run
 from headwise.criterion.junction import Policy
 from headwise.criterion.layout import Layout
 from headwise.criterion.paths import get
+from headwise.criterion.splitting import why_split_variant
 from headwise.criterion.term import AnyTerm, RatioTerm, Term, Weight, check_weight, describe
 from headwise.ratio import Ratio
 
@@ -81,6 +82,7 @@ class Criterion(nn.Module):
         self._compile = compile
         self._compiled: dict[Job, Callable[..., Any]] = {}
         self._num_calls = 0
+        self._split_variants = tuple([why_split_variant(term) for term in self.terms])
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle has closed books, and makes its own plans and kernels."""
@@ -223,7 +225,8 @@ class Criterion(nn.Module):
 
         Returns:
             Per term (those whose denominator depends on the prediction left out) a 0-d tensor, or one element a level
-            where the targets have levels. They may be added over micro-batches and ranks and handed to the call.
+            where the targets have levels. `pool_denominators` totals them over micro-batches and ranks: all are added
+            but constants (`normalizers.one`, a number).
         """
         return {
             term.name: denominator_of(term, bind_targets(term, targets)[1], targets)
@@ -231,13 +234,16 @@ class Criterion(nn.Module):
             if isinstance(term, Term)
         }
 
-    def forward(self, outputs: Any, targets: Any, denominators: Mapping[str, Tensor] | None = None) -> Breakdown:
+    def forward(
+        self, outputs: Any, targets: Any, denominators: Mapping[str, Tensor | Ratio] | None = None
+    ) -> Breakdown:
         """Computes all terms.
 
         Args:
             outputs: Nested dicts, lists, tuples and dataclasses of tensors; a lone tensor is named ``output``.
             targets: The same for the targets; a lone tensor is named ``target``.
-            denominators: What divides each term, totalled over the step; by default this call's own.
+            denominators: What divides each term, totalled over the step (see `pool_denominators`), and the pooled
+                ratios of `RatioTerm`s (see `pool_ratios`); by default this call's own.
 
         Returns:
             The entries and the total.
@@ -267,14 +273,17 @@ class Criterion(nn.Module):
             self._plans[key] = make_plan(self.terms, outputs, targets, self.unread)
         return self._plans[key]
 
-    def _check_denominators(self, denominators: Mapping[str, Tensor] | None) -> None:
+    def _check_denominators(self, denominators: Mapping[str, Tensor | Ratio] | None) -> None:
         if denominators is None:
             return
         wanted = {term.name for term in self.terms if isinstance(term, Term)}
-        if set(denominators) != wanted:
+        found = {name for name, each in denominators.items() if not isinstance(each, Ratio)}
+        ratios = set(denominators) - found
+        if found != wanted or not ratios <= set(self.names) - wanted:
             raise ValueError(
-                f"denominators are needed for exactly the terms {', '.join(sorted(wanted))}; "
-                f"found {', '.join(sorted(denominators)) or 'none'}. Total what criterion.denominators(targets) returns"
+                f"denominators are needed for exactly the terms {', '.join(sorted(wanted))}; found "
+                f"{', '.join(sorted(denominators)) or 'none'}. Total what criterion.denominators(targets) returns "
+                "(pool_denominators does), and give ratios (pool_ratios) to RatioTerms alone"
             )
 
     def _warn_if_never_advanced(self) -> None:
@@ -287,7 +296,12 @@ class Criterion(nn.Module):
             )
 
     def _evaluate(
-        self, outputs: Any, targets: Any, denominators: Mapping[str, Tensor] | None, plan: Plan, compiled: bool = False
+        self,
+        outputs: Any,
+        targets: Any,
+        denominators: Mapping[str, Tensor | Ratio] | None,
+        plan: Plan,
+        compiled: bool = False,
     ) -> Breakdown:
         roots = [get(outputs, steps) for steps in plan.root_steps]
         weights = [self._weight(name) for name in self.names]
@@ -302,8 +316,10 @@ class Criterion(nn.Module):
         else:
             rows, total = run(job, roots, targets, denominators, weights, scales, slots)
         entries = {
-            name: Entry(row.value, weight, row.weighted, Ratio(row.numerator, row.denominator), row.levels)
-            for name, weight, row in zip(self.names, weights, rows, strict=True)
+            name: Entry(
+                row.value, weight, row.weighted, Ratio(row.numerator, row.denominator, row.smooth), row.levels, why
+            )
+            for name, weight, row, why in zip(self.names, weights, rows, self._split_variants, strict=True)
         }
         return Breakdown(entries, total)
 

@@ -13,7 +13,7 @@ from headwise.criterion.junction import Policy, seed, split
 from headwise.criterion.layout import Part, whole
 from headwise.criterion.sink import is_closed_form
 from headwise.criterion.stats import sum_dtype
-from headwise.criterion.term import AnyTerm, RatioTerm, Term, describe, numerator_of
+from headwise.criterion.term import AnyTerm, Term, describe, sums_of
 from headwise.ratio import Ratio
 
 
@@ -39,6 +39,7 @@ class Row(NamedTuple):
     numerator: Tensor
     denominator: Tensor
     levels: Tensor | None
+    smooth: float
 
 
 Weights = Sequence[float | Tensor]
@@ -49,7 +50,7 @@ def run(
     job: Job,
     roots: Sequence[Tensor],
     targets: Any,
-    denominators: Mapping[str, Tensor] | None,
+    denominators: Mapping[str, Tensor | Ratio] | None,
     weights: Weights,
     level_weights: LevelWeights,
     slots: Sequence[Tensor] | None,
@@ -60,7 +61,7 @@ def run(
         job: Terms, plan and policy.
         roots: The output tensors, in the plan's order.
         targets: The nested targets.
-        denominators: Totalled denominators, or None.
+        denominators: Totalled denominators (and ratios of a `RatioTerm`), or None.
         weights: One weight a term.
         level_weights: One weight a level, per term.
         slots: The leaves of the books (of every term's seed, then of each junction), or None.
@@ -71,9 +72,9 @@ def run(
     views, token = _hand_out(job, roots, slots)
     results = []
     for number, term in enumerate(job.terms):
-        given = None if denominators is None or isinstance(term, RatioTerm) else denominators[term.name]
+        given = None if denominators is None else denominators.get(term.name)
         ratios = _ratios(job, number, views, targets, given)
-        results.append(_combine(term, ratios, level_weights[number]))
+        results.append(_combine(term, ratios, level_weights[number], given))
     weighted = [_weigh(value, weight) for (value, _, _), weight in zip(results, weights, strict=True)]
     if slots is not None:
         weighted = [
@@ -84,7 +85,7 @@ def run(
     for each in weighted[1:]:
         total = total + each
     rows = [
-        Row(value, each, ratio.numerator, ratio.denominator, levels)
+        Row(value, each, ratio.numerator, ratio.denominator, levels, ratio.smooth)
         for (value, ratio, levels), each in zip(results, weighted, strict=True)
     ]
     return rows, total + token.to(sum_dtype(total.dtype))
@@ -110,30 +111,31 @@ def denominator_of(term: Term, bindings: Sequence[Binding], targets: Any) -> Ten
     return counts[0] if len(counts) == 1 else torch.stack(counts)
 
 
-def _ratios(job: Job, number: int, views: Sequence[Tensor], targets: Any, given: Tensor | None) -> list[Ratio]:
+def _ratios(job: Job, number: int, views: Sequence[Tensor], targets: Any, given: Tensor | Ratio | None) -> list[Ratio]:
     """The ratio of each level of one term."""
     term, plan = job.terms[number], job.plan
     read = [binding.read(targets) for binding in plan.bindings[number]]
     counts = None
     if isinstance(term, Term):
+        assert not isinstance(given, Ratio)
         count = denominator_of(term, plan.bindings[number], targets) if given is None else given
         counts = [count if count.dim() == 0 else count[level] for level in plan.level_of[number]]
     ratios = []
     for index, (call, level) in enumerate(zip(plan.calls[number], plan.level_of[number], strict=True)):
         paths = [plan.layout.edges[edge].path for edge in call]
-        numerator, own = _call(term, [views[edge] for edge in call], paths, *read[level])
+        numerator, own, smooth = _call(term, [views[edge] for edge in call], paths, *read[level])
         denominator = counts[index] if counts is not None else own
         assert denominator is not None
-        ratios.append(Ratio(numerator, denominator.to(numerator.device)))
+        ratios.append(Ratio(numerator, denominator.to(numerator.device), smooth))
     return ratios
 
 
 def _call(
     term: AnyTerm, reads: list[Tensor], paths: list[str], targets: list[Tensor], mask: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, float]:
     """Calls one loss; whatever it refuses is told with the term's name, paths, dtypes and shapes."""
     try:
-        return numerator_of(term, term.call(reads, targets, mask))
+        return sums_of(term, term.call(reads, targets, mask))
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         if torch.compiler.is_compiling():
             raise
@@ -147,21 +149,22 @@ def _call(
 
 
 def _combine(
-    term: AnyTerm, ratios: list[Ratio], weights: Sequence[float] | Tensor
+    term: AnyTerm, ratios: list[Ratio], weights: Sequence[float] | Tensor, pooled: Tensor | Ratio | None
 ) -> tuple[Tensor, Ratio, Tensor | None]:
-    """The value of a term, the sums behind it, and the values of its levels."""
+    """The value of a term, the sums behind it, and the values of its levels; a share of a pooled ratio."""
     if term.num_wildcards == 0:
-        return ratios[0].value, ratios[0], None
+        ratio = ratios[0].within(pooled) if isinstance(pooled, Ratio) else ratios[0]
+        return ratio.value, ratio, None
     numerator = torch.stack([ratio.numerator for ratio in ratios])
     count = torch.stack([ratio.denominator.to(numerator.dtype) for ratio in ratios])
     scale = torch.as_tensor(weights, dtype=numerator.dtype).to(numerator.device)
     if term.levels is not None and term.levels.pool == "all":
-        pooled = count.sum().clamp(min=term.levels.least)
-        ratio = Ratio(numerator * scale, pooled.expand_as(numerator))
-        levels = ratio.value
+        total = count.sum().clamp(min=term.levels.least)
+        ratio, scale = Ratio(numerator * scale, total.expand_as(numerator), ratios[0].smooth), torch.ones_like(scale)
     else:
-        ratio = Ratio(numerator, count)
-        levels = ratio.value * scale
+        ratio = Ratio(numerator, count, ratios[0].smooth)
+    ratio = ratio.within(pooled) if isinstance(pooled, Ratio) else ratio
+    levels = ratio.value * scale
     return levels.sum(), ratio, levels
 
 

@@ -163,6 +163,11 @@ class Term(_Row):
             inspect.Parameter.VAR_POSITIONAL in kinds or positional > len(self.targets.paths)
         )
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether what divides is a constant, which does not add up over micro-batches."""
+        return isinstance(self.normalizer, int | float) or self.normalizer is normalizers.one
+
     def count(self, targets: list[Tensor], mask: Tensor | None) -> Tensor:
         """Calls the normalizer, without a graph.
 
@@ -202,7 +207,7 @@ class RatioTerm(_Row):
     """A loss whose denominator depends on the prediction, such as Dice.
 
     The loss returns a `Ratio`; its value is the quotient. Its denominator cannot be known before the forward pass,
-    so it is not pooled over micro-batches by `Criterion.denominators`.
+    so it takes two passes to pool it over micro-batches and ranks: see `pool_ratios`.
 
     Args:
         name: What the books call it.
@@ -241,7 +246,7 @@ def check_weight(name: str, weight: Any) -> None:
         )
 
 
-def numerator_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None]:
+def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
     """Checks what a loss returned.
 
     Args:
@@ -249,20 +254,16 @@ def numerator_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None]:
         result: What the loss returned.
 
     Returns:
-        The sum, and for a `RatioTerm` its own denominator.
+        The sum, and for a `RatioTerm` its own denominator and what smooths it.
 
     Raises:
         ValueError: It is not a 0-d floating point sum (`Term`) or a `Ratio` of such (`RatioTerm`).
     """
-    numerator: Any
-    if isinstance(term, RatioTerm):
-        if not isinstance(result, Ratio):
-            raise ValueError(f"the loss of a RatioTerm returns a Ratio; found {describe(result)}. Use Term for a sum")
-        numerator, denominator = result.numerator, result.denominator
-    else:
-        if isinstance(result, Ratio):
-            raise ValueError("the loss returned a Ratio; declare it as RatioTerm")
-        numerator, denominator = result, None
+    if isinstance(term, RatioTerm) and not isinstance(result, Ratio):
+        raise ValueError(f"the loss of a RatioTerm returns a Ratio; found {describe(result)}. Use Term for a sum")
+    if isinstance(term, Term) and isinstance(result, Ratio):
+        raise ValueError("the loss returned a Ratio; declare it as RatioTerm")
+    numerator: Any = result.numerator if isinstance(result, Ratio) else result
     if isinstance(numerator, int | float):
         numerator = torch.tensor(float(numerator))
     if not isinstance(numerator, Tensor) or numerator.dim() != 0 or not numerator.dtype.is_floating_point:
@@ -270,7 +271,7 @@ def numerator_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None]:
             f"a loss returns one floating point sum, a 0-d tensor; found {describe(numerator)}. "
             "Sum the elements (.sum()) and let the normalizer divide"
         )
-    return numerator, denominator
+    return (numerator, result.denominator, result.smooth) if isinstance(result, Ratio) else (numerator, None, 0.0)
 
 
 def describe(thing: Any) -> str:

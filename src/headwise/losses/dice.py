@@ -13,8 +13,8 @@ def dice(output: Tensor, target: Tensor, mask: Tensor | None = None, *, smooth: 
     """Soft Dice loss of logits, as the two sums it is the quotient of.
 
     ``(sum p + sum t - 2 sum p t) / (sum p + sum t + smooth)`` over the masked elements, with
-    ``p = sigmoid(output)`` and t the target; that is 1 minus the Dice coefficient. Ratios pool by adding,
-    ``smooth`` once per ratio.
+    ``p = sigmoid(output)`` and t the target; that is 1 minus the Dice coefficient. Ratios pool by adding;
+    ``smooth`` counts once, after pooling.
 
     Args:
         output: Logits, any shape, any floating dtype.
@@ -39,4 +39,4 @@ def dice(output: Tensor, target: Tensor, mask: Tensor | None = None, *, smooth: 
     probability = torch.sigmoid(select(keep, output.to(dtype), -torch.inf))
     label = select(keep, target.to(dtype), 0.0)
     both = probability.sum() + label.sum()
-    return Ratio(both - 2.0 * (probability * label).sum(), both + smooth)
+    return Ratio(both - 2.0 * (probability * label).sum(), both, smooth)

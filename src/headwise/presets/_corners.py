@@ -81,7 +81,7 @@ def _embedding(name: str, **rest: Any) -> Term:
 
 def _published_embedding(name: str, **rest: Any) -> Term:
     loss = {"pull": losses.published_pull, "push": losses.published_push}[name]
-    return Term(name, loss, normalizers.one, **_EMBEDDINGS, **rest)
+    return Term(name, loss, normalizers.published_chunks, **_EMBEDDINGS, **rest)
 
 
 def _offset(point: str, **rest: Any) -> Term:

@@ -17,7 +17,8 @@ bottom_right_offset   gathered_smooth_l1  count       1 / S     paper eq. 3, los
 ====================  ==================  ==========  ========  ===============================
 
 Masks: ``objects`` for embeddings and offsets. As published: published_gaussian_focal over published_peaks,
-published_pull and published_push over one, gathered_smooth_l1 over published_objects.
+published_pull and published_push over published_chunks, gathered_smooth_l1 over published_objects: then none of the
+terms is invariant to how a batch is split (sums per chunk of a GPU, at least one peak and 1e-4 in each).
 
 Sources: Law and Deng, CornerNet: detecting objects as paired keypoints, ECCV 2018; princeton-vl/CornerNet-Lite at
 6a54505d, core/models/py_utils/losses.py.

@@ -28,7 +28,8 @@ Differs from the authors' code (``as_published=True`` brings each back, except w
 * Terms have names, where theirs returns a tuple that the training script unpacks in another order (T1).
 
 Not invariant to how a batch is split: the hardest negatives are chosen over the micro-batch, as published;
-``selection="image"`` chooses within each image and is invariant (T15).
+``selection="image"`` chooses within each image and is invariant (T15). As published, the geometry is not either: one
+valid centre line pixel in a micro-batch lets all its others count (T5).
 """
 
 from __future__ import annotations
