@@ -22,6 +22,9 @@ from headwise.data.augmentation import TextAugmentation, normalise  # noqa: E402
 from headwise.data.coco import Coco, read_coco, write_coco, write_detections  # noqa: E402
 from headwise.data.digits import embedded_digits  # noqa: E402
 from headwise.data.embedded import embedded_text  # noqa: E402
+from headwise.data.embedded_instances import embedded_instances  # noqa: E402
+from headwise.data.instance_augmentation import InstanceAugmentation  # noqa: E402
+from headwise.data.instances import InstanceAnnotation, read_instances  # noqa: E402
 from headwise.data.loading import BatchSampler, SampleKey, seeded_loader  # noqa: E402
 from headwise.data.pictures import load_picture  # noqa: E402
 from headwise.data.total_text import read_total_text  # noqa: E402
@@ -32,15 +35,19 @@ __all__ = [
     "TextAnnotation",
     "BoxAnnotation",
     "BoxDataset",
+    "InstanceAnnotation",
     "load_picture",
     "read_total_text",
+    "read_instances",
     "Coco",
     "read_coco",
     "write_coco",
     "write_detections",
     "embedded_text",
     "embedded_digits",
+    "embedded_instances",
     "TextAugmentation",
+    "InstanceAugmentation",
     "normalise",
     "BatchSampler",
     "SampleKey",
