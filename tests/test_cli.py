@@ -85,9 +85,10 @@ def test_training_leaves_what_reports_read(run):
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step_00000002.pt", "step_00000001.pt"]
     sample = np.load(run / "samples" / "000.npz", allow_pickle=False)
     assert sample["image"].shape == (64, 64, 3)
-    assert sample["maps"].shape == (7, 64, 64)
-    assert sample["polygons"].shape == (sample["lengths"].sum(), 2)
-    assert len(sample["scores"]) == len(sample["detection_lengths"])
+    assert len(sample["map_titles"]) == 5
+    assert sample["map_0_values"].shape == sample["map_0_target"].shape == (64, 64)
+    assert sample["annotated_points"].shape == (sample["annotated_lengths"].sum(), 2)
+    assert len(sample["found_scores"]) == len(sample["found_lengths"])
     evaluation = json.loads((run / "evaluation.jsonl").read_text().splitlines()[-1])
     assert evaluation["step"] == 2
     assert evaluation["num_images"] == 2

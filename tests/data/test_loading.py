@@ -44,10 +44,27 @@ def test_a_resumed_stream_continues_the_first(num_workers):
     assert batches(5, 9, num_workers) == whole[5:]
 
 
-def test_ranks_share_each_step():
-    alone = list(BatchSampler(10, 4, seed=3, last_step=5))
-    ranks = [list(BatchSampler(10, 2, seed=3, last_step=5, rank=rank, num_ranks=2)) for rank in (0, 1)]
-    assert [first + second for first, second in zip(*ranks, strict=True)] == alone
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_processes_and_micro_batches_share_each_step(num_ranks, micro_batches):
+    """Whatever the split, the pictures of a step are the same, each in one part, and no part is empty."""
+    alone = list(BatchSampler(10, 7, seed=3, last_step=5))
+    samplers = [
+        BatchSampler(10, 7, seed=3, last_step=5, rank=rank, num_ranks=num_ranks, micro_batches=micro_batches)
+        for rank in range(num_ranks)
+    ]
+    parts = [list(sampler) for sampler in samplers]
+    for rank, sampler in enumerate(samplers):
+        assert len(sampler) == len(parts[rank]) == 5 * micro_batches
+    for step in range(5):
+        own = [rank[step * micro_batches : (step + 1) * micro_batches] for rank in parts]
+        assert all(part for rank in own for part in rank)
+        assert [key for rank in own for part in rank for key in part] == alone[step]
+
+
+def test_a_split_that_leaves_a_part_empty_is_refused():
+    with pytest.raises(ValueError, match="batch of 7 pictures cannot be split over 3 processes with 3 micro-batches"):
+        BatchSampler(10, 7, seed=3, last_step=5, num_ranks=3, micro_batches=3)
 
 
 def test_seeds_differ_between_epochs_pictures_and_runs():

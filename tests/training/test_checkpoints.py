@@ -1,13 +1,11 @@
 import errno
 import os
-import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,8 +14,6 @@ from headwise.training.checkpoints import (
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
-    random_state,
-    restore_random_state,
     save_checkpoint,
     write_atomically,
 )
@@ -182,10 +178,3 @@ def test_a_kill_while_writing_leaves_the_old_content(tmp_path):
     assert path.read_bytes() == b"old"
     write_atomically(path, b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["file"], "the next write clears the temporary file"
-
-
-def test_random_states_are_restored(tmp_path):
-    path = save_checkpoint(tmp_path, 1, {**state(), "random": random_state()})
-    drawn = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
-    restore_random_state(load_checkpoint(path)["random"])
-    assert (random.random(), float(np.random.rand()), float(torch.rand(()))) == drawn  # noqa: NPY002

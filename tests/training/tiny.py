@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from headwise import losses, normalizers
 from headwise.criterion import Criterion, Term
 from headwise.training import Batch, Outcome, Settings, Task, train
+from headwise.training.ranks import Ranks
 
 STEPS = 20
+BATCH = 5
 ARGUMENTS = {"width": 4}
 
 
@@ -37,15 +39,17 @@ class Batches:
     def __init__(self, pause: float = 0.0) -> None:
         self.pause = pause
 
-    def __call__(self, first: int, last: int) -> Iterator[Batch]:
+    def __call__(self, first: int, last: int, micro_batches: int, ranks: Ranks) -> Iterator[Batch]:
         for step in range(first, last):
             time.sleep(self.pause)
             generator = torch.Generator().manual_seed(step)
-            images = torch.rand(2, 3, 8, 8, generator=generator)
-            yield Batch(images, {"region": images[:, 0] > 0.5, "level": images[:, 1]})
+            images = torch.rand(BATCH, 3, 8, 8, generator=generator)
+            parts = images.tensor_split(ranks.count * micro_batches)
+            for part in parts[ranks.rank * micro_batches :][:micro_batches]:
+                yield Batch(part, {"region": part[:, 0] > 0.5, "level": part[:, 1]})
 
 
-def evaluate(network: nn.Module, samples: Path | None) -> dict[str, Any]:
+def evaluate(network: nn.Module, samples: Path | None, ranks: Ranks) -> dict[str, Any]:
     network.eval()
     with torch.no_grad():
         mean = float(network(torch.full((1, 3, 8, 8), 0.5))["maps"].mean())

@@ -29,22 +29,24 @@ class SampleKey(NamedTuple):
 
 
 class BatchSampler(Sampler[list[SampleKey]]):
-    """The batches of a run from one step to another.
+    """The batches of a run from one step to another, or one process's micro-batches of them.
 
-    Epochs are permutations, one after the other; a batch may hold the end of one and the beginning of the
-    next.
+    Epochs are permutations, one after the other; a batch may hold the end of one and the beginning of the next. Every
+    step takes `batch_size` pictures of the stream, whatever the number of processes, which share them without
+    overlap; where they do not share evenly, some parts hold one picture more.
 
     Args:
         num_samples: pictures in the data set.
-        batch_size: per rank.
+        batch_size: of a step, over all processes.
         seed: of the order.
         first_step: where to begin; 0 for a fresh run.
         last_step: where to end (exclusive).
         rank: of this process.
         num_ranks: processes that share each step's pictures.
+        micro_batches: parts into which each process splits its share.
 
     Raises:
-        ValueError: nothing to sample from, or a batch size below 1.
+        ValueError: nothing to sample from, or a batch that would leave a part empty.
     """
 
     def __init__(
@@ -57,23 +59,31 @@ class BatchSampler(Sampler[list[SampleKey]]):
         last_step: int,
         rank: int = 0,
         num_ranks: int = 1,
+        micro_batches: int = 1,
     ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ValueError(f"{num_samples} pictures in batches of {batch_size}: both must be at least 1.")
+        parts = num_ranks * micro_batches
+        if batch_size < parts:
+            raise ValueError(
+                f"a batch of {batch_size} pictures cannot be split over {num_ranks} processes with {micro_batches} "
+                f"micro-batches each. Use a batch of at least {parts}, or fewer parts."
+            )
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
         self.steps = range(first_step, last_step)
-        self.rank = rank
-        self.num_ranks = num_ranks
+        self.parts = range(rank * micro_batches, (rank + 1) * micro_batches)
+        self.num_parts = parts
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.steps) * len(self.parts)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in self.steps:
-            first = (step * self.num_ranks + self.rank) * self.batch_size
-            yield [self.key(position) for position in range(first, first + self.batch_size)]
+            for part in self.parts:
+                places = (part * self.batch_size // self.num_parts, (part + 1) * self.batch_size // self.num_parts)
+                yield [self.key(step * self.batch_size + place) for place in range(*places)]
 
     def key(self, position: int) -> SampleKey:
         """Return the sample at a position of the whole stream, counted from the first step of the run."""

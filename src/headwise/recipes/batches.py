@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwise.recipes.configuration import Configuration
 from headwise.training import Batch
+from headwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from headwise.data import Picture, PictureDataset
@@ -29,8 +30,8 @@ class Batches:
     collate: Callable[[list[Any]], Batch]
     configuration: Configuration
 
-    def __call__(self, first_step: int, last_step: int) -> Iterable[Batch]:
-        """Return the batches of these steps."""
+    def __call__(self, first_step: int, last_step: int, micro_batches: int, ranks: Ranks) -> Iterable[Batch]:
+        """Return this process's micro-batches of these steps."""
         from headwise.data import BatchSampler, seeded_loader
 
         sampler = BatchSampler(
@@ -39,6 +40,9 @@ class Batches:
             seed=self.configuration.seed,
             first_step=first_step,
             last_step=last_step,
+            rank=ranks.rank,
+            num_ranks=ranks.count,
+            micro_batches=micro_batches,
         )
         return seeded_loader(
             self.pictures, self.prepare, self.collate, sampler, num_workers=self.configuration.num_workers

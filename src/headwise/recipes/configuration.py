@@ -15,7 +15,8 @@ class Configuration:
         data: a folder of the recipe's format; None for the embedded pictures.
         seed: of weights, order and augmentation.
         steps: optimiser steps.
-        batch_size: images a step.
+        batch_size: images a step, over all processes.
+        micro_batches: parts into which each process splits its share of a step, to save memory.
         optimiser: "adamw", or "sgd" with a momentum of 0.9.
         learning_rate: the highest, where it moves in one cycle.
         schedule: "one_cycle": up, then down to nothing; or "step": a tenth after `drop` of the steps.
@@ -23,6 +24,8 @@ class Configuration:
         weight_decay: decoupled for AdamW.
         clip_norm: largest norm of the gradient.
         precision: "32-true" or "bf16-mixed".
+        strategy: between processes, "ddp" or "fsdp2".
+        on_nonfinite: "keep", "drop" or "raise": what happens to a term whose gradient is not finite.
         num_workers: processes that load; the batches do not depend on it.
         log_every: steps.
         checkpoint_every: steps.
@@ -33,6 +36,7 @@ class Configuration:
     seed: int = 0
     steps: int = 1000
     batch_size: int = 8
+    micro_batches: int = 1
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["one_cycle", "step"] = "one_cycle"
@@ -40,6 +44,8 @@ class Configuration:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
     num_workers: int = 4
     log_every: int = 50
     checkpoint_every: int = 1000

@@ -16,6 +16,7 @@ from headwise.criterion import Criterion
 from headwise.presets import card
 from headwise.recipes.configuration import Configuration
 from headwise.training import Outcome, Settings, Task, train
+from headwise.training.ranks import Ranks
 from headwise.training.run_folder import read_config
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Data(NamedTuple):
     """The data of a run, as `Task` takes them: batches by step, and measures on held-out pictures."""
 
     batches: Callable[..., Any]
-    evaluate: Callable[[nn.Module, Path | None], Mapping[str, Any]] | None
+    evaluate: Callable[[nn.Module, Path | None, Ranks], Mapping[str, Any]] | None
 
 
 class Prediction(NamedTuple):
@@ -189,7 +190,10 @@ def make_settings(configuration: Configuration) -> Settings:
         log_every=configuration.log_every,
         checkpoint_every=configuration.checkpoint_every,
         evaluate_every=configuration.evaluate_every,
+        micro_batches=configuration.micro_batches,
         precision=configuration.precision,
+        strategy=configuration.strategy,
+        on_nonfinite=configuration.on_nonfinite,
         clip_norm=configuration.clip_norm,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import random
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -171,47 +170,3 @@ def newest_checkpoint(folder: Path, preset: str, warn: Callable[[str], None]) ->
     if paths:
         raise ValueError(f"{folder}: none of its {len(paths)} checkpoints can be read. Start a new run.")
     return None
-
-
-def seed_random_state(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global random number generators.
-
-    Args:
-        seed: not negative.
-    """
-    import numpy as np
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  the global state is what is meant
-    torch.manual_seed(seed)
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of Python's, NumPy's and torch's global random number generators, in plain types."""
-    import numpy as np
-
-    version, internal, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  the global state is what is saved
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [name, [int(key) for key in keys], *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Put the global random number generators back to what `random_state` returned.
-
-    Args:
-        state: the state.
-    """
-    import numpy as np
-
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002  see random_state
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -102,6 +102,22 @@ class RunLog:
         self._board.close()
 
 
+class NoLog:
+    """What the other processes of a run write down: nothing."""
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def evaluation(self, step: int, scores: Mapping[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def sync(self) -> None:
+        """Nothing was written."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
 def step_entry(
     step: int, books: Books, *, time: float, images_per_second: float, learning_rate: float
 ) -> dict[str, Any]:

@@ -1,26 +1,25 @@
-"""The loop: steps, books, logs, evaluations and checkpoints, from any step on."""
+"""The loop: steps, books, logs, evaluations and checkpoints, from any step on, on one process or many."""
 
 from __future__ import annotations
 
+import copy
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.ledger import Ledger
-from headwise.training.checkpoints import (
-    newest_checkpoint,
-    random_state,
-    restore_random_state,
-    save_checkpoint,
-    seed_random_state,
-)
+from headwise.training.checkpoints import newest_checkpoint, save_checkpoint
+from headwise.training.engine import load_network, load_optimiser, open_fabric, seed_step, set_up, whole
 from headwise.training.interrupts import Interrupts
-from headwise.training.logs import RunLog, step_entry
-from headwise.training.progress import Progress, open_progress
+from headwise.training.logs import NoLog, RunLog, step_entry
+from headwise.training.progress import NoProgress, Progress, open_progress
+from headwise.training.ranks import Ranks, join_ranks, naming_lost_ranks
 from headwise.training.run_folder import start_folder
 from headwise.training.step import training_step
 from headwise.training.task import Batch, Outcome, Settings, Task
@@ -47,25 +46,36 @@ def train(task: Task, settings: Settings, folder: str | Path, *, resume: bool = 
 
     Raises:
         ValueError: a run is there already (without `resume`), or its checkpoints cannot be used.
-        OSError: something cannot be written.
+        OSError: something cannot be written, or another process of the run ended.
         ImportError: the extra ``headwise[train]`` is missing.
     """
     folder = Path(folder)
-    fabric = _open_fabric(settings)
-    progress = open_progress()
+    fabric = open_fabric(settings)
+    ranks = join_ranks(fabric.global_rank, fabric.world_size)
+    progress = open_progress() if ranks.rank == 0 else NoProgress()
     try:
-        saved = _saved_state(task, folder, progress) if resume else None
-        if saved is None:
-            start_folder(folder, task, settings)
-            seed_random_state(settings.seed)
-        run = _Run(task, settings, folder, fabric, progress, saved)
-        try:
-            with Interrupts() as interrupts, Ledger(task.criterion, task.network, capacity=1) as ledger:
-                return run.finish(ledger, interrupts)
-        finally:
-            run.log.close()
+        with naming_lost_ranks(ranks):
+            saved = ranks.from_first(
+                _open_folder(task, settings, folder, progress, resume) if ranks.rank == 0 else None
+            )
+            run = _Run(task, settings, folder, fabric, progress, saved, ranks)
+            try:
+                with Interrupts() as interrupts, run.open_ledger() as ledger:
+                    return run.finish(ledger, interrupts)
+            finally:
+                run.log.close()
     finally:
         progress.close()
+
+
+def _open_folder(
+    task: Task, settings: Settings, folder: Path, progress: Progress, resume: bool
+) -> Mapping[str, Any] | None:
+    """Return what to continue from; None, in a folder made anew, for a fresh run."""
+    saved = _saved_state(task, folder, progress) if resume else None
+    if saved is None:
+        start_folder(folder, task, settings)
+    return saved
 
 
 class _Run:
@@ -79,69 +89,105 @@ class _Run:
         fabric: Fabric,
         progress: Progress,
         saved: Mapping[str, Any] | None,
+        ranks: Ranks,
     ) -> None:
         self.task, self.settings, self.folder = task, settings, folder
-        self.fabric, self.progress = fabric, progress
+        self.fabric, self.progress, self.ranks = fabric, progress, ranks
         self.step = 0
         self.clock = _Clock(0.0)
         self.scores: Mapping[str, Any] = {}
         if settings.channels_last:
             task.network.to(memory_format=torch.channels_last)
-        self.network, self.optimiser = fabric.setup(task.network, task.optimiser)
+        sharded = ranks.count > 1 and settings.strategy == "fsdp2"
+        self.plain = copy.deepcopy(task.network).to(fabric.device) if sharded else task.network
+        self.network, self.optimiser = set_up(fabric, task.network, task.optimiser)
         task.criterion.to(fabric.device)
         if saved is not None:
             self._restore(saved)
-        self.log = RunLog(folder, self.step)
+        self.log = RunLog(folder, self.step) if ranks.rank == 0 else NoLog()
+
+    def open_ledger(self) -> Ledger:
+        """Open the books of the last step, all its micro-batches together."""
+        return Ledger(
+            self.task.criterion,
+            self.task.network,
+            capacity=1,
+            micro_batches=self.settings.micro_batches,
+            on_nonfinite=self.settings.on_nonfinite,
+        )
 
     def finish(self, ledger: Ledger, interrupts: Interrupts) -> Outcome:
         """Do the remaining steps, or those up to the next signal."""
         settings = self.settings
         self.clock.restart()
-        for batch in self.task.batches(self.step, settings.steps):
+        for batches in self._steps():
             rate = float(self.optimiser.param_groups[0]["lr"])
-            self._train_one(batch)
+            self._train_one(batches)
             if self._due(settings.log_every) or self.step == 1:
                 self._log(ledger, rate)
             if self._due(settings.evaluate_every):
                 self._evaluate()
-            stopped = interrupts.received is not None and self.step < settings.steps
+            # A signal reaches the processes at different moments; they stop after the same step.
+            received = self.ranks.most(interrupts.received or 0)
+            stopped = received != 0 and self.step < settings.steps
             if self._due(settings.checkpoint_every) or stopped:
                 self._save()
             if stopped:
-                self._say_how_to_resume(interrupts.received)
-                return Outcome(self.folder, self.step, interrupts.received, self.scores)
+                self._say_how_to_resume(received)
+                return Outcome(self.folder, self.step, received, self.scores)
         return Outcome(self.folder, self.step, None, self.scores)
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """This process's micro-batches, one list a step."""
+        count = self.settings.micro_batches
+        stream = iter(self.task.batches(self.step, self.settings.steps, count, self.ranks))
+        while batches := list(islice(stream, count)):
+            yield batches
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.settings.steps
 
-    def _train_one(self, batch: Batch) -> None:
+    def _train_one(self, batches: list[Batch]) -> None:
+        seed_step(self.settings.seed, self.step, self.ranks.rank)
         training_step(
             self.fabric,
             self.network,
             self.task.criterion,
             self.optimiser,
-            batch,
+            batches,
             clip_norm=self.settings.clip_norm,
             channels_last=self.settings.channels_last,
         )
         self.task.scheduler.step()
         self.step += 1
-        self.clock.count(len(batch.images))
+        self.clock.count(sum(len(batch.images) for batch in batches) * self.ranks.count)
 
     def _log(self, ledger: Ledger, rate: float) -> None:
-        books = ledger.read()
+        books = ledger.read(across_ranks=self.ranks.count > 1)
         pace = self.clock.pace()
         entry = step_entry(self.step, books, time=self.clock.seconds, images_per_second=pace, learning_rate=rate)
         self.log.step(entry)
         self.progress.show(entry, self.settings.steps)
+        self._warn(books)
+
+    def _warn(self, books: Books) -> None:
+        """Name the terms whose gradient is not finite, on whatever process that happened."""
+        for name in books.names:
+            if not books[name].finite:
+                paths = ", ".join(path for path, output in books[name].outputs.items() if not output.finite)
+                self.progress.say(
+                    f"headwise: warning: step {self.step}: the gradient of term {name!r} is not finite (output "
+                    f"{paths}); on_nonfinite is {self.settings.on_nonfinite!r}."
+                )
 
     def _evaluate(self) -> None:
         """Evaluate, with samples at the last step, outside the measured pace."""
         if self.task.evaluate is None:
             return
         samples = self.folder / "samples" if self.step == self.settings.steps else None
-        self.scores = self.task.evaluate(self.task.network, samples)
+        if self.plain is not self.task.network:
+            self.plain.load_state_dict(whole(self.task.network.state_dict()))
+        self.scores = self.task.evaluate(self.plain, samples, self.ranks)
         self.log.evaluation(self.step, self.scores)
         measures = {name: scores for name, scores in self.scores.items() if isinstance(scores, Mapping)}
         found = ", ".join(
@@ -152,34 +198,33 @@ class _Run:
         self.clock.skip()
 
     def _save(self) -> None:
-        """Write a checkpoint, after the logs that it vouches for."""
+        """Write a checkpoint on the first process, after the logs that it vouches for."""
         self.log.sync()
         state = {
             "recipe": self.task.recipe,
             "preset": self.task.preset,
             "arguments": dict(self.task.arguments),
-            "network": self.task.network.state_dict(),
+            "network": whole(self.task.network.state_dict()),
             "criterion": self.task.criterion.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": whole(self.optimiser.state_dict()),
             "scheduler": self.task.scheduler.state_dict(),
-            "random": random_state(),
             "seconds": self.clock.seconds,
             "scores": dict(self.scores),
         }
-        save_checkpoint(self.folder / "checkpoints", self.step, state, keep=self.settings.keep_checkpoints)
+        if self.ranks.rank == 0:
+            save_checkpoint(self.folder / "checkpoints", self.step, state, keep=self.settings.keep_checkpoints)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        self.task.network.load_state_dict(saved["network"])
+        load_network(self.task.network, saved["network"])
         self.task.criterion.load_state_dict(saved["criterion"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        load_optimiser(self.optimiser, saved["optimiser"])
         self.task.scheduler.load_state_dict(saved["scheduler"])
-        restore_random_state(saved["random"])
         self.step = saved["step"]
         self.clock = _Clock(saved["seconds"])
         self.scores = saved["scores"]
 
-    def _say_how_to_resume(self, number: int | None) -> None:
-        name = signal.Signals(number).name if number is not None else "request"
+    def _say_how_to_resume(self, number: int) -> None:
+        name = signal.Signals(number).name
         self.progress.say(
             f"Stopped by {name} after step {self.step} of {self.settings.steps}; the checkpoint is written. "
             f"Continue with: headwise train {self.task.recipe} --out {self.folder} --resume"
@@ -217,16 +262,6 @@ class _Clock:
     def seconds(self) -> float:
         """Seconds that the run has taken."""
         return self._before + time.perf_counter() - self._began
-
-
-def _open_fabric(settings: Settings) -> Fabric:
-    try:
-        from lightning_fabric import Fabric
-    except ImportError:
-        raise ImportError(
-            "headwise.training needs lightning-fabric. Install with: pip install headwise[train]"
-        ) from None
-    return Fabric(accelerator="auto", devices=1, precision=settings.precision)
 
 
 def _saved_state(task: Task, folder: Path, progress: Progress) -> dict[str, Any] | None:

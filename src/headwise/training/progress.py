@@ -60,6 +60,19 @@ class PlainProgress:
         """Nothing was changed."""
 
 
+class NoProgress:
+    """What the other processes of a run show: nothing."""
+
+    def show(self, entry: Mapping[str, Any], num_steps: int) -> None:
+        """Leave it to the first process."""
+
+    def say(self, text: str) -> None:
+        """Leave it to the first process."""
+
+    def close(self) -> None:
+        """Nothing was changed."""
+
+
 class LiveProgress:
     """A table that is redrawn in place.
 

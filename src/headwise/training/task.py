@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from headwise.criterion import Criterion
+from headwise.training.ranks import Ranks
 
 
 class Batch(NamedTuple):
@@ -32,13 +33,16 @@ class Settings:
         checkpoint_every: steps between two checkpoints.
         evaluate_every: steps between two evaluations; the last step is always evaluated.
         keep_checkpoints: how many of the newest stay.
+        micro_batches: parts into which each process splits its share of a step; the gradient does not depend on it.
         precision: "32-true", or "bf16-mixed" for autocast.
+        strategy: between processes: "ddp", or "fsdp2" where weights do not fit one device.
+        on_nonfinite: what happens to a term whose gradient is not finite, as in `Criterion`; on all processes alike.
         clip_norm: largest norm of the gradient over all parameters; None for no limit.
         channels_last: whether images and weights lie channel by channel in memory, which is faster for most
             convolutions.
 
     Raises:
-        ValueError: a number below 1, or a seed below 0.
+        ValueError: a number below 1, a seed below 0, or an unknown strategy.
     """
 
     steps: int
@@ -47,14 +51,20 @@ class Settings:
     checkpoint_every: int = 200
     evaluate_every: int = 1000
     keep_checkpoints: int = 3
+    micro_batches: int = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
     clip_norm: float | None = None
     channels_last: bool = True
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, but must be at least 0.")
-        for name in ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints"):
+        if self.strategy not in ("ddp", "fsdp2"):
+            raise ValueError(f"strategy is ddp or fsdp2, found {self.strategy!r}.")
+        numbers = ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints", "micro_batches")
+        for name in numbers:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
 
@@ -72,10 +82,10 @@ class Task:
         criterion: the terms.
         optimiser: over the network's parameters.
         scheduler: of the learning rate, stepped once per optimiser step.
-        batches: (first step, last step) -> the batches of these steps; a function of the seed and the step
-            alone.
-        evaluate: (network, folder for samples or None) -> measures by name; None for no evaluation. It must
-            leave the network and the global random state as they were.
+        batches: (first step, last step, micro-batches a step, ranks) -> this process's micro-batches of these
+            steps, one after the other; what a step holds is a function of the seed and the step alone.
+        evaluate: (network, folder for samples or None, ranks) -> measures by name, the same on every process; None
+            for no evaluation. It must leave the network as it was.
     """
 
     recipe: str
@@ -86,8 +96,8 @@ class Task:
     criterion: Criterion
     optimiser: Optimizer
     scheduler: LRScheduler
-    batches: Callable[[int, int], Iterable[Batch]]
-    evaluate: Callable[[nn.Module, Path | None], Mapping[str, Any]] | None = None
+    batches: Callable[[int, int, int, Ranks], Iterable[Batch]]
+    evaluate: Callable[[nn.Module, Path | None, Ranks], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from headwise.recipes.run import Data, Recipe
 from headwise.recipes.text.configuration import FULL, TINY, TextConfiguration
 from headwise.recipes.text.prediction import predict_words
 from headwise.training import Batch
+from headwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from headwise.data import PictureDataset, TextAnnotation
@@ -101,7 +102,7 @@ class _Evaluation:
         self.pictures = pictures
         self.configuration = configuration
 
-    def __call__(self, network: nn.Module, samples: Path | None) -> Mapping[str, Any]:
+    def __call__(self, network: nn.Module, samples: Path | None, ranks: Ranks) -> Mapping[str, Any]:
         """Return the measures; see `evaluate_pictures`."""
         from headwise.training.text_reading import evaluate_pictures
 
@@ -111,6 +112,7 @@ class _Evaluation:
             size=self.configuration.inference_size,
             decode=self.configuration.decode,
             samples=samples,
+            ranks=ranks,
         )
 
 
