@@ -82,19 +82,32 @@ class Residual(nn.Module):
 
 
 class Fire(nn.Module):
-    """A squeeze to half the width, then a 1x1 and a depthwise 3x3 side by side, plus the input if it fits, ReLU."""
+    """A squeeze to half the width, expanded side by side, plus the input if it fits, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        half = out_channels // 2
-        self.squeeze = conv_norm(in_channels, half, 1)
-        self.pointwise = nn.Conv2d(half, half, 1, stride, bias=False)
-        self.depthwise = nn.Conv2d(half, half, 3, stride, 1, groups=half, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.first = conv_norm(in_channels, out_channels // 2, 1)
+        self.second = Expand(out_channels, stride)
         self.same = stride == 1 and in_channels == out_channels
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H / stride, W / stride), rounded up."""
-        squeezed = self.squeeze(features)
-        expanded: Tensor = self.norm(torch.cat([self.pointwise(squeezed), self.depthwise(squeezed)], dim=1))
+        expanded: Tensor = self.second(self.first(features))
         return F.relu(expanded + features if self.same else expanded, inplace=True)
+
+
+class Expand(nn.Module):
+    """A 1x1 and a depthwise 3x3 convolution side by side, each of half the width, and BatchNorm."""
+
+    def __init__(self, out_channels: int, stride: int) -> None:
+        super().__init__()
+        half = out_channels // 2
+        self.pointwise = nn.Conv2d(half, half, 1, stride, bias=False)
+        self.depthwise = nn.Conv2d(half, half, 3, stride, 1, groups=half, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, squeezed: Tensor) -> Tensor:
+        """Map (N, out / 2, H, W) to (N, out, H / stride, W / stride), rounded up."""
+        both = torch.cat([self.pointwise(squeezed), self.depthwise(squeezed)], dim=1)
+        normed: Tensor = self.norm(both)
+        return normed
