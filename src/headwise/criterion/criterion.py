@@ -111,6 +111,11 @@ class Criterion(nn.Module):
         """The weight of each term at the present step."""
         return {name: self._weight(name) for name in self.names}
 
+    @property
+    def split_variants(self) -> dict[str, str]:
+        """The terms whose gradient depends on how a batch is split over micro-batches and ranks, and why."""
+        return {name: why for name, why in zip(self.names, self._split_variants, strict=True) if why is not None}
+
     def _weight(self, name: str) -> float | Tensor:
         weight = self._weights[name]
         return weight if isinstance(weight, Tensor) else float(weight(self.step) if callable(weight) else weight)

@@ -11,7 +11,7 @@ from headwise.criterion.term import AnyTerm, Term
 
 _EXACT = "as_published=False is exact"
 _REASONS: Mapping[Any, str] = {
-    losses.hard_negative_cross_entropy: "the hardest negatives are chosen over the micro-batch; per_image=True is exact",
+    losses.hard_negative_cross_entropy: "the hardest negatives are chosen over the micro-batch; per_image is exact",
     losses.published_relative_smooth_l1: f"one valid pixel in the micro-batch lets all others count; {_EXACT}",
     losses.published_direction_smooth_l1: f"one valid pixel in the micro-batch lets all others count; {_EXACT}",
     normalizers.published_peaks: f"every micro-batch counts at least one peak; {_EXACT}",
