@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike, fspath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from headwise.networks.corners.detector import CornerDetector
+from headwise.networks.corners.names import own_name
 from headwise.networks.textsnake import VggTextSnake
 
 ENTRIES = ("model", "state_dict")  # where training scripts keep the weights inside a checkpoint
@@ -24,14 +27,31 @@ TEXTSNAKE_NAMES = {
     "deconv.": "upsample.",
     "predict.": "head.",
 }
-NAMES: dict[type[nn.Module], dict[str, str]] = {VggTextSnake: TEXTSNAKE_NAMES}
+
+
+def _replace(name: str, names: Mapping[str, str]) -> str:
+    for published, own in names.items():
+        name = name.replace(published, own)
+    return name
+
+
+NAMES: dict[type[nn.Module], Callable[[str], str]] = {
+    VggTextSnake: partial(_replace, names=TEXTSNAKE_NAMES),
+    CornerDetector: own_name,
+}
+OPTIONS: dict[type[nn.Module], str] = {
+    VggTextSnake: "backbone and number of channels",
+    CornerDetector: "system, size, classes and number of stacks",
+}
 
 
 def load_published(network: nn.Module, checkpoint: str | PathLike[str] | Mapping[str, Any]) -> nn.Module:
     """Load the authors' weights, whose keys are named after their own modules.
 
     Args:
-        network: a network of this room, built with the published options: ``textsnake("vgg16")``.
+        network: a network of this room, built with the published options: ``textsnake("vgg16")``,
+            ``cornernet()``, ``cornernet_squeeze()``, ``cornernet_saccade()``, ``centernet()`` or
+            ``centernet(size=52)``. One that was built on the meta device takes the tensors over.
         checkpoint: a file of the authors, or what it holds: a state dict, alone or under ``"model"`` or
             ``"state_dict"``. A prefix ``module.`` (DataParallel) is dropped.
 
@@ -44,19 +64,20 @@ def load_published(network: nn.Module, checkpoint: str | PathLike[str] | Mapping
 
     Reference:
         princewang1994/TextSnake.pytorch at b4ee996d, train_textsnake.py (``save_model``) and
-        network/textnet.py.
+        network/textnet.py; princeton-vl/CornerNet-Lite at 6a54505d and Duankaiwen/CenterNet at 3ad3a106,
+        core/nnet/py_factory.py and nnet/py_factory.py (``save_params``).
     """
     source = "the state dict" if isinstance(checkpoint, Mapping) else f"'{fspath(checkpoint)}'"
-    names = NAMES.get(type(network))
-    if names is None:
+    rename = NAMES.get(type(network))
+    if rename is None:
         raise ValueError(
             f"load_published: {type(network).__name__} has no published checkpoint. "
-            "Build networks.textsnake('vgg16') for the authors' weights."
+            "Build networks.textsnake('vgg16') or a corner detector of full size for the authors' weights."
         )
     content = checkpoint if isinstance(checkpoint, Mapping) else _read(fspath(checkpoint))
-    state = {_rename(key, names): value for key, value in _find_weights(content, source).items()}
+    state = {rename(key): value for key, value in _find_weights(content, source).items()}
     _check_fit(network, state, source)
-    network.load_state_dict(state)
+    network.load_state_dict(state, assign=any(tensor.is_meta for tensor in network.parameters()))
     return network
 
 
@@ -87,12 +108,6 @@ def _find_weights(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     return weights
 
 
-def _rename(key: str, names: Mapping[str, str]) -> str:
-    for published, own in names.items():
-        key = key.replace(published, own)
-    return key
-
-
 def _check_fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     own = network.state_dict()
     problems = {
@@ -108,7 +123,7 @@ def _check_fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     if found:
         raise ValueError(
             f"load_published: {source} does not fit {type(network).__name__}: {found}. "
-            "Build the network with the checkpoint's backbone and number of channels."
+            f"Build the network with the checkpoint's {OPTIONS[type(network)]}."
         )
 
 
