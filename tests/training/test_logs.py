@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 
-from headwise.attribution.ledger.books import Books, OutputBooks, TermBooks
+from headwise.attribution.ledger.books import Books, LevelBooks, OutputBooks, TermBooks
 from headwise.training.logs import JsonLines, RunLog, step_entry
 
 
 def books(value: float = 2.0, finite: bool = True) -> Books:
     def term(name: str) -> TermBooks:
         outputs = {f"maps[{name}]": OutputBooks(0.5, finite)}
-        return TermBooks(value, 0.5, value / 2, 0.5, 0.25, finite, True, outputs)
+        levels = {"stacks[0]": LevelBooks(value, value / 2, 0.5, 0.25, finite)} if name == "sin" else {}
+        return TermBooks(value, 0.5, value / 2, 0.5, 0.25, finite, True, outputs, levels)
 
     return Books(3, {"sin": term("sin"), "cos": term("cos"), "radius": term("r")}, cosines={("sin", "cos"): -0.5})
 
@@ -29,7 +30,9 @@ def test_a_line_has_the_form_that_reports_read():
         "grad_norm": 0.25,
         "finite": True,
         "outputs": {"maps[sin]": {"grad_norm": 0.5, "finite": True}},
+        "levels": {"stacks[0]": {"value": 2.0, "weighted": 1.0, "share": 0.5, "grad_norm": 0.25, "finite": True}},
     }
+    assert entry(4)["terms"]["cos"]["levels"] == {}
     assert entry(4)["cosine"] == {"sin|cos": -0.5}, "pairs that share nothing are left out"
     assert entry(4)["total"] == 3.0
 

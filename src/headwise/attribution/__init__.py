@@ -6,7 +6,7 @@ from headwise.attribution.jacobians.jacobian import jacobian
 from headwise.attribution.jacobians.jacobian_table import JacobianRow, JacobianTable
 from headwise.attribution.jacobians.sampler import JacobianSampler, SampledRow
 from headwise.attribution.jacobians.update import LastUpdate
-from headwise.attribution.ledger.books import Books, FeatureBooks, OutputBooks, TermBooks
+from headwise.attribution.ledger.books import Books, FeatureBooks, LevelBooks, OutputBooks, TermBooks
 from headwise.attribution.ledger.ledger import Ledger
 from headwise.attribution.ledger.wrap import ForeignLedger, WrappedCriterion, wrap
 from headwise.attribution.sums.sum_causes import Cause
@@ -15,7 +15,7 @@ from headwise.attribution.tracing.channels import Channels
 from headwise.attribution.tracing.trace import trace
 from headwise.attribution.tracing.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace
 
-__all__ = ["Books", "FeatureBooks", "Ledger", "OutputBooks", "TermBooks"]
+__all__ = ["Books", "FeatureBooks", "Ledger", "LevelBooks", "OutputBooks", "TermBooks"]
 __all__ += ["Channels", "LossRow", "ModuleRow", "OpaqueRow", "OutputRow", "ParameterRow", "Trace", "trace"]
 __all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "jacobian"]
 __all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]

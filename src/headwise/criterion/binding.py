@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from headwise.criterion.layout import Edge, Layout, Part, Steps, make_layout, per_output
 from headwise.criterion.levels import shrink
 from headwise.criterion.masks import Mask
-from headwise.criterion.paths import Channels, Path, expand, get, leaves, parse
+from headwise.criterion.paths import Channels, Path, expand, get, leaves, level_name, parse
 from headwise.criterion.term import AnyTerm, describe
 from headwise.criterion.unread import check_outputs_read, check_targets_read
 
@@ -229,14 +229,17 @@ def _bind_outputs(
     levels = _widest(found)
     for path, places in found:
         _check_same_levels(term, "output", path, places, levels)
+    widest, named = max(found, key=lambda each: each[0].num_wildcards)
     calls = []
-    for level in levels:
+    for index, level in enumerate(levels):
         call = []
+        where = (index, level_name(widest, named[level][1])) if level else (-1, "")
         for path, places in found:
             name, steps = places[_inner(level, path.num_wildcards)]
             roots.setdefault(name, steps)
             call.append(len(edges))
-            edges.append(_edge(number, term, path, name, list(roots).index(name), get(outputs, steps)))
+            edge = _edge(number, term, path, name, list(roots).index(name), get(outputs, steps))
+            edges.append(replace(edge, level=where[0], level_name=where[1]))
         calls.append(tuple(call))
     return levels, tuple(calls)
 
@@ -265,7 +268,7 @@ def _normalised(edges: list[Edge], tensors: list[Tensor]) -> Iterable[Edge]:
         if edge.whole and edge.keep and len(sliced) == 1 and edge.dim not in sliced:
             (dim,) = sliced
             size = tensors[edge.root].shape[dim]
-            yield Edge(edge.term, edge.root, dim, 0, size, True, True, edge.path)
+            yield replace(edge, dim=dim, start=0, stop=size)
         else:
             yield edge
 

@@ -78,8 +78,8 @@ def run(
     weighted = [_weigh(value, weight) for (value, _, _), weight in zip(results, weights, strict=True)]
     if slots is not None:
         weighted = [
-            seed(slot, value.detach(), torch.as_tensor(weight).detach().to(value), each)
-            for slot, (value, _, _), weight, each in zip(slots, results, weights, weighted, strict=False)
+            seed(slot, value.detach(), torch.as_tensor(weight).detach().to(value), _detached(levels), each)
+            for slot, (value, _, levels), weight, each in zip(slots, results, weights, weighted, strict=False)
         ]
     total = weighted[0]
     for each in weighted[1:]:
@@ -89,6 +89,10 @@ def run(
         for (value, ratio, levels), each in zip(results, weighted, strict=True)
     ]
     return rows, total + token.to(sum_dtype(total.dtype))
+
+
+def _detached(levels: Tensor | None) -> Tensor | None:
+    return None if levels is None else levels.detach()
 
 
 def _hand_out(job: Job, roots: Sequence[Tensor], slots: Sequence[Tensor] | None) -> tuple[list[Tensor], Tensor]:

@@ -75,21 +75,22 @@ class Split(torch.autograd.Function):
 class Seed(torch.autograd.Function):
     """Books the factor that the loop multiplied into a term (loss scale, accumulation).
 
-    ``forward(slot, value, weight, weighted)`` returns the weighted value unchanged; its backward fills the slot with
-    `SEED_COLUMNS`: how often the term was part of a backward pass, the factor, its square, the value, the weight.
+    ``forward(slot, value, weight, levels, weighted)`` returns the weighted value unchanged; its backward fills the slot
+    with `SEED_COLUMNS` (how often the term was part of a backward pass, the factor, its square, the value, the weight)
+    and the values of the term's levels, if it has any.
     Every term has a node of its own, so that terms on different outputs stay apart in the graph.
     """
 
     @staticmethod
-    def forward(slot: Tensor, value: Tensor, weight: Tensor, weighted: Tensor) -> Tensor:
+    def forward(slot: Tensor, value: Tensor, weight: Tensor, levels: Tensor | None, weighted: Tensor) -> Tensor:
         """The weighted value."""
         return weighted.view_as(weighted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keeps value and weight, two numbers without graph."""
-        slot, value, weight, _ = inputs
-        ctx.save_for_backward(value, weight)
+        """Keeps value, weight and levels, numbers without graph."""
+        slot, value, weight, levels, _ = inputs
+        ctx.save_for_backward(value, weight, levels)
         ctx.slot_dtype = slot.dtype
 
     @staticmethod
@@ -98,8 +99,11 @@ class Seed(torch.autograd.Function):
         with torch.no_grad():
             scale = factor.detach().to(ctx.slot_dtype)
             booked = [torch.ones_like(scale), scale, scale.square()]
-            slot_grad = torch.stack([*booked, *(each.to(ctx.slot_dtype) for each in ctx.saved_tensors)])
-        return slot_grad, None, None, factor
+            value, weight, levels = ctx.saved_tensors
+            slot_grad = torch.stack([*booked, value.to(ctx.slot_dtype), weight.to(ctx.slot_dtype)])
+            if levels is not None:
+                slot_grad = torch.cat([slot_grad, levels.to(ctx.slot_dtype)])
+        return slot_grad, None, None, None, factor
 
 
 class ForwardModeSplit(Split):
@@ -124,7 +128,7 @@ class ForwardModeSeed(Seed):
     """`Seed` with a forward mode, which `torch.compile` cannot trace."""
 
     @staticmethod
-    def jvp(ctx: Any, _slot: None, _value: None, _weight: None, tangent: Tensor) -> Tensor:
+    def jvp(ctx: Any, _slot: None, _value: None, _weight: None, _levels: None, tangent: Tensor) -> Tensor:
         """Forward mode: the tangent unchanged."""
         return tangent.view_as(tangent)
 
@@ -161,20 +165,21 @@ def split(
     return handed_out
 
 
-def seed(slot: Tensor, value: Tensor, weight: Tensor, weighted: Tensor) -> Tensor:
+def seed(slot: Tensor, value: Tensor, weight: Tensor, levels: Tensor | None, weighted: Tensor) -> Tensor:
     """Passes a weighted value through the node that books the loop's factor.
 
     Args:
         slot: The leaf whose gradient the books are.
         value: The term's value, detached.
         weight: The term's weight.
+        levels: The values of the term's levels, detached, or None.
         weighted: The weighted value.
 
     Returns:
         The weighted value, as a result of the node.
     """
     node = Seed if torch.compiler.is_compiling() else ForwardModeSeed
-    booked: Tensor = node.apply(slot, value, weight, weighted)
+    booked: Tensor = node.apply(slot, value, weight, levels, weighted)
     return booked
 
 

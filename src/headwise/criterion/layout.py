@@ -20,6 +20,8 @@ class Edge:
         keep: Whether the dimension stays (False: one channel, dropped).
         whole: Whether all channels are read.
         path: The concrete path, channels included.
+        level: Number of the level that it belongs to, among the term's; -1 for a term without levels.
+        level_name: The path up to the level, such as ``stacks[0]``.
     """
 
     term: int
@@ -30,6 +32,8 @@ class Edge:
     keep: bool
     whole: bool
     path: str
+    level: int = -1
+    level_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Layout:
         tiles: Per output, whether the slices read cover it without overlap.
         pairs: The pairs of readings whose gradients can be compared: two terms, one output, common channels.
         routes: (view, output, dim, start, stop) of each reading, for whoever walks the graph; None where all is read.
+        levels: Per term, the names of its levels; none for a term without.
     """
 
     terms: tuple[str, ...]
@@ -76,10 +81,15 @@ class Layout:
     tiles: tuple[bool, ...]
     pairs: tuple[Pair, ...]
     routes: tuple[Route, ...]
+    levels: tuple[tuple[str, ...], ...]
 
 
 def make_layout(
-    terms: tuple[str, ...], roots: tuple[str, ...], edges: tuple[Edge, ...], shapes: tuple[tuple[int, ...], ...]
+    terms: tuple[str, ...],
+    roots: tuple[str, ...],
+    edges: tuple[Edge, ...],
+    shapes: tuple[tuple[int, ...], ...],
+    levels: tuple[tuple[str, ...], ...] | None = None,
 ) -> Layout:
     """Works out what follows from the readings.
 
@@ -88,6 +98,7 @@ def make_layout(
         roots: Concrete paths of the output tensors.
         edges: The readings.
         shapes: Shapes of the output tensors; (1,) for a 0-d one.
+        levels: Per term, the names of its levels; by default those of the edges.
 
     Returns:
         The layout.
@@ -98,7 +109,8 @@ def make_layout(
         (number, edge.root, None, None, None) if edge.whole else (number, edge.root, edge.dim, edge.start, edge.stop)
         for number, edge in enumerate(edges)
     )
-    return Layout(terms, roots, edges, groups, tiles, _pairs(edges), routes)
+    levels = _levels(len(terms), edges) if levels is None else levels
+    return Layout(terms, roots, edges, groups, tiles, _pairs(edges), routes, levels)
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,8 @@ def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...]) -> tuple[Par
     for root, name in enumerate(layout.roots):
         numbers = tuple([number for number, edge in enumerate(layout.edges) if edge.root == root])
         edges = tuple([replace(layout.edges[number], root=0) for number in numbers])
-        parts.append(Part(make_layout(layout.terms, (name,), edges, (shapes[root],)), (root,), numbers))
+        part = make_layout(layout.terms, (name,), edges, (shapes[root],), layout.levels)
+        parts.append(Part(part, (root,), numbers))
     return tuple(parts)
 
 
@@ -161,6 +174,14 @@ def _tiles(groups: tuple[Group, ...], shape: tuple[int, ...]) -> bool:
             return False
         end = group.stop
     return end == shape[groups[0].dim]
+
+
+def _levels(num_terms: int, edges: tuple[Edge, ...]) -> tuple[tuple[str, ...], ...]:
+    names: list[dict[int, str]] = [{} for _ in range(num_terms)]
+    for edge in edges:
+        if edge.level >= 0:
+            names[edge.term].setdefault(edge.level, edge.level_name)
+    return tuple([tuple([each[level] for level in sorted(each)]) for each in names])
 
 
 def _pairs(edges: tuple[Edge, ...]) -> tuple[Pair, ...]:

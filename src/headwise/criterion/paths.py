@@ -17,7 +17,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 from torch import Tensor
@@ -238,6 +238,20 @@ def expand(path: Path, structure: Any) -> dict[tuple[int, ...], tuple[str, tuple
                 deeper[level] = (join(prefix, step), (*steps, step), child(node, step))
         found = deeper
     return {level: (name, steps) for level, (name, steps, _) in found.items()}
+
+
+def level_name(path: Path, steps: tuple[str | int, ...]) -> str:
+    """The part of a concrete place up to the path's last wildcard, which tells its level from the others.
+
+    Args:
+        path: A path with a wildcard.
+        steps: One of the places that `expand` found for it.
+
+    Returns:
+        A concrete path, such as ``stacks[0]`` for ``stacks[*].heatmap``.
+    """
+    last = max(place for place, step in enumerate(path.steps) if step == WILDCARD)
+    return reduce(join, steps[: last + 1], "")
 
 
 def _describe(node: Any) -> str:

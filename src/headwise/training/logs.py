@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,7 @@ def _term_entry(term: TermBooks) -> dict[str, Any]:
         "outputs": {
             path: {"grad_norm": output.grad_norm, "finite": output.finite} for path, output in term.outputs.items()
         },
+        "levels": {name: asdict(level) for name, level in term.levels.items()},
     }
 
 

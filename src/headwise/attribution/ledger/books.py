@@ -23,6 +23,25 @@ class OutputBooks:
 
 
 @dataclass(frozen=True)
+class LevelBooks:
+    """One level of a term over levels: one stack of hourglasses, one level of a pyramid, one auxiliary output.
+
+    Args:
+        value: The level's part of the term's value, its level weight included: the levels' values add up to the term's.
+        weighted: The term's weight times that.
+        share: ``weighted / total``: the level's part of the total; 0 where the total is 0.
+        grad_norm: Norm over what the term reads at this level, of d(weight * value) / d(outputs).
+        finite: Whether value and gradient are finite.
+    """
+
+    value: float
+    weighted: float
+    share: float
+    grad_norm: float
+    finite: bool
+
+
+@dataclass(frozen=True)
 class TermBooks:
     """One term in one step.
 
@@ -36,6 +55,7 @@ class TermBooks:
         finite: Whether value and gradient are finite.
         trained: Whether a backward pass went through the term.
         outputs: The same per output path (with its channels).
+        levels: The same per level, by its path (``stacks[0]``); empty for a term without levels.
     """
 
     value: float
@@ -46,6 +66,7 @@ class TermBooks:
     finite: bool
     trained: bool
     outputs: dict[str, OutputBooks]
+    levels: dict[str, LevelBooks] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

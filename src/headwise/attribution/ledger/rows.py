@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from headwise.attribution.ledger.books import Books, FeatureBooks, OutputBooks, TermBooks
+from headwise.attribution.ledger.books import Books, FeatureBooks, LevelBooks, OutputBooks, TermBooks
 from headwise.criterion.junction import SEED_COLUMNS
 from headwise.criterion.layout import Layout
 from headwise.criterion.stats import num_columns
@@ -32,7 +33,7 @@ class Columns:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Columns of every term's seed, then of each junction at the outputs."""
-        seeds = (len(SEED_COLUMNS),) * len(self.terms)
+        seeds = [len(SEED_COLUMNS) + len(levels) for levels in self.layouts[0].levels]
         return (*seeds, *(num_columns(layout, self.channels) for layout in self.layouts))
 
 
@@ -55,6 +56,9 @@ class Step:
     scope: str = "local"
 
 
+_AtLevels = dict[tuple[int, int], list[OutputBooks]]  # by the numbers of term and level
+
+
 @dataclass(frozen=True)
 class _Seeds:
     """The seed's columns of a step, pooled over its calls.
@@ -64,12 +68,14 @@ class _Seeds:
         value: The term's value in the step.
         weight: Its weight.
         unit: What a booked square is multiplied by, so that the loop's factor disappears.
+        levels: Per term the values of its levels, level weights included.
     """
 
     calls: Tensor
     value: Tensor
     weight: Tensor
     unit: Tensor
+    levels: tuple[Tensor, ...]
 
 
 def read_steps(steps: Iterable[Step]) -> list[Books]:
@@ -88,15 +94,23 @@ def _read(step: Step) -> Books:
     columns, rows = step.columns, step.rows.double()
     num_terms = len(columns.terms)
     numbers = torch.split(rows[:, : sum(columns.sizes)], list(columns.sizes), dim=1)
-    seeds, parts = _seeds(step, torch.stack(numbers[:num_terms], dim=2)), numbers[num_terms:]
+    seeds, parts = _seeds(step, numbers[:num_terms]), numbers[num_terms:]
     outputs: dict[int, dict[str, OutputBooks]] = {number: {} for number in range(num_terms)}
+    at_levels: _AtLevels = defaultdict(list)
     sums: dict[tuple[str, str], Tensor] = {}
     for layout, part in zip(columns.layouts, parts, strict=True):
-        _read_outputs(layout, columns.channels, seeds, part, outputs)
+        _read_outputs(layout, columns.channels, seeds, part, outputs, at_levels)
         _add_products(layout, seeds, part, sums)
     terms = {name: _term(seeds, number, outputs[number]) for number, name in enumerate(columns.terms)}
     total = math.fsum(t.weighted for t in terms.values()) if all(t.finite for t in terms.values()) else math.nan
-    shares = {name: replace(t, share=t.weighted / total if total else 0.0) for name, t in terms.items()}
+    shares = {
+        name: replace(
+            term,
+            share=term.weighted / total if total else 0.0,
+            levels=_levels(columns, seeds, number, at_levels, total),
+        )
+        for number, (name, term) in enumerate(terms.items())
+    }
     features = _features(columns, seeds, rows[:, sum(columns.sizes) :])
     return Books(
         step.number,
@@ -108,8 +122,9 @@ def _read(step: Step) -> Books:
     )
 
 
-def _seeds(step: Step, rows: Tensor) -> _Seeds:
-    calls, _, squared, value, weight = rows.unbind(1)
+def _seeds(step: Step, numbers: Sequence[Tensor]) -> _Seeds:
+    width = len(SEED_COLUMNS)
+    calls, _, squared, value, weight = torch.stack([each[:, :width] for each in numbers], dim=2).unbind(1)
     times = calls.clamp(min=1)
     value, weight = value / times, weight / times
     seen = (calls > 0).sum(0).clamp(min=1)
@@ -117,11 +132,20 @@ def _seeds(step: Step, rows: Tensor) -> _Seeds:
     # A step's gradient is the sum over its calls (pooled) or their mean; one squared factor f^2 is in every square.
     factor = torch.where(squared > 0, squared, 1.0)
     unit = 1.0 / factor / (1 if step.pooled else seen.square())
-    return _Seeds(calls.sum(0), mean, weight.sum(0) / seen, unit)
+    levels = tuple(
+        (each[:, width:] / times[:, term, None]).sum(0) / (1 if step.pooled else seen[term])
+        for term, each in enumerate(numbers)
+    )
+    return _Seeds(calls.sum(0), mean, weight.sum(0) / seen, unit, levels)
 
 
 def _read_outputs(
-    layout: Layout, channels: bool, seeds: _Seeds, rows: Tensor, outputs: dict[int, dict[str, OutputBooks]]
+    layout: Layout,
+    channels: bool,
+    seeds: _Seeds,
+    rows: Tensor,
+    outputs: dict[int, dict[str, OutputBooks]],
+    at_levels: _AtLevels,
 ) -> None:
     """Adds what one junction booked of each term at its outputs."""
     num = len(layout.edges)
@@ -136,6 +160,7 @@ def _read_outputs(
             norms = tuple(_root(each) for each in (rows[:, per_channel:end] * unit[:, None]).sum(0))
             per_channel = end
         outputs[edge.term][edge.path] = OutputBooks(_root(square), finite, norms)
+        at_levels[edge.term, edge.level].append(outputs[edge.term][edge.path])
 
 
 def _term(seeds: _Seeds, number: int, outputs: dict[str, OutputBooks]) -> TermBooks:
@@ -144,6 +169,22 @@ def _term(seeds: _Seeds, number: int, outputs: dict[str, OutputBooks]) -> TermBo
     finite = math.isfinite(value) and all(each.finite for each in outputs.values())
     trained = bool(seeds.calls[number] > 0) or norm > 0
     return TermBooks(value, weight, value * weight if weight else 0.0, math.nan, norm, finite, trained, outputs)
+
+
+def _levels(columns: Columns, seeds: _Seeds, number: int, at_levels: _AtLevels, total: float) -> dict[str, LevelBooks]:
+    """The levels of one term: their values, and what they sent to the outputs that they read."""
+    weight = float(seeds.weight[number])
+    found = {}
+    for level, (name, value) in enumerate(
+        zip(columns.layouts[0].levels[number], seeds.levels[number].tolist(), strict=True)
+    ):
+        reads = at_levels[number, level]
+        weighted = value * weight if weight else 0.0
+        share = weighted / total if total else 0.0
+        norm = math.hypot(*(each.grad_norm for each in reads))
+        finite = math.isfinite(value) and all(each.finite for each in reads)
+        found[name] = LevelBooks(value, weighted, share, norm, finite)
+    return found
 
 
 def _add_products(layout: Layout, seeds: _Seeds, rows: Tensor, sums: dict[tuple[str, str], Tensor]) -> None:
