@@ -1,0 +1,166 @@
+"""Local maxima of heat maps, and the best of them: on logits, so that only what is found needs a sigmoid."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Ties = Literal["first", "all", "none"]
+
+TILE = 8  # pixels; tiles of this side are ranked by their maxima before any pixel is looked at
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The best peaks of each map, best first, all (N, K).
+
+    Args:
+        logits: Their values; -inf where an image has fewer than K peaks.
+        labels: Their class.
+        index: Their place y * W + x.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+def find_peaks(logits: Tensor, num_peaks: int, *, kernel_size: int = 3, as_published: bool = False) -> Peaks:
+    """The ``num_peaks`` highest local maxima of each image, over all classes.
+
+    A peak is a pixel that no pixel of its ``kernel_size`` neighbourhood exceeds. Of equal neighbours the first in
+    reading order is the peak, so a plateau has one and not one per pixel. Infinitely low pixels are none.
+
+    On a CPU most pixels are never looked at twice: the maximum of a tile that exceeds all tiles around it is a peak, so
+    the ``num_peaks``-th best of these bounds the values worth looking at. The result is the same.
+
+    Args:
+        logits: (N, C, H, W).
+        num_peaks: K, cut to the number of pixels C * H * W.
+        kernel_size: Side of the neighbourhood in pixels, odd.
+        as_published: Every pixel of a plateau is a peak, the class is the quotient in float32 (wrong for the last
+            pixels of large maps), and more peaks than pixels are an error.
+
+    Returns:
+        The peaks. On a CPU K is cut to the most peaks that an image has.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+    num_classes, height, width = logits.shape[1:]
+    if kernel_size < 1 or kernel_size % 2 == 0 or num_peaks < 1:
+        raise ValueError(
+            f"find_peaks: kernel_size must be odd and num_peaks >= 1, found {kernel_size} and {num_peaks}."
+        )
+    if as_published and num_peaks > num_classes * height * width:
+        raise ValueError(f"find_peaks: {num_peaks} peaks asked of {num_classes * height * width} pixels.")
+    ties: Ties = "all" if as_published else "first"
+    sparse = logits.device.type == "cpu" and kernel_size // 2 <= TILE and logits.numel() > 0
+    values, places = (_rank_candidates if sparse else _rank_pixels)(logits, num_peaks, kernel_size, ties)
+    plane = height * width
+    # True division of integers is done in float32, which the authors then truncate.
+    labels = (places / plane).long() if as_published else torch.div(places, plane, rounding_mode="floor")
+    return Peaks(values, labels, places % plane)
+
+
+def local_maxima(maps: Tensor, kernel_size: int = 3, ties: Ties = "first") -> Tensor:
+    """Where a pixel is the highest of its neighbourhood.
+
+    Args:
+        maps: (..., H, W).
+        kernel_size: Side of the neighbourhood, odd.
+        ties: What happens to equal neighbours: the first in reading order counts, all do, or none.
+
+    Returns:
+        Bool, the shape of ``maps``. Infinitely low pixels are no maxima.
+    """
+    height, width = maps.shape[-2:]
+    reach = kernel_size // 2
+    around = F.pad(maps, (reach, reach, reach, reach), value=-torch.inf)
+    found = maps > -torch.inf
+    for step, (down, right) in enumerate(itertools.product(range(kernel_size), repeat=2)):
+        if (down, right) != (reach, reach):
+            other = around[..., down : down + height, right : right + width]
+            found &= maps > other if _excludes(step, kernel_size, ties) else maps >= other
+    return found
+
+
+def _excludes(step: int, kernel_size: int, ties: Ties) -> bool:
+    """Whether an equal neighbour, the ``step``-th of its neighbourhood in reading order, excludes a pixel."""
+    return ties == "none" or (ties == "first" and step < kernel_size**2 // 2)
+
+
+def _rank_pixels(logits: Tensor, num_peaks: int, kernel_size: int, ties: Ties) -> tuple[Tensor, Tensor]:
+    """Values and places in (C, H, W) of the best maxima, by looking at every pixel: no host waits."""
+    kept = torch.where(local_maxima(logits, kernel_size, ties), logits, -torch.inf).flatten(1)
+    best = kept.topk(min(num_peaks, kept.shape[1]))
+    return best.values, best.indices
+
+
+def _rank_candidates(logits: Tensor, num_peaks: int, kernel_size: int, ties: Ties) -> tuple[Tensor, Tensor]:
+    """The same, looking only at pixels that may be among the best."""
+    flat = logits.reshape(-1)
+    candidates = _candidates(logits, flat, num_peaks)
+    peaks = candidates[_are_maxima(logits, flat, candidates, kernel_size, ties)]
+    size = logits[0].numel()
+    image = torch.div(peaks, size, rounding_mode="floor")
+    counts = torch.bincount(image, minlength=len(logits))
+    order = image.argsort(stable=True)
+    column = torch.arange(len(peaks)) - (counts.cumsum(0) - counts)[image[order]]
+    most = int(counts.max())
+    values, places = logits.new_full((len(logits), most), -torch.inf), peaks.new_zeros(len(logits), most)
+    values[image[order], column] = flat[peaks[order]]
+    places[image[order], column] = peaks[order] % size
+    best = values.topk(min(num_peaks, most))
+    return best.values, places.gather(1, best.indices)
+
+
+def _candidates(logits: Tensor, flat: Tensor, num_peaks: int) -> Tensor:
+    """Places in (N, C, H, W) of all pixels that are as high as ``num_peaks`` peaks of their image."""
+    height, width = logits.shape[-2:]
+    tiles = _tile_maxima(_tile_maxima(logits, 2), 3)
+    certain = torch.where(local_maxima(tiles, ties="none"), tiles, -torch.inf).flatten(1)
+    known = certain.topk(min(num_peaks, certain.shape[1])).values[:, -1]
+    floor = known if certain.shape[1] >= num_peaks else torch.full_like(known, -torch.inf)
+    # Not "tile >= floor": a tile that holds NaN is to be looked at too.
+    image, channel, row, column = (~(tiles < floor[:, None, None, None])).nonzero().T[..., None, None]
+    side = torch.arange(TILE)
+    y, x = row * TILE + side[:, None], column * TILE + side
+    places = ((image * logits.shape[1] + channel) * height + y.clamp(max=height - 1)) * width + x.clamp(max=width - 1)
+    inside = (y < height) & (x < width)
+    candidates: Tensor = places[inside & ~(flat[places] < floor[image])]
+    return candidates
+
+
+def _tile_maxima(maps: Tensor, dim: int) -> Tensor:
+    """Maxima of runs of ``TILE`` along a dimension; the last run may be shorter."""
+    whole = maps.shape[dim] // TILE * TILE
+    parts = (
+        [maps.narrow(dim, 0, whole).reshape(*maps.shape[:dim], -1, TILE, *maps.shape[dim + 1 :]).amax(dim + 1)]
+        if whole
+        else []
+    )
+    if whole < maps.shape[dim]:
+        parts.append(maps.narrow(dim, whole, maps.shape[dim] - whole).amax(dim, keepdim=True))
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+
+
+def _are_maxima(logits: Tensor, flat: Tensor, places: Tensor, kernel_size: int, ties: Ties) -> Tensor:
+    """Which places in (N, C, H, W) are local maxima of their plane."""
+    height, width = logits.shape[-2:]
+    values, x = flat[places], places % width
+    y = torch.div(places, width, rounding_mode="floor") % height
+    reach = kernel_size // 2
+    found = values > -torch.inf
+    for step, (down, right) in enumerate(itertools.product(range(-reach, reach + 1), repeat=2)):
+        if (down, right) != (0, 0):
+            inside = (y + down >= 0) & (y + down < height) & (x + right >= 0) & (x + right < width)
+            other = flat[torch.where(inside, places + down * width + right, places)]
+            beaten = values <= other if _excludes(step, kernel_size, ties) else values < other
+            found &= ~(inside & beaten)
+    return found

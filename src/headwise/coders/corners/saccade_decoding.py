@@ -1,0 +1,167 @@
+"""Boxes by looking twice: CornerNet-Saccade, from the whole picture to crops of what it attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headwise.coders.corners.crops import Crops, crops_around, initial_locations
+from headwise.coders.corners.decoding import Found, decode_corners
+from headwise.coders.corners.locations import attention_locations, reference_locations, suppress_locations
+from headwise.coders.corners.passes import suppress_boxes
+from headwise.coders.soft_nms import Suppression
+
+RunNetwork = Callable[[Tensor], Mapping[str, Any]]
+
+
+def decode_saccade(
+    outputs: Mapping[str, Any],
+    crops: Crops,
+    *,
+    num_peaks: int = 12,
+    num_detections: int = 12,
+    kernel_size: int = 3,
+    embedding_threshold: float = 0.3,
+    as_published: bool = False,
+) -> list[Found]:
+    """Boxes of each crop in pixels of the picture.
+
+    As `decode_corners`, but without corners on the crop's border, where an object may go on outside.
+
+    Args:
+        outputs: The network's outputs for all crops, or one stack of them.
+        crops: Where the crops lie.
+        num_peaks: As of `decode_corners`; so the next four.
+        num_detections: See there.
+        kernel_size: See there.
+        embedding_threshold: See there.
+        as_published: See there.
+
+    Returns:
+        Per crop what `decode_corners` returns, ``boxes`` in pixels of the picture.
+
+    Raises:
+        ValueError: As of `decode_corners`, or if outputs and crops differ in number.
+
+    Reference:
+        Law et al., CornerNet-Lite, BMVC 2020, section 3; princeton-vl/CornerNet-Lite at 6a54505d,
+        core/test/cornernet_saccade.py.
+    """
+    decoded = decode_corners(
+        outputs,
+        image_size=(crops.window, crops.window),
+        num_peaks=num_peaks,
+        num_detections=num_detections,
+        kernel_size=kernel_size,
+        embedding_threshold=embedding_threshold,
+        no_border=True,
+        as_published=as_published,
+    )
+    if len(decoded) != len(crops):
+        raise ValueError(f"decode_saccade: {len(crops)} crops need as many rows of outputs, found {len(decoded)}.")
+    return [
+        found | {"boxes": crops.to_image(found["boxes"].reshape(-1, 2, 2), crop).flatten(1)}
+        for crop, found in enumerate(decoded)
+    ]
+
+
+@torch.no_grad()
+def saccade_inference(
+    run_network: RunNetwork,
+    image: Tensor,
+    *,
+    window: int = 255,
+    sizes: tuple[int, ...] = (192, 255),
+    zooms: Sequence[float] = (1.0, 2.0, 4.0),
+    attention_threshold: float = 0.3,
+    first_threshold: float = 0.3,
+    reference_threshold: float = 0.5,
+    max_crops: int = 30,
+    batch_size: int = 32,
+    num_peaks: int = 12,
+    num_detections: int = 12,
+    embedding_threshold: float = 0.3,
+    rule: Suppression | None = None,
+    max_detections: int = 100,
+    as_published: bool = False,
+) -> Found:
+    """Look at the whole picture, then at crops around what attention and first boxes point to.
+
+    Args:
+        run_network: Crops (n, channels, window, window) -> the network's outputs with attention. It normalises.
+        image: (channels, H, W) floating, on the device of the network; zeros surround it.
+        window: Side of a crop in pixels.
+        sizes: Long sides of the picture in the first look.
+        zooms: See `attention_locations`; so the next.
+        attention_threshold: See there.
+        first_threshold: Score that boxes of the first look must exceed to be reported.
+        reference_threshold: Score over which they are looked at again.
+        max_crops: Most crops of the second look, the best locations first.
+        batch_size: Most crops that the network gets at once.
+        num_peaks: See `decode_saccade`; so the next two.
+        num_detections: See there.
+        embedding_threshold: See there.
+        rule: How boxes suppress one another; None: ``Suppression(sigma=0.7)``.
+        max_detections: Most boxes.
+        as_published: Plateaus, whole pixels and near locations as the authors have them, sides of x2 - x1 + 1, boxes
+            that are not clipped to the picture.
+
+    Returns:
+        ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels`` (n,) on the CPU, best first; and
+        ``locations`` (m, 4) x, y, scale, score of the second look.
+
+    Raises:
+        ValueError: As of `decode_saccade` and `attention_locations`, or if the network returns no attention.
+
+    Reference:
+        princeton-vl/CornerNet-Lite at 6a54505d, core/test/cornernet_saccade.py.
+    """
+    height, width = image.shape[-2:]
+    decoding = {"num_peaks": num_peaks, "num_detections": num_detections}
+
+    def look(crops: Crops) -> tuple[Found, list[Tensor]]:
+        outputs = _run_in_batches(run_network, crops.cut(image), batch_size)
+        found = decode_saccade(
+            outputs, crops, **decoding, embedding_threshold=embedding_threshold, as_published=as_published
+        )
+        return _join(found), outputs["attention"]
+
+    first = initial_locations((height, width), sizes, as_published=as_published).to(image.device)
+    crops = crops_around(first, window=window, as_published=as_published)
+    found, attention = look(crops)
+    found = {name: values[found["scores"] > first_threshold] for name, values in found.items()}
+    attended = attention_locations(
+        attention, crops, (height, width), zooms=zooms, threshold=attention_threshold, as_published=as_published
+    )
+    references = reference_locations(found["boxes"], found["scores"], threshold=reference_threshold)
+    locations = torch.cat([attended, references.to(attended)])
+    locations = suppress_locations(locations, as_published=as_published)[:max_crops]
+    if len(locations):
+        second, _ = look(crops_around(locations, window=window, as_published=as_published))
+        found = _join([found, second])
+    rule = rule or Suppression(sigma=0.7, plus_one=as_published)
+    kept = suppress_boxes(found, None if as_published else (height, width), rule=rule, max_detections=max_detections)
+    return kept | {"locations": locations.cpu()}
+
+
+def _join(parts: Sequence[Found]) -> Found:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _run_in_batches(run_network: RunNetwork, crops: Tensor, batch_size: int) -> dict[str, Any]:
+    """The last stack of the outputs of all crops."""
+    stacks = []
+    for batch in torch.split(crops, batch_size):
+        outputs = run_network(batch)
+        stack = outputs["stacks"][-1] if "stacks" in outputs else outputs
+        if "attention" not in stack:
+            raise ValueError(f"saccade_inference: the network returned no attention, found {', '.join(stack)}.")
+        stacks.append(stack)
+    joined: dict[str, Any] = {
+        name: torch.cat([stack[name] for stack in stacks]) for name in stacks[0] if name != "attention"
+    }
+    scales = zip(*(stack["attention"] for stack in stacks), strict=True)
+    return joined | {"attention": [torch.cat(maps) for maps in scales]}
