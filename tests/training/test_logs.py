@@ -71,3 +71,16 @@ def test_tensorboard_has_every_term(tmp_path):
     assert {"train/total", "sin/value", "sin/share", "cos/grad_norm", "cosine/sin|cos", "evaluation/iou50/f"} <= tags
     assert events.Scalars("sin/weighted")[0].value == 1.0
     assert json.loads((tmp_path / "evaluation.jsonl").read_text())["num_images"] == 4
+
+
+def test_a_row_per_class_is_in_the_file_alone(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path, 0)
+    log.evaluation(1, {"coco": {"ap": 0.5, "ap_small": math.nan}, "per_class": {"cat": {"ap": math.nan}}})
+    log.sync()
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"evaluation/coco/ap", "evaluation/coco/ap_small"}
+    line = json.loads((tmp_path / "evaluation.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line["per_class"] == {"cat": {"ap": "nan"}}

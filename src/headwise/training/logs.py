@@ -84,11 +84,12 @@ class RunLog:
             self._board.add_scalar(f"cosine/{pair}", cosine, step)
 
     def evaluation(self, step: int, scores: Mapping[str, Any]) -> None:
-        """Log an evaluation: measures by name, each with precision, recall and f, and ``num_images``."""
+        """Log an evaluation: measures by name, each with its numbers (or rows of numbers), and ``num_images``."""
         self._evaluations.write({"step": step, **scores})
         for measure, numbers in scores.items():
             for key, number in numbers.items() if isinstance(numbers, Mapping) else ():
-                self._board.add_scalar(f"evaluation/{measure}/{key}", number, step)
+                if isinstance(number, int | float):  # a row per class is for the report
+                    self._board.add_scalar(f"evaluation/{measure}/{key}", number, step)
 
     def sync(self) -> None:
         """Bring everything to the disk."""

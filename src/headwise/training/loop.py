@@ -189,12 +189,7 @@ class _Run:
             self.plain.load_state_dict(whole(self.task.network.state_dict()))
         self.scores = self.task.evaluate(self.plain, samples, self.ranks)
         self.log.evaluation(self.step, self.scores)
-        measures = {name: scores for name, scores in self.scores.items() if isinstance(scores, Mapping)}
-        found = ", ".join(
-            f"{name} " + " ".join(f"{key} {value:.3f}" for key, value in scores.items())
-            for name, scores in measures.items()
-        )
-        self.progress.say(f"step {self.step} held out: {found}")
+        self.progress.say(f"step {self.step} held out: {_summary(self.scores)}")
         self.clock.skip()
 
     def _save(self) -> None:
@@ -283,3 +278,13 @@ def _saved_state(task: Task, folder: Path, progress: Progress) -> dict[str, Any]
         )
     progress.say(f"{folder}: continuing after step {saved['step']}.")
     return saved
+
+
+def _summary(scores: Mapping[str, Any]) -> str:
+    """The measures in a line, without those that are tables of their own (a row per class)."""
+    lines = []
+    for name, measure in scores.items():
+        numbers = measure.items() if isinstance(measure, Mapping) else ()
+        told = " ".join(f"{key} {number:.3f}" for key, number in numbers if isinstance(number, int | float))
+        lines += [f"{name} {told}"] if told else []
+    return ", ".join(lines)
