@@ -71,15 +71,22 @@ def attention_locations(
     return locations[((locations[:, :2] >= 0) & (locations[:, :2] < limits)).all(1)]
 
 
-def reference_locations(boxes: Tensor, scores: Tensor, *, threshold: float = 0.5) -> Tensor:
+def reference_locations(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    threshold: float = 0.5,
+    reference_sides: Sequence[tuple[float, float]] = REFERENCE_SIDES,
+) -> Tensor:
     """The middles of boxes that are sure enough, at a scale that brings them to a good size.
 
-    The long side becomes 192 pixels where it is over 96, 64 where over 32, else 24.
+    By default the long side becomes 192 pixels where it is over 96, 64 where over 32, else 24.
 
     Args:
         boxes: (n, 4) in pixels of the picture.
         scores: (n,).
         threshold: Score that a box must exceed.
+        reference_sides: From large to small, the long side over which a box is looked at, and with what long side.
 
     Returns:
         (m, 4) x, y, scale, and the score 1, so that they come before peaks of attention.
@@ -87,8 +94,8 @@ def reference_locations(boxes: Tensor, scores: Tensor, *, threshold: float = 0.5
     boxes = boxes[scores > threshold]
     left_top, right_bottom = boxes[:, :2], boxes[:, 2:]
     longest = (right_bottom - left_top).amax(1)
-    sides = torch.full_like(longest, REFERENCE_SIDES[-1][1])
-    for least, side in reversed(REFERENCE_SIDES):
+    sides = torch.full_like(longest, reference_sides[-1][1])
+    for least, side in reversed(reference_sides):
         sides = torch.where(longest > least, side, sides)
     # A box without extent would ask for an infinite scale.
     scales = sides / longest.clamp(min=1.0)

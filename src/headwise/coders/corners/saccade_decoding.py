@@ -10,7 +10,12 @@ from torch import Tensor
 
 from headwise.coders.corners.crops import Crops, crops_around, initial_locations
 from headwise.coders.corners.decoding import Found, decode_corners
-from headwise.coders.corners.locations import attention_locations, reference_locations, suppress_locations
+from headwise.coders.corners.locations import (
+    REFERENCE_SIDES,
+    attention_locations,
+    reference_locations,
+    suppress_locations,
+)
 from headwise.coders.corners.passes import suppress_boxes
 from headwise.coders.soft_nms import Suppression
 
@@ -79,6 +84,7 @@ def saccade_inference(
     attention_threshold: float = 0.3,
     first_threshold: float = 0.3,
     reference_threshold: float = 0.5,
+    reference_sides: Sequence[tuple[float, float]] = REFERENCE_SIDES,
     max_crops: int = 30,
     batch_size: int = 32,
     num_peaks: int = 12,
@@ -99,6 +105,7 @@ def saccade_inference(
         attention_threshold: See there.
         first_threshold: Score that boxes of the first look must exceed to be reported.
         reference_threshold: Score over which they are looked at again.
+        reference_sides: See `reference_locations`; for windows of 255 pixels.
         max_crops: Most crops of the second look, the best locations first.
         batch_size: Most crops that the network gets at once.
         num_peaks: See `decode_saccade`; so the next two.
@@ -136,7 +143,9 @@ def saccade_inference(
     attended = attention_locations(
         attention, crops, (height, width), zooms=zooms, threshold=attention_threshold, as_published=as_published
     )
-    references = reference_locations(found["boxes"], found["scores"], threshold=reference_threshold)
+    references = reference_locations(
+        found["boxes"], found["scores"], threshold=reference_threshold, reference_sides=reference_sides
+    )
     locations = torch.cat([attended, references.to(attended)])
     locations = suppress_locations(locations, as_published=as_published)[:max_crops]
     if len(locations):
