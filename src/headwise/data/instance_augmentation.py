@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision import tv_tensors
@@ -83,9 +85,9 @@ class InstanceAugmentation:
         Returns:
             The picture (3, size, size) as float32, normalised, and the instance map (size, size) int64.
         """
-        image = tv_tensors.Image(torch.from_numpy(picture.image).permute(2, 0, 1))
-        label = tv_tensors.Mask(torch.from_numpy(picture.annotation.label).long()[None])
-        image, label = (_enlarge(each, self._around) for each in (image, label))
+        pixels, numbers = _enlarge(picture.image, self._around), _enlarge(picture.annotation.label, self._around)
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+        label = tv_tensors.Mask(torch.from_numpy(numbers).long()[None])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             image, label = self._transform(image, label)
@@ -111,10 +113,8 @@ class _Elastic(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         return self._call_kernel(F.elastic, value, displacement=params["displacement"])
 
 
-def _enlarge(image: Tensor, size: int) -> Tensor:
-    """Mirror a picture at its border, as often as needed, until it is `size` pixels high and wide."""
-    while min(image.shape[-2:]) < size:
-        height, width = image.shape[-2:]
-        down, right = min(max(size - height, 0), height), min(max(size - width, 0), width)
-        image = F.pad(image, [right // 2, down // 2, right - right // 2, down - down // 2], padding_mode="symmetric")
-    return image
+def _enlarge(pixels: NDArray[Any], size: int) -> NDArray[Any]:
+    """Mirror (H, W, ...) at its border, as often as needed, until it is `size` pixels high and wide."""
+    missing = [max(size - length, 0) for length in pixels.shape[:2]]
+    around = [(each // 2, each - each // 2) for each in missing]
+    return np.pad(pixels, [*around, *[(0, 0)] * (pixels.ndim - 2)], mode="symmetric")

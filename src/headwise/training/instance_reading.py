@@ -1,0 +1,143 @@
+"""Finding objects on pictures with a U-Net, and scoring that on annotated pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from headwise.training.instance_evaluation import evaluate_instances
+from headwise.training.ranks import ALONE, Ranks
+from headwise.training.samples import Instances, SampleMap, save_sample
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from headwise.data import InstanceAnnotation, Picture, PictureDataset
+    from headwise.networks.unet import UNet
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a network found on a picture.
+
+    Args:
+        label: (H, W) int64, the number of the object at each pixel of the picture, 0 for the background.
+        scores: (n,) in [0, 1], of the objects 1 to n.
+        probability: (H, W) float32, of not being background.
+        levels: the same of the auxiliary outputs, (h, w), if there are any.
+    """
+
+    label: Tensor
+    scores: Tensor
+    probability: Tensor
+    levels: tuple[Tensor, ...] = ()
+
+
+@torch.no_grad()
+def find_instances(network: UNet, image: NDArray[np.uint8], decode: Mapping[str, Any] | None = None) -> Found:
+    """Find the objects on one picture.
+
+    A network without padding sees the picture mirrored at its border, so that it says something of every pixel. It is
+    left in the mode, training or evaluation, in which it was.
+
+    Args:
+        network: as `networks.unet` builds it.
+        image: (H, W, 3) uint8 RGB.
+        decode: options of `coders.instances.decode_instances`.
+
+    Returns:
+        The objects, on the picture's own pixels.
+    """
+    from headwise.coders.instances import decode_instances, object_probability
+    from headwise.data import normalise
+
+    parameter = next(network.parameters())
+    was_training = network.training
+    network.eval()
+    try:
+        seen = normalise(_mirror(image, network))[None].to(parameter.device, memory_format=torch.channels_last)
+        outputs = network(seen)
+    finally:
+        network.train(was_training)
+    height, width = image.shape[:2]
+    finest, *coarser = outputs["levels"] if "levels" in outputs else [outputs["logits"]]
+    outputs = {"logits": finest[..., :height, :width].float()}
+    found = decode_instances(outputs, **(decode or {}))[0]
+    levels = tuple(object_probability({"logits": level})[0] for level in coarser)
+    return Found(found["label"], found["scores"], object_probability(outputs)[0], levels)
+
+
+def _mirror(image: NDArray[np.uint8], network: UNet) -> NDArray[np.uint8]:
+    import numpy as np
+
+    margin = network.margin
+    around = [(margin, network.fitting(length) - length - margin) for length in image.shape[:2]]
+    return np.pad(image, [*around, (0, 0)], mode="symmetric")
+
+
+def evaluate_instance_pictures(
+    network: UNet,
+    pictures: PictureDataset[InstanceAnnotation],
+    *,
+    encode: Mapping[str, Any] | None = None,
+    decode: Mapping[str, Any] | None = None,
+    samples: Path | None = None,
+    num_samples: int = 6,
+    ranks: Ranks = ALONE,
+) -> dict[str, Any]:
+    """Score a network on annotated pictures.
+
+    Args:
+        network: as in `find_instances`.
+        pictures: held out.
+        encode: options of `coders.instances.encode_instances`, for the targets that samples show.
+        decode: as in `find_instances`.
+        samples: folder for the first pictures, in the form of `samples.save_sample`; None for none.
+        num_samples: how many of them.
+        ranks: the processes that share the pictures.
+
+    Returns:
+        The scores of `evaluate_instances`, and ``num_images``.
+    """
+    pairs = []
+    for index in ranks.share(len(pictures)):
+        picture = pictures[index]
+        found = find_instances(network, picture.image, decode)
+        pairs.append((found.label.numpy(), picture.annotation.label))
+        if samples is not None and index < num_samples:
+            _save(samples, index, picture, found, encode or {})
+    everything = ranks.gather(pairs)
+    scores = evaluate_instances([found for found, _ in everything], [known for _, known in everything])
+    return {**scores, "num_images": len(pictures)}
+
+
+def _save(
+    folder: Path, index: int, picture: Picture[InstanceAnnotation], found: Found, encode: Mapping[str, Any]
+) -> None:
+    """Save a picture for the report."""
+    from headwise.coders.instances import encode_instances
+
+    label = torch.from_numpy(picture.annotation.label)
+    targets = encode_instances(label, **encode)
+    levels = [
+        SampleMap(f"object (probability), level {number}", level.half(), None, (0, 1))
+        for number, level in enumerate(found.levels, start=1)
+    ]
+    save_sample(
+        folder,
+        index,
+        picture.image,
+        maps=[
+            SampleMap("object (probability)", found.probability.half(), targets["label"], (0, 1)),
+            *levels,
+            SampleMap("weight of each pixel in training", targets["weight_map"], None, None, "viridis"),
+        ],
+        instances=Instances(label, found.label),
+        note="Between objects that touch, the target has a line of background, which weighs most.",
+    )
