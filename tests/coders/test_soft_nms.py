@@ -10,7 +10,7 @@ from torchvision.ops import batched_nms
 
 from headwise.coders.published_soft_nms import published_soft_nms
 from headwise.coders.soft_nms import Suppression, soft_nms
-from tests.reference import corners as slow
+from tests.reference import corner_boxes as slow
 
 RECORDED = np.load(Path(__file__).parents[1] / "golden" / "full_inference.npz")
 METHODS = ["exponential", "linear", "hard"]
