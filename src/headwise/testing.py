@@ -121,7 +121,7 @@ def assert_split_invariant(
     num_images = _num_images(outputs, targets)
     chosen = _check_splits(_default_splits(num_images) if splits is None else splits, num_images)
     exempt = _check_exempt(criterion, exempt)
-    held = _map(outputs, lambda _, tensor: tensor.detach().requires_grad_(tensor.dtype.is_floating_point))
+    held = nested_map(outputs, lambda _, tensor: tensor.detach().requires_grad_(tensor.dtype.is_floating_point))
     dtypes = [tensor.dtype for _, tensor in leaves(held) if tensor.requires_grad]
     tolerance = max(_RTOL.get(dtype, 1e-2) for dtype in dtypes) if rtol is None else rtol
     whole = _gradients(criterion, held, [(held, targets)], None, 1)
@@ -150,14 +150,14 @@ def _complaint(report: SplitReport) -> str:
     return "\n".join([*lines, "", str(report)])
 
 
-def _map(structure: Any, change: Callable[[str, Tensor], Tensor], prefix: str = "") -> Any:
+def nested_map(structure: Any, change: Callable[[str, Tensor], Tensor], prefix: str = "") -> Any:
     """The same structure, made of dicts and lists, with every tensor changed."""
     if isinstance(structure, Tensor):
         return change(prefix, structure)
     parts = children(structure)
     if parts is None:
         return structure
-    mapped = {step: _map(node, change, join(prefix, step)) for step, node in parts.items()}
+    mapped = {step: nested_map(node, change, join(prefix, step)) for step, node in parts.items()}
     return (
         list(mapped.values()) if isinstance(structure, list | tuple) and not hasattr(structure, "_fields") else mapped
     )
@@ -204,7 +204,7 @@ def _check_exempt(criterion: Criterion, exempt: Iterable[str]) -> tuple[str, ...
 def _micro_batches(outputs: Any, targets: Any, split: Split) -> Iterator[tuple[Any, Any]]:
     begin = 0
     for size in split:
-        yield _map(outputs, partial(_images, begin, size)), _map(targets, partial(_images, begin, size))
+        yield nested_map(outputs, partial(_images, begin, size)), nested_map(targets, partial(_images, begin, size))
         begin += size
 
 

@@ -105,7 +105,8 @@ def pyramid(draw: Draw, num_logits: int = 3) -> Sample:
 
 
 def pixels(draw: Draw) -> Sample:
-    targets = {"label": draw.sparse(0.3, SIZE, SIZE).long(), "weight_map": draw.uniform(SIZE, SIZE)}
+    weight_map = draw.uniform(SIZE, SIZE) * 5 ** draw.normal(1, 1)  # some images weigh far more
+    targets = {"label": draw.sparse(0.3, SIZE, SIZE).long(), "weight_map": weight_map}
     return {"logits": draw.normal(2, SIZE, SIZE)}, targets
 
 
