@@ -19,7 +19,9 @@ from headwise.data.annotation import (  # noqa: E402  the check comes first
     TextAnnotation,
 )
 from headwise.data.augmentation import TextAugmentation, normalise  # noqa: E402
+from headwise.data.box_augmentation import BoxAugmentation, CornerAugmentation  # noqa: E402
 from headwise.data.coco import Coco, read_coco, write_coco, write_detections  # noqa: E402
+from headwise.data.colors import CORNER_MEAN, CORNER_STD  # noqa: E402
 from headwise.data.digits import embedded_digits  # noqa: E402
 from headwise.data.embedded import embedded_text  # noqa: E402
 from headwise.data.embedded_instances import embedded_instances  # noqa: E402
@@ -27,6 +29,7 @@ from headwise.data.instance_augmentation import InstanceAugmentation  # noqa: E4
 from headwise.data.instances import InstanceAnnotation, read_instances  # noqa: E402
 from headwise.data.loading import BatchSampler, SampleKey, seeded_loader  # noqa: E402
 from headwise.data.pictures import load_picture  # noqa: E402
+from headwise.data.saccade_augmentation import SaccadeAugmentation  # noqa: E402
 from headwise.data.total_text import read_total_text  # noqa: E402
 
 __all__ = [
@@ -47,6 +50,11 @@ __all__ = [
     "embedded_digits",
     "embedded_instances",
     "TextAugmentation",
+    "BoxAugmentation",
+    "CornerAugmentation",
+    "SaccadeAugmentation",
+    "CORNER_MEAN",
+    "CORNER_STD",
     "InstanceAugmentation",
     "normalise",
     "BatchSampler",

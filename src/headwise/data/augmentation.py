@@ -93,20 +93,28 @@ class TextAugmentation:
         )
 
 
-def normalise(image: Tensor | NDArray[np.uint8]) -> Tensor:
-    """Scale a picture to the statistics that ImageNet's backbones expect.
+def normalise(
+    image: Tensor | NDArray[np.uint8],
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Tensor:
+    """Scale a picture to the statistics that a network expects, by default those of ImageNet's backbones.
 
     Args:
         image: uint8 RGB, (3, H, W) as a tensor or (H, W, 3) as an array.
+        mean: of red, green and blue, in [0, 1].
+        std: of red, green and blue.
 
     Returns:
         (3, H, W) float32.
     """
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    mean = torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).reshape(3, 1, 1)
-    return (image.as_subclass(Tensor).float() / 255 - mean) / std
+    return (image.as_subclass(Tensor).float() / 255 - _column(mean)) / _column(std)
+
+
+def _column(values: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(values).reshape(3, 1, 1)
 
 
 class _Shift(v2.Transform):  # type: ignore[misc]  # torchvision has no types

@@ -1,0 +1,168 @@
+"""Augmentation of pictures with boxes: the corner detectors' crops, and torchvision's for detectors with anchors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from headwise.data.annotation import BoxAnnotation, Picture
+from headwise.data.augmentation import IMAGENET_MEAN, normalise
+from headwise.data.colors import CORNER_MEAN, CORNER_STD, distort_colors
+from headwise.data.windows import Window, keep_visible, mirror
+
+CORNER_SCALES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+
+_LEAST_CROPPED = 4  # pixels; torchvision's crop of what is smaller may have no width at all
+
+
+class CornerAugmentation:
+    """The training pictures of CornerNet, CornerNet-Squeeze and CenterNet.
+
+    A window of ``view`` times a random scale is centred on a random pixel that is at least ``border`` from the
+    picture's edges (half, a quarter, ... of that where the picture is too small), resized, perhaps mirrored, and
+    distorted in colour. What is outside of the picture has the mean colour; boxes are clipped to the window.
+
+    Args:
+        size: height and width of the result, pixels; published 511.
+        view: height and width of the window at scale 1, pixels of the picture; None is the size, as published.
+        scales: of the window, one of which is drawn.
+        border: least distance of the window's centre from the picture's edges, pixels.
+        mirror: probability of a mirrored picture.
+        jitter: largest relative change of brightness, contrast and saturation.
+        lighting: standard deviation of the change of light; see `distort_colors`.
+        min_kept: an object of which less than this share of the area is left becomes an ignored region, in [0, 1];
+            published 0, so that the last sliver is an object.
+
+    Reference:
+        Law and Deng, CornerNet, ECCV 2018, section 4.1; princeton-vl/CornerNet-Lite at 6a54505d,
+        core/sample/cornernet.py; Duankaiwen/CenterNet at 3ad3a106, sample/coco.py.
+
+    Differs:
+        Mirrored edges go to W - x, not W - 1 - x; boxes are clipped at W, not W - 1; shrinking averages; outside of
+        the picture is the mean colour, not black; red, green, blue in place of blue, green, red: a published
+        checkpoint needs ``image.flip(0)``.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        view: int | None = None,
+        scales: tuple[float, ...] = CORNER_SCALES,
+        border: int = 128,
+        mirror: float = 0.5,
+        jitter: float = 0.4,
+        lighting: float = 0.1,
+        min_kept: float = 0.0,
+    ) -> None:
+        self.size = size
+        self.view = size if view is None else view
+        self.scales = scales
+        self.border = border
+        self.mirror = mirror
+        self.jitter = jitter
+        self.lighting = lighting
+        self.min_kept = min_kept
+
+    def __call__(self, picture: Picture[BoxAnnotation], seed: int) -> tuple[Tensor, BoxAnnotation]:
+        """Augment one picture.
+
+        Args:
+            picture: (H, W, 3) uint8 with its boxes.
+            seed: decides everything random.
+
+        Returns:
+            The picture (3, size, size) as float32, normalised by `CORNER_MEAN` and `CORNER_STD`, and its boxes.
+        """
+        generator = np.random.default_rng(seed)
+        side = max(int(self.view * generator.choice(self.scales)), 1)
+        height, width = picture.image.shape[:2]
+        top, left = (self._center(generator, length) - side // 2 for length in (height, width))
+        window = Window(height, width, top, left, side)
+        image = v2.functional.resize(window.cut(picture.image), [self.size, self.size], antialias=True)
+        seen, kept = window.see(picture.annotation, picture.image.shape)
+        boxes = (seen.boxes.astype(np.float64) * (self.size / side)).astype(np.float32)
+        annotation = BoxAnnotation(boxes, seen.labels, seen.ignored | (kept < self.min_kept))
+        if generator.random() < self.mirror:
+            image, annotation = mirror(image, annotation)
+        return finish(image, generator, self.jitter, self.lighting), annotation
+
+    def _center(self, generator: np.random.Generator, length: int) -> int:
+        """Draw a position of the window's centre along one axis."""
+        border = self.border
+        while length <= 2 * border:
+            border //= 2
+        return int(generator.integers(border, length - border))
+
+
+class BoxAugmentation:
+    """The training pictures of detectors with anchors: by default SSD's, by torchvision.
+
+    In this order: colours, zooming out (the picture on a larger canvas of the mean colour), a crop that overlaps
+    enough with some object, resizing and mirroring. An object whose centre is outside of the crop is dropped.
+
+    Args:
+        size: height and width of the result, pixels.
+        distort: probability of each change of colour; 0 for none.
+        zoom_out: greatest factor of the canvas, at a probability of one half; 1 for none.
+        crop: whether to crop.
+        mirror: probability of a mirrored picture.
+
+    Reference:
+        Liu et al., SSD, ECCV 2016, sections 2.2 and 3.6; torchvision, references/detection/presets.py.
+    """
+
+    def __init__(
+        self, size: int, *, distort: float = 0.5, zoom_out: float = 4.0, crop: bool = True, mirror: float = 0.5
+    ) -> None:
+        self.size = size
+        fill = [round(255 * value) for value in IMAGENET_MEAN]
+        steps: list[v2.Transform] = [v2.RandomPhotometricDistort(p=distort)] if distort > 0 else []
+        steps += [v2.RandomZoomOut(fill=fill, side_range=(1.0, zoom_out), p=0.5)] if zoom_out > 1 else []
+        steps += [v2.RandomIoUCrop()] if crop else []
+        self._resize = v2.Resize((size, size), antialias=True)
+        self._transform = v2.Compose([*steps, self._resize, v2.RandomHorizontalFlip(mirror)])
+
+    def __call__(self, picture: Picture[BoxAnnotation], seed: int) -> tuple[Tensor, BoxAnnotation]:
+        """Augment one picture.
+
+        Args:
+            picture: (H, W, 3) uint8 with its boxes.
+            seed: decides everything random; the global random state is neither read nor changed.
+
+        Returns:
+            The picture (3, size, size) as float32, normalised by ImageNet's statistics, and its boxes.
+        """
+        image = tv_tensors.Image(torch.from_numpy(picture.image).permute(2, 0, 1))
+        boxes = tv_tensors.BoundingBoxes(
+            torch.from_numpy(picture.annotation.boxes.astype(np.float64)),
+            format="XYXY",
+            canvas_size=picture.image.shape[:2],
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            image, boxes = (self._transform if min(image.shape[1:]) >= _LEAST_CROPPED else self._resize)(image, boxes)
+        moved: NDArray[np.float64] = boxes.as_subclass(Tensor).numpy()
+        annotation, _ = keep_visible(picture.annotation, moved, np.zeros(4), np.full(4, float(self.size)))
+        return normalise(image), annotation
+
+
+def finish(image: Tensor, generator: np.random.Generator, jitter: float, lighting: float) -> Tensor:
+    """Distort the colours of a (3, H, W) uint8 picture and normalise it for the corner detectors.
+
+    Args:
+        image: RGB.
+        generator: the source of chance.
+        jitter: see `distort_colors`.
+        lighting: see `distort_colors`.
+
+    Returns:
+        (3, H, W) float32.
+    """
+    distorted = distort_colors(image.float() / 255, generator, jitter, lighting)
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (CORNER_MEAN, CORNER_STD))
+    return (distorted - mean) / std
