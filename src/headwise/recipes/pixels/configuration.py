@@ -1,0 +1,120 @@
+"""What runs of the weighted U-Net and of deep supervision depend on, and the configurations that the command knows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from headwise.recipes.configuration import Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfiguration(Configuration):
+    """Everything that a run of the weighted U-Net depends on, beside what every run does.
+
+    Args:
+        width: channels at the finest level of the U-Net.
+        depth: how often it halves the picture.
+        padding: "valid" as in the paper, or "same".
+        batch_norm: after each of its convolutions.
+        crop_size: height and width of what one training crop is judged on, pixels; without padding the network sees
+            more around it.
+        degrees: largest random rotation.
+        elastic: standard deviation of the elastic deformation at its 3 x 3 knots, pixels.
+        brightness: largest relative change of brightness and contrast.
+        w0: height of the border weights; 0 for none.
+        sigma: their width, pixels.
+        balance: whether the classes are balanced.
+        gap: pixels of background that are opened between touching objects.
+        num_pictures: of the embedded training pictures.
+        num_held_out: of the embedded held-out pictures.
+        picture_size: of the embedded pictures.
+        threshold: of the decoder.
+        min_area: of the decoder.
+        close: of the decoder.
+    """
+
+    width: int = 64
+    depth: int = 4
+    padding: Literal["same", "valid"] = "valid"
+    batch_norm: bool = False
+    crop_size: int = 388
+    degrees: float = 180.0
+    elastic: float = 10.0
+    brightness: float = 0.2
+    w0: float = 10.0
+    sigma: float = 5.0
+    balance: bool = True
+    gap: int = 1
+    num_pictures: int = 400
+    num_held_out: int = 60
+    picture_size: int = 512
+    threshold: float = 0.5
+    min_area: int = 50
+    close: int = 1
+
+    @property
+    def encode(self) -> dict[str, Any]:
+        """Options of the coder."""
+        return {"w0": self.w0, "sigma": self.sigma, "balance": self.balance, "gap": self.gap}
+
+    @property
+    def decode(self) -> dict[str, Any]:
+        """Options of the decoder."""
+        return {"threshold": self.threshold, "min_area": self.min_area, "close": self.close}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepConfiguration(PixelConfiguration):
+    """The same, with auxiliary outputs whose weights fall.
+
+    Args:
+        padding: "same": the levels see the same part of the picture.
+        auxiliary: how many auxiliary outputs, at half, a quarter, an eighth of the resolution.
+        auxiliary_weight: of each at the first step, beside 1 for the output proper.
+        auxiliary_factor: the weights are multiplied by it ...
+        auxiliary_every: ... after so many steps.
+        auxiliary_negligible: what is below is 0.
+    """
+
+    padding: Literal["same", "valid"] = "same"
+    auxiliary: int = 3
+    auxiliary_weight: float = 1.0
+    auxiliary_factor: float = 0.1
+    auxiliary_every: int = 10_000
+    auxiliary_negligible: float = 1e-3
+
+
+FULL = PixelConfiguration(
+    steps=20_000, batch_size=1, optimiser="sgd", learning_rate=1e-2, schedule="step", evaluate_every=5000
+)
+"""The paper's network on crops of 572 pixels, one a step, by SGD; the paper gives no rate and no number of steps."""
+
+TINY = PixelConfiguration(
+    steps=300,
+    batch_size=8,
+    learning_rate=3e-3,
+    weight_decay=1e-4,
+    width=8,
+    depth=3,
+    padding="same",
+    batch_norm=True,
+    crop_size=96,
+    elastic=2.0,
+    sigma=2.0,
+    num_pictures=200,
+    num_held_out=60,
+    picture_size=128,
+    min_area=20,
+    num_workers=1,
+    log_every=10,
+    checkpoint_every=100,
+    evaluate_every=150,
+)
+"""A few minutes on two CPU cores: a narrow U-Net on the embedded pictures."""
+
+DEEP_FULL = DeepConfiguration(**{**asdict(FULL), "padding": "same"})
+"""The paper's network, padded, with DCAN's weights: a tenth after each 10,000 steps."""
+
+DEEP_TINY = DeepConfiguration(**asdict(TINY), auxiliary_every=60)
+"""The same in minutes: a tenth after each 60 steps, nothing from 240 on."""
