@@ -9,10 +9,11 @@ import numpy as np
 
 def radius(height, width, overlap, legacy=False):
     """The least root of three quadratics; as published with the roots divided by 2 instead of 2 a."""
-    area, total = height * width, height + width
-    one = (1, -total, area * (1 - overlap) / (1 + overlap), -1)
-    inside = (4, -2 * total, (1 - overlap) * area, -1)
-    outside = (4 * overlap, 2 * overlap * total, -(1 - overlap) * area, 1)
+    # The order of the factors is theirs: a radius is cut to a whole number.
+    spare, total = (1 - overlap) * width * height, height + width
+    one = (1, -total, spare / (1 + overlap), -1)
+    inside = (4, -2 * total, spare, -1)
+    outside = (4 * overlap, 2 * overlap * total, -spare, 1)
     found = []
     for a, b, c, sign in (one, inside, outside):
         root = math.sqrt(max(b * b - 4 * a * c, 0.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -48,7 +48,8 @@ class Objects:
 
     def where(self, keep: Tensor) -> Objects:
         """The objects that are True in ``keep``, (M,) bool."""
-        return Objects(self.boxes[keep], self.labels[keep], self.images[keep], self.num_images)
+        chosen = keep.nonzero().squeeze(1)
+        return Objects(self.boxes[chosen], self.labels[chosen], self.images[chosen], self.num_images)
 
     def slots(self) -> Tensor:
         """The number of each object within its image."""
@@ -129,16 +130,14 @@ def has_area(objects: Objects) -> Tensor:
     return (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(1)
 
 
-def points_of(boxes: Tensor, center: bool) -> Iterator[tuple[str, Tensor]]:
+def points_of(boxes: Tensor, center: bool) -> dict[str, Tensor]:
     """Names and positions (M, 2) in pixels of what has a heat map."""
-    yield "top_left", boxes[:, :2]
-    yield "bottom_right", boxes[:, 2:]
-    if center:
-        yield "center", (boxes[:, :2] + boxes[:, 2:]) / 2
+    points = {"top_left": boxes[:, :2], "bottom_right": boxes[:, 2:]}
+    return points | {"center": (boxes[:, :2] + boxes[:, 2:]) / 2} if center else points
 
 
 def to_cells(points: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    """The cells (M, 2) int64 of points in pixels, and where the points are from them, (M, 2) in [0, 1].
+    """The cells (..., 2) int64 of points in pixels, and where the points are from them, (..., 2) in [0, 1].
 
     A point on the picture's right or lower edge belongs to the last cell, at 1 from it.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from headwise.coders.corners.annotation import (
     points_of,
     to_cells,
 )
-from headwise.coders.heatmaps import draw_gaussians, gaussian_radius, zero_maps
+from headwise.coders.heatmaps import draw_gaussians, gaussian_radius
 
 # How many of a bump's standard deviations its window is wide.
 SIGMAS = {"top_left": 6.0, "bottom_right": 6.0, "center": 5.0}
@@ -55,6 +55,7 @@ def encode_corners(
     center: bool = False,
     gaussian: bool = True,
     ignored: Sequence[Array] | None = None,
+    out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Targets of CornerNet, CornerNet-Squeeze and, with ``center``, CenterNet.
 
@@ -82,6 +83,8 @@ def encode_corners(
         gaussian: Draw bumps; else single cells.
         ignored: Per image (n,) bool: regions that are no object, as COCO's crowds. Left out: these presets have no mask
             for heat maps.
+        out: The targets of an earlier call that are no longer needed, to draw into their heat maps where these are of
+            the right shape: on a CPU most of the time goes into fresh zeros.
 
     Returns:
         ``top_left_heatmap``, ``bottom_right_heatmap`` (N, C, H, W) float32; ``top_left_index``,
@@ -105,10 +108,18 @@ def encode_corners(
     left_out = flag_objects("ignored", ignored, objects)
     clipped = clip(objects, image_size, legacy_clip)
     keep = has_area(clipped) if left_out is None else has_area(clipped) & ~left_out.bool()
-    return point_targets(clipped.where(keep), sizes, Bumps(min_overlap, legacy_radius, gaussian), num_slots, center)
+    bumps = Bumps(min_overlap, legacy_radius, gaussian)
+    return point_targets(clipped.where(keep), sizes, bumps, num_slots, center, out)
 
 
-def point_targets(objects: Objects, sizes: Sizes, bumps: Bumps, num_slots: int, center: bool) -> dict[str, Tensor]:
+def point_targets(
+    objects: Objects,
+    sizes: Sizes,
+    bumps: Bumps,
+    num_slots: int,
+    center: bool,
+    out: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Heat maps, indices and offsets of objects, and which slots hold one.
 
     Args:
@@ -117,6 +128,7 @@ def point_targets(objects: Objects, sizes: Sizes, bumps: Bumps, num_slots: int, 
         bumps: How wide they are.
         num_slots: Slots come in multiples of this.
         center: Whether centres are encoded too.
+        out: Earlier targets whose heat maps may be drawn into.
 
     Returns:
         The targets of `encode_corners`.
@@ -126,21 +138,34 @@ def point_targets(objects: Objects, sizes: Sizes, bumps: Bumps, num_slots: int, 
     """
     if num_slots < 1:
         raise ValueError(f"num_slots is at least 1, found {num_slots}.")
+    points = points_of(objects.boxes, center)
+    cells, offsets = to_cells(torch.stack(list(points.values())), sizes)
+    heat_maps = draw_gaussians(
+        (objects.num_images, sizes.num_classes, *sizes.grid),
+        [objects.planes(sizes.num_classes)] * len(points),
+        list(cells),
+        [bumps.radii(objects.boxes, sizes)] * len(points),
+        sigmas_per_diameter=[SIGMAS[name] for name in points],
+        out=None if out is None else [out.get(f"{name}_heatmap") for name in points],
+    )
+    targets = {f"{name}_heatmap": each for name, each in zip(points, heat_maps, strict=True)}
+    return targets | _slot_targets(list(points), objects, cells, offsets, sizes, num_slots)
+
+
+def _slot_targets(
+    names: list[str], objects: Objects, cells: Tensor, offsets: Tensor, sizes: Sizes, num_slots: int
+) -> dict[str, Tensor]:
     places = objects.images, objects.slots()
     most = int(places[1].max()) + 1 if len(places[1]) else 1
     slots = objects.num_images, num_slots * -(-most // num_slots)
-    radii, planes = bumps.radii(objects.boxes, sizes), objects.planes(sizes.num_classes)
-    new = objects.boxes.new_zeros
-    targets = {"objects": new(slots, dtype=torch.bool)}
-    targets["objects"][places] = True
-    for name, points in points_of(objects.boxes, center):
-        cells, offsets = to_cells(points, sizes)
-        heat_map = zero_maps((objects.num_images, sizes.num_classes, *sizes.grid), objects.boxes.device)
-        draw_gaussians(heat_map.flatten(0, 1), planes, cells, radii, sigmas_per_diameter=SIGMAS[name])
-        index = cells[:, 1] * sizes.grid[1] + cells[:, 0]
-        targets |= {
-            f"{name}_heatmap": heat_map,
-            f"{name}_index": new(slots, dtype=torch.int64).index_put_(places, index),
-            f"{name}_offset": new((*slots, 2)).index_put_(places, offsets),
-        }
+    # Tables of all points: what there is, in slots of its image.
+    index = cells.new_zeros((len(names), *slots))
+    index[:, *places] = cells[..., 1] * sizes.grid[1] + cells[..., 0]
+    offset = offsets.new_zeros((len(names), *slots, 2))
+    offset[:, *places] = offsets
+    filled = torch.zeros(slots, dtype=torch.bool, device=cells.device)
+    filled[places] = True
+    targets = {"objects": filled}
+    for name, indices, fractions in zip(names, index, offset, strict=True):
+        targets |= {f"{name}_index": indices, f"{name}_offset": fractions}
     return targets

@@ -147,12 +147,12 @@ def _valid_maps(
 ) -> dict[str, Tensor]:
     """What counts: neither in a region that is ignored (peaks in it do count) nor near an object that takes no part."""
     regions, no_part = (clipped.where(group) for group in groups)
-    (first, _), (last, _) = (to_cells(points, sizes) for _, points in points_of(regions.boxes, center=False))
+    (first, _), (last, _) = (to_cells(points, sizes) for points in points_of(regions.boxes, center=False).values())
     ignored_cells = cells_of_windows(regions.planes(sizes.num_classes), first, last, sizes.grid)
     radii, planes = bumps.radii(no_part.boxes, sizes)[:, None], no_part.planes(sizes.num_classes)
     limits = radii.new_tensor([sizes.grid[1] - 1, sizes.grid[0] - 1])
     valid = {}
-    for name, points in points_of(no_part.boxes, center=False):
+    for name, points in points_of(no_part.boxes, center=False).items():
         cells, _ = to_cells(points, sizes)
         window = (cells - radii).clamp(min=0), torch.minimum(cells + radii, limits)
         heat_map = targets[f"{name}_heatmap"]
