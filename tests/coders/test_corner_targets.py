@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ CASES = [
     (system, case) for system, file in RECORDED.items() for case in dict.fromkeys(n.split("/")[0] for n in file.files)
 ]
 POINTS = {"tl": "top_left", "br": "bottom_right", "ct": "center"}
-SMALL = {"image_size": (31, 47), "grid_size": (16, 24), "num_classes": 3}
+SMALL: dict[str, Any] = {"image_size": (31, 47), "grid_size": (16, 24), "num_classes": 3}
 EMPTY = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
 
 

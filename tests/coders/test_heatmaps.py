@@ -97,7 +97,7 @@ def test_the_whole_radii_of_all_boxes_are_the_authors():
     table = torch.tensor(list(itertools.product(sides, sides)))
     for min_overlap in (0.3, 0.5, 0.7):
         found = gaussian_radius(table[:, 0], table[:, 1], min_overlap).long()
-        assert found.tolist() == [int(_as_written(*pair, min_overlap)) for pair in table.tolist()]
+        assert found.tolist() == [int(_as_written(height, width, min_overlap)) for height, width in table.tolist()]
 
 
 def _as_written(height, width, min_overlap):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.coders.recorded import dense, load
 from tests.reference import corners as reference
 
 RECORDED = load("saccade_targets")
-CROP = {"image_size": (255, 255), "grid_size": (64, 64), "num_classes": 4}
+CROP: dict[str, Any] = {"image_size": (255, 255), "grid_size": (64, 64), "num_classes": 4}
 RANGES = ((16, 96, 256), (8, 32, 96), (4, 0, 32))
 CORNERS = {"tl": "top_left", "br": "bottom_right"}
 
@@ -137,7 +138,7 @@ def test_slow_loops_agree(seed):
     generator = np.random.default_rng(seed)
     corners = np.sort(generator.uniform(0, 64, (5, 2, 2)), axis=1).reshape(5, 4).astype(np.float32)
     labels, kept = generator.integers(0, 2, 5), generator.uniform(0, 1, 5).astype(np.float32)
-    sizes = {"image_size": (64, 64), "grid_size": (16, 16), "num_classes": 2}
+    sizes: dict[str, Any] = {"image_size": (64, 64), "grid_size": (16, 16), "num_classes": 2}
     found = encode_saccade([corners], [labels], kept=[kept], legacy_ranges=True, **sizes)
     sides = [max(int(y2) - int(y1), int(x2) - int(x1)) for x1, y1, x2, y2 in corners]
     part = np.array([share > 0.5 and side >= 16 for share, side in zip(kept, sides, strict=True)])
@@ -197,7 +198,7 @@ def test_a_centre_at_the_very_edge():
 
 
 def test_other_sizes_of_crop_and_maps():
-    options = {"attention_strides": (8, 4), "attention_ranges": ((48, math.inf), (0, 48))}
+    options: dict[str, Any] = {"attention_strides": (8, 4), "attention_ranges": ((48, math.inf), (0, 48))}
     targets = encode([[3, 4, 60, 100]], image_size=(127, 100), grid_size=(32, 25), **options)
     assert [tuple(each.shape) for each in targets["attention"]] == [(1, 1, 16, 13), (1, 1, 32, 25)]
     assert targets["attention"][0].nonzero().tolist() == [[0, 0, 6, 3]]
@@ -231,9 +232,9 @@ def test_the_preset_takes_them(as_published):
     targets = encode_saccade(boxes, [np.array([1, 3, 1]), np.array([0, 2])], **CROP)
     torch.manual_seed(0)
     channels = {"heatmap": 4, "embedding": 1, "offset": 2}
-    stacks = []
+    stacks: list[dict[str, Any]] = []
     for _ in range(2):
-        stack = {
+        stack: dict[str, Any] = {
             f"{p}_{k}": torch.randn(2, c, 64, 64, requires_grad=True)
             for p in CORNERS.values()
             for k, c in channels.items()

@@ -46,7 +46,7 @@ def encode(boxes, labels, image, grid, num_classes, overlap, legacy=False, cente
     """Heat maps by name, and per image and object the cells and offsets by name; boxes lie in the picture."""
     points = ("top_left", "bottom_right", "center")[: 3 if center else 2]
     maps = {name: np.zeros((len(boxes), num_classes, *grid)) for name in points}
-    places = []
+    places: list[list[dict[str, tuple[int, tuple[float, float]]]]] = []
     for number, (table, classes) in enumerate(zip(boxes, labels, strict=True)):
         places.append([])
         for (x1, y1, x2, y2), label in zip(np.asarray(table, np.float32), classes, strict=True):

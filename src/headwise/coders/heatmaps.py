@@ -15,7 +15,11 @@ def gaussian_radius(height: float, width: float, min_overlap: float, legacy: boo
 
 
 @overload
-def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float, legacy: bool = False) -> Tensor: ...
+def gaussian_radius(height: Tensor, width: Tensor | float, min_overlap: float, legacy: bool = False) -> Tensor: ...
+
+
+@overload
+def gaussian_radius(height: float, width: Tensor, min_overlap: float, legacy: bool = False) -> Tensor: ...
 
 
 def gaussian_radius(

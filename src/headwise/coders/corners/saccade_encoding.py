@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def encode_saccade(
     legacy_clip: bool = False,
     gaussian: bool = True,
     ignored: Sequence[Array] | None = None,
-) -> dict[str, Tensor | list[Tensor]]:
+) -> dict[str, Any]:
     """Targets of CornerNet-Saccade.
 
     An object takes part if more than ``min_kept`` of it is inside the crop and its longer side, both ends cut to whole
