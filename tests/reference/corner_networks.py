@@ -27,7 +27,7 @@ class Published:
         self.hg = "" if family == "centernet" else "hg."
 
     def num(self, pattern):
-        return 1 + max(int(re.match(pattern, name)[1]) for name in self.state if re.match(pattern, name))
+        return 1 + max(int(found[1]) for name in self.state if (found := re.match(pattern, name)))
 
     def has(self, prefix):
         return any(name.startswith(prefix + ".") for name in self.state)
@@ -123,7 +123,7 @@ class Published:
         hourglasses = self.hg + ("kps" if self.family == "centernet" else "hgs")
         stacks, last = [], self.num(re.escape(hourglasses) + r"\.(\d+)\.") - 1
         for s in range(last + 1):
-            merged = []
+            merged: list[torch.Tensor] = []
             features = self.convolution(self.hourglass(x, f"{hourglasses}.{s}", merged), f"{self.hg}cnvs.{s}")
             stacks.append(self.stack(features, s))
             if self.family == "saccade":

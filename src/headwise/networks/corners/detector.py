@@ -79,7 +79,7 @@ class CornerDetector(nn.Module):
 
         Args:
             images: (N, 3, H, W). H and W, divided by ``stride`` and rounded up, must be multiples of
-                ``multiple``: 511 and 512 of 511 x 511 full-size inputs, not 510.
+                ``multiple``: of CornerNet at full size 125 to 128, 253 to 256, ..., 509 to 512.
 
         Returns:
             ``{"stacks": [...]}``, as reference/NAMES.md has it.

@@ -110,14 +110,14 @@ def pool_row(features: Tensor) -> Tensor:
 
 
 def _running_maximum(features: Tensor, dim: int, *, backwards: bool) -> Tensor:
-    # Line by line is 3 to 20 times faster on a CPU, and keeps channels last, where a line is contiguous. A compiler
+    # Line by line is 2 to 10 times faster on a CPU, and keeps channels last, where a line is contiguous. A compiler
     # would unroll the lines, and a GPU launch a kernel for each.
     if features.device.type == "cpu" and features.stride(dim) > 1 and not torch.compiler.is_compiling():
-        maxima: Tensor = _LineByLine.apply(features, dim, backwards)
-        return maxima
-    if not backwards:
-        return features.cummax(dim).values
-    return features.flip(dim).cummax(dim).values.flip(dim)
+        by_line: Tensor = _LineByLine.apply(features, dim, backwards)
+        return by_line
+    wide = features.float() if features.dtype in HALVES else features  # the sums of gradients in its backward pass
+    maxima = wide.flip(dim).cummax(dim).values.flip(dim) if backwards else wide.cummax(dim).values
+    return maxima.to(features.dtype)
 
 
 class _LineByLine(torch.autograd.Function):
