@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 USER_ERROR = 2
-RECIPE_NAMES = ("textsnake",)
+RECIPE_NAMES = ("textsnake", "cornernet", "cornernet_squeeze", "cornernet_saccade", "centernet")
 """The keys of `headwise.recipes.RECIPES`, which is loaded only to train."""
 
 

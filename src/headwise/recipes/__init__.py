@@ -2,10 +2,21 @@
 
 from typing import Any
 
+from headwise.recipes.boxes.corner_recipes import centernet, cornernet, cornernet_saccade, cornernet_squeeze
 from headwise.recipes.run import Recipe
 from headwise.recipes.text.textsnake import textsnake
 
-RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in (textsnake,)}
+RECIPES: dict[str, Recipe[Any]] = {
+    recipe.name: recipe for recipe in (textsnake, cornernet, cornernet_squeeze, cornernet_saccade, centernet)
+}
 """The recipes by name."""
 
-__all__ = ["RECIPES", "Recipe", "textsnake"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "textsnake",
+    "cornernet",
+    "cornernet_squeeze",
+    "cornernet_saccade",
+    "centernet",
+]

@@ -25,8 +25,8 @@ class Batches:
         configuration: of the run: its batch size, seed and number of processes.
     """
 
-    pictures: PictureDataset
-    prepare: Callable[[Picture, int], Any]
+    pictures: PictureDataset[Any]
+    prepare: Callable[[Picture[Any], int], Any]
     collate: Callable[[list[Any]], Batch]
     configuration: Configuration
 

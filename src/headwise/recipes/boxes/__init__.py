@@ -1,0 +1,1 @@
+"""Boxes: the corner detectors, RetinaNet and SSD."""

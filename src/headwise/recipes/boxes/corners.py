@@ -1,0 +1,231 @@
+"""What the recipes of the corner detectors share: targets, boxes from pictures, and what the report shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from headwise.recipes.boxes.configuration import BoxConfiguration
+from headwise.recipes.boxes.evaluation import Panels
+from headwise.training import Batch
+from headwise.training.samples import PointPairs, SampleMap
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from headwise.data import BoxAnnotation, Picture
+
+POINTS = ("top_left", "bottom_right", "center")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CornerConfiguration(BoxConfiguration):
+    """What a corner detector depends on, beside what every detector does.
+
+    Args:
+        network: its size, as `networks.cornernet` and the others name them.
+        stride: pixels a cell of the outputs.
+        coarsest: pixels a cell of the network's coarsest features; pictures are padded to its multiples, less 1.
+        num_stacks: hourglasses.
+        min_overlap: what a pair of corners off by the radius of a bump overlaps with the box.
+        gaussian: bumps in the targets; without, single cells (the papers' ablation).
+        pull_weight: weight of the pull, a mean over images.
+        push_weight: weight of the push; 0 is the papers' ablation.
+        num_peaks: corners of each kind that are joined.
+        num_detections: pairs that are kept.
+        embedding_threshold: largest distance of the embeddings of a pair.
+        scales: at which a picture is read.
+        mirrored: whether it is read mirrored too.
+    """
+
+    network: str = "full"
+    stride: int = 4
+    coarsest: int = 128
+    num_stacks: int = 2
+    min_overlap: float = 0.3
+    gaussian: bool = True
+    pull_weight: float = 0.5
+    push_weight: float = 0.5
+    num_peaks: int = 100
+    num_detections: int = 1000
+    embedding_threshold: float = 0.5
+    scales: tuple[float, ...] = (1.0,)
+    mirrored: bool = True
+
+
+@dataclass(frozen=True)
+class CornerCollate:
+    """Samples to a batch with targets.
+
+    Args:
+        configuration: of the run.
+        center: encode centres too.
+    """
+
+    configuration: CornerConfiguration
+    center: bool
+
+    def __call__(self, samples: list[tuple[Tensor, BoxAnnotation]]) -> Batch:
+        """Stack pictures of one size and draw their targets."""
+        images = torch.stack([image for image, _ in samples])
+        return Batch(images, self.encode([annotation for _, annotation in samples], images.shape[-1]))
+
+    def encode(self, annotations: list[BoxAnnotation], side: int) -> dict[str, Any]:
+        """Return the targets of square pictures.
+
+        Args:
+            annotations: one a picture.
+            side: of the pictures, pixels.
+
+        Returns:
+            See `coders.corners.encode_corners`.
+        """
+        from headwise.coders.corners import encode_corners
+
+        configuration, cells = self.configuration, -(-side // self.configuration.stride)
+        return encode_corners(
+            [annotation.boxes for annotation in annotations],
+            [annotation.labels for annotation in annotations],
+            image_size=(side, side),
+            grid_size=(cells, cells),
+            num_classes=configuration.num_classes,
+            num_slots=SLOTS,
+            min_overlap=configuration.min_overlap,
+            center=self.center,
+            gaussian=configuration.gaussian,
+            ignored=[annotation.ignored for annotation in annotations],
+        )
+
+
+SLOTS = 128
+"""Objects a picture for which there is room at first, as published; more make more room."""
+
+
+def as_input(image: NDArray[np.uint8], network: nn.Module) -> Tensor:
+    """Return a picture as a corner detector takes it: normalised, on its device.
+
+    Args:
+        image: (H, W, 3) uint8.
+        network: names the device.
+
+    Returns:
+        (3, H, W) float32.
+    """
+    from headwise.data import normalise
+    from headwise.data.colors import CORNER_MEAN, CORNER_STD
+
+    return normalise(image, CORNER_MEAN, CORNER_STD).to(next(network.parameters()).device)
+
+
+def read_corners(
+    network: nn.Module, configuration: CornerConfiguration, image: NDArray[np.uint8], *, center: bool = False
+) -> dict[str, Tensor]:
+    """Find the boxes on one picture, at its own size.
+
+    Args:
+        network: in evaluation mode.
+        configuration: of the run.
+        image: (H, W, 3) uint8.
+        center: let centres confirm boxes (CenterNet).
+
+    Returns:
+        ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
+    """
+    from headwise.coders.corners import Pass, merge_passes, place_picture
+    from headwise.coders.soft_nms import Suppression
+
+    pixels = as_input(image, network)
+    passes = []
+    for scale in configuration.scales:
+        placement = place_picture((image.shape[0], image.shape[1]), scale=scale, multiple=configuration.coarsest)
+        filled = placement.fill(pixels, mirrored=configuration.mirrored)
+        outputs = network(filled.contiguous(memory_format=torch.channels_last))
+        passes.append(Pass(outputs, placement, (False, True) if configuration.mirrored else (False,)))
+    several = len(configuration.scales) > 1
+    found = merge_passes(
+        passes,
+        num_peaks=configuration.num_peaks,
+        num_detections=configuration.num_detections,
+        embedding_threshold=configuration.embedding_threshold,
+        center=center,
+        rule=Suppression(weight_exponent=10.0) if several else None,
+        max_detections=configuration.max_detections,
+    )
+    return {name: found[name].cpu() for name in ("boxes", "scores", "labels")}
+
+
+def show_corners(
+    network: nn.Module,
+    configuration: CornerConfiguration,
+    picture: Picture[BoxAnnotation],
+    *,
+    points: tuple[str, ...] = POINTS[:2],
+) -> Panels:
+    """Return the heat maps of the last stack, and the embeddings at the annotated corners.
+
+    Args:
+        network: in evaluation mode.
+        configuration: of the run.
+        picture: with its boxes.
+        points: which heat maps there are.
+
+    Returns:
+        Maps over all classes, with their targets; pairs of embeddings.
+    """
+    side = configuration.image_size
+    image, annotation = shrink_picture(picture, side)
+    stack = network(as_input(image, network)[None])["stacks"][-1]
+    targets = CornerCollate(configuration, "center" in points).encode([annotation], side)
+    maps = [
+        SampleMap(
+            f"{TITLES[point]} (probability)",
+            stack[f"{point}_heatmap"][0].sigmoid().amax(0).cpu(),
+            targets[f"{point}_heatmap"][0].amax(0),
+            (0.0, 1.0),
+        )
+        for point in points
+    ]
+    return Panels(maps, [_embeddings(stack, targets, configuration)], NOTE)
+
+
+def shrink_picture(picture: Picture[BoxAnnotation], side: int) -> tuple[NDArray[np.uint8], BoxAnnotation]:
+    """Stretch a picture to a square, as in training, so that one grid lies over all of it.
+
+    Args:
+        picture: with its boxes.
+        side: of the square, pixels.
+
+    Returns:
+        The square and its boxes.
+    """
+    import cv2
+    import numpy as np
+
+    height, width = picture.image.shape[:2]
+    known = picture.annotation
+    boxes = known.boxes * np.array([side / width, side / height] * 2, np.float32)
+    image = np.asarray(cv2.resize(picture.image, (side, side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return image, replace(known, boxes=boxes)
+
+
+TITLES = {"top_left": "top-left corners", "bottom_right": "bottom-right corners", "center": "centres"}
+NOTE = (
+    "Maps of the last stack, the largest over all classes, beside their targets. On the line, the two corners of one "
+    "object should lie on each other (pull), those of different objects at least 1 apart (push)."
+)
+
+
+def _embeddings(stack: dict[str, Tensor], targets: dict[str, Tensor], configuration: CornerConfiguration) -> PointPairs:
+    """The embeddings of the annotated corners, object by object."""
+    there = targets["objects"][0]
+    first, second = (
+        stack[f"{point}_embedding"][0].flatten().cpu()[targets[f"{point}_index"][0][there]] for point in POINTS[:2]
+    )
+    index = targets["top_left_index"][0][there]
+    labels = targets["top_left_heatmap"][0].flatten(1)[:, index].argmax(0).tolist()
+    names = [configuration.class_names[label] for label in labels]
+    return PointPairs("embeddings of each object's corners", first, second, names)

@@ -1,0 +1,181 @@
+"""What is CornerNet-Saccade's own: crops with attention, and reading a picture by looking twice."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from headwise.recipes.boxes.corners import SLOTS, CornerConfiguration, as_input, show_corners, shrink_picture
+from headwise.recipes.boxes.evaluation import Panels
+from headwise.training import Batch
+from headwise.training.samples import SampleMap
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from headwise.data import BoxAnnotation, Picture, SaccadeAugmentation
+
+WINDOW = 255
+"""Side of a crop in pixels for which the authors gave all other sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaccadeConfiguration(CornerConfiguration):
+    """What CornerNet-Saccade depends on, beside what every corner detector does.
+
+    Sizes in pixels of a crop are the authors' for crops of 255 and go with `image_size`: half as large for 127.
+
+    Args:
+        first_sizes: long sides of the picture in the first look, pixels of a crop of 255.
+        max_crops: most crops of the second look.
+        attention_threshold: probability that a peak of attention must exceed.
+    """
+
+    first_sizes: tuple[int, ...] = (192, 255)
+    max_crops: int = 30
+    attention_threshold: float = 0.3
+
+    @property
+    def scale(self) -> float:
+        """Size of a crop in units of the authors'."""
+        return (self.image_size + 1) / (WINDOW + 1)
+
+    @property
+    def attention_ranges(self) -> tuple[tuple[float, float], ...]:
+        """The longer sides that each attention map is for, large, medium, small."""
+        return (96 * self.scale, float("inf")), (32 * self.scale, 96 * self.scale), (0.0, 32 * self.scale)
+
+    @property
+    def reference_sides(self) -> tuple[tuple[float, float], ...]:
+        """The longer side over which a found box is looked at again, and with what longer side."""
+        return (96 * self.scale, 192 * self.scale), (32 * self.scale, 64 * self.scale), (-1.0, 24 * self.scale)
+
+    @classmethod
+    def full(cls, base: CornerConfiguration) -> Self:
+        """Return the authors' training.
+
+        Args:
+            base: CornerNet's.
+        """
+        return cls(**{**asdict(base), **_OWN, "batch_size": 48, "image_size": WINDOW, "coarsest": 32})
+
+    @classmethod
+    def tiny(cls, base: CornerConfiguration) -> Self:
+        """Return a training of minutes, on pictures twice as large as a crop.
+
+        Args:
+            base: the tiny CornerNet's.
+        """
+        return cls(**{**asdict(base), **_OWN, "picture_size": 255, "mirror": 0.0, "max_crops": 12})
+
+
+_OWN: dict[str, Any] = {
+    "num_stacks": 3,
+    "min_overlap": 0.5,
+    "pull_weight": 1.2,
+    "push_weight": 1.2,
+    "num_peaks": 12,
+    "num_detections": 12,
+    "embedding_threshold": 0.3,
+    "mirrored": False,
+}
+
+
+def saccade_augmentation(configuration: SaccadeConfiguration) -> SaccadeAugmentation:
+    """Return the crops of a training run: (picture, seed) -> crop, boxes and the share of each that is inside."""
+    from headwise.data import SaccadeAugmentation
+
+    return SaccadeAugmentation(configuration.image_size, mirror=configuration.mirror)
+
+
+def collate_saccade(
+    configuration: SaccadeConfiguration, samples: list[tuple[Tensor, BoxAnnotation, NDArray[np.float32]]]
+) -> Batch:
+    """Stack crops and draw their targets.
+
+    Args:
+        configuration: of the run.
+        samples: crops of one size, their boxes, and the share of each box that is inside.
+
+    Returns:
+        The batch.
+    """
+    images = torch.stack([image for image, _, _ in samples])
+    return Batch(images, _encode(configuration, [boxes for _, boxes, _ in samples], [kept for _, _, kept in samples]))
+
+
+def _encode(configuration: SaccadeConfiguration, annotations: list[BoxAnnotation], kept: Any) -> dict[str, Any]:
+    from headwise.coders.corners import encode_saccade
+
+    side, cells = configuration.image_size, -(-configuration.image_size // configuration.stride)
+    return encode_saccade(
+        [annotation.boxes for annotation in annotations],
+        [annotation.labels for annotation in annotations],
+        image_size=(side, side),
+        grid_size=(cells, cells),
+        num_classes=configuration.num_classes,
+        kept=kept,
+        min_side=round(16 * configuration.scale),
+        attention_ranges=configuration.attention_ranges,
+        num_slots=SLOTS,
+        min_overlap=configuration.min_overlap,
+        gaussian=configuration.gaussian,
+        ignored=[annotation.ignored for annotation in annotations],
+    )
+
+
+def read_saccade(
+    network: nn.Module, configuration: SaccadeConfiguration, image: NDArray[np.uint8]
+) -> dict[str, Tensor]:
+    """Find the boxes on one picture.
+
+    Args:
+        network: in evaluation mode.
+        configuration: of the run.
+        image: (H, W, 3) uint8.
+
+    Returns:
+        ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
+    """
+    from headwise.coders.corners import saccade_inference
+
+    found = saccade_inference(
+        lambda crops: network(crops.contiguous(memory_format=torch.channels_last)),
+        as_input(image, network),
+        window=configuration.image_size,
+        sizes=tuple(round(size * configuration.scale) for size in configuration.first_sizes),
+        attention_threshold=configuration.attention_threshold,
+        reference_sides=configuration.reference_sides,
+        max_crops=configuration.max_crops,
+        num_peaks=configuration.num_peaks,
+        num_detections=configuration.num_detections,
+        embedding_threshold=configuration.embedding_threshold,
+        max_detections=configuration.max_detections,
+    )
+    return {name: found[name].cpu() for name in ("boxes", "scores", "labels")}
+
+
+def show_saccade(network: nn.Module, configuration: SaccadeConfiguration, picture: Picture[BoxAnnotation]) -> Panels:
+    """Return what CornerNet's report shows of the first look, and its three maps of attention.
+
+    Args:
+        network: in evaluation mode.
+        configuration: of the run.
+        picture: with its boxes.
+
+    Returns:
+        Maps with their targets, and pairs of embeddings.
+    """
+    panels = show_corners(network, configuration, picture)
+    image, annotation = shrink_picture(picture, configuration.image_size)
+    attention = network(as_input(image, network)[None])["stacks"][-1]["attention"]
+    targets = _encode(configuration, [annotation], None)["attention"]
+    maps = [
+        SampleMap(f"attention, {size} objects", logits[0, 0].sigmoid().cpu(), target[0, 0], (0.0, 1.0))
+        for size, logits, target in zip(("large", "medium", "small"), attention, targets, strict=True)
+    ]
+    return Panels([*panels.maps, *maps], panels.pairs, panels.note)
