@@ -3,11 +3,22 @@
 from typing import Any
 
 from headwise.recipes.boxes.corner_recipes import centernet, cornernet, cornernet_saccade, cornernet_squeeze
+from headwise.recipes.pixels.deep_supervision import deep_supervision
+from headwise.recipes.pixels.weighted_unet import weighted_unet
 from headwise.recipes.run import Recipe
 from headwise.recipes.text.textsnake import textsnake
 
 RECIPES: dict[str, Recipe[Any]] = {
-    recipe.name: recipe for recipe in (textsnake, cornernet, cornernet_squeeze, cornernet_saccade, centernet)
+    recipe.name: recipe
+    for recipe in (
+        textsnake,
+        cornernet,
+        cornernet_squeeze,
+        cornernet_saccade,
+        centernet,
+        weighted_unet,
+        deep_supervision,
+    )
 }
 """The recipes by name."""
 
@@ -19,4 +30,6 @@ __all__ = [
     "cornernet_squeeze",
     "cornernet_saccade",
     "centernet",
+    "weighted_unet",
+    "deep_supervision",
 ]

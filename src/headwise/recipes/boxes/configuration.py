@@ -24,6 +24,7 @@ class BoxConfiguration(Configuration):
         held_out_split: of a COCO folder.
         image_size: height and width of the training pictures, pixels.
         mirror: how often a training picture is mirrored, in [0, 1]; never where classes have a handedness, as digits.
+        min_kept: objects of which less than this share is left in a training picture do not count; published 0.
         max_detections: most boxes a picture.
         num_pictures: of the embedded training pictures.
         num_held_out: of the embedded held-out pictures.
@@ -38,6 +39,7 @@ class BoxConfiguration(Configuration):
     held_out_split: str = "val2017"
     image_size: int = 511
     mirror: float = 0.5
+    min_kept: float = 0.0
     max_detections: int = 100
     num_pictures: int = 2000
     num_held_out: int = 100

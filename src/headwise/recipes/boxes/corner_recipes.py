@@ -43,7 +43,7 @@ TINY = replace(
     FULL,
     network="tiny",
     coarsest=16,
-    steps=1000,
+    steps=1500,
     batch_size=8,
     learning_rate=2e-3,
     schedule="one_cycle",
@@ -54,6 +54,7 @@ TINY = replace(
     min_side=24,
     max_side=72,
     mirror=0.0,
+    min_kept=0.4,
     mirrored=False,
     num_peaks=40,
     num_detections=200,
@@ -79,7 +80,7 @@ def _criterion(build: Callable[..., Criterion], configuration: CornerConfigurati
 def _augmentation(configuration: CornerConfiguration) -> CornerAugmentation:
     from headwise.data import CornerAugmentation
 
-    return CornerAugmentation(configuration.image_size, mirror=configuration.mirror)
+    return CornerAugmentation(configuration.image_size, mirror=configuration.mirror, min_kept=configuration.min_kept)
 
 
 def _data(read: Reader[Any], show: Show[Any], center: bool, configuration: CornerConfiguration) -> Data:

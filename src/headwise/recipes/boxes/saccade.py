@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from headwise.data import BoxAnnotation, Picture, SaccadeAugmentation
 
+SIDES = ((16.0, 32.0), (32.0, 96.0), (96.0, 255.0))
 WINDOW = 255
 """Side of a crop in pixels for which the authors gave all other sizes."""
 
@@ -53,6 +54,11 @@ class SaccadeConfiguration(CornerConfiguration):
     def reference_sides(self) -> tuple[tuple[float, float], ...]:
         """The longer side over which a found box is looked at again, and with what longer side."""
         return (96 * self.scale, 192 * self.scale), (32 * self.scale, 64 * self.scale), (-1.0, 24 * self.scale)
+
+    @property
+    def reference_ranges(self) -> tuple[tuple[float, float], ...]:
+        """Longer sides that the reference object of a training crop may have, small, medium, large."""
+        return tuple((low * self.scale, min(high * self.scale, float(self.image_size))) for low, high in SIDES)
 
     @classmethod
     def full(cls, base: CornerConfiguration) -> Self:
@@ -89,7 +95,9 @@ def saccade_augmentation(configuration: SaccadeConfiguration) -> SaccadeAugmenta
     """Return the crops of a training run: (picture, seed) -> crop, boxes and the share of each that is inside."""
     from headwise.data import SaccadeAugmentation
 
-    return SaccadeAugmentation(configuration.image_size, mirror=configuration.mirror)
+    return SaccadeAugmentation(
+        configuration.image_size, ranges=configuration.reference_ranges, mirror=configuration.mirror
+    )
 
 
 def collate_saccade(
