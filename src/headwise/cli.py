@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import NoReturn
 
 USER_ERROR = 2
-RECIPE_NAMES = ("textsnake", "cornernet", "cornernet_squeeze", "cornernet_saccade", "centernet")
+RECIPE_NAMES = (
+    "textsnake",
+    "cornernet",
+    "cornernet_squeeze",
+    "cornernet_saccade",
+    "centernet",
+    "weighted_unet",
+    "deep_supervision",
+)
 """The keys of `headwise.recipes.RECIPES`, which is loaded only to train."""
 
 
