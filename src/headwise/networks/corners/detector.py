@@ -82,7 +82,11 @@ class CornerDetector(nn.Module):
                 ``multiple``: of CornerNet at full size 125 to 128, 253 to 256, ..., 509 to 512.
 
         Returns:
-            ``{"stacks": [...]}``, as reference/NAMES.md has it.
+            ``{"stacks": [...]}``, in order, with h = H / stride and w = W / stride rounded up. Each stack is a
+            dict of ``top_left_heatmap`` (N, C, h, w) logits, ``top_left_embedding`` (N, 1, h, w),
+            ``top_left_offset`` (N, 2, h, w) and the same of ``bottom_right``; CenterNet's also of
+            ``center_heatmap`` and ``center_offset``; Saccade's also of ``attention``, a list of logits
+            (N, 1, ...), coarse to fine.
 
         Raises:
             ValueError: images of another shape.

@@ -39,8 +39,8 @@ def cornernet(num_classes: int = 80, *, size: Literal["full", "tiny"] = "full", 
         num_stacks: hourglasses.
 
     Returns:
-        The network, in training mode. ``network(images)`` gives raw outputs as reference/NAMES.md has them,
-        for every stack.
+        The network, in training mode. ``network(images)`` gives ``{"stacks": [...]}``: for every stack, raw
+        ``top_left_heatmap``, ``top_left_embedding``, ``top_left_offset`` and the same of ``bottom_right``.
 
     Raises:
         ValueError: no classes, no stacks, or an unknown size.
