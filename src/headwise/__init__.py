@@ -11,7 +11,7 @@ Declare which loss reads which output, target and mask; call ``breakdown.total.b
     print(ledger.table())
 """
 
-from headwise import attribution, coders, losses, networks, normalizers, presets
+from headwise import attribution, backward, coders, losses, networks, normalizers, presets
 from headwise.attribution import Ledger
 from headwise.criterion import (
     Breakdown,
@@ -41,6 +41,7 @@ __all__ = [
     "RatioTerm",
     "Term",
     "attribution",
+    "backward",
     "coders",
     "losses",
     "networks",

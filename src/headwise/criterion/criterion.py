@@ -82,11 +82,12 @@ class Criterion(nn.Module):
         self._compile = compile
         self._compiled: dict[Job, Callable[..., Any]] = {}
         self._num_calls = 0
+        self._parts: dict[tuple[str, ...], Criterion] = {}
         self._split_variants = tuple([why_split_variant(term) for term in self.terms])
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle has closed books, and makes its own plans and kernels."""
-        return {**self.__dict__, "recorder": None, "_plans": {}, "_compiled": {}}
+        return {**self.__dict__, "recorder": None, "_plans": {}, "_compiled": {}, "_parts": {}}
 
     def _check(self) -> None:
         if not self.terms:

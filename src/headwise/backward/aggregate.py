@@ -1,0 +1,159 @@
+"""The Jacobian of the terms, handed to an aggregator (TorchJD's, or any function of it) in place of a plain sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from headwise.backward.ranks import any_over_ranks, is_distributed, sum_over_ranks
+from headwise.backward.refusals import refuse_sharded, refuse_unsafe
+from headwise.criterion import Breakdown
+
+Rows = list[list[Tensor | None]]
+
+
+def aggregate(
+    breakdown: Breakdown | Iterable[Breakdown],
+    network: nn.Module | Iterable[Tensor],
+    aggregator: Callable[[Tensor], Tensor],
+    *,
+    average: bool = False,
+    drop_empty: bool = False,
+    group: Any = None,
+) -> None:
+    """Fills ``.grad`` in place of ``breakdown.total.backward()``: shared parameters by an aggregator of all terms.
+
+    Row k of the Jacobian is the gradient of term k's ``weight * value`` in the parameters that more than one term
+    reaches. The aggregator (such as ``torchjd.aggregation.UPGrad()``) makes one vector of it. A parameter that one term
+    alone reaches has its plain gradient. Results are added to what ``.grad`` holds, as `backward` does.
+
+    Rows are added up over the ranks *before* they are aggregated, and the result of the first rank is sent to all, so
+    that ranks stay equal to the bit, with any aggregator, drawn ones included. (An aggregator that runs under DDP on
+    each rank by itself sees other gradients there, and ranks drift apart.) The passes go past DDP's hooks: a wrapped
+    network is called as always, and its all-reduce does not take place.
+
+    Several micro-batches need one Jacobian: hand over a generator, whose graphs live one after another::
+
+        pooled = hw.pool_denominators(criterion, [targets for _, targets in micro_batches])
+        steps = (criterion(network(images), targets, pooled) for images, targets in micro_batches)
+        hw.backward.aggregate(steps, network, UPGrad())
+
+    The price is a backward pass per term and one gradient of the shared parameters per term in memory. An open ledger
+    books nothing in these passes.
+
+    Args:
+        breakdown: What the criterion returned, or those of all micro-batches. Nothing has to be undone: sums stay sums.
+        network: The network (wrapped by DDP or not), or the parameters to fill.
+        aggregator: Function of a matrix (T, P), a row per term in their order, that returns (P,).
+        average: Divide by the number of ranks, where denominators are each rank's own.
+        drop_empty: Leave out rows of zeros (a term without anything to learn from in this step, or of weight 0).
+            MGDA would answer them by zero; an aggregator with one preference a term needs all rows.
+        group: The process group; None means the default one.
+
+    Raises:
+        ValueError: There is no breakdown; parameters are sharded, DDP has a static graph, or a reentrant checkpoint
+            hides parameters; or the aggregator did not return one number a column.
+    """
+    parameters = _trainable(network)
+    rows = _jacobian([breakdown] if isinstance(breakdown, Breakdown) else breakdown, parameters)
+    with torch.no_grad():
+        reach = torch.tensor([[each is not None for each in row] for row in rows], device=parameters[0].device)
+        reach = any_over_ranks(reach, group)
+        num_readers = reach.sum(0).tolist()
+        shared = [number for number, num in enumerate(num_readers) if num > 1]
+        alone = [number for number, num in enumerate(num_readers) if num == 1]
+        matrix, plain = _summed(rows, parameters, shared, alone, reach, group)
+        if average and is_distributed():
+            size = dist.get_world_size(group)
+            matrix, plain = matrix / size, plain / size
+        if shared:
+            _add(parameters, shared, _aggregated(matrix, aggregator, drop_empty, group))
+        _add(parameters, alone, plain)
+
+
+def _trainable(network: nn.Module | Iterable[Tensor]) -> list[Tensor]:
+    given = network.parameters() if isinstance(network, nn.Module) else network
+    parameters = [each for each in dict.fromkeys(given) if each.requires_grad]
+    if not parameters:
+        raise ValueError("aggregate: no parameter requires a gradient. Hand over the network that made the outputs")
+    refuse_sharded("aggregate", parameters)
+    return parameters
+
+
+def _jacobian(breakdowns: Iterable[Breakdown], parameters: Sequence[Tensor]) -> Rows:
+    """Per term and parameter the gradient, added up over micro-batches; None where the term does not reach."""
+    rows: Rows = []
+    for breakdown in breakdowns:
+        refuse_unsafe("aggregate", [entry.weighted for entry in breakdown.values()])
+        rows = rows or [[None] * len(parameters) for _ in breakdown]
+        for row, entry in zip(rows, breakdown.values(), strict=True):
+            found = torch.autograd.grad(entry.weighted, parameters, retain_graph=True, allow_unused=True)
+            row[:] = [b if a is None else a if b is None else a + b for a, b in zip(row, found, strict=True)]
+    if not rows:
+        raise ValueError("aggregate: no breakdown to take gradients of. Hand over what the criterion returned")
+    return rows
+
+
+def _summed(
+    rows: Rows, parameters: Sequence[Tensor], shared: Sequence[int], alone: Sequence[int], reach: Tensor, group: Any
+) -> tuple[Tensor, Tensor]:
+    """The Jacobian of the shared parameters and the gradient of the others, over all ranks, in one all-reduce."""
+    reader = reach.int().argmax(0).tolist()
+    wanted = [(row, number) for row in range(len(rows)) for number in shared]
+    wanted += [(reader[number], number) for number in alone]
+    parts = []
+    for row, number in wanted:
+        part, rows[row][number] = rows[row][number], None  # freed as it is packed
+        parts.append((torch.zeros_like(parameters[number]) if part is None else part).reshape(-1))
+    packed = torch.cat(parts)
+    del parts
+    packed = sum_over_ranks(packed.float() if packed.dtype.itemsize < 4 else packed, group)
+    width = sum(parameters[number].numel() for number in shared)
+    return packed[: len(rows) * width].view(len(rows), width), packed[len(rows) * width :]
+
+
+def _aggregated(matrix: Tensor, aggregator: Callable[[Tensor], Tensor], drop_empty: bool, group: Any) -> Tensor:
+    """What the first rank's aggregator makes of the Jacobian; an error there is an error on all ranks."""
+    if drop_empty:
+        matrix = matrix[(matrix != 0).any(1)]
+    if not len(matrix):
+        return matrix.new_zeros(matrix.shape[1])
+    answer = matrix.new_zeros(matrix.shape[1] + 1)  # the last number tells whether it worked
+    error: Exception | None = None
+    if not is_distributed() or dist.get_rank(group) == 0:
+        try:
+            answer[:-1] = _checked(aggregator(matrix), matrix)
+            answer[-1] = 1.0
+        except Exception as raised:  # the other ranks must be told before it goes on
+            error = raised
+    if is_distributed():
+        dist.broadcast(answer, 0 if group is None else dist.get_global_rank(group, 0), group=group)
+    if error is not None:
+        raise error
+    if not answer[-1]:
+        raise RuntimeError("aggregate: the aggregator failed on the first rank; its error is shown there")
+    return answer[:-1]
+
+
+def _checked(answer: Any, matrix: Tensor) -> Tensor:
+    if not isinstance(answer, Tensor) or answer.shape != matrix.shape[1:]:
+        found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(
+            f"aggregate: an aggregator makes of a Jacobian {tuple(matrix.shape)} one row of {matrix.shape[1]} numbers; "
+            f"found {found}. Use an Aggregator of torchjd.aggregation, not a Weighting"
+        )
+    return answer
+
+
+def _add(parameters: Sequence[Tensor], numbers: Sequence[int], flat: Tensor) -> None:
+    """Adds consecutive parts of a vector to the gradients of some parameters."""
+    begin = 0
+    for number in numbers:
+        parameter = parameters[number]
+        part = flat[begin : begin + parameter.numel()].view_as(parameter).to(parameter.dtype)
+        parameter.grad = part.clone() if parameter.grad is None else parameter.grad.add_(part)
+        begin += parameter.numel()

@@ -1,0 +1,150 @@
+"""Which heads must run together: those whose outputs one term reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from headwise.criterion import Criterion
+from headwise.criterion.binding import bind_targets
+from headwise.criterion.part import part_of
+from headwise.criterion.paths import WILDCARD, Path, children, join, parse
+from headwise.criterion.unread import check_targets_read
+
+Steps = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Heads that run together, and the terms that read them.
+
+    Args:
+        heads: Paths of the heads.
+        criterion: Their terms, as a criterion.
+        used: Concrete paths of the targets that these terms read.
+    """
+
+    heads: tuple[str, ...]
+    criterion: Criterion
+    used: frozenset[str]
+
+    def place(self, results: Mapping[str, Any]) -> dict[str | int, Any]:
+        """The heads' results as nested outputs.
+
+        Args:
+            results: What each head returned, by its path.
+
+        Returns:
+            The outputs, made of dicts.
+
+        Raises:
+            ValueError: A path has [*], and the head did not return levels.
+        """
+        outputs: dict[str | int, Any] = {}
+        for path, result in results.items():
+            _place(outputs, parse(path).steps, result, path)
+        return outputs
+
+    def prune(self, targets: Any) -> Any:
+        """The targets that this stage's terms read."""
+        return _prune(targets, self.used, "") or {}
+
+
+def make_stages(criterion: Criterion, heads: Sequence[str], targets: Any) -> list[Stage]:
+    """Groups heads into stages, in the order of their last heads.
+
+    Args:
+        criterion: The criterion.
+        heads: The heads' paths in the outputs.
+        targets: The nested targets.
+
+    Returns:
+        The stages; heads declared unread are in none.
+
+    Raises:
+        ValueError: A path holds a slice, a term reads what no head makes, a head or target is read by nobody.
+    """
+    readers = _readers(criterion, heads)
+    used = {
+        term.name: frozenset(read.path for binding in bind_targets(term, targets)[1] for read in binding.reads)
+        for term in criterion.terms
+    }
+    check_targets_read(targets, set().union(*used.values()), [parse(path) for path in criterion.unread])
+    stages = []
+    for group in _components(readers):
+        names = tuple(name for name in criterion.names if any(head in group for head in readers[name]))
+        chosen = tuple(head for head in heads if head in group)
+        stages.append(Stage(chosen, part_of(criterion, names), frozenset().union(*(used[name] for name in names))))
+    return sorted(stages, key=lambda stage: max(heads.index(head) for head in stage.heads))
+
+
+def _readers(criterion: Criterion, heads: Sequence[str]) -> dict[str, list[str]]:
+    """Per term the heads whose outputs it reads."""
+    parsed = {head: parse(head) for head in heads}
+    sliced = next((head for head, path in parsed.items() if path.channels is not None), None)
+    if sliced is not None:
+        raise ValueError(f"staged: head {sliced!r}: a head makes whole outputs. Name the output without a slice")
+    found: dict[str, list[str]] = {}
+    for term in criterion.terms:
+        for path in term.reads.paths:
+            made = [head for head, where in parsed.items() if _touch(where, path)]
+            if not made:
+                raise ValueError(
+                    f"staged: term {term.name!r}: output {str(path)!r} is made by no head. "
+                    f"The heads are: {', '.join(heads)}. Add the head, by the path of its output"
+                )
+            found.setdefault(term.name, []).extend(made)
+    read = {head for made in found.values() for head in made}
+    unread = [parse(path) for path in criterion.unread]
+    idle = next((head for head in heads if head not in read and not any(_touch(p, parsed[head]) for p in unread)), None)
+    if idle is not None:
+        raise ValueError(f"staged: head {idle!r} is read by no term. Leave it out, or declare unread=[{idle!r}]")
+    return found
+
+
+def _touch(one: Path, other: Path) -> bool:
+    """Whether one path names the other's place, or something that holds it."""
+    pairs = zip(one.steps, other.steps, strict=False)
+    return all(WILDCARD in (a, b) or str(a) == str(b) for a, b in pairs)
+
+
+def _components(readers: Mapping[str, Sequence[str]]) -> list[set[str]]:
+    """Heads that terms connect."""
+    groups: list[set[str]] = []
+    for heads in readers.values():
+        joined = set(heads).union(*(group for group in groups if group & set(heads)))
+        groups = [group for group in groups if not group & joined] + [joined]
+    return groups
+
+
+def _place(into: dict[str | int, Any], steps: Steps, result: Any, path: str) -> None:
+    first, rest = steps[0], steps[1:]
+    if first != WILDCARD:
+        _put(into, first, rest, result, path)
+        return
+    levels = children(result)
+    if levels is None:
+        raise ValueError(
+            f"staged: head {path!r}: [*] needs a list with one result a level; found {type(result).__name__}. "
+            "Return a list, or write the path without [*]"
+        )
+    for level, each in levels.items():
+        _put(into, level, rest, each, path)
+
+
+def _put(into: dict[str | int, Any], key: str | int, rest: Steps, result: Any, path: str) -> None:
+    if rest:
+        _place(into.setdefault(key, {}), rest, result, path)
+    else:
+        into[key] = result
+
+
+def _prune(node: Any, used: frozenset[str], prefix: str) -> Any:
+    """The structure with only the tensors used, made of dicts; None if there is none."""
+    if isinstance(node, Tensor):
+        return node if prefix in used else None
+    found = {step: _prune(each, used, join(prefix, step)) for step, each in (children(node) or {}).items()}
+    return {step: each for step, each in found.items() if each is not None} or None
