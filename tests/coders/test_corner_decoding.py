@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwise.coders.corners import decode_corners, encode_corners
+from headwise.coders.corners import decode_corners, encode_corners, peaks
 from headwise.coders.corners.decoding import decode_batch
 from headwise.coders.corners.pairing import Pairing
 from headwise.coders.corners.peaks import find_peaks, local_maxima
@@ -86,7 +86,7 @@ def test_the_best_are_kept():
 # Peaks
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 40), (8, 8), (17, 9), (32, 32)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (8, 8), (17, 9), (32, 32), (70, 90)])
 @pytest.mark.parametrize("ties", ["first", "all"])
 @pytest.mark.parametrize("levels", [2, 4, None])
 def test_candidates_are_all_pixels_that_matter(size, ties, levels):
@@ -98,9 +98,21 @@ def test_candidates_are_all_pixels_that_matter(size, ties, levels):
         kept = torch.where(local_maxima(maps, ties=ties), maps, -torch.inf).flatten(1)
         whole = kept.sort(descending=True).values[:, : short.logits.shape[1]]
         assert torch.equal(short.logits, whole)
-        assert short.logits.shape[1] == min(num_peaks, int((kept > -torch.inf).sum(1).max()))
+        assert (whole > -torch.inf).sum() == (kept > -torch.inf).sum(1).clamp(max=num_peaks).sum()
         read = maps.flatten(2).transpose(1, 2)[torch.arange(3)[:, None], short.index, short.labels]
         assert torch.equal(read[whole > -torch.inf], whole[whole > -torch.inf])
+
+
+def test_few_pixels_are_looked_at(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("every pixel is looked at")
+
+    maps = torch.randn(2, 8, 64, 64, generator=torch.Generator().manual_seed(1))
+    whole = torch.where(local_maxima(maps), maps, -torch.inf).flatten(1).topk(30).values
+    monkeypatch.setattr(peaks, "_rank_pixels", refuse)
+    assert torch.equal(find_peaks(maps, 30).logits, whole)
+    with pytest.raises(AssertionError, match="every pixel"):
+        find_peaks(torch.zeros(1, 1, 64, 64), 30)
 
 
 @given(
@@ -154,7 +166,8 @@ def test_published_plateaus_are_all_peaks():
 
 def test_a_plateau_has_one_peak():
     found = find_peaks(torch.zeros(1, 1, 6, 6), 36)
-    assert (found.logits.shape, found.index.item()) == ((1, 1), 0)
+    assert (found.logits > -torch.inf).sum() == 1
+    assert found.index[0, 0] == 0
     saturated = torch.full((1, 1, 9, 9), -3.0)
     saturated[0, 0, 2:5, 3:7] = 20.0
     found = find_peaks(saturated.half(), 5)

@@ -13,6 +13,7 @@ from torch import Tensor
 Ties = Literal["first", "all", "none"]
 
 TILE = 8  # pixels; tiles of this side are ranked by their maxima before any pixel is looked at
+MOST_TILES = 1 / 8  # share of the tiles up to which looking into some is quicker than looking at every pixel
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def find_peaks(logits: Tensor, num_peaks: int, *, kernel_size: int = 3, as_publi
     reading order is the peak, so a plateau has one and not one per pixel. Infinitely low pixels are none.
 
     On a CPU most pixels are never looked at twice: the maximum of a tile that exceeds all tiles around it is a peak, so
-    the ``num_peaks``-th best of these bounds the values worth looking at. The result is the same.
+    the ``num_peaks``-th best of these bounds the values worth looking at. The peaks are the same.
 
     Args:
         logits: (N, C, H, W).
@@ -47,7 +48,7 @@ def find_peaks(logits: Tensor, num_peaks: int, *, kernel_size: int = 3, as_publi
             pixels of large maps), and more peaks than pixels are an error.
 
     Returns:
-        The peaks. On a CPU K is cut to the most peaks that an image has.
+        The peaks; fewer columns than K where no image has as many.
 
     Raises:
         ValueError: If an option is out of range.
@@ -60,8 +61,7 @@ def find_peaks(logits: Tensor, num_peaks: int, *, kernel_size: int = 3, as_publi
     if as_published and num_peaks > num_classes * height * width:
         raise ValueError(f"find_peaks: {num_peaks} peaks asked of {num_classes * height * width} pixels.")
     ties: Ties = "all" if as_published else "first"
-    sparse = logits.device.type == "cpu" and kernel_size // 2 <= TILE and logits.numel() > 0
-    values, places = (_rank_candidates if sparse else _rank_pixels)(logits, num_peaks, kernel_size, ties)
+    values, places = _rank(logits, num_peaks, kernel_size, ties)
     plane = height * width
     # True division of integers is done in float32, which the authors then truncate.
     labels = (places / plane).long() if as_published else torch.div(places, plane, rounding_mode="floor")
@@ -95,17 +95,28 @@ def _excludes(step: int, kernel_size: int, ties: Ties) -> bool:
     return ties == "none" or (ties == "first" and step < kernel_size**2 // 2)
 
 
+def _rank(logits: Tensor, num_peaks: int, kernel_size: int, ties: Ties) -> tuple[Tensor, Tensor]:
+    """Values and places in (C, H, W) of the best maxima of each image, the shorter way."""
+    if logits.device.type == "cpu" and kernel_size // 2 <= TILE and logits.numel():
+        floor, tiles = _promising_tiles(logits, num_peaks)
+        if int(tiles.sum()) <= MOST_TILES * tiles.numel():
+            return _rank_candidates(logits, floor, tiles, num_peaks, kernel_size, ties)
+    return _rank_pixels(logits, num_peaks, kernel_size, ties)
+
+
 def _rank_pixels(logits: Tensor, num_peaks: int, kernel_size: int, ties: Ties) -> tuple[Tensor, Tensor]:
-    """Values and places in (C, H, W) of the best maxima, by looking at every pixel: no host waits."""
+    """By looking at every pixel: the host never waits."""
     kept = torch.where(local_maxima(logits, kernel_size, ties), logits, -torch.inf).flatten(1)
     best = kept.topk(min(num_peaks, kept.shape[1]))
     return best.values, best.indices
 
 
-def _rank_candidates(logits: Tensor, num_peaks: int, kernel_size: int, ties: Ties) -> tuple[Tensor, Tensor]:
-    """The same, looking only at pixels that may be among the best."""
+def _rank_candidates(
+    logits: Tensor, floor: Tensor, tiles: Tensor, num_peaks: int, kernel_size: int, ties: Ties
+) -> tuple[Tensor, Tensor]:
+    """By looking at the pixels of some tiles that are as high as the floor."""
     flat = logits.reshape(-1)
-    candidates = _candidates(logits, flat, num_peaks)
+    candidates = _pixels(logits, flat, floor, tiles)
     peaks = candidates[_are_maxima(logits, flat, candidates, kernel_size, ties)]
     size = logits[0].numel()
     image = torch.div(peaks, size, rounding_mode="floor")
@@ -120,21 +131,25 @@ def _rank_candidates(logits: Tensor, num_peaks: int, kernel_size: int, ties: Tie
     return best.values, places.gather(1, best.indices)
 
 
-def _candidates(logits: Tensor, flat: Tensor, num_peaks: int) -> Tensor:
-    """Places in (N, C, H, W) of all pixels that are as high as ``num_peaks`` peaks of their image."""
-    height, width = logits.shape[-2:]
+def _promising_tiles(logits: Tensor, num_peaks: int) -> tuple[Tensor, Tensor]:
+    """A value (N,) that ``num_peaks`` peaks of each image reach, and the tiles (N, C, h, w) that reach it."""
     tiles = _tile_maxima(_tile_maxima(logits, 2), 3)
     certain = torch.where(local_maxima(tiles, ties="none"), tiles, -torch.inf).flatten(1)
     known = certain.topk(min(num_peaks, certain.shape[1])).values[:, -1]
     floor = known if certain.shape[1] >= num_peaks else torch.full_like(known, -torch.inf)
-    # Not "tile >= floor": a tile that holds NaN is to be looked at too.
-    image, channel, row, column = (~(tiles < floor[:, None, None, None])).nonzero().T[..., None, None]
+    return floor, tiles >= floor[:, None, None, None]
+
+
+def _pixels(logits: Tensor, flat: Tensor, floor: Tensor, tiles: Tensor) -> Tensor:
+    """Places in (N, C, H, W) of the pixels of tiles that reach the floor of their image."""
+    height, width = logits.shape[-2:]
+    image, channel, row, column = tiles.nonzero().T[..., None, None]
     side = torch.arange(TILE)
     y, x = row * TILE + side[:, None], column * TILE + side
     places = ((image * logits.shape[1] + channel) * height + y.clamp(max=height - 1)) * width + x.clamp(max=width - 1)
     inside = (y < height) & (x < width)
-    candidates: Tensor = places[inside & ~(flat[places] < floor[image])]
-    return candidates
+    found: Tensor = places[inside & (flat[places] >= floor[image])]
+    return found
 
 
 def _tile_maxima(maps: Tensor, dim: int) -> Tensor:

@@ -1,0 +1,135 @@
+"""Corners to boxes, against the authors' order of operations.
+
+    python benchmarks/corner_decoding.py [--repeats 31] [--threads 2] [--clock wall|cpu]
+        [--write benchmarks/results/corner_decoding.md]
+
+A picture and its mirror image: maps of 2 x 80 x 128 x 128 float32, 100 peaks of each kind, 1000 boxes. Three kinds of
+maps: ``learnt`` (bumps of 20 objects over a quiet ground, as a trained network returns them), ``noise`` (as an untrained
+one) and ``flat`` (one value: every pixel has to be looked at, the worst case). The authors take any pixel of a flat map,
+so its boxes are not compared; else both are checked to find the same boxes first. Runs are interleaved; each ratio is
+the median of the ratios of neighbouring runs. Memory is the peak of torch's CPU allocator during one call (see
+`measure.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.authors import corner_decoding as authors
+from benchmarks.measure import machine, peak_memory
+
+from headwise.coders.corners import decode_corners, encode_corners
+from headwise.coders.corners.peaks import find_peaks
+
+NUM_CLASSES, GRID = 80, 128
+Stack = dict[str, Tensor]
+Found = list[dict[str, Tensor]]
+
+
+def maps(kind: str, num_images: int = 2, num_objects: int = 20) -> Stack:
+    """One stack of outputs."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (num_images, NUM_CLASSES, GRID, GRID)
+    stack = {}
+    corner = 400 * torch.rand(num_images, num_objects, 2, generator=generator)
+    boxes = torch.cat([corner, corner + 20 + 90 * torch.rand(corner.shape, generator=generator)], 2)
+    labels = torch.randint(0, NUM_CLASSES, (num_images, num_objects), generator=generator)
+    targets = encode_corners(
+        list(boxes), list(labels), image_size=(511, 511), grid_size=(GRID, GRID), num_classes=NUM_CLASSES
+    )
+    for name in ("top_left", "bottom_right"):
+        noise = torch.randn(shape, generator=generator)
+        heat = targets[f"{name}_heatmap"].clamp(3e-4, 0.9).logit() + 0.3 * noise
+        stack[f"{name}_heatmap"] = {"learnt": heat, "noise": noise - 2.19, "flat": torch.full(shape, -2.19)}[kind]
+        stack[f"{name}_embedding"] = 0.5 * torch.randn(num_images, 1, GRID, GRID, generator=generator)
+        stack[f"{name}_offset"] = torch.rand(num_images, 2, GRID, GRID, generator=generator)
+    return stack
+
+
+def ours(stack: Stack) -> Found:
+    return decode_corners({"stacks": [stack]}, image_size=(511, 511))
+
+
+def check_equal(stack: Stack) -> None:
+    """The same boxes, scores and classes; only pairs of equal score may change places."""
+    for found, expected in zip(ours(stack), authors.decode(stack), strict=True):
+        expected = expected[expected[:, 4] > -1]
+        torch.testing.assert_close(found["scores"], expected[:, 4])
+        torch.testing.assert_close(found["boxes"].sum(0), (expected[:, :4] * 511 / GRID).sum(0))
+        assert found["labels"].sum() == expected[:, 7].sum()
+
+
+def interleaved(ways: dict[str, Callable[[], object]], repeats: int, cpu: bool) -> dict[str, list[float]]:
+    clock = time.process_time if cpu else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, run in ways.items():
+            start = clock()
+            run()
+            seconds[name].append(clock() - start)
+    return seconds
+
+
+def rows(kind: str, repeats: int, cpu: bool) -> list[str]:
+    stack = maps(kind)
+    if kind != "flat":
+        check_equal(stack)
+    ways: dict[str, Callable[[], object]] = {
+        "authors": lambda: authors.decode(stack),
+        "decode_corners": lambda: ours(stack),
+        "of it: both calls of find_peaks": lambda: [
+            find_peaks(stack[name], 100) for name in ("top_left_heatmap", "bottom_right_heatmap")
+        ],
+        "floor: reading both heat maps once": lambda: [
+            stack[name].amax(2) for name in ("top_left_heatmap", "bottom_right_heatmap")
+        ],
+    }
+    for run in ways.values():
+        run()
+    seconds = interleaved(ways, repeats, cpu)
+    lines = []
+    for name, taken in seconds.items():
+        faster = statistics.median(a / b for a, b in zip(seconds["authors"], taken, strict=True))
+        lines.append(
+            f"| {kind} | {name} | {1e3 * statistics.median(taken):.2f} | {1e3 * min(taken):.2f} | {faster:.1f} "
+            f"| {peak_memory(ways[name]) / 2**20:.1f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--write", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    lines = [
+        "| maps | way | median ms | least ms | times faster | extra MiB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in ("learnt", "noise", "flat"):
+        lines += rows(kind, arguments.repeats, arguments.clock == "cpu")
+    report = (
+        f"# Corners to boxes\n\n`python benchmarks/corner_decoding.py --repeats {arguments.repeats} --threads "
+        f"{arguments.threads} --clock {arguments.clock}`\n\n{machine()}\n\nMaps 2 x {NUM_CLASSES} x {GRID} x {GRID} "
+        f"float32, 100 peaks, 1000 boxes; boxes equal.\n\n" + "\n".join(lines) + "\n"
+    )
+    print(report)
+    if arguments.write:
+        arguments.write.write_text(report)
+
+
+if __name__ == "__main__":
+    main()
