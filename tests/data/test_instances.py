@@ -64,6 +64,8 @@ def spoil(folder, case):
     elif case == "truncated label":
         content = (labels / "a.png").read_bytes()
         (labels / "a.png").write_bytes(content[:-30])
+    elif case == "16 bits":
+        write(folder, image=np.full((HEIGHT, WIDTH), 3000, np.uint16))
     elif case == "colours":
         Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(labels / "a.png")
     elif case == "sizes":
@@ -80,6 +82,7 @@ def spoil(folder, case):
         ("twice", ValueError, r"a\.(png|bmp): two pictures are called 'a'"),
         ("truncated picture", OSError, r"pictures/a.png: the picture cannot be decoded"),
         ("truncated label", OSError, r"labels/a.png: the picture cannot be decoded"),
+        ("16 bits", ValueError, r"pictures/a.png: a picture of mode 'I;16', whose values have more than 8 bits"),
         ("colours", ValueError, r"labels/a.png: a PNG of mode 'RGB'.*not their colours"),
         ("sizes", ValueError, r"labels/a.png: 12 x 16 pixels, but .*pictures/a.png has 16 x 12"),
     ],

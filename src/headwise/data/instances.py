@@ -92,7 +92,8 @@ def read_instances(folder: str | Path, split: str | None = None) -> InstanceFold
     Raises:
         FileNotFoundError: a folder or a file of a pair is missing.
         OSError: a file is truncated or no picture.
-        ValueError: there are no pictures, two have one name, a label is no map of numbers, or sizes differ.
+        ValueError: there are no pictures, two have one name, a picture has more than 8 bits, a label is no map of
+            numbers, or sizes differ.
     """
     root = Path(folder) if split is None else Path(folder) / split
     for name in ("pictures", "labels"):
@@ -125,13 +126,10 @@ def _check_names(root: Path, pairs: list[tuple[Path, Path]]) -> None:
 
 
 def _check_pair(picture: Path, label: Path) -> None:
-    check_picture(picture)
-    with Image.open(picture) as opened:
-        size = opened.size
-    height, width = _load_label(label).shape
-    if (width, height) != size:
+    seen, (height, width) = load_picture(picture).shape[:2], _load_label(label).shape
+    if (height, width) != seen:
         raise ValueError(
-            f"{label}: {width} x {height} pixels, but {picture} has {size[0]} x {size[1]}. Label every pixel once."
+            f"{label}: {width} x {height} pixels, but {picture} has {seen[1]} x {seen[0]}. Label every pixel once."
         )
 
 

@@ -20,14 +20,26 @@ def load_picture(path: str | Path) -> NDArray[np.uint8]:
 
     Raises:
         OSError: the file is missing, truncated or no picture; the message names it.
+        ValueError: its values have more than 8 bits.
     """
     try:
         with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"))
+            mode = picture.mode
+            if not _is_deep(mode):
+                return np.array(picture.convert("RGB"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture. Check the path.") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise _undecodable(path, error) from None
+    raise ValueError(
+        f"{path}: a picture of mode {mode!r}, whose values have more than 8 bits. Scale it to 0..255 and save it with "
+        "8 bits."
+    )
+
+
+def _is_deep(mode: str) -> bool:
+    """Whether Pillow would clip the values of this mode at 255 instead of scaling them."""
+    return mode[0] in "IF"
 
 
 def check_picture(path: str | Path) -> None:
