@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headwise.training.samples import SampleMap, Shapes, save_sample
+from headwise.training.samples import Instances, PointPairs, SampleMap, Shapes, save_sample
 
 TERMS = ("text_region", "center_line", "radius", "sin", "cos")
 READS = {
@@ -137,7 +137,18 @@ def sample(rng: np.random.Generator, index: int, size: int = 256) -> dict[str, A
         "maps": _maps(targets, rng),
         "outline": targets["text_region"] > 0,
         "note": "The line is the border of the annotated text.",
+        **(others(targets, rng) if index % 2 else {}),
     }
+
+
+def others(targets, rng) -> dict[str, Any]:
+    """What other systems save: pairs of embeddings, and objects as label maps."""
+    from skimage.measure import label
+
+    first = np.array([-1.5, 0.2, 2.0])
+    pairs = PointPairs("embeddings, last stack", first, first + rng.normal(0, 0.1, 3), ["cat", "dog", "cup"])
+    known = label(targets["text_region"] > 0)
+    return {"pairs": [pairs], "instances": Instances(known, known[::2, ::2] > 0)}
 
 
 def _band(xs, ys, radius):

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
+from headwise.report.evaluations import headline
 from headwise.report.markup import number, percent
 from headwise.report.run import Column, Run
 
@@ -94,13 +95,11 @@ def _conflicts(run: Run) -> Iterator[str]:
 
 def _decline(run: Run) -> Iterator[str]:
     """An evaluation that ended well below its best."""
-    scores = run.evaluation.column("iou50", "f")
-    known = [
-        (v, step) for v, step in zip(scores, run.evaluation.steps, strict=True) if v is not None and math.isfinite(v)
-    ]
-    if known and max(known)[0] - known[-1][0] > 0.05:
-        best, step = max(known)
-        yield f"F at IoU 0.5 was {number(best)} at step {step} and {number(known[-1][0])} at the last evaluation."
+    judged = headline(run)
+    if judged is not None and max(judged.values)[0] - judged.values[-1][0] > 0.05:
+        best, step = max(judged.values)
+        final = number(judged.values[-1][0])
+        yield f"{judged.name} was {number(best)} at step {step} and {final} at the last evaluation."
 
 
 def _logged(column: Column) -> list[float]:

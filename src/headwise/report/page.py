@@ -12,6 +12,9 @@ from headwise.report.files import write_atomically
 from headwise.report.markup import Markup, element, join, number
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+ROOM_BESIDE = 790
+"""Pixels of a figure's width that leave room for a table beside it, on a broad screen."""
+
 _SHORT = 24  # letters that stay on one line in a table
 _SCRIPTS = ("scales.js", "charts.js", "page.js")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Mapping
 
+from headwise.report.columns import finite, first, last, logged, median
+from headwise.report.evaluations import headline
 from headwise.report.figures.charts import Curves, sparkline
 from headwise.report.figures.flow import Flow, Link
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.figures.sampling import Values
 from headwise.report.markup import NOTHING, number, percent
 from headwise.report.page import Block, Section, Table, Text, Tiles
 from headwise.report.run import Run
@@ -18,19 +17,19 @@ from headwise.report.run import Run
 
 def tiles(run: Run) -> Tiles:
     """The facts a reader wants first."""
-    steps, total = run.log.steps, _logged(run.log.column("total"))
+    steps, total = run.log.steps, logged(run.log.column("total"))
     planned = run.config.get("steps")
     remark = f"of {planned:,} planned" if isinstance(planned, int) else ""
     facts = [("last step", f"{steps[-1]:,}" if steps else NOTHING, remark)]
     facts.append(("total loss", number(total[-1]) if total else NOTHING, f"from {number(total[0])}" if total else ""))
-    scores = [
-        (v, step) for v, step in zip(run.evaluation.column("iou50", "f"), run.evaluation.steps, strict=True)
-        if v is not None and math.isfinite(v)
-    ]  # fmt: skip
-    best = max(scores, default=(None, None))
-    facts.append(("best F at IoU 0.5", number(best[0]), f"at step {best[1]}" if scores else "not evaluated"))
-    speed, seconds = _finite(run.log.column("images_per_second")), _finite(run.log.column("time"))
-    facts.append(("throughput", number(statistics.median(speed)) if speed else NOTHING, "images per second, median"))
+    judged = headline(run)
+    best = max(judged.values) if judged else (None, None)
+    facts.append((
+        f"best {judged.name}" if judged else "held-out pictures", number(best[0]),
+        f"at step {best[1]:,}" if judged else "not evaluated",
+    ))  # fmt: skip
+    speed, seconds = finite(run.log.column("images_per_second")), finite(run.log.column("time"))
+    facts.append(("throughput", number(median(speed)), "images per second, median"))
     facts.append(("logged time", _duration(seconds[-1]) if seconds else NOTHING, ""))
     return Tiles(facts)
 
@@ -42,15 +41,15 @@ def term_table(run: Run) -> Table:
     rows: list[list[object]] = []
     for name in run.terms:
         value, norm, share = (run.term(name, quantity) for quantity in ("value", "grad_norm", "share"))
-        flags = _logged(run.term(name, "finite"))
+        flags = logged(run.term(name, "finite"))
         row: list[object] = [
             name,
-            _last(run.term(name, "weight")),
-            _first(value),
-            _last(value),
+            last(run.term(name, "weight")),
+            first(value),
+            last(value),
             sparkline(value),
         ]
-        row += [percent(_first(share)), percent(_last(share)), _first(norm), _last(norm), sparkline(norm)]
+        row += [percent(first(share)), percent(last(share)), first(norm), last(norm), sparkline(norm)]
         rows.append([*row, f"{sum(1 for flag in flags if flag == 1.0):,} of {len(flags):,}"])
     caption = (
         "Value: the sum over the term's denominator, unweighted. Share: weight x value over the total. Gradient norm: "
@@ -119,9 +118,11 @@ def gradients(run: Run) -> list[Block]:
 
 
 def conflict(run: Run) -> list[Block]:
-    """Cosines between the terms' gradients, over time and as a matrix."""
+    """Cosines between the terms' gradients, over time and as a matrix; nothing for a single term."""
+    if len(run.terms) < 2:
+        return []
     where = "Level: at outputs, over the outputs both read, exact."
-    medians = {pair: _median(column) for pair, column in run.pairs().items()}
+    medians = {pair: median(column) for pair, column in run.pairs().items()}
     curves = {
         f"{first} | {second}": column
         for (first, second), column in run.pairs().items()
@@ -144,36 +145,18 @@ def conflict(run: Run) -> list[Block]:
     return [drawn, heat]
 
 
-def evaluation(run: Run) -> list[Curves]:
-    """Precision, recall and F of the evaluations."""
-    log = run.evaluation
-    measures = {key: key.replace("_", " ") for key in log.names() if log.names(key)}
-    measures.update(iou50="IoU at least 0.5", deteval="DetEval", deteval_published="DetEval as published")
-    captions = {
-        "iou50": "A detection counts when its intersection over union with an annotated polygon is 0.5 or more.",
-        "deteval": "The field's older measure: area precision and recall with one-to-many and many-to-one matches.",
-        "deteval_published": "DetEval with the errors of the authors' script, to compare with published numbers.",
-    }
-    return [
-        Curves(f"Held-out pictures, {title}", log.steps, {name: log.column(key, name) for name in log.names(key)},
-               bounds=(0.0, 1.0), unit="score", caption=captions.get(key, ""), smooth=False)
-        for key, title in measures.items()
-        if log.names(key)
-    ]  # fmt: skip
-
-
 def speed(run: Run) -> list[Curves]:
     """Throughput and the learning rate."""
     steps = run.log.steps
     images, rate = run.log.column("images_per_second"), run.log.column("learning_rate")
-    fastest = max(_finite(images), default=0.0)
+    fastest = max(finite(images), default=0.0)
     drawn = []
     if fastest > 0:
         drawn.append(
             Curves("Throughput", steps, {"training": images}, unit="images per second", bounds=(0.0, 1.1 * fastest),
                    caption="Images per second of wall-clock time, as logged. The axis begins at 0.")
         )  # fmt: skip
-    if _logged(rate):
+    if logged(rate):
         drawn.append(
             Curves("Learning rate", steps, {"learning rate": rate}, smooth=False, unit="learning rate",
                    caption="What the optimiser used at each logged step.")
@@ -196,7 +179,7 @@ def _output_links(run: Run) -> list[Link]:
     links = []
     for term in run.terms:
         for path in run.log.names("terms", term, "outputs"):
-            norm = _median(run.log.column("terms", term, "outputs", path, "grad_norm"))
+            norm = median(run.log.column("terms", term, "outputs", path, "grad_norm"))
             if norm is not None:
                 links.append(Link(term, path, norm))
     return links
@@ -210,27 +193,6 @@ def _flat(node: Mapping[str, object], prefix: str) -> list[tuple[str, str]]:
         else:
             rows.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
     return rows
-
-
-def _logged(values: Values) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _finite(values: Values) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
-
-
-def _median(values: Values) -> float | None:
-    finite = _finite(values)
-    return statistics.median(finite) if finite else None
-
-
-def _first(values: Values) -> float | None:
-    return next(iter(_logged(values)), None)
-
-
-def _last(values: Values) -> float | None:
-    return next(iter(reversed(_logged(values))), None)
 
 
 def _duration(seconds: float) -> str:

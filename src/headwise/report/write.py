@@ -8,9 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from headwise.report import sections
+from headwise.report.evaluations import evaluation
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.findings import find
+from headwise.report.levels import levels
 from headwise.report.page import Block, Page, Remarks, Section
 from headwise.report.run import Run, read_run
 
@@ -61,15 +63,16 @@ def report_page(run: Run) -> Page:
         if blocks:
             page.add(Section(title, blocks, lead))
     if pictures:
-        page.add(Section("Held-out pictures", pictures, "Not trained on. Hover an outline for its name and score."))
+        hint = "Not trained on. Hover an outline or a row for its name and numbers."
+        page.add(Section("Held-out pictures", pictures, hint))
     return page.add(sections.configuration(run))
 
 
 def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
     """Title, lead and blocks of the sections on numbers; those without numbers are empty."""
-    evaluation = sections.evaluation(run)
+    measured = evaluation(run)
     if not run.log.steps:
-        return [("Evaluation", "", evaluation)]
+        return [("Evaluation", "", measured)]
     return [
         ("Terms", "One loss per head, and what each did.", [sections.term_table(run)]),
         (
@@ -79,11 +82,16 @@ def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
         ),
         ("Gradients", "What each term sends back through the network's outputs.", sections.gradients(run)),
         (
+            "Levels",
+            "What each stack, pyramid level or auxiliary output contributes to the terms that read several of them.",
+            levels(run),
+        ),
+        (
             "Conflict",
             "Whether terms that read the same output ask for the same change of it.",
             sections.conflict(run),
         ),
-        ("Evaluation", "", evaluation),
+        ("Evaluation", "", measured),
         ("Speed and schedule", "", sections.speed(run)),
     ]
 

@@ -48,7 +48,7 @@ class Chart {
     this.width = this.frame.clientWidth;
     this.height = Math.round(Math.min(340, Math.max(240, this.width * 0.52)));
     const longest = Math.max(0, ...this.data.names.map((name) => name.length));
-    const labels = Math.min(this.width * 0.3, 16 + 6.6 * Math.min(longest, 22));
+    const labels = Math.min(this.width * 0.3, 16 + 8.2 * Math.min(longest, 20));
     this.box = { left: 52, right: this.width - labels, top: 26, bottom: this.height - 34 };
     this.svg = svg("svg", { width: this.width, height: this.height, tabindex: 0, role: "img",
       "aria-label": this.data.title + ". Left and right arrow keys read the numbers." });
@@ -179,10 +179,12 @@ class Chart {
   }
 
   labels(labels) {
-    const room = Math.floor((this.width - this.box.right - 10) / 6.4);
+    const room = this.width - this.box.right - 10;
     for (const label of spread(labels, 15, this.box.top + 4, this.box.bottom + 2)) {
-      const text = label.name.length > room ? label.name.slice(0, Math.max(1, room - 1)) + "…" : label.name;
-      svg("text", { x: this.box.right + 8, y: label.y, class: `end ${label.colour}` }, this.plot, text);
+      const text = svg("text", { x: this.box.right + 8, y: label.y, class: `end ${label.colour}` }, this.plot, label.name);
+      for (let kept = label.name.length - 1; kept > 0 && text.getComputedTextLength() > room; kept--) {
+        text.textContent = label.name.slice(0, kept) + "…";
+      }
     }
   }
 

@@ -31,6 +31,7 @@ class Curves:
         bounds: lowest and highest value of the axis; `None` fits the curves.
         smooth: draw a moving mean over the pale logged values, from 60 rows on.
         wide: take the whole width of the page.
+        points: about how many values to draw; a long run is thinned to its extremes.
     """
 
     title: str
@@ -43,10 +44,11 @@ class Curves:
     bounds: tuple[float, float] | None = None
     smooth: bool = True
     wide: bool = False
+    points: int = 12_000
 
     def html(self, key: str) -> Markup:
         """The figure: a frame the page's script draws in, the legend, the data, the numbers."""
-        rows = rows_to_draw(list(self.series.values()))
+        rows = rows_to_draw(list(self.series.values()), self.points)
         frame = element("div", class_="chart", data_title=self.title)
         numbers = Table(_HEADER, self._numbers(), title="Numbers", folded=True, bare=True).html(key)
         note = element("noscript", element("p", "The curves need JavaScript; the numbers below do not."))

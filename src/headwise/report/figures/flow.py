@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headwise.report.markup import Markup, element, number
-from headwise.report.page import Table, figure
+from headwise.report.page import ROOM_BESIDE, Table, figure
 
 _HEIGHT, _BAR, _GAP, _TOP = 300.0, 14.0, 18.0, 34.0
 
@@ -50,7 +50,7 @@ class Flow:
     terms: Sequence[str] = ()
 
     def html(self, key: str) -> Markup:
-        """The figure: the diagram, and beside it a table that sorts.
+        """The figure: the diagram, and beside it (below, where it is broad) a table that sorts.
 
         Args:
             key: its identifier on the page.
@@ -76,8 +76,9 @@ class Flow:
             role="region",
             aria_label=self.title,
         )
-        beside = element("details", element("summary", "Numbers"), table, open=True)
-        body = element("div", picture, beside, class_="beside")
+        is_broad = self._width(broad) > ROOM_BESIDE
+        beside = element("details", element("summary", "Numbers"), table, open=not is_broad)
+        body = element("div", picture, beside, class_="beside below" if is_broad else "beside")
         return figure(key, self.title, body, caption=self.caption, wide=True)
 
     def _check(self) -> None:
@@ -96,8 +97,7 @@ class Flow:
 
     def _svg(self, lane: float, kind: str) -> Markup:
         places = self.layout(lane)
-        longest = max((len(name) for name in [*self.stages.values()][-1]), default=0) if self.stages else 0
-        width = lane * (len(self.stages) - 1) + _BAR + min(320.0, 62.0 + 7.6 * longest)
+        width = self._width(lane)
         bottom = max((y + h for _, y, h in places.values()), default=_HEIGHT) + 10
         heads = [
             element("text", stage, x=f"{index * lane:.0f}", y=14, class_="stage")
@@ -110,7 +110,11 @@ class Flow:
         ]
         return element("svg", *shapes, viewBox=f"0 0 {width:.0f} {bottom:.0f}", width=f"{width:.0f}",
                        class_=f"flow {kind}",
-                       role="img", aria_label=f"{self.title}; the table beside it has the numbers")  # fmt: skip
+                       role="img", aria_label=f"{self.title}; the table with it has the numbers")  # fmt: skip
+
+    def _width(self, lane: float) -> float:
+        longest = max((len(name) for name in [*self.stages.values()][-1]), default=0) if self.stages else 0
+        return lane * (len(self.stages) - 1) + _BAR + min(380.0, 84.0 + 7.6 * longest)
 
     def layout(self, lane: float = 220.0) -> dict[str, tuple[float, float, float]]:
         """Where the nodes stand.

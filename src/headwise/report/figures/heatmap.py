@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from headwise.report.markup import NOTHING, Markup, breakable, element, number
-from headwise.report.page import Table, figure
+from headwise.report.page import ROOM_BESIDE, Table, figure
 
 _PRINTED_COLUMNS = 12
+_TALL = 14  # rows; from here on they are slim
 _STRONG = 0.62  # from here on light letters stand out more than dark ones
 
 
@@ -40,7 +41,7 @@ class HeatMap:
     absent: str = "none"
 
     def html(self, key: str) -> Markup:
-        """The figure: the cells, and beside them a table that sorts.
+        """The figure: the cells, and beside them (below, where they are broad) a table that sorts.
 
         Args:
             key: its identifier on the page.
@@ -59,11 +60,16 @@ class HeatMap:
         shown = self._tallest()
         cells = [cell for cell in self._cells() if cell[2] is not None and not self.is_self(cell[0], cell[1])]
         table = Table(("row", "column", self.unit or "value"), cells, title=f"{self.title}: numbers", bare=True)
-        beside = element("details", element("summary", "Numbers"), table.html(key), open=True)
+        broad = shown._width() > ROOM_BESIDE
+        beside = element("details", element("summary", "Numbers"), table.html(key), open=not broad)
+        body = element("div", shown._grid(), beside, class_="beside below" if broad else "beside")
         return figure(
-            key, self.title, element("div", shown._grid(), beside, class_="beside"), self._key(),
+            key, self.title, body, self._key(),
             caption=self.caption, wide=True,
         )  # fmt: skip
+
+    def _width(self) -> int:
+        return 110 * len(self.columns) + 140
 
     def _tallest(self) -> HeatMap:
         """Many columns become rows, since a page scrolls down more readily than sideways."""
@@ -90,9 +96,10 @@ class HeatMap:
             for row, line in zip(self.rows, self.values, strict=True)
         ]  # fmt: skip
         crowded = " crowded" if len(self.columns) > _PRINTED_COLUMNS else ""
+        crowded += " tall" if len(self.rows) > _TALL else ""
         table = element("table", element("thead", element("tr", element("td"), *heads)), element("tbody", *lines),
                         class_=f"heat{crowded}",
-                        style=f"width:min(100%,{110 * len(self.columns) + 140}px)")  # fmt: skip
+                        style=f"width:min(100%,{self._width()}px)")  # fmt: skip
         return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=self.title)
 
     def _cell(self, row: str, column: str, value: float | None) -> Markup:

@@ -21,5 +21,5 @@ def ticks(low: float, high: float, about: int) -> list[float]:
         return []
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first = math.ceil(low / step)
-    return [float(f"{k * step:.12g}") for k in range(first, first + 3 * about) if k * step <= high]
+    first = math.ceil(low / step - 1e-9)
+    return [float(f"{k * step:.12g}") for k in range(first, first + 3 * about) if k * step <= high + 1e-9 * step]

@@ -1,0 +1,34 @@
+"""What is asked of a column of a log: its first, last, middle and finite values."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from headwise.report.figures.sampling import Values
+
+
+def logged(values: Values) -> list[float]:
+    """The values that were logged, finite or not."""
+    return [value for value in values if value is not None]
+
+
+def finite(values: Values) -> list[float]:
+    """The finite values that were logged."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def median(values: Values) -> float | None:
+    """The median of the finite values; `None` where there is none."""
+    found = finite(values)
+    return statistics.median(found) if found else None
+
+
+def first(values: Values) -> float | None:
+    """The first value that was logged, finite or not."""
+    return next(iter(logged(values)), None)
+
+
+def last(values: Values) -> float | None:
+    """The last value that was logged, finite or not."""
+    return next(iter(reversed(logged(values))), None)
