@@ -130,13 +130,8 @@ def suppress_boxes(
     if corner_scores is not None:
         corner_scores = corner_scores[rows]
     kept = soft_nms(boxes[rows], scores[rows], labels[rows], rule=rule, corner_scores=corner_scores)
-    labels = labels[rows][kept.rows]
-    return {
-        name: values[:max_detections] for name, values in zip(FIELDS, (kept.boxes, kept.scores, labels), strict=True)
-    }
-
-
-FIELDS = ("boxes", "scores", "labels")
+    best = {"boxes": kept.boxes, "scores": kept.scores, "labels": labels[rows][kept.rows]}
+    return {name: values[:max_detections] for name, values in best.items()}
 
 
 def clip_boxes(boxes: Tensor, size: Size) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -126,34 +127,34 @@ def saccade_inference(
     Reference:
         princeton-vl/CornerNet-Lite at 6a54505d, core/test/cornernet_saccade.py.
     """
-    height, width = image.shape[-2:]
-    decoding = {"num_peaks": num_peaks, "num_detections": num_detections}
+    size = (image.shape[-2], image.shape[-1])
+    decode = partial(
+        decode_saccade,
+        num_peaks=num_peaks,
+        num_detections=num_detections,
+        embedding_threshold=embedding_threshold,
+        as_published=as_published,
+    )
 
-    def look(crops: Crops) -> tuple[Found, list[Tensor]]:
+    def look(locations: Tensor) -> tuple[Found, list[Tensor], Crops]:
+        crops = crops_around(locations.to(image.device), window=window, as_published=as_published)
         outputs = _run_in_batches(run_network, crops.cut(image), batch_size)
-        found = decode_saccade(
-            outputs, crops, **decoding, embedding_threshold=embedding_threshold, as_published=as_published
-        )
-        return _join(found), outputs["attention"]
+        return _join(decode(outputs, crops)), outputs["attention"], crops
 
-    first = initial_locations((height, width), sizes, as_published=as_published).to(image.device)
-    crops = crops_around(first, window=window, as_published=as_published)
-    found, attention = look(crops)
+    found, attention, crops = look(initial_locations(size, sizes, as_published=as_published))
     found = {name: values[found["scores"] > first_threshold] for name, values in found.items()}
     attended = attention_locations(
-        attention, crops, (height, width), zooms=zooms, threshold=attention_threshold, as_published=as_published
+        attention, crops, size, zooms=zooms, threshold=attention_threshold, as_published=as_published
     )
-    references = reference_locations(
-        found["boxes"], found["scores"], threshold=reference_threshold, reference_sides=reference_sides
-    )
-    locations = torch.cat([attended, references.to(attended)])
+    references = reference_locations(found["boxes"], found["scores"], threshold=reference_threshold)
+    # One location at a time: on a device the host would wait at each.
+    locations = torch.cat([attended, references.to(attended)]).cpu()
     locations = suppress_locations(locations, as_published=as_published)[:max_crops]
     if len(locations):
-        second, _ = look(crops_around(locations, window=window, as_published=as_published))
-        found = _join([found, second])
+        found = _join([found, look(locations)[0]])
     rule = rule or Suppression(sigma=0.7, plus_one=as_published)
-    kept = suppress_boxes(found, None if as_published else (height, width), rule=rule, max_detections=max_detections)
-    return kept | {"locations": locations.cpu()}
+    kept = suppress_boxes(found, None if as_published else size, rule=rule, max_detections=max_detections)
+    return kept | {"locations": locations}
 
 
 def _join(parts: Sequence[Found]) -> Found:
