@@ -165,6 +165,16 @@ def test_batches_and_number_of_crops():
     assert few.batches == [2, 1]
 
 
+def test_sides_of_the_second_look():
+    """A box already found is looked at with the long side asked for, and no attention of its own."""
+    network = Seer([LARGE], attention=False)
+    assert saccade_inference(network, ramps())["locations"].tolist() == [
+        pytest.approx([160, 110, 192 / 200, 1], abs=1e-3)
+    ]
+    found = saccade_inference(network, ramps(), reference_sides=((96.0, 100.0), (0.0, 24.0)))
+    assert found["locations"].tolist() == [pytest.approx([160, 110, 0.5, 1], abs=1e-3)]
+
+
 def test_nothing_to_look_at():
     network = Seer([])
     found = saccade_inference(network, ramps())

@@ -146,7 +146,9 @@ def saccade_inference(
     attended = attention_locations(
         attention, crops, size, zooms=zooms, threshold=attention_threshold, as_published=as_published
     )
-    references = reference_locations(found["boxes"], found["scores"], threshold=reference_threshold)
+    references = reference_locations(
+        found["boxes"], found["scores"], threshold=reference_threshold, reference_sides=reference_sides
+    )
     # One location at a time: on a device the host would wait at each.
     locations = torch.cat([attended, references.to(attended)]).cpu()
     locations = suppress_locations(locations, as_published=as_published)[:max_crops]
