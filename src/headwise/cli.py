@@ -16,6 +16,8 @@ RECIPE_NAMES = (
     "cornernet_squeeze",
     "cornernet_saccade",
     "centernet",
+    "retinanet",
+    "ssd",
     "weighted_unet",
     "deep_supervision",
 )

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from headwise.data.annotation import BoxAnnotation, Picture
-from headwise.data.augmentation import IMAGENET_MEAN, normalise
+from headwise.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from headwise.data.colors import CORNER_MEAN, CORNER_STD, distort_colors
 from headwise.data.windows import Window, keep_visible, mirror
 
@@ -111,16 +111,27 @@ class BoxAugmentation:
         zoom_out: greatest factor of the canvas, at a probability of one half; 1 for none.
         crop: whether to crop.
         mirror: probability of a mirrored picture.
+        mean: of red, green and blue, in [0, 1], by which the picture is normalised; by default ImageNet's.
+        std: of red, green and blue.
 
     Reference:
         Liu et al., SSD, ECCV 2016, sections 2.2 and 3.6; torchvision, references/detection/presets.py.
     """
 
     def __init__(
-        self, size: int, *, distort: float = 0.5, zoom_out: float = 4.0, crop: bool = True, mirror: float = 0.5
+        self,
+        size: int,
+        *,
+        distort: float = 0.5,
+        zoom_out: float = 4.0,
+        crop: bool = True,
+        mirror: float = 0.5,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         self.size = size
-        fill = [round(255 * value) for value in IMAGENET_MEAN]
+        self.mean, self.std = mean, std
+        fill = [round(255 * value) for value in mean]
         steps: list[v2.Transform] = [v2.RandomPhotometricDistort(p=distort)] if distort > 0 else []
         steps += [v2.RandomZoomOut(fill=fill, side_range=(1.0, zoom_out), p=0.5)] if zoom_out > 1 else []
         steps += [v2.RandomIoUCrop()] if crop else []
@@ -135,7 +146,7 @@ class BoxAugmentation:
             seed: decides everything random; the global random state is neither read nor changed.
 
         Returns:
-            The picture (3, size, size) as float32, normalised by ImageNet's statistics, and its boxes.
+            The picture (3, size, size) as float32, normalised by `mean` and `std`, and its boxes.
         """
         image = tv_tensors.Image(torch.from_numpy(picture.image).permute(2, 0, 1))
         boxes = tv_tensors.BoundingBoxes(
@@ -148,7 +159,7 @@ class BoxAugmentation:
             image, boxes = (self._transform if min(image.shape[1:]) >= _LEAST_CROPPED else self._resize)(image, boxes)
         moved: NDArray[np.float64] = boxes.as_subclass(Tensor).numpy()
         annotation, _ = keep_visible(picture.annotation, moved, np.zeros(4), np.full(4, float(self.size)))
-        return normalise(image), annotation
+        return normalise(image, self.mean, self.std), annotation
 
 
 def finish(image: Tensor, generator: np.random.Generator, jitter: float, lighting: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from headwise.recipes.boxes.anchor_recipes import retinanet, ssd
 from headwise.recipes.boxes.corner_recipes import centernet, cornernet, cornernet_saccade, cornernet_squeeze
 from headwise.recipes.pixels.deep_supervision import deep_supervision
 from headwise.recipes.pixels.weighted_unet import weighted_unet
@@ -16,6 +17,8 @@ RECIPES: dict[str, Recipe[Any]] = {
         cornernet_squeeze,
         cornernet_saccade,
         centernet,
+        retinanet,
+        ssd,
         weighted_unet,
         deep_supervision,
     )
@@ -30,6 +33,8 @@ __all__ = [
     "cornernet_squeeze",
     "cornernet_saccade",
     "centernet",
+    "retinanet",
+    "ssd",
     "weighted_unet",
     "deep_supervision",
 ]
