@@ -10,7 +10,7 @@ from headwise.report.figures.instances import painted
 from headwise.report.figures.pictures import is_finite
 from headwise.report.figures.plots import COLOURS, blank, literal, save
 from headwise.report.figures.strips import drawn_rows
-from headwise.report.samples import MapPair, PointPairs, Sample
+from headwise.report.samples import MapPair, PointPairs, Sample, Shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,16 +58,7 @@ def _draw_panels(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) 
     photograph.imshow(sample.image, extent=(0, width, height, 0))
     for role, colour, style in _ROLES:
         for shape in filter(is_finite, getattr(sample, role)):
-            ring = [*shape.points.tolist(), shape.points[0].tolist()]
-            line = ":" if shape.ignored else style
-            for thickness, shade in ((3.4, "black"), (1.7, colour)):
-                photograph.plot(*zip(*ring, strict=True), color=shade, linestyle=line, linewidth=thickness)
-            left, y = (
-                shape.points[:, 0].min(),
-                shape.points[:, 1].min() if role == "found" else shape.points[:, 1].max(),
-            )
-            photograph.text(left, y, literal(shape.label), color=colour, fontsize=8, clip_on=True,
-                            va="bottom" if role == "found" else "top")  # fmt: skip
+            _draw_shape(photograph, shape, colour, style, above=role == "found")
     photograph.set(xlim=(0, width), ylim=(height, 0))
     outlined = ": annotated (dashed), found (solid)" if sample.annotated or sample.found else ""
     photograph.set_title(f"{sample.name}{outlined}", loc="left", fontsize=11)
@@ -78,6 +69,21 @@ def _draw_panels(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) 
             axes.imshow(painted(sample.image, getattr(sample.instances, role)))
             axes.set_title(f"objects {role}", loc="left", fontsize=11)
             axes.axis("off")
+
+
+def _draw_shape(axes: Axes, shape: Shape, colour: str, style: str, *, above: bool) -> None:
+    from matplotlib.patheffects import withStroke
+
+    ring = [*shape.points.tolist(), shape.points[0].tolist()]
+    line = ":" if shape.ignored else style
+    for thickness, shade in ((3.4, "black"), (1.7, colour)):
+        axes.plot(*zip(*ring, strict=True), color=shade, linestyle=line, linewidth=thickness)
+    if shape.label:
+        score = "" if math.isnan(shape.score) else f" {shape.score:.2f}"
+        y = shape.points[:, 1].min() if above else shape.points[:, 1].max()
+        around = [withStroke(linewidth=2.5, foreground="black")]
+        axes.text(shape.points[:, 0].min(), y, literal(shape.label) + score, color=colour, fontsize=9, clip_on=True,
+                  va="bottom" if above else "top", path_effects=around)  # fmt: skip
 
 
 def _draw_maps(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) -> None:
@@ -110,8 +116,7 @@ def _draw_pairs(axes: Axes, pairs: PointPairs) -> None:
         axes.plot([second], [index], "s", color=colour, markersize=8, markerfacecolor="none")
     axes.set_yticks(range(len(rows)), [literal(label) for _, _, label in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set_title(
-        f"{literal(pairs.title)}: {pairs.names[0]} (dot), {pairs.names[1]} (square)", loc="left", fontsize=10
-    )
+    axes.set_title(literal(pairs.title), loc="left", fontsize=10)
+    axes.set_xlabel(f"dot: {pairs.names[0]}, square: {pairs.names[1]}", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.25)
