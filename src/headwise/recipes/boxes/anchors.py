@@ -195,4 +195,4 @@ def _probability(logits: Tensor, configuration: AnchorConfiguration) -> Tensor:
 
 def _cells_of(anchors: Tensor) -> int:
     """Cells along a side of a square level: how many different centres its anchors have in a row."""
-    return len(torch.unique(((anchors[:, 0] + anchors[:, 2]) / 2).round(decimals=2)))  # type: ignore[no-untyped-call]
+    return len(torch.unique(((anchors[:, 0] + anchors[:, 2]) / 2).round(decimals=2)))
