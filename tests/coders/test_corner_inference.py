@@ -46,6 +46,7 @@ def test_recorded_results(case, num_detections):
 
 def test_recorded_input_sizes():
     assert place_picture((127, 90)).input_size == (127, 127)
+    assert place_picture((100, 33), multiple=32).input_size == (127, 63)
     placed = place_picture((100, 120), scale=1.5)
     assert (placed.resized_size, placed.input_size, placed.top, placed.left) == ((150, 180), (255, 255), 52, 37)
 
@@ -260,5 +261,7 @@ def test_bad_input_is_told():
         merge_passes([one], mirror=wrong)
     with pytest.raises(ValueError, match=r"the picture must be floating \(channels, 120, 100\)"):
         one.placement.fill(torch.zeros(3, 10, 10))
+    with pytest.raises(ValueError, match="multiple must be a power of 2, found 48"):
+        place_picture((10, 10), multiple=48)
     with pytest.raises(ValueError, match="no pixel is left"):
         place_picture((10, 10), scale=0.01)

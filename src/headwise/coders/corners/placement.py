@@ -110,8 +110,10 @@ def place_picture(
         The placement.
 
     Raises:
-        ValueError: If a side would have no pixel.
+        ValueError: If a side would have no pixel, or ``multiple`` is no power of 2.
     """
+    if multiple < 1 or multiple & (multiple - 1):
+        raise ValueError(f"place_picture: multiple must be a power of 2, found {multiple}.")
     resized = (int(image_size[0] * scale), int(image_size[1] * scale)) if input_size is None else input_size
     if min(*image_size, *resized) < 1 or not scale > 0:
         raise ValueError(f"place_picture: no pixel is left of {image_size} at scale {scale}, input {input_size}.")
