@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def machine() -> str:
@@ -35,6 +40,39 @@ def peak_memory(run: Callable[[], object]) -> int:
         live += nbytes
         peak = max(peak, live)
     return peak
+
+
+class StoragePeak(TorchDispatchMode):
+    """Adds up the storages that operators make and that are still alive; `peak` is the most at one time, in bytes.
+
+    It works on fake tensors as well (`torch._subclasses.FakeTensorMode`), so that full sizes need no computing. What an
+    operator allocates for itself inside is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        before = {id(each.untyped_storage()) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and id(each.untyped_storage()) not in before:
+                self._add(each.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, nbytes = id(storage), storage.nbytes()
+        if key in self._seen and self._seen[key]() is storage:
+            return
+
+        def free(_: Any) -> None:
+            self.live -= nbytes
+
+        self._seen[key] = weakref.ref(storage, free)
+        self.live += nbytes
+        self.peak = max(self.peak, self.live)
 
 
 def _events(run: Callable[[], object]) -> list[int]:
