@@ -142,7 +142,8 @@ def main() -> None:
     size = sum(leaf.nbytes for leaf in leaves) / 2**20
     report = (
         "# CornerNet's loss, forward and backward\n\n"
-        f"`python benchmarks/corner_losses.py --repeats {arguments.repeats} --threads {arguments.threads} --clock {arguments.clock}`\n\n{machine()}\n\n{NUM_STACKS} stacks of "
+        f"`python benchmarks/corner_losses.py --repeats {arguments.repeats} --threads {arguments.threads} "
+        f"--clock {arguments.clock}`\n\n{machine()}\n\n{NUM_STACKS} stacks of "
         f"{NUM_IMAGES} x {NUM_CLASSES} x {GRID} x {GRID}, predictions {size:.1f} MiB; values and gradients equal to "
         f"1e-5. Copying the predictions once takes {1e3 * copy_seconds(leaves):.1f} ms.\n\n"
         f"{table(ways, leaves, arguments.repeats, arguments.clock == 'cpu')}\n"
