@@ -137,3 +137,13 @@ def test_inputs_are_left_as_they_are():
     assert outputs["x"].grad is None
     assert outputs["x"].is_leaf
     assert partial(hw.presets.textsnake, selection="image")().split_variants == {}
+
+
+def test_the_trace_prints_what_depends_on_the_split():
+    criterion = hw.presets.textsnake()
+    _, outputs, targets = sample("textsnake", 2, dtype=torch.float32)
+    network = torch.nn.Conv2d(7, 7, 1)
+    breakdown = criterion({"maps": network(outputs["maps"])}, targets)
+    text = str(hw.attribution.trace(breakdown, network))
+    assert "loss 'text_region' depends on how a batch is split: the hardest negatives" in text
+    assert "'center_line' depends" not in text

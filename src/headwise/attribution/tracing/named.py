@@ -33,11 +33,13 @@ class NamedLoss:
         name: Its key, or its position in the tuple.
         value: The weighted value, or None where the loss is not a tensor.
         weight: The known weight (a `Breakdown` has it), else None.
+        split_variant: Why its gradient depends on how a batch is split, where a `Breakdown` tells.
     """
 
     name: str
     value: Tensor | None
     weight: float | None = None
+    split_variant: str | None = None
 
     @property
     def has_graph(self) -> bool:
@@ -80,7 +82,8 @@ def _pairs(losses: Any) -> Iterator[tuple[str, Any]]:
 
 def _named_loss(name: str, loss: Any) -> NamedLoss:
     if isinstance(loss, Weighted):
-        return NamedLoss(name, loss.weighted, _known(getattr(loss, "weight", None)))
+        weight, why = _known(getattr(loss, "weight", None)), getattr(loss, "split_variant", None)
+        return NamedLoss(name, loss.weighted, weight, why)
     if isinstance(loss, bool) or not isinstance(loss, Tensor | float | int):
         raise ValueError(f"loss {name!r}: expected a scalar tensor or a number, found {type(loss).__name__}.")
     if not isinstance(loss, Tensor):

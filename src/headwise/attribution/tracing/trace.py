@@ -97,7 +97,7 @@ def _loss_row(loss: NamedLoss) -> LossRow:
         reason = "a tensor without grad_fn: detached, or computed without gradients"
     else:
         reason = ""
-    return LossRow(loss.name, loss.has_graph, loss.weight, reason)
+    return LossRow(loss.name, loss.has_graph, loss.weight, reason, loss.split_variant)
 
 
 def _parameter_row(name: str, parameter: Tensor, mask: int, traced: Walk, named: Sequence[NamedLoss]) -> ParameterRow:

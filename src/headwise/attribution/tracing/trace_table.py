@@ -13,12 +13,13 @@ from headwise.attribution.tracing.text import columns, names, wrapped
 
 @dataclass(frozen=True)
 class LossRow:
-    """One loss: its weight where known, and whether a gradient can leave it at all."""
+    """One loss: its weight where known, whether a gradient can leave it, and why it depends on a batch's split."""
 
     name: str
     has_graph: bool
     weight: float | None = None
     reason: str = ""
+    split_variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,11 @@ class Trace:
 
     def _notes_text(self) -> str:
         notes = [f"loss {row.name!r}: no graph ({row.reason})" for row in self.losses if not row.has_graph]
+        notes += [
+            f"loss {row.name!r} depends on how a batch is split: {row.split_variant}"
+            for row in self.losses
+            if row.split_variant
+        ]
         notes += [f"opaque: {row.node} behind {names(row.losses)}: {row.reason}" for row in self.opaque]
         for label, found in (
             ("parameters that no loss reaches", self.unreached_parameters),
