@@ -201,3 +201,19 @@ LOGITS, LABELS = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)
 def test_message(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("loss", [losses.sigmoid_focal, losses.shifted_focal])
+def test_compiled_form_is_as_precise(loss):
+    """Compiled code has its own logarithm and its own signs; each element's gradient tells on them."""
+    logits = torch.cat([torch.linspace(-100, 100, 401), torch.linspace(-3, 3, 401)]).reshape(1, -1, 2)
+    target = torch.arange(401).remainder(4).sub(1)[None]  # ignored, background, and two classes
+    logits = torch.where(target[..., None] < 0, torch.nan, logits)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    wanted = asserts.value_and_gradient(loss, logits.double(), target)
+    found = tuple(each.double() for each in asserts.value_and_gradient(compiled, logits, target))
+    torch.testing.assert_close(found, wanted, rtol=3e-6, atol=1e-30)
+    assert not found[1][target < 0].any()
+    exact = asserts.value_and_gradient(compiled, logits.double(), target)
+    torch.testing.assert_close(exact, wanted, rtol=1e-12, atol=1e-40)
