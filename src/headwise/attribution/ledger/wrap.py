@@ -103,13 +103,16 @@ class ForeignLedger:
         self._count = itertools.count()
         self.is_open = True
 
-    def book(self, returned: Any, outputs: Any, edges: Mapping[str, GradientEdge]) -> None:
+    def book(self, returned: Any, outputs: Any, edges: Mapping[str, GradientEdge]) -> tuple[str, ...]:
         """Book one call; the factors follow when a backward pass comes by.
 
         Args:
             returned: What the criterion returned.
             outputs: What it was given.
             edges: Where each output's gradient enters the graph.
+
+        Returns:
+            The losses with a graph that were computed from none of the outputs booked for them.
         """
         terms = take_apart(returned, self._names).terms
         slices = {term.name: self._slices(term.name, outputs, edges) for term in terms}
@@ -122,6 +125,7 @@ class ForeignLedger:
             if isinstance(term.value, Tensor) and term.value.requires_grad:
                 term.value.register_hook(_Factor(row, index))  # type: ignore[no-untyped-call]
         self._rows.append(row)
+        return tuple(term.name for term in terms if term.scalar is not None and not grads[term.name])
 
     def read(self) -> Books:
         """The books of the last step that a backward pass went through, by one transfer to the host.

@@ -1,0 +1,111 @@
+"""The books of a model that returns its losses, against one `autograd.grad` per loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headwise.attribution import watch
+from headwise.training.callbacks.keeper import Keeper
+
+
+class Detector(nn.Module):
+    """Returns losses while it trains, as torchvision's detectors do; overwrites one output, uses one head twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.body = nn.Linear(3, 8), nn.ModuleDict({"box": nn.Linear(8, 4), "score": nn.Linear(8, 2)})
+        self.seen: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor] | Tensor:
+        features = self.trunk(x).tanh()
+        box: Tensor
+        box, first, second = self.body["box"](features), self.body["score"](features), self.body["score"](-features)
+        self.seen = {"box": box.detach().clone(), "first": first.detach(), "second": second.detach()}
+        if not self.training:
+            return box
+        box.mul_(3)
+        return {
+            "box": box.square().sum(),
+            "score": first.square().mean() + second.abs().sum(),
+            "decay": self.trunk.weight.square().sum() * 0.0 + (first * 0.5).sum(),
+        }
+
+
+def test_books_are_those_of_one_gradient_per_loss():
+    model, x = Detector(), torch.randn(5, 3)
+    watched = watch(model, ["body.box", "body.score"])
+    losses = model(x)
+    (losses["box"] + 0.5 * losses["score"] + losses["decay"]).backward()
+    books, seen = watched.ledger.read(), model.seen
+    assert books.names == ("box", "score", "decay")
+    # d(sum of (3 b)^2)/db = 18 b; d mean(f^2)/df = f / 5 for 10 elements; d sum|s|/ds = sign(s).
+    assert books["box"].grad_norm == pytest.approx(18 * float(seen["box"].norm()))
+    assert list(books["box"].outputs) == ["body.box"]
+    assert books["score"].weight == pytest.approx(0.5)
+    outputs = books["score"].outputs
+    assert outputs["body.score[0]"].grad_norm == pytest.approx(0.5 * float((seen["first"] / 5).norm()))
+    assert outputs["body.score[1]"].grad_norm == pytest.approx(0.5 * 10**0.5)
+    assert books["decay"].grad_norm == pytest.approx(0.5 * 10**0.5)
+    assert books.cosine("box", "score") is None
+    assert books.cosine("score", "decay") == pytest.approx(
+        float(seen["first"].sum() / seen["first"].norm() / 10**0.5), rel=1e-5
+    )
+
+
+def test_gradients_are_those_without_books():
+    x, plain, booked = torch.randn(5, 3), Detector(), Detector()
+    watched = watch(booked, ["body.box", "body.score"])
+    for model in (plain, booked):
+        torch.stack(list(model(x).values())).sum().backward()
+    for left, right in zip(plain.parameters(), booked.parameters(), strict=True):
+        assert left.grad is not None
+        assert right.grad is not None
+        assert torch.equal(left.grad, right.grad)
+    watched.close()
+    assert len(watched.ledger.history()) == 1
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in booked.modules())
+
+
+def test_only_calls_that_train_are_booked():
+    model, x = Detector(), torch.randn(5, 3)
+    watched = watch(model, ["body.box", "body.score"], reads={"score": "body.score[1]"})
+    model.eval()(x)
+    with torch.no_grad():
+        model.train()(x)
+    with pytest.raises(RuntimeError, match="the ledger is empty"):
+        watched.ledger.read()
+    sum(model(x).values()).backward()
+    assert watched.ledger.read().step == 0
+    assert list(watched.ledger.read()["score"].outputs) == ["body.score[1]"]
+    watched.ledger.close()
+    sum(model(x).values()).backward()
+    assert len(watched.ledger.history()) == 1
+
+
+def test_a_loss_that_reads_no_head_is_told_once():
+    model, x = Detector(), torch.randn(5, 3)
+    watched = watch(model, "body.score")
+    with pytest.warns(UserWarning, match="watch: box: computed from no output of body.score"):
+        model(x)["box"].backward()
+    model(x)["box"].backward()
+    assert len(watched.ledger.history()) == 2
+
+
+def test_heads_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match=r"Detector has no module 'heads.box'.*Did you mean 'body.box'"):
+        watch(Detector(), ["heads.box"])
+    with pytest.raises(ValueError, match=r"'body\.box' lies inside the head 'body'"):
+        watch(Detector(), ["body", "body.box"])
+    with pytest.raises(ValueError, match="no head is given"):
+        watch(Detector(), [])
+
+
+def test_callbacks_take_it():
+    model = Detector()
+    keeper = Keeper(watch(model, ["body.box", "body.score"]))
+    sum(model(torch.randn(5, 3)).values()).backward()
+    assert keeper.read(7)["headwise/box/grad_norm"] > 0
+    assert keeper.history[0].step == 7
