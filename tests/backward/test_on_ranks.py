@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import headwise as hw
@@ -50,6 +52,29 @@ def staged_steps(rank: int) -> list[Tensor]:
     return one_by_one.gradients(network)
 
 
+def sharded_steps(rank: int) -> list[Tensor]:
+    network, criterion, (images, targets) = one_by_one.Net(), one_by_one.terms(), one_by_one.batch()
+    mesh = init_device_mesh("cpu", (2,))
+    for each in (network.trunk, *network.heads):
+        fully_shard(each, mesh=mesh)
+    part = (slice(0, 1), slice(1, 4))[rank]
+    mine = {name: each[part] for name, each in targets.items()}
+    pooled = hw.pool_denominators(criterion, [mine])
+    features = network.trunk(images[part])
+    backward.staged(criterion, features, network.named(), mine, denominators=pooled, factor=2.0)
+    return [each.full_tensor() for each in one_by_one.gradients(network)]  # type: ignore[attr-defined]
+
+
+def refused_sharded() -> str:
+    network, (inputs, targets) = aggregated.Net(), aggregated.batch()
+    fully_shard(network, mesh=init_device_mesh("cpu", (2,)))
+    try:
+        backward.aggregate(aggregated.criterion()(network(inputs), targets), network, lambda matrix: matrix.sum(0))
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
 def on_rank(rank: int, world: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: train(rank, name, {}) for name in ("UPGrad", "PCGrad", "MGDA", "Mean")}
     found["unused"] = train(rank, "UPGrad", {"find_unused_parameters": True}, 3)
@@ -57,6 +82,7 @@ def on_rank(rank: int, world: int) -> dict[str, Any]:
     found["static"] = static_graph()
     found["sums"] = own_sums(rank)
     found["staged"] = staged_steps(rank)
+    found["sharded"], found["refused"] = sharded_steps(rank), refused_sharded()
     return found
 
 
@@ -140,3 +166,13 @@ def test_staged_ranks_have_the_gradient_of_the_whole_batch(results):
     wanted, _ = one_by_one.plain(one_by_one.Net(), one_by_one.terms(), images, targets)
     one_by_one.assert_equal(results[0]["staged"], wanted)
     assert all(torch.equal(a, b) for a, b in zip(results[0]["staged"], results[1]["staged"], strict=True))
+
+
+def test_staged_passes_of_sharded_parts(results):
+    images, targets = one_by_one.batch()
+    wanted, _ = one_by_one.plain(one_by_one.Net(), one_by_one.terms(), images, targets)
+    one_by_one.assert_equal(results[0]["sharded"], wanted)
+
+
+def test_aggregation_of_sharded_parameters_is_refused(results):
+    assert all("sharded (FSDP2)" in result["refused"] for result in results)

@@ -80,7 +80,7 @@ def _trainable(network: nn.Module | Iterable[Tensor]) -> list[Tensor]:
     parameters = [each for each in dict.fromkeys(given) if each.requires_grad]
     if not parameters:
         raise ValueError("aggregate: no parameter requires a gradient. Hand over the network that made the outputs")
-    refuse_sharded("aggregate", parameters)
+    refuse_sharded("aggregate", network if isinstance(network, nn.Module) else None, parameters)
     return parameters
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 
-def refuse_sharded(what: str, parameters: Iterable[Tensor]) -> None:
+def refuse_sharded(what: str, network: nn.Module | None, parameters: Iterable[Tensor]) -> None:
     """Raises if a parameter is sharded: the graph holds other tensors in its place, so it would look unreached.
 
     Args:
         what: The function that asks, for the message.
+        network: The network, where it is known: between forward and backward its parameters may look whole.
         parameters: The parameters.
 
     Raises:
-        ValueError: One is a DTensor.
+        ValueError: A module is sharded, or a parameter is a DTensor.
     """
-    if any(hasattr(parameter, "full_tensor") for parameter in parameters):
+    modules = [] if network is None else network.modules()
+    sharded = any(hasattr(module, "set_requires_gradient_sync") for module in modules)
+    if sharded or any(hasattr(parameter, "full_tensor") for parameter in parameters):
         raise ValueError(
             f"{what}: a parameter is sharded (FSDP2), and autograd.grad would take it for unreached. "
             "Use DDP, or the plain breakdown.total.backward()"

@@ -120,7 +120,7 @@ def is_closed_form(loss: Any) -> bool:
     """
     while isinstance(loss, partial):
         loss = loss.func
-    return isinstance(loss, FunctionType) and loss.__module__.startswith("headwise.losses.")
+    return isinstance(loss, FunctionType) and (loss.__module__ or "").startswith("headwise.losses.")
 
 
 def view(root: Tensor, edge: Edge) -> Tensor:
