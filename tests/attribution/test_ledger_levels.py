@@ -135,6 +135,20 @@ def test_a_term_of_weight_zero_has_levels_of_share_zero():
     assert (level.weighted, level.share, level.grad_norm) == (0.0, 0.0, 0.0)
 
 
+def test_an_output_that_all_levels_share_counts_at_each():
+    first, second, shared = (torch.full((3,), float(k), requires_grad=True) for k in (1, 2, 3))
+    term = hw.Term("product", lambda one, other: (one * other).sum(), 1.0, output=("levels[*]", "shared"))
+    terms = hw.Criterion([term])
+    with hw.Ledger(terms, channels=True) as ledger:
+        terms({"levels": [first, second], "shared": shared}, {}).total.backward()
+        books = ledger.read()["product"]
+    # Each level reads its own output (gradient 3) and the shared one (gradient 1 or 2), three elements each.
+    assert books.levels["levels[0]"].grad_norm == pytest.approx(math.sqrt(3 * (9 + 1)))
+    assert books.levels["levels[1]"].grad_norm == pytest.approx(math.sqrt(3 * (9 + 4)))
+    assert books.outputs["shared"].grad_norm == pytest.approx(math.sqrt(3 * (1 + 4)))
+    assert books.grad_norm == pytest.approx(math.sqrt(3 * (9 + 1 + 9 + 4)))
+
+
 def test_levels_of_a_compiled_criterion(monkeypatch):
     """Traced whole, forward and backward; without the compiler behind it, which takes half a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

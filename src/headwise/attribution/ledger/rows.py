@@ -159,8 +159,18 @@ def _read_outputs(
             end = per_channel + edge.stop - edge.start
             norms = tuple(_root(each) for each in (rows[:, per_channel:end] * unit[:, None]).sum(0))
             per_channel = end
-        outputs[edge.term][edge.path] = OutputBooks(_root(square), finite, norms)
-        at_levels[edge.term, edge.level].append(outputs[edge.term][edge.path])
+        found = OutputBooks(_root(square), finite, norms)
+        at_levels[edge.term, edge.level].append(found)
+        before = outputs[edge.term].get(edge.path)
+        outputs[edge.term][edge.path] = found if before is None else _together(before, found)
+
+
+def _together(one: OutputBooks, other: OutputBooks) -> OutputBooks:
+    """Two readings of one output by one term, at two of its levels: the norm over both."""
+    channels = None
+    if one.channels is not None and other.channels is not None:
+        channels = tuple(math.hypot(*pair) for pair in zip(one.channels, other.channels, strict=True))
+    return OutputBooks(math.hypot(one.grad_norm, other.grad_norm), one.finite and other.finite, channels)
 
 
 def _term(seeds: _Seeds, number: int, outputs: dict[str, OutputBooks]) -> TermBooks:
