@@ -84,7 +84,8 @@ def level_anchors(trunk: nn.Module, generator: Any, image_size: tuple[int, int])
     state = {**dict(trunk.named_parameters()), **dict(trunk.named_buffers())}
     device = next(iter(state.values())).device
     shadow = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    features = functional_call(trunk, shadow, torch.empty(1, 3, *image_size, device="meta"))
+    # Two pictures: BatchNorm refuses to train on a single number.
+    features = functional_call(trunk, shadow, torch.empty(2, 3, *image_size, device="meta"))
     sizes = [level.shape[-2:] for level in features.values()]
     # The generator looks at shapes, dtype and device of what it is given.
     images = ImageList(torch.empty(1, 0, *image_size), [image_size])
