@@ -150,6 +150,7 @@ def seeded_loader(
 
 
 def _leave_interrupts_to_the_loop(worker: int) -> None:
-    """Ignore Ctrl-C in a worker: the terminal sends it to all, and the loop still wants to end its step."""
+    """Ignore Ctrl-C and SIGTERM in a worker: terminal and scheduler send them to all, and the loop ends its step."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from headwise.training.ranks import launched_by_torchrun
+from headwise.training.ranks import Ranks, launched_by_torchrun
 from headwise.training.task import Settings
 
 if TYPE_CHECKING:
@@ -36,19 +37,40 @@ def open_fabric(settings: Settings) -> Fabric:
         raise ImportError(
             "headwise.training needs lightning-fabric. Install with: pip install headwise[train]"
         ) from None
-    count = int(os.environ["WORLD_SIZE"]) if launched_by_torchrun() else 1
-    if count == 1:
+    if not launched_by_torchrun() or os.environ["WORLD_SIZE"] == "1":
         return Fabric(accelerator="auto", devices=1, precision=settings.precision)
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    count, local = _processes()
     fabric = Fabric(
         accelerator="auto",
         devices=local,
         num_nodes=count // local,
         strategy=_strategy(settings, count),
         precision=settings.precision,
+        plugins=_environment(),
     )
     fabric.launch()
     return fabric
+
+
+def _processes() -> tuple[int, int]:
+    """Return how many processes the run has, and how many of them are on this machine."""
+    count = int(os.environ["WORLD_SIZE"])
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    if count % local:
+        raise ValueError(f"{count} processes, {local} of them on this machine. Start as many on every machine.")
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < local:
+        raise ValueError(
+            f"{local} processes on this machine, which has {gpus} GPUs. Start torchrun with --nproc_per_node {gpus}."
+        )
+    return count, local
+
+
+def _environment() -> Any:
+    """Return torchrun's variables as the engine reads them, on a Slurm cluster too."""
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    return TorchElasticEnvironment()
 
 
 def _strategy(settings: Settings, count: int) -> Any:
@@ -61,33 +83,45 @@ def _strategy(settings: Settings, count: int) -> Any:
 
 
 def _shard(network: nn.Module, mesh: Any) -> nn.Module:
-    """Shard each block that holds a fair share of the weights, then the rest."""
+    """Shard each large layer by itself and the rest with the whole network.
+
+    Layers are called as they are, while the forward of a block may be passed over by a network that picks features
+    out of it: then nobody would gather its weights.
+    """
     from torch.distributed.fsdp import fully_shard
 
     places = mesh["data_parallel"]
-    for block in network.children():
-        if sum(parameter.numel() for parameter in block.parameters()) >= SMALLEST_SHARD:
-            fully_shard(block, mesh=places)
+    for layer in network.modules():
+        if sum(parameter.numel() for parameter in layer.parameters(recurse=False)) >= SMALLEST_SHARD:
+            fully_shard(layer, mesh=places)
     fully_shard(network, mesh=places)
     return network
 
 
 SMALLEST_SHARD = 2**20
-"""Weights of a block that is gathered on its own; smaller ones travel together."""
+"""Weights of a layer that is gathered on its own; smaller ones travel together."""
 
 
-def set_up(fabric: Fabric, network: nn.Module, optimiser: Optimizer) -> tuple[Any, Any]:
+def set_up(fabric: Fabric, network: nn.Module, optimiser: Optimizer, *, channels_last: bool) -> tuple[Any, Any]:
     """Hand network and optimiser to the engine.
+
+    Batch normalisation sees the pictures of all processes on GPUs. On CPUs, for which torch has no such layer, each
+    process normalises by its own pictures of a micro-batch.
 
     Args:
         fabric: the engine.
         network: changed in place where it is sharded.
         optimiser: over its parameters; follows them to their shards.
+        channels_last: whether weights lie channel by channel in memory; not for weights that are to be sharded.
 
     Returns:
         Both, as the engine runs them.
     """
     names = {id(parameter): name for name, parameter in network.named_parameters()}
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
     module = fabric.setup_module(network)
     now = dict(network.named_parameters())
     for group in optimiser.param_groups:
@@ -95,16 +129,36 @@ def set_up(fabric: Fabric, network: nn.Module, optimiser: Optimizer) -> tuple[An
     return module, fabric.setup_optimizers(optimiser)
 
 
-def whole(tree: Any) -> Any:
-    """Gather what is sharded in nested mappings and lists; all processes must call it.
+def share_from_first(tensors: Iterable[Tensor], ranks: Ranks) -> None:
+    """Give all processes the first one's values: of weights before they are sharded, of running statistics.
+
+    Args:
+        tensors: plain ones, on the host or on the device of the run; changed in place.
+        ranks: of the run; all must call it.
+    """
+    if ranks.count > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0, group=ranks.group if tensor.device.type == "cpu" else None)
+
+
+def whole(tree: Any, *, keep: bool = True) -> Any:
+    """Gather what is sharded in nested mappings and lists, one tensor at a time; all processes must call it.
 
     Args:
         tree: a state dict.
+        keep: whether this process wants what it helps to gather.
 
     Returns:
-        The same, of plain tensors.
+        The same, with plain tensors on the host in place of sharded ones; empty ones where they are not wanted.
     """
-    return _map(tree, lambda tensor: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor)
+
+    def gathered(tensor: Tensor) -> Tensor:
+        if not hasattr(tensor, "full_tensor"):
+            return tensor
+        full: Tensor = tensor.full_tensor()
+        return full.cpu() if keep else torch.empty(0)
+
+    return _map(tree, gathered)
 
 
 def load_network(network: nn.Module, state: Mapping[str, Tensor]) -> None:

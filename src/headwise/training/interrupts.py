@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+ONE_REQUEST = 5.0
+"""Seconds in which further signals are the same request: launchers repeat what a terminal or Slurm sent to all."""
 
 
 class Interrupts:
     """While open, SIGINT and SIGTERM set `received` instead of ending the process.
 
-    A second signal of the same kind acts as it did before, so that a hanging step can still be broken off.
-    Outside the main thread, where Python does not allow handlers, nothing is changed.
+    A signal that comes `ONE_REQUEST` seconds after the first acts as it did before, so that a hanging step can still
+    be broken off. Outside the main thread, where Python does not allow handlers, nothing is changed.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -33,5 +38,8 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.received = number
-        signal.signal(number, self._previous[number])
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > ONE_REQUEST:
+            signal.signal(number, self._previous[number])
+            signal.raise_signal(number)

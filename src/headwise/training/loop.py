@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import copy
 import signal
-import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import nn
 
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.ledger import Ledger
-from headwise.training.checkpoints import newest_checkpoint, save_checkpoint
-from headwise.training.engine import load_network, load_optimiser, open_fabric, seed_step, set_up, whole
+from headwise.training.checkpoints import save_checkpoint
+from headwise.training.clock import Clock
+from headwise.training.engine import (
+    load_network,
+    load_optimiser,
+    open_fabric,
+    seed_step,
+    set_up,
+    share_from_first,
+    whole,
+)
 from headwise.training.interrupts import Interrupts
 from headwise.training.logs import NoLog, RunLog, step_entry
 from headwise.training.progress import NoProgress, Progress, open_progress
-from headwise.training.ranks import Ranks, join_ranks, naming_lost_ranks
-from headwise.training.run_folder import start_folder
+from headwise.training.ranks import Ranks, error_line, joined_ranks, restarted_by_torchrun
+from headwise.training.run_folder import open_folder
 from headwise.training.step import training_step
 from headwise.training.task import Batch, Outcome, Settings, Task
 
@@ -50,32 +59,21 @@ def train(task: Task, settings: Settings, folder: str | Path, *, resume: bool = 
         ImportError: the extra ``headwise[train]`` is missing.
     """
     folder = Path(folder)
-    fabric = open_fabric(settings)
-    ranks = join_ranks(fabric.global_rank, fabric.world_size)
-    progress = open_progress() if ranks.rank == 0 else NoProgress()
-    try:
-        with naming_lost_ranks(ranks):
-            saved = ranks.from_first(
-                _open_folder(task, settings, folder, progress, resume) if ranks.rank == 0 else None
-            )
+    with Interrupts() as interrupts:
+        fabric = open_fabric(settings)
+        with joined_ranks(fabric.global_rank, fabric.world_size) as ranks, _shown(ranks) as progress:
+            continues = resume or restarted_by_torchrun()
+            saved = ranks.on_first(lambda: open_folder(folder, task, settings, progress.say, resume=continues))
             run = _Run(task, settings, folder, fabric, progress, saved, ranks)
-            try:
-                with Interrupts() as interrupts, run.open_ledger() as ledger:
-                    return run.finish(ledger, interrupts)
-            finally:
-                run.log.close()
-    finally:
-        progress.close()
+            with closing(run.log), run.open_ledger() as ledger:
+                return run.finish(ledger, interrupts)
 
 
-def _open_folder(
-    task: Task, settings: Settings, folder: Path, progress: Progress, resume: bool
-) -> Mapping[str, Any] | None:
-    """Return what to continue from; None, in a folder made anew, for a fresh run."""
-    saved = _saved_state(task, folder, progress) if resume else None
-    if saved is None:
-        start_folder(folder, task, settings)
-    return saved
+@contextmanager
+def _shown(ranks: Ranks) -> Iterator[Progress]:
+    """Show the run, on the first process."""
+    with closing(open_progress() if ranks.rank == 0 else NoProgress()) as progress:
+        yield progress
 
 
 class _Run:
@@ -93,14 +91,14 @@ class _Run:
     ) -> None:
         self.task, self.settings, self.folder = task, settings, folder
         self.fabric, self.progress, self.ranks = fabric, progress, ranks
-        self.step = 0
-        self.clock = _Clock(0.0)
+        self.step = self.saved = 0
+        self.clock = Clock(0.0)
         self.scores: Mapping[str, Any] = {}
-        if settings.channels_last:
-            task.network.to(memory_format=torch.channels_last)
-        sharded = ranks.count > 1 and settings.strategy == "fsdp2"
-        self.plain = copy.deepcopy(task.network).to(fabric.device) if sharded else task.network
-        self.network, self.optimiser = set_up(fabric, task.network, task.optimiser)
+        share_from_first(task.network.state_dict().values(), ranks)
+        self.sharded = ranks.count > 1 and settings.strategy == "fsdp2"
+        self.plain = copy.deepcopy(task.network) if self.sharded else task.network
+        dense = settings.channels_last and not self.sharded
+        self.network, self.optimiser = set_up(fabric, task.network, task.optimiser, channels_last=dense)
         task.criterion.to(fabric.device)
         if saved is not None:
             self._restore(saved)
@@ -118,31 +116,51 @@ class _Run:
 
     def finish(self, ledger: Ledger, interrupts: Interrupts) -> Outcome:
         """Do the remaining steps, or those up to the next signal."""
-        settings = self.settings
         self.clock.restart()
-        for batches in self._steps():
-            rate = float(self.optimiser.param_groups[0]["lr"])
-            self._train_one(batches)
-            if self._due(settings.log_every) or self.step == 1:
-                self._log(ledger, rate)
-            if self._due(settings.evaluate_every):
-                self._evaluate()
-            # A signal reaches the processes at different moments; they stop after the same step.
-            received = self.ranks.most(interrupts.received or 0)
-            stopped = received != 0 and self.step < settings.steps
-            if self._due(settings.checkpoint_every) or stopped:
+        steps = self._batches_by_step()
+        while self.step < self.settings.steps:
+            batches, error = _next_or_error(steps)
+            received = self._agree(interrupts.received, error)
+            if received is not None:
                 self._save()
-            if stopped:
                 self._say_how_to_resume(received)
                 return Outcome(self.folder, self.step, received, self.scores)
+            self._do(batches, ledger)
         return Outcome(self.folder, self.step, None, self.scores)
 
-    def _steps(self) -> Iterator[list[Batch]]:
+    def _batches_by_step(self) -> Iterator[list[Batch]]:
         """This process's micro-batches, one list a step."""
         count = self.settings.micro_batches
         stream = iter(self.task.batches(self.step, self.settings.steps, count, self.ranks))
         while batches := list(islice(stream, count)):
             yield batches
+        raise ValueError(f"the batches end at step {self.step} of {self.settings.steps}. Give batches for every step.")
+
+    def _agree(self, received: int | None, error: Exception | None) -> int | None:
+        """Return the signal that any process received, on all; they reach the processes at different moments.
+
+        Where a process cannot load its batches, all of them keep what was reached, and stop.
+        """
+        reason = self.ranks.most(_ERROR if error is not None else received or 0)
+        if reason < _ERROR:
+            return reason or None
+        if self.saved < self.step:
+            self._save()
+        told = self.ranks.gather([error and error_line(error)])
+        if error is not None:
+            raise error
+        raise OSError("; ".join(f"process {rank}: {text}" for rank, text in enumerate(told) if text is not None))
+
+    def _do(self, batches: list[Batch], ledger: Ledger) -> None:
+        """Train on the batches of a step, and do what is due after it."""
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        self._train_one(batches)
+        if self._due(self.settings.log_every) or self.step == 1:
+            self._log(ledger, rate)
+        if self._due(self.settings.evaluate_every):
+            self._evaluate()
+        if self._due(self.settings.checkpoint_every):
+            self._save()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.settings.steps
@@ -185,37 +203,49 @@ class _Run:
         if self.task.evaluate is None:
             return
         samples = self.folder / "samples" if self.step == self.settings.steps else None
-        if self.plain is not self.task.network:
-            self.plain.load_state_dict(whole(self.task.network.state_dict()))
-        self.scores = self.task.evaluate(self.plain, samples, self.ranks)
+        with self._evaluated() as network:
+            self.scores = self.task.evaluate(network, samples, self.ranks)
         self.log.evaluation(self.step, self.scores)
         self.progress.say(f"step {self.step} held out: {_summary(self.scores)}")
         self.clock.skip()
 
+    @contextmanager
+    def _evaluated(self) -> Iterator[nn.Module]:
+        """The network with the same weights and running statistics everywhere, to be used by each process alone."""
+        if self.sharded:
+            self.plain.load_state_dict(whole(self.task.network.state_dict()))
+        self.plain.to(self.fabric.device)
+        share_from_first(self.plain.buffers(), self.ranks)
+        yield self.plain
+        if self.sharded:
+            self.plain.to("cpu")
+
     def _save(self) -> None:
-        """Write a checkpoint on the first process, after the logs that it vouches for."""
+        """Write a checkpoint on the first process, after the logs that it vouches for; all wait for it."""
         self.log.sync()
+        keep = self.ranks.rank == 0
         state = {
             "recipe": self.task.recipe,
             "preset": self.task.preset,
             "arguments": dict(self.task.arguments),
-            "network": whole(self.task.network.state_dict()),
+            "network": whole(self.task.network.state_dict(), keep=keep),
             "criterion": self.task.criterion.state_dict(),
-            "optimiser": whole(self.optimiser.state_dict()),
+            "optimiser": whole(self.optimiser.state_dict(), keep=keep),
             "scheduler": self.task.scheduler.state_dict(),
             "seconds": self.clock.seconds,
             "scores": dict(self.scores),
         }
-        if self.ranks.rank == 0:
-            save_checkpoint(self.folder / "checkpoints", self.step, state, keep=self.settings.keep_checkpoints)
+        folder, number = self.folder / "checkpoints", self.settings.keep_checkpoints
+        self.ranks.on_first(lambda: save_checkpoint(folder, self.step, state, keep=number))
+        self.saved = self.step
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         load_network(self.task.network, saved["network"])
         self.task.criterion.load_state_dict(saved["criterion"])
         load_optimiser(self.optimiser, saved["optimiser"])
         self.task.scheduler.load_state_dict(saved["scheduler"])
-        self.step = saved["step"]
-        self.clock = _Clock(saved["seconds"])
+        self.step = self.saved = saved["step"]
+        self.clock = Clock(saved["seconds"])
         self.scores = saved["scores"]
 
     def _say_how_to_resume(self, number: int) -> None:
@@ -226,58 +256,16 @@ class _Run:
         )
 
 
-class _Clock:
-    """The time a run has taken, over all its resumptions, and its pace since the last look."""
-
-    def __init__(self, seconds: float) -> None:
-        self._before = seconds
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin to count."""
-        self._began = time.perf_counter()
-        self.skip()
-
-    def skip(self) -> None:
-        """Leave what has just passed out of the pace."""
-        self._mark = time.perf_counter()
-        self._images = 0
-
-    def count(self, images: int) -> None:
-        """Note images that were trained on."""
-        self._images += images
-
-    def pace(self) -> float:
-        """Return images per second since the last call, or since `skip`."""
-        images, seconds = self._images, time.perf_counter() - self._mark
-        self.skip()
-        return images / max(seconds, 1e-9)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that the run has taken."""
-        return self._before + time.perf_counter() - self._began
+_ERROR = 2**16
+"""Above the numbers of all signals: a process cannot load its batches."""
 
 
-def _saved_state(task: Task, folder: Path, progress: Progress) -> dict[str, Any] | None:
-    """Return what to continue from; None where the run was ended before its first checkpoint."""
-    saved = newest_checkpoint(
-        folder / "checkpoints", task.preset, lambda text: progress.say(f"headwise: warning: {text}")
-    )
-    if saved is None:
-        progress.say(f"{folder}: no checkpoint yet, so the run begins at its first step.")
-        return None
-    differing = [
-        name
-        for name in sorted(saved["arguments"].keys() | dict(task.arguments).keys())
-        if saved["arguments"].get(name) != task.arguments.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder}: the run was started with another {', '.join(differing)}. Resume it with the same arguments."
-        )
-    progress.say(f"{folder}: continuing after step {saved['step']}.")
-    return saved
+def _next_or_error(steps: Iterator[list[Batch]]) -> tuple[list[Batch], Exception | None]:
+    """Return the next step's batches; or why there are none, a picture that was removed for instance."""
+    try:
+        return next(steps), None
+    except Exception as error:  # whatever it is, what was trained so far is saved first
+        return [], error
 
 
 def _summary(scores: Mapping[str, Any]) -> str:

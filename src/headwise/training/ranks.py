@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from headwise.training.lifeline import open_lifeline, stopping
 
 T = TypeVar("T")
 
@@ -85,22 +87,89 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
+    def on_first(self, function: Callable[[], T]) -> T:
+        """Call a function on the first process alone; its result, or its error, is everyone's.
+
+        Args:
+            function: to call.
+
+        Returns:
+            Its result, on every process.
+
+        Raises:
+            Exception: whatever it raised on the first process.
+        """
+        if self.count == 1:
+            return function()
+        result, error = self.from_first(_outcome(function) if self.rank == 0 else (None, None))
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
 
 ALONE = Ranks()
 """A process that shares its run with none."""
 
 
-def join_ranks(rank: int, count: int) -> Ranks:
-    """Return this process's place among those of the run; all of them must call it.
+def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return function(), None
+    except Exception as error:  # raised again on every process
+        return None, error
+
+
+@contextmanager
+def joined_ranks(rank: int, count: int) -> Iterator[Ranks]:
+    """Join the processes of the run; all of them must call it.
 
     Args:
         rank: of this process.
-        count: of all processes.
+        count: of all processes, connected by the engine.
+
+    Yields:
+        This process's place, with a group on the host beside the one of the accelerators.
+
+    Raises:
+        ConnectionError: another process of the run was lost; the message names it and its reason.
+    """
+    if count == 1:
+        yield ALONE
+        return
+    ranks = Ranks(rank, count, dist.new_group(backend="gloo"))
+    lifeline = open_lifeline(rank, count, os.environ.get("MASTER_ADDR", "localhost"), ranks.from_first)
+    reason = None
+    try:
+        yield ranks
+    except RuntimeError as error:  # a transfer that breaks off raises these, and so does much else
+        lost = lifeline.lost(_PATIENCE)
+        if lost is None:
+            reason = error_line(error)
+            raise
+        raise ConnectionError(stopping(rank, lost)) from error
+    except BaseException as error:
+        reason = error_line(error)
+        raise
+    finally:
+        lifeline.close(reason)
+
+
+_PATIENCE = 3.0
+"""Seconds in which the news of a lost process arrives after a transfer broke off."""
+
+
+def error_line(error: BaseException) -> str:
+    """Return the line of an error that says what happened.
+
+    Args:
+        error: perhaps of a loading process, whose message is a traceback with that line at its end.
 
     Returns:
-        The place, with a group on the host beside the one of the accelerators.
+        The first line; of a loading process's error the last, without the error's kind.
     """
-    return Ranks(rank, count, dist.new_group(backend="gloo") if count > 1 else None)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "in DataLoader worker process" in lines[0]:
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return lines[0]
 
 
 def launched_by_torchrun() -> bool:
@@ -108,26 +177,6 @@ def launched_by_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
-@contextmanager
-def naming_lost_ranks(ranks: Ranks) -> Iterator[None]:
-    """Turn the transport's error after another process died into one that says so.
-
-    Args:
-        ranks: of the run.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ConnectionError: another process of the run ended or cannot be reached.
-    """
-    try:
-        yield
-    except (RuntimeError, dist.DistError) as error:
-        reason = str(error)
-        if ranks.count == 1 or not (isinstance(error, dist.DistError) or "gloo" in reason.lower()):
-            raise
-        raise ConnectionError(
-            f"process {ranks.rank} of {ranks.count}: another process of the run ended, so this one stops; the first "
-            "failure in the launcher's list is the cause. Start again with --resume."
-        ) from error
+def restarted_by_torchrun() -> bool:
+    """Whether torchrun started the processes of this run again, after one of them had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

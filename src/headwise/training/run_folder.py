@@ -5,16 +5,64 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headwise.training.checkpoints import list_checkpoints, write_atomically
+from headwise.training.checkpoints import list_checkpoints, newest_checkpoint, write_atomically
 from headwise.training.task import Settings, Task
 
 _PACKAGES = ("headwise", "torch", "torchvision", "lightning-fabric", "numpy")
+
+
+FREE_ARGUMENTS = frozenset({"micro_batches", "strategy", "num_workers"})
+"""What a resumed run may be given anew: how its steps are carried out, not what they are."""
+
+
+def open_folder(
+    folder: Path, task: Task, settings: Settings, say: Callable[[str], None], *, resume: bool
+) -> Mapping[str, Any] | None:
+    """Make the folder of a run, or find what to continue from.
+
+    Args:
+        folder: of the run.
+        task: the parts.
+        settings: the numbers.
+        say: told what is found.
+        resume: continue from the newest checkpoint that can be read.
+
+    Returns:
+        The state to continue from; None for a fresh run.
+
+    Raises:
+        ValueError: a run is there already (without `resume`), or its checkpoints cannot be used.
+        OSError: the folder cannot be written.
+    """
+    saved = _saved_state(folder, task, say) if resume else None
+    if saved is None:
+        start_folder(folder, task, settings)
+    return saved
+
+
+def _saved_state(folder: Path, task: Task, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return what to continue from; None where the run was ended before its first checkpoint."""
+    saved = newest_checkpoint(folder / "checkpoints", task.preset, lambda text: say(f"headwise: warning: {text}"))
+    if saved is None:
+        say(f"{folder}: no checkpoint yet, so the run begins at its first step.")
+        return None
+    names = saved["arguments"].keys() | dict(task.arguments).keys()
+    differing = [
+        name for name in sorted(names - FREE_ARGUMENTS) if saved["arguments"].get(name) != task.arguments.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder}: the run was started with another {', '.join(differing)}. Resume it with the same arguments."
+        )
+    say(f"{folder}: continuing after step {saved['step']}.")
+    return saved
 
 
 def start_folder(folder: Path, task: Task, settings: Settings) -> None:
