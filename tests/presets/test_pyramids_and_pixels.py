@@ -90,6 +90,34 @@ def test_retinanet_of_micro_batches_is_that_of_the_batch():
     torch.testing.assert_close(torch.autograd.grad(total, leaves), whole, rtol=1e-12, atol=1e-18)
 
 
+def test_r1_runs_without_a_gpu_and_logs_without_an_index():
+    with pytest.raises(IndexError):  # what the original logs
+        torch.tensor(1.0).data[0]
+    _, outputs, targets = pyramid(RETINANET, "basic", torch.float32)
+    log = hw.presets.retinanet(as_published=True)(outputs, targets).log()
+    assert all(each.shape == () and each.is_cpu for each in log.values())
+
+
+def test_r5_the_loss_that_is_trained_is_the_one_that_is_named():
+    _, outputs, targets = pyramid(RETINANET, "basic", torch.float64)
+    published, paper, shifted = (
+        hw.presets.retinanet(*each)(outputs, targets)["classification"].value
+        for each in ((None, True), ("sigmoid",), ("shifted",))
+    )
+    torch.testing.assert_close(published, shifted, rtol=0, atol=0)
+    assert_equal(published, RETINANET["basic/out/cls"], 1e-9)  # though the original's class is called FocalLoss
+    assert paper > published * 1.05 or paper < published / 1.05
+
+
+def test_r11_labels_stay_where_they_are():
+    _, outputs, targets = pyramid(RETINANET, "basic", torch.float32)
+    label = targets["levels"][0]["label"]
+    with NoSync(), pytest.raises(AssertionError):
+        torch.eye(21)[label[label > -1]]  # the original's one-hot vectors
+    with NoSync():
+        hw.presets.retinanet(as_published=True)(outputs, targets).total.backward()
+
+
 def without_positives(label, dtype=torch.float64):
     leaves, outputs, targets = pyramid(RETINANET, "basic", dtype, cuts=(5, 20))
     for level in targets["levels"]:
