@@ -213,9 +213,9 @@ def make_optimiser(network: nn.Module, configuration: Configuration) -> Optimize
     """
     parameters, rate, decay = network.parameters(), configuration.learning_rate, configuration.weight_decay
     if configuration.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
     if configuration.optimiser == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=MOMENTUM, weight_decay=decay)
+        return torch.optim.SGD(parameters, rate, momentum=MOMENTUM, weight_decay=decay, fused=True)
     raise ValueError(f"optimiser is adamw or sgd, found {configuration.optimiser!r}.")
 
 

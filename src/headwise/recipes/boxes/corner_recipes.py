@@ -43,18 +43,19 @@ TINY = replace(
     FULL,
     network="tiny",
     coarsest=16,
-    steps=1500,
+    steps=1600,
     batch_size=8,
     learning_rate=2e-3,
     schedule="one_cycle",
     weight_decay=1e-4,
     clip_norm=5.0,
-    image_size=127,
-    picture_size=127,
-    min_side=32,
-    max_side=80,
-    crop_scales=(0.8, 0.9, 1.0, 1.1),
-    crop_border=48,
+    image_size=95,
+    picture_size=95,
+    min_side=22,
+    max_side=60,
+    crop_scales=(1.0,),
+    crop_border=47,
+    jitter=0.2,
     mirror=0.0,
     min_kept=0.4,
     mirrored=False,
@@ -63,7 +64,7 @@ TINY = replace(
     num_workers=0,
     log_every=20,
     checkpoint_every=200,
-    evaluate_every=500,
+    evaluate_every=400,
 )
 """A few minutes on a CPU: narrow networks on handwritten digits."""
 
@@ -123,7 +124,7 @@ SQUEEZE = replace(
 
 cornernet_squeeze: Recipe[CornerConfiguration] = Recipe(
     "cornernet_squeeze",
-    {"tiny": replace(TINY, stride=8, coarsest=32, pull_weight=1.4, push_weight=1.4), "full": SQUEEZE},
+    {"tiny": replace(TINY, stride=8, coarsest=32), "full": SQUEEZE},
     partial(_network, networks.cornernet_squeeze),
     partial(_criterion, presets.cornernet_squeeze),
     partial(_data, read_corners, show_corners, False),
@@ -147,7 +148,7 @@ _read_centers = partial(read_corners, center=True)
 
 centernet: Recipe[CornerConfiguration] = Recipe(
     "centernet",
-    {"tiny": replace(TINY, pull_weight=0.6, push_weight=0.6), "full": CENTERNET},
+    {"tiny": TINY, "full": CENTERNET},
     partial(_network, networks.centernet),
     partial(_criterion, presets.centernet),
     partial(_data, _read_centers, partial(show_corners, points=POINTS), True),

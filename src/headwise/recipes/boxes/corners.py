@@ -33,6 +33,7 @@ class CornerConfiguration(BoxConfiguration):
         num_stacks: hourglasses.
         crop_scales: of the windows that training pictures are cut with, in sizes of the picture that is seen.
         crop_border: least distance of a window's centre from the picture's edges, pixels.
+        jitter: largest relative change of a training picture's brightness, contrast and saturation.
         min_overlap: what a pair of corners off by the radius of a bump overlaps with the box.
         gaussian: bumps in the targets; without, single cells (the papers' ablation).
         pull_weight: weight of the pull, a mean over images.
@@ -50,6 +51,7 @@ class CornerConfiguration(BoxConfiguration):
     num_stacks: int = 2
     crop_scales: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
     crop_border: int = 128
+    jitter: float = 0.4
     min_overlap: float = 0.3
     gaussian: bool = True
     pull_weight: float = 0.5
