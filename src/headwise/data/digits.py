@@ -204,6 +204,6 @@ def _paint(generator: np.random.Generator, image: Pixels, ink: Ink, box: Box) ->
     left, top, right, bottom = box
     patch = image[top:bottom, left:right]
     luma = float(patch.reshape(-1, 3).mean(axis=0) @ LUMA)
-    color = visible_color(generator, luma, generator.uniform(80, 200))
+    color = visible_color(generator, luma, generator.uniform(110, 220))
     painted = patch + generator.uniform(0.85, 1.0) * ink[..., None] * (color - patch)
     image[top:bottom, left:right] = painted.round().clip(0, 255).astype(np.uint8)
