@@ -63,7 +63,7 @@ def staged(
         raise ValueError(
             "staged: a ledger is open, which books whole calls of the criterion. Close it, or use total.backward()"
         )
-    targets = {"target": targets} if isinstance(targets, Tensor) else targets
+    targets = {"target": targets} if isinstance(targets, Tensor) else targets  # as the criterion names a lone tensor
     boundary, held = _cut_off(features)
     if denominators is None:
         denominators = criterion.denominators(targets)

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
 from headwise.criterion import config
 from headwise.criterion.binding import Plan, bind_targets, make_plan, signature
 from headwise.criterion.breakdown import Breakdown, Entry
+from headwise.criterion.checks import check_denominators, check_terms, warn_of_still_schedules
 from headwise.criterion.evaluate import Job, Row, denominator_of, run
-from headwise.criterion.junction import Policy
-from headwise.criterion.layout import Layout
+from headwise.criterion.junction import Policy, Recorder
+from headwise.criterion.kernels import Kernels
 from headwise.criterion.paths import get
 from headwise.criterion.splitting import why_split_variant
-from headwise.criterion.term import AnyTerm, RatioTerm, Term, Weight, check_weight, describe
+from headwise.criterion.term import AnyTerm, Term, Weight, check_weight
 from headwise.ratio import Ratio
 
 _MAX_PLANS = 64
-
-
-class Recorder(Protocol):
-    """Who keeps the books of a criterion: gives each call the leaves (slots) that its backward pass fills."""
-
-    channels: bool
-
-    def open(self, layouts: tuple[Layout, ...], device: torch.device, pooled: bool) -> list[Tensor]:
-        """The slots of every term's seed, then of every junction, for one call."""
-        ...
 
 
 class Criterion(nn.Module):
@@ -74,33 +62,27 @@ class Criterion(nn.Module):
         self.on_nonfinite = on_nonfinite
         self.recorder: Recorder | None = None
         self.step = 0
-        self._check()
+        check_terms(self.terms)
+        if on_nonfinite not in ("keep", "drop", "raise"):
+            raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
         self._weights: dict[str, Weight] = {term.name: term.weight for term in self.terms}
         for name, weight in (weights or {}).items():
             self.set_weight(name, weight)
         self._plans: dict[Any, Plan] = {}
-        self._compile = compile
-        self._compiled: dict[Job, Callable[..., Any]] = {}
+        self._kernels = Kernels(compile)
         self._num_calls = 0
         self._parts: dict[tuple[str, ...], Criterion] = {}
         self._split_variants = tuple([why_split_variant(term) for term in self.terms])
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle has closed books, and makes its own plans and kernels."""
-        return {**self.__dict__, "recorder": None, "_plans": {}, "_compiled": {}, "_parts": {}}
-
-    def _check(self) -> None:
-        if not self.terms:
-            raise ValueError("a Criterion needs at least one term")
-        for term in self.terms:
-            if not isinstance(term, Term | RatioTerm):
-                raise ValueError(f"a Criterion holds Terms and RatioTerms; found {describe(term)}")
-        names = [term.name for term in self.terms]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two terms are named {', '.join(map(repr, twice))}. Give every term a name of its own")
-        if self.on_nonfinite not in ("keep", "drop", "raise"):
-            raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {self.on_nonfinite!r}")
+        return {
+            **self.__dict__,
+            "recorder": None,
+            "_plans": {},
+            "_parts": {},
+            "_kernels": Kernels(self._kernels.enabled),
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -162,7 +144,7 @@ class Criterion(nn.Module):
         found: dict[str, Any] = {"terms": config.terms_to_list(self.terms, self._weights)}
         if self.unread:
             found["unread"] = list(self.unread)
-        return {**found, "on_nonfinite": self.on_nonfinite, "compile": self._compile}
+        return {**found, "on_nonfinite": self.on_nonfinite, "compile": self._kernels.enabled}
 
     @classmethod
     def from_dict(cls, declaration: Mapping[str, Any]) -> Criterion:
@@ -234,6 +216,7 @@ class Criterion(nn.Module):
             where the targets have levels. `pool_denominators` totals them over micro-batches and ranks: all are added
             but constants (`normalizers.one`, a number).
         """
+        targets = {"target": targets} if isinstance(targets, Tensor) else targets
         return {
             term.name: denominator_of(term, bind_targets(term, targets)[1], targets)
             for term in self.terms
@@ -265,11 +248,14 @@ class Criterion(nn.Module):
             breakdown: Breakdown = outside(outputs, targets, denominators)
             return breakdown
         if torch.compiler.is_compiling():
-            return self._evaluate(outputs, targets, denominators, make_plan(self.terms, outputs, targets, self.unread))
+            plan = make_plan(self.terms, outputs, targets, self.unread)
+            return self._evaluate(outputs, targets, denominators, plan, run)
         plan = self._plan(outputs, targets)
-        self._check_denominators(denominators)
-        self._warn_if_never_advanced()
-        return self._evaluate(outputs, targets, denominators, plan, self._compile)
+        check_denominators(self.terms, denominators)
+        self._num_calls += torch.is_grad_enabled() and self.training
+        if self._num_calls == 100 and self.step == 0:
+            warn_of_still_schedules(self._weights.values())
+        return self._evaluate(outputs, targets, denominators, plan, self._kernels.run)
 
     def _plan(self, outputs: Any, targets: Any) -> Plan:
         key = (signature(outputs), signature(targets))
@@ -279,35 +265,13 @@ class Criterion(nn.Module):
             self._plans[key] = make_plan(self.terms, outputs, targets, self.unread)
         return self._plans[key]
 
-    def _check_denominators(self, denominators: Mapping[str, Tensor | Ratio] | None) -> None:
-        if denominators is None:
-            return
-        wanted = {term.name for term in self.terms if isinstance(term, Term)}
-        found = {name for name, each in denominators.items() if not isinstance(each, Ratio)}
-        ratios = set(denominators) - found
-        if found != wanted or not ratios <= set(self.names) - wanted:
-            raise ValueError(
-                f"denominators are needed for exactly the terms {', '.join(sorted(wanted))}; found "
-                f"{', '.join(sorted(denominators)) or 'none'}. Total what criterion.denominators(targets) returns "
-                "(pool_denominators does), and give ratios (pool_ratios) to RatioTerms alone"
-            )
-
-    def _warn_if_never_advanced(self) -> None:
-        self._num_calls += torch.is_grad_enabled() and self.training
-        if self._num_calls == 100 and self.step == 0 and any(_is_schedule(w) for w in self._weights.values()):
-            warnings.warn(
-                "a weight follows a schedule, but after 100 calls Criterion.advance() was never called: the weight "
-                "stands still. Call criterion.advance() beside optimizer.step()",
-                stacklevel=4,
-            )
-
     def _evaluate(
         self,
         outputs: Any,
         targets: Any,
         denominators: Mapping[str, Tensor | Ratio] | None,
         plan: Plan,
-        compiled: bool = False,
+        run_job: Callable[..., tuple[list[Row], Tensor]],
     ) -> Breakdown:
         roots = [get(outputs, steps) for steps in plan.root_steps]
         weights = [self._weight(name) for name in self.names]
@@ -317,10 +281,7 @@ class Criterion(nn.Module):
         ]
         job = Job(self.terms, plan, self.on_nonfinite, self.recorder is not None and self.recorder.channels)
         slots = self._open_books(job, roots, denominators is not None)
-        if compiled:
-            rows, total = self._run_compiled(job, roots, targets, denominators, weights, scales, slots)
-        else:
-            rows, total = run(job, roots, targets, denominators, weights, scales, slots)
+        rows, total = run_job(job, roots, targets, denominators, weights, scales, slots)
         entries = {
             name: Entry(
                 row.value, weight, row.weighted, Ratio(row.numerator, row.denominator, row.smooth), row.levels, why
@@ -333,34 +294,3 @@ class Criterion(nn.Module):
         if self.recorder is None or not torch.is_grad_enabled() or not any(root.requires_grad for root in roots):
             return None
         return self.recorder.open(tuple([part.layout for part in job.parts]), roots[0].device, pooled)
-
-    def _run_compiled(self, job: Job, roots: list[Tensor], *rest: Any) -> tuple[list[Row], Tensor]:
-        """Runs the compiled kernels; what cannot be compiled runs, or is refused, in eager mode."""
-        if job not in self._compiled:
-            self._compiled[job] = torch.compile(partial(run, job), fullgraph=True)
-        targets, denominators, weights, scales, slots = rest
-        as_tensors = [torch.as_tensor(weight, dtype=torch.float64) for weight in weights]
-        level_tensors = [torch.tensor(scale, dtype=torch.float64) for scale in scales]
-        compiled = self._compiled[job]
-        try:
-            # What the backward pass can compute from the inputs costs less time than memory to keep.
-            with functorch_config.patch(aggressive_recomputation=True):
-                results: tuple[list[Row], Tensor] = compiled(
-                    roots, targets, denominators, as_tensors, level_tensors, slots
-                )
-            return results
-        except Exception as error:
-            # Dynamo wraps what a loss raises in errors of its own; eager mode says it in plain words.
-            results = run(job, roots, targets, denominators, weights, scales, slots)
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(
-                f"Criterion(compile=True) goes on in eager mode, for these shapes cannot be compiled: "
-                f"{type(error).__name__}: {reason}. Values are the same; pad to fewer shapes, or set compile=False",
-                stacklevel=5,
-            )
-            self._compile = False
-            return results
-
-
-def _is_schedule(weight: Weight) -> bool:
-    return callable(weight) and not isinstance(weight, Tensor)

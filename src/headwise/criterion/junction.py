@@ -9,7 +9,7 @@ order whether the books are kept or not, hence gradients with and without are eq
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,16 @@ Policy = Literal["keep", "drop", "raise"]
 
 class NonFiniteGradientError(FloatingPointError):
     """A term sent a gradient that is not finite; the message names the term and the output."""
+
+
+class Recorder(Protocol):
+    """Who keeps the books of a criterion: gives each call the leaves (slots) that its backward pass fills."""
+
+    channels: bool
+
+    def open(self, layouts: tuple[Layout, ...], device: torch.device, pooled: bool) -> list[Tensor]:
+        """The slots of every term's seed, then of every junction, for one call."""
+        ...
 
 
 class Split(torch.autograd.Function):
