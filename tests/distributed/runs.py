@@ -126,7 +126,7 @@ def happen(kind: str, batch: Batch) -> None:
     elif kind == "hang":
         time.sleep(60)
     elif kind == "nan":
-        batch.targets["level"].fill_(float("nan"))
+        batch.targets["level"] = torch.full_like(batch.targets["level"], float("nan"))
     elif kind == "full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
@@ -232,5 +232,3 @@ def end(processes: Iterable[BaseProcess], meet: str) -> Ended:
 
 def run(folder: Path, **changes: Any) -> Ended:
     return end(*start(Spec(str(folder), **changes)))
-
-

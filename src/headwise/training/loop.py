@@ -28,7 +28,7 @@ from headwise.training.engine import (
 from headwise.training.interrupts import Interrupts
 from headwise.training.logs import NoLog, RunLog, step_entry
 from headwise.training.progress import NoProgress, Progress, open_progress
-from headwise.training.ranks import Ranks, error_line, joined_ranks, restarted_by_torchrun
+from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
 from headwise.training.run_folder import open_folder
 from headwise.training.step import training_step
 from headwise.training.task import Batch, Outcome, Settings, Task
@@ -59,14 +59,14 @@ def train(task: Task, settings: Settings, folder: str | Path, *, resume: bool = 
         ImportError: the extra ``headwise[train]`` is missing.
     """
     folder = Path(folder)
-    with Interrupts() as interrupts:
-        fabric = open_fabric(settings)
-        with joined_ranks(fabric.global_rank, fabric.world_size) as ranks, _shown(ranks) as progress:
-            continues = resume or restarted_by_torchrun()
-            saved = ranks.on_first(lambda: open_folder(folder, task, settings, progress.say, resume=continues))
-            run = _Run(task, settings, folder, fabric, progress, saved, ranks)
-            with closing(run.log), run.open_ledger() as ledger:
-                return run.finish(ledger, interrupts)
+    fabric = open_fabric(settings)
+    ranks = join_ranks(fabric.global_rank, fabric.world_size)
+    with Interrupts() as interrupts, naming_lost_ranks(ranks), _shown(ranks) as progress:
+        continues = resume or restarted_by_torchrun()
+        saved = ranks.on_first(lambda: open_folder(folder, task, settings, progress.say, resume=continues))
+        run = _Run(task, settings, folder, fabric, progress, saved, ranks)
+        with closing(run.log), run.open_ledger() as ledger:
+            return run.finish(ledger, interrupts)
 
 
 @contextmanager

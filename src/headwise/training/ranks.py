@@ -118,34 +118,45 @@ def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-@contextmanager
-def joined_ranks(rank: int, count: int) -> Iterator[Ranks]:
-    """Join the processes of the run; all of them must call it.
+def join_ranks(rank: int, count: int) -> Ranks:
+    """Return this process's place among those of the run; all of them must call it.
 
     Args:
         rank: of this process.
         count: of all processes, connected by the engine.
 
+    Returns:
+        The place, with a group on the host beside the one of the accelerators.
+    """
+    return Ranks(rank, count, dist.new_group(backend="gloo")) if count > 1 else ALONE
+
+
+@contextmanager
+def naming_lost_ranks(ranks: Ranks) -> Iterator[None]:
+    """Notice when another process of the run is lost, and tell the others why this one ends; all must call it.
+
+    Args:
+        ranks: of the run.
+
     Yields:
-        This process's place, with a group on the host beside the one of the accelerators.
+        Nothing.
 
     Raises:
-        ConnectionError: another process of the run was lost; the message names it and its reason.
+        ConnectionError: another process was lost; the message names it and its reason.
     """
-    if count == 1:
-        yield ALONE
+    if ranks.count == 1:
+        yield
         return
-    ranks = Ranks(rank, count, dist.new_group(backend="gloo"))
-    lifeline = open_lifeline(rank, count, os.environ.get("MASTER_ADDR", "localhost"), ranks.from_first)
+    lifeline = open_lifeline(ranks.rank, ranks.count, os.environ.get("MASTER_ADDR", "localhost"), ranks.from_first)
     reason = None
     try:
-        yield ranks
+        yield
     except RuntimeError as error:  # a transfer that breaks off raises these, and so does much else
         lost = lifeline.lost(_PATIENCE)
         if lost is None:
             reason = error_line(error)
             raise
-        raise ConnectionError(stopping(rank, lost)) from error
+        raise ConnectionError(stopping(ranks.rank, lost)) from error
     except BaseException as error:
         reason = error_line(error)
         raise
