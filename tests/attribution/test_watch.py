@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from headwise.attribution import watch
 from headwise.training.callbacks.keeper import Keeper
@@ -109,3 +110,36 @@ def test_callbacks_take_it():
     sum(model(torch.randn(5, 3)).values()).backward()
     assert keeper.read(7)["headwise/box/grad_norm"] > 0
     assert keeper.history[0].step == 7
+
+
+class Checkpointed(nn.Module):
+    """A detector whose heads and losses are computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.box, self.score = nn.Linear(3, 4), nn.Linear(3, 2)
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        return {"box": self.box(x).square().sum(), "score": self.score(x).sum()}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return checkpoint(self.losses, x, use_reentrant=False)
+
+
+def test_heads_that_are_computed_again_are_booked_once():
+    model, x = Checkpointed(), torch.randn(5, 3, requires_grad=True)
+    watched = watch(model, ["box", "score"])
+    sum(model(x).values()).backward()
+    (books,) = watched.ledger.history()
+    assert books["box"].grad_norm == pytest.approx(2 * float(model.box(x).detach().norm()))
+    assert books["score"].grad_norm == pytest.approx(10**0.5)
+    assert list(books["box"].outputs) == ["box"]
+
+
+def test_a_compiled_call_is_not_booked_and_runs():
+    model, x = Detector(), torch.randn(5, 3)
+    watched = watch(model, ["body.box", "body.score"])
+    model.forward = lambda x: {"score": model.body["score"](model.trunk(x)).sum()}  # type: ignore[method-assign]
+    torch.compile(model, backend="aot_eager", fullgraph=True)(x)["score"].backward()
+    assert watched.ledger.history() == []
