@@ -286,3 +286,21 @@ def test_misuse_is_told():
     with hw.Ledger(criterion), pytest.raises(ValueError, match="a ledger is open"):
         staged()
     staged(criterion=terms(2, unread=["h2"]), targets={k: v for k, v in targets.items() if k != "label2"})
+
+
+def test_a_pooled_ratio_and_a_lone_target():
+    network, (images, targets) = Net(1), batch(1)
+    label = targets["label0"].unsqueeze(1).expand(-1, 2, -1, -1)
+    criterion = hw.Criterion([hw.RatioTerm("overlap", losses.dice, output="h0", target="target")])
+    criterion(network(images), label).total.backward()
+    wanted = gradients(network)
+    network.zero_grad()
+    parts = [slice(0, 1), slice(1, 4)]
+    pooled = hw.pool_ratios(criterion, ((network(images[part]), label[part]) for part in parts))
+    for part in parts:
+        features = network.trunk(images[part])
+        backward.staged(criterion, features, network.named(), label[part], denominators=pooled)
+    assert_equal(gradients(network), wanted)
+
+    plain_term = hw.Criterion([hw.Term("error", losses.squared_error, output="h0", target="target")])
+    assert plain_term.denominators(label)["error"] == label.numel()
