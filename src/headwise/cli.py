@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         return VERBS[parsed.verb].run(parsed)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"headwise: error: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
@@ -93,6 +94,12 @@ def _declare_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--seed", type=int, metavar="N", help="of everything random (default: 0)")
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the recipe's)")
+    parser.add_argument(
+        "--micro-batches", type=int, metavar="N", help="parts into which each process splits a step, to save memory"
+    )
+    parser.add_argument(
+        "--strategy", choices=["ddp", "fsdp2"], help="between the processes that torchrun started (default: ddp)"
+    )
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -105,10 +112,13 @@ def _train(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         steps=arguments.steps,
         resume=arguments.resume,
+        micro_batches=arguments.micro_batches,
+        strategy=arguments.strategy,
     )
     if outcome.signal is not None:
         return 128 + int(outcome.signal)
-    print(f"Trained {outcome.steps} steps into {outcome.folder}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Trained {outcome.steps} steps into {outcome.folder}")
     return 0
 
 

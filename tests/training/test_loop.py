@@ -3,8 +3,9 @@ import multiprocessing
 import os
 import random
 import signal
-import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.training import train
+from headwise.training import Batch, train
 from headwise.training.checkpoints import list_checkpoints, load_checkpoint
+from headwise.training.interrupts import ONE_REQUEST, Interrupts
+from headwise.training.ranks import Ranks
 from tests.training import tiny
 
 
@@ -128,13 +131,31 @@ def test_a_signal_ends_the_step_and_saves(whole, tmp_path, number):
     assert_same_run(whole, folder)
 
 
+class InterruptedBatches(tiny.Batches):
+    """Ctrl-C while the fourth batch is loaded, twice, as a terminal and a launcher send it."""
+
+    def __call__(self, first: int, last: int, micro_batches: int, ranks: Ranks) -> Iterator[Batch]:
+        for number, batch in enumerate(super().__call__(first, last, micro_batches, ranks)):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+
+def test_a_later_signal_acts_as_before():
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.received == signal.SIGINT
+        interrupts.since -= 2 * ONE_REQUEST
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_stopping_says_how_to_resume(tmp_path, capsys):
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    outcome = tiny.run(tmp_path / "run", pause=0.1)
-    timer.join()
+    task = replace(tiny.make_task(), batches=InterruptedBatches())
+    outcome = train(task, tiny.settings(), tmp_path / "run")
     assert outcome.signal == signal.SIGINT
-    assert 0 < outcome.steps < tiny.STEPS
+    assert outcome.steps == 3
     output = capsys.readouterr().out
     assert f"Continue with: headwise train tiny --out {tmp_path / 'run'} --resume" in output
     assert "region" in output, "plain lines name the terms"

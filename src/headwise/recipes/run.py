@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from headwise.presets import card
 from headwise.recipes.configuration import Configuration
 from headwise.training import Outcome, Settings, Task, train
 from headwise.training.ranks import Ranks
-from headwise.training.run_folder import read_config
+from headwise.training.run_folder import FREE_ARGUMENTS, read_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,8 @@ class Recipe(Generic[C]):
             size: "tiny" or "full"; by default full with `data` and tiny without.
             seed: of everything random; 0 by default.
             steps: optimiser steps; the configuration's by default.
-            resume: continue the run in `out`, with the arguments it was started with.
+            resume: continue the run in `out`, with the arguments it was started with; only how steps are carried out
+                (`micro_batches`, `strategy`, `num_workers`, the number of processes) may change.
             **changes: other fields of the recipe's configuration.
 
         Returns:
@@ -146,13 +147,14 @@ class Recipe(Generic[C]):
 
     def _resumed(self, folder: Path, chosen: Mapping[str, Any]) -> C:
         stored = self.read_configuration(read_config(folder)["arguments"], str(folder / "config.json"))
+        free = {name: value for name, value in chosen.items() if name in FREE_ARGUMENTS}
         for name, value in chosen.items():
-            if getattr(stored, name, None) != value:
+            if name not in free and getattr(stored, name, None) != value:
                 raise ValueError(
                     f"{folder}: the run was started with {name} {getattr(stored, name, None)!r}, not {value!r}. "
                     "Leave it out, or start a new run."
                 )
-        return stored
+        return replace(stored, **free)
 
     def make_task(self, configuration: C) -> Task:
         """Put the parts of the run together.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,8 @@ def _shard(network: nn.Module, mesh: Any) -> nn.Module:
     """
     from torch.distributed.fsdp import fully_shard
 
+    # Outputs may be views: no loss writes into them, which is what torch warns of.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     places = mesh["data_parallel"]
     for layer in network.modules():
         if sum(parameter.numel() for parameter in layer.parameters(recurse=False)) >= SMALLEST_SHARD:

@@ -21,7 +21,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._since = 0.0
+        self.since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -39,7 +39,7 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.received is None:
-            self.received, self._since = number, time.monotonic()
-        elif time.monotonic() - self._since > ONE_REQUEST:
+            self.received, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > ONE_REQUEST:
             signal.signal(number, self._previous[number])
             signal.raise_signal(number)

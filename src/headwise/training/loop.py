@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.ledger import Ledger
 from headwise.training.checkpoints import save_checkpoint
 from headwise.training.clock import Clock
@@ -102,14 +101,18 @@ class _Run:
         task.criterion.to(fabric.device)
         if saved is not None:
             self._restore(saved)
+        self.first = self.logged = self.step
         self.log = RunLog(folder, self.step) if ranks.rank == 0 else NoLog()
 
     def open_ledger(self) -> Ledger:
-        """Open the books of the last step, all its micro-batches together."""
+        """Open the books of a step, all its micro-batches together: the last, or all since the last log line.
+
+        A gradient that is kept spoils all later steps, but one that is dropped leaves no trace in them.
+        """
         return Ledger(
             self.task.criterion,
             self.task.network,
-            capacity=1,
+            capacity=self.settings.log_every if self.settings.on_nonfinite == "drop" else 1,
             micro_batches=self.settings.micro_batches,
             on_nonfinite=self.settings.on_nonfinite,
         )
@@ -186,17 +189,20 @@ class _Run:
         entry = step_entry(self.step, books, time=self.clock.seconds, images_per_second=pace, learning_rate=rate)
         self.log.step(entry)
         self.progress.show(entry, self.settings.steps)
-        self._warn(books)
+        self._warn(ledger)
 
-    def _warn(self, books: Books) -> None:
-        """Name the terms whose gradient is not finite, on whatever process that happened."""
-        for name in books.names:
-            if not books[name].finite:
-                paths = ", ".join(path for path, output in books[name].outputs.items() if not output.finite)
-                self.progress.say(
-                    f"headwise: warning: step {self.step}: the gradient of term {name!r} is not finite (output "
-                    f"{paths}); on_nonfinite is {self.settings.on_nonfinite!r}."
-                )
+    def _warn(self, ledger: Ledger) -> None:
+        """Name the terms whose gradient was not finite since the last log line, on whatever process that happened."""
+        found = [
+            f"step {self.first + books.step + 1}: the gradient of term {name!r} is not finite on process "
+            f"{self.ranks.rank} (output {', '.join(p for p, output in term.outputs.items() if not output.finite)})"
+            for books in ledger.history()
+            for name, term in books.items()
+            if self.first + books.step >= self.logged and not term.finite
+        ]
+        self.logged = self.step
+        for text in (text for texts in self.ranks.gather([found]) for text in texts):
+            self.progress.say(f"headwise: warning: {text}; on_nonfinite is {self.settings.on_nonfinite!r}.")
 
     def _evaluate(self) -> None:
         """Evaluate, with samples at the last step, outside the measured pace."""
