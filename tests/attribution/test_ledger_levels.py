@@ -61,7 +61,7 @@ def expected(outputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, dict
         name = f"stacks[{number}]"
         found["heat"][name] = numbers(level_weight * squared(stack["heat"], targets["heat"]) / 3, 0.5, [stack["heat"]])
         read = [stack["first"], stack["second"]]
-        found["pull"][name] = numbers(product(*read, targets["pull"]) / 4, 1.0, read)
+        found["pull"][name] = numbers(product(read[0], read[1], targets["pull"]) / 4, 1.0, read)
         for scale, (output, target) in enumerate(zip(stack["attention"], targets["attention"], strict=True)):
             # The counts 1 and 4 of the two scales, for each of two stacks, are pooled.
             value = squared(output, target) / 10

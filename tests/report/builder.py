@@ -180,7 +180,7 @@ def _maps(targets, rng):
     for k, (name, scale) in enumerate((("sin", 1.4), ("cos", 1.4), ("radius", 9.0))):
         shown[name] = gaussian(targets[name], 2) + scale * noise[2 + k]
     spans = {"sin": (-1.0, 1.0), "cos": (-1.0, 1.0), "radius": None}
-    colours = {"sin": "RdBu", "cos": "RdBu", "radius": "viridis"}
+    colours: dict[str, Any] = {"sin": "RdBu", "cos": "RdBu", "radius": "viridis"}
     return [
         SampleMap(name, values.astype(np.float16), targets[name], spans.get(name, (0, 1)), colours.get(name, "magma"))
         for name, values in shown.items()

@@ -85,7 +85,7 @@ def test_a_span_is_never_empty(tmp_path, values, span):
         ({"annotated": Shapes([np.zeros((3, 3))])}, "annotated polygon 0 must be"),
         ({"found": Shapes([np.zeros((3, 2))], scores=[0.1, 0.2])}, "2 found scores for 1 polygons"),
         ({"maps": [SampleMap("m", np.zeros((1, 2, 2)))]}, r"map 'm' must be \(h, w\)"),
-        ({"maps": [SampleMap("m", np.zeros((2, 2)), colours="jet")]}, "choose one of magma"),
+        ({"maps": [SampleMap("m", np.zeros((2, 2)), colours="jet")]}, "choose one of magma"),  # type: ignore[arg-type]
         ({"pairs": [PointPairs("e", [1.0], [1.0, 2.0])]}, "pairs 'e' must be"),
         ({"instances": Instances(np.zeros((0, 2)), np.zeros((2, 2)))}, "instances.annotated"),
         ({"outline": np.zeros(3)}, "outline must be"),

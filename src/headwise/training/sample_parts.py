@@ -68,8 +68,8 @@ class PointPairs:
     """
 
     title: str
-    first: Array
-    second: Array
+    first: Array | Sequence[float]
+    second: Array | Sequence[float]
     labels: Sequence[str] = ()
     names: tuple[str, str] = ("top-left", "bottom-right")
 

@@ -1,0 +1,87 @@
+"""Average precision and time of the tiny detectors on the embedded digits, over seeds; the corner papers' ablations.
+
+    python benchmarks/detectors.py cornernet cornernet_squeeze --seeds 0 1 2 --out runs/detectors
+    python benchmarks/detectors.py --ablations --out runs/detectors
+    python benchmarks/detectors.py --table --out runs/detectors
+
+A run that is there is not run again, so that several processes may share the work.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.measure import machine
+
+from headwise.recipes import RECIPES
+
+SYSTEMS = ("cornernet", "cornernet_squeeze", "cornernet_saccade", "centernet", "retinanet", "ssd")
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "without push": {"push_weight": 0.0},
+    "without Gaussian": {"gaussian": False},
+}
+ABLATED = "cornernet_squeeze"
+
+
+def folder_of(out: Path, system: str, seed: int, ablation: str = "") -> Path:
+    return out / "_".join([system, *ablation.split(), str(seed)])
+
+
+def run(out: Path, system: str, seed: int, ablation: str = "") -> None:
+    folder = folder_of(out, system, seed, ablation)
+    if not (folder / "config.json").is_file():
+        RECIPES[system](out=folder, size="tiny", seed=seed, **ABLATIONS.get(ablation, {}))
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    lines = path.read_text().splitlines() if path.is_file() else []
+    found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    return found
+
+
+def row(folder: Path, name: str, seed: int) -> str | None:
+    config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
+    log, scores = last_line(folder / "log.jsonl"), last_line(folder / "evaluation.jsonl")
+    if not scores or scores["step"] != config["steps"]:
+        return None
+    coco = scores["coco"]
+    minutes = log["time"] / 60
+    numbers = f"{coco['ap']:.3f} | {coco['ap50']:.3f} | {coco['ap75']:.3f} | {minutes:.1f}"
+    return f"| {name} | {seed} | {config['steps']} | {numbers} |"
+
+
+def table(out: Path, seeds: list[int]) -> str:
+    heading = "| system | seed | steps | AP | AP50 | AP75 | minutes |\n|---|---|---|---|---|---|---|"
+    names = [(system, "") for system in SYSTEMS] + [(ABLATED, ablation) for ablation in ABLATIONS]
+    rows = [
+        row(folder_of(out, system, seed, ablation), f"{system} {ablation}".strip(), seed)
+        for system, ablation in names
+        for seed in seeds
+    ]
+    return "\n".join([heading, *(each for each in rows if each is not None)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("systems", nargs="*", choices=[*SYSTEMS, []])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/detectors"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for seed in options.seeds:
+        for system in options.systems:
+            run(options.out, system, seed)
+        for ablation in ABLATIONS if options.ablations else ():
+            run(options.out, ABLATED, seed, ablation)
+    if options.table:
+        print(machine())
+        print(table(options.out, options.seeds))
+
+
+if __name__ == "__main__":
+    main()
