@@ -324,3 +324,16 @@ def test_perfect_outputs_decode_to_the_boxes(objects, center, grid_size):
     order = (boxes[:, None] - found["boxes"][sure]).abs().amax(-1).argmin(1)
     torch.testing.assert_close(found["boxes"][sure][order], boxes, rtol=0, atol=1e-3)
     assert torch.equal(found["labels"][sure][order], labels)
+
+
+def test_without_a_size_boxes_are_in_cells():
+    stack = {
+        **{f"{kind}_heatmap": torch.full((1, 1, 4, 8), -9.0) for kind in ("top_left", "bottom_right")},
+        **{f"{kind}_embedding": torch.zeros(1, 1, 4, 8) for kind in ("top_left", "bottom_right")},
+        **{f"{kind}_offset": torch.full((1, 2, 4, 8), 0.5) for kind in ("top_left", "bottom_right")},
+    }
+    stack["top_left_heatmap"][0, 0, 1, 2] = stack["bottom_right_heatmap"][0, 0, 3, 6] = 5.0
+    [cells] = decode_corners(stack, num_peaks=1)
+    assert cells["boxes"].tolist() == [[2.5, 1.5, 6.5, 3.5]]
+    [pixels] = decode_corners(stack, image_size=(16, 32), num_peaks=1)
+    assert pixels["boxes"].tolist() == [[10.0, 6.0, 26.0, 14.0]]

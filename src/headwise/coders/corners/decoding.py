@@ -33,7 +33,7 @@ class Centers:
 def decode_corners(
     outputs: Mapping[str, Any],
     *,
-    image_size: tuple[int, int],
+    image_size: tuple[int, int] | None = None,
     num_peaks: int = 100,
     num_detections: int = 1000,
     kernel_size: int = 3,
@@ -53,7 +53,7 @@ def decode_corners(
     Args:
         outputs: The network's outputs, whose last stack is read, or one stack: logits of heat maps (N, C, H, W),
             embeddings (N, 1, H, W), offsets (N, 2, H, W) in pixels of the grid.
-        image_size: Height and width of the network's input in pixels.
+        image_size: Height and width of the network's input in pixels; None: boxes are in cells of the grid.
         num_peaks: Corners of each kind, and centres, in an image.
         num_detections: Most boxes of an image (before the centres are asked).
         kernel_size: Side of the neighbourhood whose highest pixel is a peak, odd.
@@ -88,13 +88,13 @@ def decode_corners(
 
 @torch.no_grad()
 def decode_batch(
-    outputs: Mapping[str, Any], image_size: tuple[int, int], pairing: Pairing, *, center: bool = False
+    outputs: Mapping[str, Any], image_size: tuple[int, int] | None, pairing: Pairing, *, center: bool = False
 ) -> list[tuple[Found, Centers]]:
     """Boxes and centres of each image in pixels of the input, before centres validate boxes.
 
     Args:
         outputs: As of `decode_corners`.
-        image_size: Height and width of the network's input in pixels.
+        image_size: Height and width of the network's input in pixels; None for those of the grid.
         pairing: How corners are found and joined.
         center: Read centres too; otherwise they are empty.
 
@@ -110,7 +110,8 @@ def decode_batch(
     points = {kind: read_points(stack, kind, pairing) for kind in kinds}
     _check_finite(stack, points)
     boxes = pair(points["top_left"], points["bottom_right"], pairing)
-    stride = boxes.boxes.new_tensor([image_size[1] / grid[1], image_size[0] / grid[0]])
+    height, width = grid if image_size is None else image_size
+    stride = boxes.boxes.new_tensor([width / grid[1], height / grid[0]])
     found = [_image_of(boxes, image, count, stride) for image, count in enumerate(_counts(boxes.scores))]
     if not center:
         return [(each, Centers.none(boxes.boxes)) for each in found]
