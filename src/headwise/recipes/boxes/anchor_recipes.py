@@ -37,7 +37,7 @@ TINY = replace(
     FULL,
     network="tiny",
     weights=None,
-    steps=1600,
+    steps=2400,
     batch_size=8,
     optimiser="adamw",
     learning_rate=2e-3,
@@ -53,7 +53,7 @@ TINY = replace(
     num_workers=0,
     log_every=20,
     checkpoint_every=200,
-    evaluate_every=800,
+    evaluate_every=1200,
 )
 """A few minutes on a CPU: narrow networks on handwritten digits."""
 

@@ -125,7 +125,7 @@ SQUEEZE = replace(
 
 # A stride of 8 wants larger pictures; its steps are cheaper.
 TINY_SQUEEZE = replace(
-    TINY, stride=8, coarsest=32, image_size=127, picture_size=127, crop_border=63, min_side=26, max_side=76
+    TINY, steps=2000, stride=8, coarsest=32, image_size=127, picture_size=127, crop_border=63, min_side=26, max_side=76
 )
 
 cornernet_squeeze: Recipe[CornerConfiguration] = Recipe(
