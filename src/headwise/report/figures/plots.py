@@ -93,7 +93,9 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
     Returns:
         `path`.
     """
-    figure, axes = _axes(2.2 + 0.95 * len(heat.columns), 1.5 + 0.55 * len(heat.rows))
+    labels = _PER_LETTER * max((len(name) for name in heat.rows), default=0)
+    width = max(labels + 1.8 + 0.95 * len(heat.columns), 1.2 * _PER_LETTER * len(heat.title))
+    figure, axes = _axes(width, 1.5 + 0.55 * len(heat.rows))
     from matplotlib.colors import LogNorm, Normalize
 
     cells = [
@@ -111,9 +113,13 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
         for x, column in enumerate(heat.columns):
             if not heat.is_self(row, column):
                 _write_cell(axes, x, y, heat.values[y][x], signed=heat.diverging)
-    axes.set_title(heat.title, loc="left", fontsize=12, fontweight="bold")
+    figure.suptitle(heat.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.colorbar(image, ax=axes, label=heat.unit)
     return save(figure, path)
+
+
+_PER_LETTER = 0.09
+"""Inches that a letter of a label takes."""
 
 
 def _write_cell(axes: Axes, x: int, y: int, value: float | None, *, signed: bool) -> None:
