@@ -43,7 +43,7 @@ TINY = replace(
     FULL,
     network="tiny",
     coarsest=16,
-    steps=1600,
+    steps=2400,
     batch_size=8,
     learning_rate=2e-3,
     schedule="one_cycle",
@@ -154,7 +154,7 @@ _read_centers = partial(read_corners, center=True)
 
 centernet: Recipe[CornerConfiguration] = Recipe(
     "centernet",
-    {"tiny": TINY, "full": CENTERNET},
+    {"tiny": replace(TINY, steps=1600), "full": CENTERNET},
     partial(_network, networks.centernet),
     partial(_criterion, presets.centernet),
     partial(_data, _read_centers, partial(show_corners, points=POINTS), True),

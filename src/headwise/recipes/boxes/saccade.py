@@ -76,7 +76,7 @@ class SaccadeConfiguration(CornerConfiguration):
         Args:
             base: the tiny CornerNet's.
         """
-        return cls(**{**asdict(base), **_OWN, "picture_size": 191, "max_crops": 12})
+        return cls(**{**asdict(base), **_OWN, "steps": 3000, "picture_size": 191, "max_crops": 12})
 
 
 _OWN: dict[str, Any] = {
