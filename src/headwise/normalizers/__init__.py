@@ -1,0 +1,37 @@
+"""Normalizers: pure functions of target and mask that return what divides a sum of losses.
+
+They never need an output, so that denominators can be totalled over micro-batches and ranks before any
+forward pass. Elements are counted in int64 and the count is returned as float32, which is exact up to 2^24
+(sixteen masks of 1024 x 1024 pixels) and right to 6e-8 beyond.
+"""
+
+from headwise.normalizers.corners import peaks, published_chunks, published_objects, published_peaks
+from headwise.normalizers.counts import (
+    Normalizer,
+    count,
+    elements,
+    foreground,
+    images,
+    labelled,
+    mined,
+    one,
+    positive,
+    weight_sum,
+)
+
+__all__ = [
+    "count",
+    "elements",
+    "positive",
+    "labelled",
+    "mined",
+    "one",
+    "images",
+    "peaks",
+    "published_peaks",
+    "published_objects",
+    "published_chunks",
+    "weight_sum",
+    "foreground",
+    "Normalizer",
+]
