@@ -143,12 +143,16 @@ class InterruptedBatches(tiny.Batches):
 
 
 def test_a_later_signal_acts_as_before():
-    with Interrupts() as interrupts:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.received == signal.SIGINT
-        interrupts.since -= 2 * ONE_REQUEST
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Interrupts() as interrupts:
             os.kill(os.getpid(), signal.SIGINT)
+            assert interrupts.received == signal.SIGINT
+            interrupts.since -= 2 * ONE_REQUEST
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_stopping_says_how_to_resume(tmp_path, capsys):

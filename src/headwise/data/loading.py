@@ -7,7 +7,9 @@ that it would have seen, with any number of workers.
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple
@@ -145,12 +147,21 @@ def seeded_loader(
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_interrupts_to_the_loop,
+        worker_init_fn=_live_for_the_loop,
     )
 
 
-def _leave_interrupts_to_the_loop(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a worker: terminal and scheduler send them to all, and the loop ends its step."""
+def _live_for_the_loop(worker: int) -> None:
+    """Leave signals to the loop, which ends its step first, and end with it.
+
+    Terminals and schedulers send signals to all processes. Torch's workers notice within five seconds that their
+    process was killed, and hold its connections open until then: nobody else would know of the loss.
+    """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+_PR_SET_PDEATHSIG = 1

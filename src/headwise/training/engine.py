@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from headwise.training.ranks import Ranks, launched_by_torchrun
+from headwise.training.ranks import Ranks, launched_by_torchrun, restarted_by_torchrun
 from headwise.training.task import Settings
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def open_fabric(settings: Settings) -> Fabric:
         precision=settings.precision,
         plugins=_environment(),
     )
+    if restarted_by_torchrun() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _meet_anew(count)
     fabric.launch()
     return fabric
 
@@ -65,6 +67,25 @@ def _processes() -> tuple[int, int]:
             f"{local} processes on this machine, which has {gpus} GPUs. Start torchrun with --nproc_per_node {gpus}."
         )
     return count, local
+
+
+def _meet_anew(count: int) -> None:
+    """Connect the processes that torchrun started again, over the store that those before them used.
+
+    Torch's own way would wait there for as many processes as have come already. The engine takes the connection as
+    it is.
+    """
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented, but not in __all__
+
+    address, port, restart = (os.environ[n] for n in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"))
+    shared = TCPStore(address, int(port), count, is_master=False, wait_for_workers=False)
+    store = PrefixStore(f"restart_{restart}", shared)
+    rank, device = int(os.environ["RANK"]), None
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(
+        "gloo" if device is None else "nccl", store=store, rank=rank, world_size=count, device_id=device
+    )
 
 
 def _environment() -> Any:
