@@ -228,7 +228,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         undisturbed = Path(place) / "undisturbed"
         whole_run(runs.Spec(str(undisturbed), settings=SETTINGS))
-        start = whole_run(runs.Spec(f"{place}/short", settings={**SETTINGS, "steps": 1}))
+        start = whole_run(runs.Spec(f"{place}/short", settings={**SETTINGS, "steps": 3}))
         while tally.total < arguments.kills and time.monotonic() - began < 60 * arguments.minutes:
             folder = Path(place) / f"run{tally.runs}"
             spec = runs.Spec(str(folder), resume=True, settings=SETTINGS)

@@ -43,6 +43,9 @@ def train(task: Task, settings: Settings, folder: str | Path, *, resume: bool = 
     ``tensorboard/``. A run that was killed at any moment and is resumed ends with the same weights and the
     same log lines (but for times), to the bit, on the same machine and versions.
 
+    Where torchrun started several processes, each calls this; they share every step and evaluation, and the first one
+    keeps the folder. A run that torchrun started again is resumed.
+
     Args:
         task: the parts.
         settings: the numbers.
@@ -54,16 +57,15 @@ def train(task: Task, settings: Settings, folder: str | Path, *, resume: bool = 
 
     Raises:
         ValueError: a run is there already (without `resume`), or its checkpoints cannot be used.
-        OSError: something cannot be written, or another process of the run ended.
+        OSError: something cannot be read or written, or another process of the run ended.
+        FloatingPointError: a term's gradient is not finite, and `Settings.on_nonfinite` is "raise".
         ImportError: the extra ``headwise[train]`` is missing.
     """
     folder = Path(folder)
     fabric = open_fabric(settings)
     ranks = join_ranks(fabric.global_rank, fabric.world_size)
     with Interrupts() as interrupts, naming_lost_ranks(ranks), _shown(ranks) as progress:
-        continues = resume or restarted_by_torchrun()
-        saved = ranks.on_first(lambda: open_folder(folder, task, settings, progress.say, resume=continues))
-        run = _Run(task, settings, folder, fabric, progress, saved, ranks)
+        run = _Run(task, settings, folder, fabric, progress, ranks, resume=resume or restarted_by_torchrun())
         with closing(run.log), run.open_ledger() as ledger:
             return run.finish(ledger, interrupts)
 
@@ -85,9 +87,11 @@ class _Run:
         folder: Path,
         fabric: Fabric,
         progress: Progress,
-        saved: Mapping[str, Any] | None,
         ranks: Ranks,
+        *,
+        resume: bool,
     ) -> None:
+        saved = ranks.on_first(lambda: open_folder(folder, task, settings, progress.say, resume=resume))
         self.task, self.settings, self.folder = task, settings, folder
         self.fabric, self.progress, self.ranks = fabric, progress, ranks
         self.step = self.saved = 0
