@@ -33,7 +33,7 @@ from headwise.criterion import Criterion, Term
 from headwise.data import Picture, TextAnnotation
 from headwise.recipes.batches import Batches
 from headwise.recipes.configuration import Configuration
-from headwise.training import Batch, Settings, Task, lifeline, train
+from headwise.training import Batch, Settings, Task, engine, lifeline, train
 from headwise.training.ranks import Ranks
 
 NUM_PICTURES, BATCH = 11, 5
@@ -182,6 +182,7 @@ def main(rank: int, spec: Spec, meet: str) -> None:
     """One process of the run; what it says goes to ``<meet>/<rank>.txt``."""
     torch.set_num_threads(1)
     lifeline.GRACE = spec.grace
+    engine.SMALLEST_SHARD = 100  # of the two convolutions one is a shard of its own
     if spec.ranks > 1:
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": spec.ranks, "LOCAL_WORLD_SIZE": spec.ranks}
         os.environ.update({name: str(value) for name, value in places.items()})

@@ -59,7 +59,7 @@ def assert_same(one: Any, other: Any, rel: float | None = None) -> None:
 
 def assert_same_run(folder: Path, wanted: Path, rel: float | None = None) -> None:
     one, other = state(folder), state(wanted)
-    assert one["step"] == other["step"] == STEPS
+    assert one["step"] == other["step"]
     for part in ("network", "optimiser", "scheduler", "criterion", "scores"):
         assert_same(one[part], other[part], rel)
     for name in ("log.jsonl", "evaluation.jsonl"):
@@ -122,19 +122,27 @@ def test_uneven_ends_are_neither_padded_nor_dropped(num_pictures, batch_size, nu
     assert used == [(epoch, picture) for epoch in range(batch_size) for picture in range(num_pictures)]
 
 
-@pytest.mark.parametrize(("rank", "strategy"), [(0, "fsdp2"), (1, "ddp")])
-def test_a_killed_process_ends_the_other_which_names_it_and_the_run_goes_on_to_the_bit(tmp_path, rank, strategy):
+def test_a_killed_process_ends_the_other_which_names_it_and_the_run_goes_on_to_the_bit(undisturbed, tmp_path):
     """torchrun starts all of them again: its count of restarts means to resume."""
-    settings = {"strategy": strategy}
+    folder = tmp_path / "run"
+    for rank, step in ((0, 4), (1, 7)):
+        ended = run(folder, events=((rank, step, "kill"),), resume=rank == 1)
+        assert ended.codes[rank] == -signal.SIGKILL
+        assert ended.codes[1 - rank] == 2
+        assert f"process {1 - rank} stops because process {rank} was killed" in ended.said[1 - rank]
+        assert state(folder)["step"] == 3 * (rank + 1)
+    assert run(folder, environment={"TORCHELASTIC_RESTART_COUNT": "1"}).codes == [0, 0]
+    assert_same_run(folder, undisturbed)
+    assert samples(folder) == samples(undisturbed)
+
+
+def test_a_sharded_run_goes_on_to_the_bit(tmp_path):
+    """With the running statistics that the evaluation between kill and end reads on both processes."""
+    settings = {"strategy": "fsdp2", "steps": 6, "checkpoint_every": 2, "evaluate_every": 4}
     assert run(tmp_path / "undisturbed", settings=settings).codes == [0, 0]
-    ended = run(tmp_path / "run", events=((rank, 7, "kill"),), settings=settings)
-    assert ended.codes[rank] == -signal.SIGKILL
-    assert ended.codes[1 - rank] == 2
-    assert f"process {1 - rank} stops because process {rank} was killed" in ended.said[1 - rank]
-    assert state(tmp_path / "run")["step"] == 6
-    assert run(tmp_path / "run", environment={"TORCHELASTIC_RESTART_COUNT": "1"}, settings=settings).codes == [0, 0]
+    assert run(tmp_path / "run", events=((0, 3, "kill"),), settings=settings).codes == [-signal.SIGKILL, 2]
+    assert run(tmp_path / "run", resume=True, settings=settings).codes == [0, 0]
     assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
-    assert samples(tmp_path / "run") == samples(tmp_path / "undisturbed")
 
 
 def test_a_process_that_waits_for_a_lost_one_in_vain_ends_itself(tmp_path):
