@@ -161,19 +161,6 @@ def assert_equal(one: Any, other: Any, where: str) -> None:
         assert one == other, where
 
 
-def samples_by_step(folder: Path, rank: int) -> tuple[dict[int, list[int]], int]:
-    """The samples of every step that counts, and how many steps were done again after a kill."""
-    used: dict[int, list[int]] = {}
-    before, again = -1, 0
-    for line in (folder / f"samples.{rank}").read_text().splitlines():
-        step, numbers = json.loads(line)
-        assert step <= before + 1, f"process {rank} went from step {before} to {step}"
-        assert used.setdefault(step, numbers) == numbers, f"step {step} was done again with other samples"
-        again += step <= before
-        before = step
-    return used, again
-
-
 def check(folder: Path, undisturbed: Path, tally: Tally) -> None:
     """Compare a run that was killed with one that was not."""
     one, other = (load_checkpoint(list_checkpoints(each / "checkpoints")[0]) for each in (folder, undisturbed))
@@ -182,7 +169,8 @@ def check(folder: Path, undisturbed: Path, tally: Tally) -> None:
         assert_equal(one[part], other[part], part)
     for name in ("log.jsonl", "evaluation.jsonl"):
         assert lines(folder / name) == lines(undisturbed / name), name
-    shares = [samples_by_step(folder, rank) for rank in range(2)]
+    shares = [runs.used_samples(folder, rank) for rank in range(2)]
+    assert [used for used, _ in shares] == [runs.used_samples(undisturbed, rank)[0] for rank in range(2)]
     stream = [number for step in range(STEPS) for used, _ in shares for number in used[step]]
     for begin in range(0, len(stream) - runs.NUM_PICTURES, runs.NUM_PICTURES):
         epoch = stream[begin : begin + runs.NUM_PICTURES]

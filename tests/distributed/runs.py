@@ -107,7 +107,7 @@ class Eventful:
 
     def __init__(self, batches: Batches, spec: Spec) -> None:
         self.batches, self.spec = batches, spec
-        self.used: list[int] = []
+        self.waiting: list[list[int]] = []
 
     def __call__(self, first: int, last: int, micro_batches: int, ranks: Ranks) -> Iterator[Batch]:
         for number, batch in enumerate(self.batches(first, last, micro_batches, ranks)):
@@ -116,7 +116,7 @@ class Eventful:
             for rank, when, kind in self.spec.events:
                 if (rank, when) == (ranks.rank, step):
                     happen(kind, batch)
-            self.used += batch.targets["number"].tolist()
+            self.waiting.append(batch.targets["number"].tolist())
             yield batch
 
 
@@ -154,16 +154,17 @@ def make_task(spec: Spec, rank: int, steps: int) -> Task:
     configuration = Configuration(batch_size=BATCH, num_workers=0)
     batches = Eventful(Batches(Pictures(), prepare, collate, configuration), spec)
 
-    def note_samples(*_: Any) -> None:
-        """Write down, with one call of the system, which samples the step was done with."""
-        line = json.dumps([scheduler.last_epoch, batches.used]) + "\n"
-        batches.used = []
+    def note_samples(module: nn.Module, _: Any) -> None:
+        """Write down, with one call of the system, which samples a step begins with: before others can use them."""
+        if not module.training:
+            return
+        line = json.dumps([scheduler.last_epoch, os.getpid(), batches.waiting.pop(0)]) + "\n"
         Path(spec.folder).mkdir(exist_ok=True)
         file = os.open(f"{spec.folder}/samples.{rank}", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         os.write(file, line.encode())
         os.close(file)
 
-    optimiser.register_step_post_hook(note_samples)
+    network.register_forward_pre_hook(note_samples)
     return Task(
         recipe="tiny",
         preset="tiny",
@@ -176,6 +177,22 @@ def make_task(spec: Spec, rank: int, steps: int) -> Task:
         batches=batches,
         evaluate=make_evaluation,
     )
+
+
+def used_samples(folder: Path, rank: int) -> tuple[dict[int, list[int]], int]:
+    """The samples of every step of a process, as it was last done, and how many steps were begun again."""
+    found: dict[int, list[int]] = {}
+    whose: dict[int, int] = {}
+    before, again = -1, 0
+    for line in (folder / f"samples.{rank}").read_text().splitlines():
+        step, process, numbers = json.loads(line)
+        if whose.get(step) == process:  # the next micro-batch
+            found[step] += numbers
+            continue
+        assert step <= before + 1, f"process {rank} went from step {before} to {step}"
+        again += step in found
+        found[step], whose[step], before = numbers, process, step
+    return found, again
 
 
 def main(rank: int, spec: Spec, meet: str) -> None:

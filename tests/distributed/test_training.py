@@ -13,7 +13,7 @@ import torch
 from headwise.data.loading import BatchSampler
 from headwise.training.checkpoints import list_checkpoints, load_checkpoint
 from headwise.training.ranks import error_line
-from tests.distributed.runs import GONE, NUM_PICTURES, run
+from tests.distributed.runs import GONE, NUM_PICTURES, run, used_samples
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -31,12 +31,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def samples(folder: Path, ranks: int = 2) -> dict[int, list[int]]:
     """The samples of every step, those of all processes, as they were last done."""
-    found: dict[int, list[int]] = {}
-    for rank in range(ranks):
-        own = dict(json.loads(line) for line in (folder / f"samples.{rank}").read_text().splitlines())
-        for step, numbers in own.items():
-            found[step] = [*found.get(step, []), *numbers]
-    return found
+    shares = [used_samples(folder, rank)[0] for rank in range(ranks)]
+    return {step: [number for share in shares for number in share[step]] for step in shares[0]}
 
 
 def assert_same(one: Any, other: Any, rel: float | None = None) -> None:
