@@ -196,9 +196,8 @@ def report(tally: Tally, arguments: argparse.Namespace, seconds: float) -> str:
     machine = f"{platform.machine()}, {os.cpu_count()} CPU cores, shared with other work"
     return (
         "# Kills of a two-process run\n\n"
-        f"`python -m benchmarks.kills --kills {arguments.kills} --seed {arguments.seed} --minutes {arguments.minutes:g} "
-        "--write`: DDP over gloo, a "
-        "network with batch normalisation and dropout, "
+        f"`python -m benchmarks.kills --kills {arguments.kills} --seed {arguments.seed} "
+        f"--minutes {arguments.minutes:g} --write`: DDP over gloo, a network with batch normalisation and dropout, "
         f"a checkpoint every {SETTINGS['checkpoint_every']} steps.\n\n| | |\n| --- | --- |\n{table}\n\n"
         "Before the two have joined, nothing tells the one that the other was killed. The launcher does: torchrun "
         "sends SIGTERM at once, the benchmark after two seconds.\n\n"
