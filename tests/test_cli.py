@@ -273,6 +273,21 @@ def test_a_number_of_steps_below_one(tmp_path, small, fails):
     assert "steps is -3, but must be at least 1" in fails("train", "textsnake", "--demo", "--steps", "-3")
 
 
+def test_micro_batches_do_not_change_what_a_step_trains_on(tmp_path, small):
+    assert main(["train", "textsnake", "--demo", "--out", str(tmp_path / "whole")]) == 0
+    arguments = ["--micro-batches", "2", "--strategy", "ddp", "--out", str(tmp_path / "split")]
+    assert main(["train", "textsnake", "--demo", *arguments]) == 0
+    lines = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "split")]
+    assert [json.loads(line)["step"] for line in lines[0]] == [json.loads(line)["step"] for line in lines[1]]
+    config = json.loads((tmp_path / "split" / "config.json").read_text())["arguments"]
+    assert (config["micro_batches"], config["strategy"], config["batch_size"]) == (2, "ddp", 2)
+
+
+def test_more_parts_than_pictures_in_a_step(tmp_path, small, fails):
+    message = fails("train", "textsnake", "--demo", "--micro-batches", "3", "--out", tmp_path)
+    assert "a batch of 2 pictures cannot be split over 1 processes with 3 micro-batches each" in message
+
+
 def test_python_m_headwise():
     done = subprocess.run(
         [sys.executable, "-m", "headwise", "predict"], capture_output=True, text=True, timeout=60, check=False
