@@ -95,3 +95,33 @@ def level_anchors(trunk: nn.Module, generator: Any, image_size: tuple[int, int])
         for (height, width), number in zip(sizes, generator.num_anchors_per_location(), strict=True)
     ]
     return [level.to(device) for level in torch.split(anchors, numbers)]
+
+
+def check_detector(
+    name: str, backbones: Sequence[str], num_classes: int, backbone: str | None, weights: str | None, size: str
+) -> None:
+    """Refuse options that do not fit a detector with anchors.
+
+    Args:
+        name: Of the function that builds it, for the message.
+        backbones: That it knows.
+        num_classes: Of its options; so the next three.
+        backbone: See there.
+        weights: See there.
+        size: See there.
+
+    Raises:
+        ValueError: An unknown size, backbone or weights, no class, or a backbone or weights with "tiny".
+    """
+    if size not in ("full", "tiny") or (size == "tiny" and (backbone or weights)):
+        raise ValueError(
+            f"networks.{name}: size is 'full' or 'tiny', the latter without backbone and weights; found {size!r}, "
+            f"{backbone!r}, {weights!r}."
+        )
+    if backbone not in (None, *backbones) or weights not in (None, "DEFAULT"):
+        raise ValueError(
+            f"networks.{name}: the backbones are {', '.join(backbones)}, the weights 'DEFAULT' or None; found "
+            f"{backbone!r}, {weights!r}."
+        )
+    if num_classes < 1:
+        raise ValueError(f"networks.{name}: at least one class is needed, found {num_classes}.")

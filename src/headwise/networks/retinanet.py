@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from headwise.networks.pyramids import Features, SmallTrunk, level_anchors, torchvision
+from headwise.networks.pyramids import Features, SmallTrunk, check_detector, level_anchors, torchvision
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 SIDES: tuple[float, ...] = (32, 64, 128, 256, 512)  # of each level's smallest anchors, pixels
@@ -97,7 +97,7 @@ def retinanet(
         kuangliu/pytorch-retinanet at 2d7c6633 has 36,133,912 parameters with ResNet-50 and 20 classes, this 32,595,224:
         theirs smooths two levels, not three, and takes the sixth level from the trunk, not from the fifth.
     """
-    _check(num_classes, backbone, weights, size)
+    check_detector("retinanet", BACKBONES, num_classes, backbone, weights, size)
     vision = torchvision("retinanet")
     detection = vision.models.detection
     if size == "tiny":
@@ -119,18 +119,3 @@ def retinanet(
     generator = detection.anchor_utils.AnchorGenerator(scales, ((0.5, 1.0, 2.0),) * len(scales))
     head = detection.retinanet.RetinaNetHead(width, 9, num_classes, norm_layer=norm)
     return RetinaNet(trunk, head, generator)
-
-
-def _check(num_classes: int, backbone: str | None, weights: str | None, size: str) -> None:
-    if size not in ("full", "tiny") or (size == "tiny" and (backbone or weights)):
-        raise ValueError(
-            f"networks.retinanet: size is 'full' or 'tiny', the latter without backbone and weights; found {size!r}, "
-            f"{backbone!r}, {weights!r}."
-        )
-    if backbone not in (None, *BACKBONES) or weights not in (None, "DEFAULT"):
-        raise ValueError(
-            f"networks.retinanet: the backbones are {', '.join(BACKBONES)}, the weights 'DEFAULT' or None; found "
-            f"{backbone!r}, {weights!r}."
-        )
-    if num_classes < 1:
-        raise ValueError(f"networks.retinanet: at least one class is needed, found {num_classes}.")

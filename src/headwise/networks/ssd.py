@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from headwise.networks.pyramids import SmallTrunk, level_anchors, torchvision
+from headwise.networks.pyramids import SmallTrunk, check_detector, level_anchors, torchvision
 
 BACKBONES = ("vgg16", "mobilenet_v3_large")
 TINY_WIDTHS = (32, 64, 96, 128, 128)  # at the strides 4, 8, 16, 32, 64
@@ -84,7 +84,7 @@ def ssd(
         Liu et al., SSD: single shot multibox detector, ECCV 2016; torchvision 0.29, models/detection/ssd.py and
         ssdlite.py.
     """
-    _check(num_classes, backbone, weights, size)
+    check_detector("ssd", BACKBONES, num_classes, backbone, weights, size)
     vision = torchvision("ssd")
     detection = vision.models.detection
     if size == "tiny":
@@ -107,18 +107,3 @@ def _rows(maps: Tensor, num_columns: int) -> Tensor:
     num_images, _, height, width = maps.shape
     apart = maps.reshape(num_images, -1, num_columns, height, width)
     return apart.permute(0, 3, 4, 1, 2).reshape(num_images, -1, num_columns)
-
-
-def _check(num_classes: int, backbone: str | None, weights: str | None, size: str) -> None:
-    if size not in ("full", "tiny") or (size == "tiny" and (backbone or weights)):
-        raise ValueError(
-            f"networks.ssd: size is 'full' or 'tiny', the latter without backbone and weights; found {size!r}, "
-            f"{backbone!r}, {weights!r}."
-        )
-    if backbone not in (None, *BACKBONES) or weights not in (None, "DEFAULT"):
-        raise ValueError(
-            f"networks.ssd: the backbones are {', '.join(BACKBONES)}, the weights 'DEFAULT' or None; found "
-            f"{backbone!r}, {weights!r}."
-        )
-    if num_classes < 1:
-        raise ValueError(f"networks.ssd: at least one class is needed, found {num_classes}.")
