@@ -24,7 +24,7 @@ over 14 images a GPU, is ``pull_weight=1.4, push_weight=1.4`` a mean over images
 from __future__ import annotations
 
 from headwise.criterion import Criterion
-from headwise.presets._corners import Weights, corner_terms
+from headwise.presets.cornernet import cornernet
 
 
 def cornernet_squeeze(
@@ -53,5 +53,11 @@ def cornernet_squeeze(
     Raises:
         ValueError: `num_stacks` is less than 1, or a weight is not finite.
     """
-    weights = Weights(pull_weight, push_weight, offset_weight)
-    return Criterion(corner_terms(("top_left", "bottom_right"), num_stacks, weights, as_published), compile=compile)
+    return cornernet(
+        num_stacks,
+        pull_weight=pull_weight,
+        push_weight=push_weight,
+        offset_weight=offset_weight,
+        as_published=as_published,
+        compile=compile,
+    )
