@@ -1,6 +1,7 @@
 """Every detector of boxes from pictures to a report, in two steps."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,13 @@ SMALL: dict[str, Any] = {
 OWN: dict[str, dict[str, Any]] = {
     "cornernet": {},
     "cornernet_squeeze": {},
-    "cornernet_saccade": {"picture_size": 127, "num_stacks": 1, "max_crops": 2},
+    "cornernet_saccade": {
+        "picture_size": 127,
+        "num_stacks": 1,
+        "max_crops": 2,
+        "first_sizes": (63,),
+        "crop_ranges": ((14.0, 30.0), (28.0, 60.0)),
+    },
     "centernet": {},
     "retinanet": {"image_size": 64},
     "ssd": {"image_size": 64},
@@ -122,6 +129,38 @@ def test_training_on_a_coco_folder(tmp_path):
     arguments = json.loads((out / "config.json").read_text())["arguments"]
     assert arguments["class_names"] == list("0123456789")
     assert json.loads((out / "evaluation.jsonl").read_text())["num_images"] == 3
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """A COCO folder whose held-out file lists the digits from 0, its training file from 1."""
+    digits = embedded_digits("train", num_pictures=2, size=63, min_side=20, max_side=40)
+    for split in ("train2017", "val2017"):
+        write_coco(tmp_path, digits, split)
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    for entry in content["categories"]:
+        entry["id"] -= 1
+    for entry in content["annotations"]:
+        entry["category_id"] -= 1
+    file.write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_splits_of_other_categories_are_refused(coco, tmp_path):
+    """A label would mean one class in training and another in the scores."""
+    with pytest.raises(ValueError, match=r"split 'train2017' has 10 categories.*they differ in 0 '0', 1 '0', 1 '1'"):
+        RECIPES["ssd"](coco, out=tmp_path / "run", size="tiny", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_comes_back_from_json():
+    recipe = RECIPES["cornernet_saccade"]
+    for size in ("tiny", "full"):
+        configuration = recipe.configure(size, {})
+        stored = json.loads(json.dumps(asdict(configuration), allow_nan=False))
+        assert recipe.read_configuration(stored, "here") == configuration
+        assert isinstance(hash(configuration), int)
 
 
 def test_the_ablations_change_the_targets_and_the_weight_alone():

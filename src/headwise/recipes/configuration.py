@@ -69,8 +69,9 @@ class Configuration:
         unknown = sorted(arguments.keys() - known)
         if unknown:
             raise ValueError(f"{where}: no argument {unknown[0]!r}. There are: {', '.join(sorted(known))}.")
-        # JSON knows lists alone; a configuration is compared and hashed, so it holds tuples.
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()
-        }
-        return cls(**values)
+        return cls(**{key: _as_tuples(value) for key, value in arguments.items()})
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON knows lists alone; a configuration is compared and hashed, so it holds tuples."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

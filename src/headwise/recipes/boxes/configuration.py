@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from headwise.data import BoxDataset
 
 B = TypeVar("B", bound="BoxConfiguration")
+Split = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,11 @@ class BoxConfiguration(Configuration):
         return len(self.class_names)
 
 
-def read_pictures(configuration: BoxConfiguration, split: Literal["train", "held_out"]) -> BoxDataset:
-    """Return the pictures of a split.
+def read_pictures(configuration: BoxConfiguration, split: Split) -> BoxDataset:
+    """Return the pictures of a split, of the classes that the network is for.
 
     Args:
-        configuration: of the run.
+        configuration: of the run, with its classes.
         split: which.
 
     Returns:
@@ -65,14 +66,40 @@ def read_pictures(configuration: BoxConfiguration, split: Literal["train", "held
 
     Raises:
         OSError: data cannot be read.
-        ValueError: bad data.
+        ValueError: bad data, or other categories than the run's: a label would mean another class.
     """
+    pictures = _read(configuration, split)
+    run = set(zip(configuration.category_ids, configuration.class_names, strict=True))
+    found = set(zip(pictures.category_ids, pictures.class_names, strict=True))
+    if run != found:
+        differing = [f"{number} {name!r}" for number, name in sorted(run ^ found)]
+        raise ValueError(
+            f"{configuration.data or 'embedded digits'}: split {_name(configuration, split)!r} has {len(found)} "
+            f"categories, the run {len(run)}; they differ in {', '.join(differing[:6])}"
+            f"{', ...' if len(differing) > 6 else ''}. List the same categories, by number and name, in the training "
+            "and the held-out file; a run that is resumed keeps those that it began with."
+        )
+    return pictures
+
+
+def with_classes(configuration: B) -> B:
+    """Fill in the classes of the data, from the held-out split, whose file is the smaller.
+
+    Args:
+        configuration: of a run that is about to start.
+
+    Returns:
+        The same with ``class_names`` and ``category_ids``.
+    """
+    pictures = _read(configuration, "held_out")
+    return replace(configuration, class_names=pictures.class_names, category_ids=pictures.category_ids)
+
+
+def _read(configuration: BoxConfiguration, split: Split) -> BoxDataset:
     from headwise.data import embedded_digits, read_coco
 
     if configuration.data is not None:
-        return read_coco(
-            configuration.data, configuration.train_split if split == "train" else configuration.held_out_split
-        )
+        return read_coco(configuration.data, _name(configuration, split))
     return embedded_digits(
         split,
         num_pictures=configuration.num_pictures if split == "train" else configuration.num_held_out,
@@ -82,14 +109,5 @@ def read_pictures(configuration: BoxConfiguration, split: Literal["train", "held
     )
 
 
-def with_classes(configuration: B) -> B:
-    """Fill in the classes of the data.
-
-    Args:
-        configuration: of a run that is about to start.
-
-    Returns:
-        The same with ``class_names`` and ``category_ids``.
-    """
-    pictures = read_pictures(configuration, "train")
-    return replace(configuration, class_names=pictures.class_names, category_ids=pictures.category_ids)
+def _name(configuration: BoxConfiguration, split: Split) -> str:
+    return configuration.train_split if split == "train" else configuration.held_out_split
