@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from headwise.training.sample_parts import Array
 
-__all__ = ["Instances", "PointPairs", "SampleMap", "Shapes", "box_polygon", "box_shapes", "save_sample"]
+__all__ = ["Instances", "PointPairs", "SampleMap", "Shapes", "box_polygon", "box_shapes", "encode_png", "save_sample"]
 
 
 def save_sample(
@@ -109,7 +109,7 @@ def save_sample(
     if note:
         arrays["note"] = np.array(note)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{index:03d}.png", _png(arrays["image"]))
+    write_atomically(folder / f"{index:03d}.png", encode_png(arrays["image"]))
     path = folder / f"{index:03d}.npz"
     write_atomically(path, _npz(arrays))
     return path
@@ -215,9 +215,19 @@ def _npz(arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def encode_png(picture: Any) -> bytes:
+    """Return the bytes of a PNG file.
+
+    Args:
+        picture: (H, W, 3) uint8, (H, W) uint8 or uint16, or Pillow's.
+
+    Returns:
+        The bytes.
+    """
+    import numpy as np
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch import nn
 from headwise.recipes.boxes.configuration import BoxConfiguration
 from headwise.recipes.boxes.evaluation import SHOWN_SCORE, B, Reader, evaluating
 from headwise.recipes.run import Prediction
+from headwise.training.samples import encode_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,9 +85,7 @@ def _overlay(image: NDArray[np.uint8], found: Mapping[str, Any], configuration: 
             stroke_width=1,
             stroke_fill=(0, 0, 0),
         )
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_png(picture)
 
 
 def _color(label: int, num_classes: int) -> tuple[int, int, int]:

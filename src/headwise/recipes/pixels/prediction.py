@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwise.recipes.pixels.configuration import PixelConfiguration
 from headwise.recipes.run import Prediction
 from headwise.training.instance_reading import Found, find_instances
+from headwise.training.samples import encode_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ def _record(path: Path, found: Found) -> dict[str, Any]:
 def _label(found: Found) -> bytes:
     import numpy as np
 
-    return _png(found.label.numpy().astype(np.uint16))
+    return encode_png(found.label.numpy().astype(np.uint16))
 
 
 def _overlay(image: NDArray[np.uint8], found: Found) -> bytes:
@@ -81,12 +81,4 @@ def _overlay(image: NDArray[np.uint8], found: Found) -> bytes:
     colours = (255 * np.array(hues))[label]
     shrunk = ndimage.grey_erosion(label, 3) == ndimage.grey_dilation(label, 3)
     share = np.where(label == 0, 0.0, np.where(shrunk, 0.3, 1.0))[:, :, None]
-    return _png((share * colours + (1 - share) * image).round().astype(np.uint8))
-
-
-def _png(pixels: NDArray[Any]) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_png((share * colours + (1 - share) * image).round().astype(np.uint8))

@@ -9,6 +9,7 @@ from torch import nn
 
 from headwise.recipes.run import Prediction
 from headwise.recipes.text.configuration import TextConfiguration
+from headwise.training.samples import encode_png
 from headwise.training.text_reading import Reading, read_text
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def _words(path: Path, image: NDArray[np.uint8], reading: Reading) -> dict[str, 
 
 def _overlay(image: NDArray[np.uint8], reading: Reading) -> bytes:
     """Draw the outlines, filled faintly, with their scores; return the bytes of a PNG."""
-    import io
-
+    
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.fromarray(image).convert("RGBA")
@@ -70,6 +70,4 @@ def _overlay(image: NDArray[np.uint8], reading: Reading) -> bytes:
             stroke_width=1,
             stroke_fill=(0, 0, 0, 255),
         )
-    buffer = io.BytesIO()
-    Image.alpha_composite(picture, layer).convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_png(Image.alpha_composite(picture, layer).convert("RGB"))
