@@ -122,7 +122,9 @@ def test_f5_a_peak_that_is_not_exactly_one(peak):
     assert normalizers.peaks(target, index=index, objects=objects) == 1
     if peak < 1:
         assert normalizers.peaks(target, tolerance=1 - peak + 1e-9) == 1
-        assert torch.equal(losses.gaussian_focal(output, target, tolerance=1 - peak + 1e-9), found[0])
+        # The same numbers, added in another order.
+        tolerant = losses.gaussian_focal(output, target, tolerance=1 - peak + 1e-9)
+        torch.testing.assert_close(tolerant, found[0], rtol=1e-14, atol=0)
 
 
 def test_positives_of_an_index_are_a_set_of_pixels():
@@ -147,6 +149,26 @@ def test_an_index_on_an_empty_heat_map_makes_no_positive():
     assert torch.equal(
         losses.gaussian_focal(output, empty, index=index, objects=objects), losses.gaussian_focal(output, empty)
     )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_low_peaks_are_positives_once_each_in_any_layout(layout):
+    """Objects share a cell, empty slots point at an object's cell, one peak is masked, one is exact."""
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(2, 3, 5, 6, generator=generator, dtype=torch.float64).to(memory_format=layout)
+    target = 0.5 * torch.rand(2, 3, 5, 6, generator=generator, dtype=torch.float64)
+    target[0, 1, 0, 0], target[0, 2, 3, 4], target[1, 0, 4, 5], target[1, 1, 2, 2] = 0.8, 0.9, 1.0, 0.7
+    index = torch.tensor([[22, 0, 22, 0, 22], [29, 14, 0, 0, 29]])
+    objects = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
+    mask = torch.ones(2, 3, 5, 6)
+    mask[0, 1, 0, 0] = 0
+    raised = target.clone()
+    raised[0, 2, 3, 4] = raised[1, 1, 2, 2] = 1.0
+    found = value_and_gradient(lambda o: losses.gaussian_focal(o, target, mask, index=index, objects=objects), output)
+    torch.testing.assert_close(
+        found, value_and_gradient(losses.gaussian_focal, output, raised, mask), rtol=1e-12, atol=0
+    )
+    assert normalizers.peaks(target, mask, index=index, objects=objects) == 3
 
 
 def test_f6_ranks_add_up():

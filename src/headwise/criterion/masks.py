@@ -10,7 +10,7 @@ from functools import lru_cache
 from torch import Tensor
 
 from headwise.criterion.paths import Path, parse
-from headwise.losses.checks import as_mask
+from headwise.marks import as_mask
 
 _TOKEN = re.compile(r"\s*([&|~()]|(?:[^\s&|~()\[\]]|\[[^\]]*\])+)")
 

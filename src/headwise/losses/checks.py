@@ -11,11 +11,6 @@ def working_dtype(output: Tensor) -> torch.dtype:
     return torch.float64 if output.dtype == torch.float64 else torch.float32
 
 
-def as_mask(mask: Tensor) -> Tensor:
-    """A mask of any dtype as bool: True where it is positive."""
-    return mask if mask.dtype == torch.bool else mask > 0
-
-
 def check_output(loss: str, output: Tensor, *constants: Tensor | None) -> None:
     """Asks for a floating output, and for targets and masks that want no gradient.
 
@@ -95,14 +90,6 @@ def check_elements(loss: str, output: Tensor, target: Tensor, mask: Tensor | Non
             f"{loss}: the mask must have the output's shape {tuple(output.shape)}, or that shape without its "
             f"channels (dimension 1), found {tuple(mask.shape)}. Resize or expand the mask."
         )
-
-
-def spread_mask(output: Tensor, mask: Tensor | None) -> Tensor | None:
-    """A bool mask that broadcasts to ``output``: one that lacks dimension 1 holds for all channels."""
-    if mask is None:
-        return None
-    keep = as_mask(mask)
-    return keep if keep.ndim == output.ndim else keep.unsqueeze(1)
 
 
 def select(keep: Tensor | None, values: Tensor, other: float) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import check_elements, select, spread_mask, working_dtype
+from headwise.losses.checks import check_elements, select, working_dtype
+from headwise.marks import spread_mask
 from headwise.ratio import Ratio
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import check_elements, select, spread_mask, working_dtype
+from headwise.losses.checks import check_elements, select, working_dtype
 from headwise.losses.fused import fused_sum
+from headwise.marks import spread_mask
 
 
 def binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

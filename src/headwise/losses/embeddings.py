@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import as_mask, check_output
+from headwise.losses.checks import check_output
 from headwise.losses.gathered import at_objects, check_index
+from headwise.marks import as_mask
 
 # What the authors add to every count.
 _EPSILON = 1e-4

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headwise.losses.checks import as_mask, check_output, working_dtype
+from headwise.losses.checks import check_output, working_dtype
 from headwise.losses.fused import fused_sum
+from headwise.marks import as_mask
 
 _ALL_RIGHT = -1e4  # a margin whose sigmoid and softplus are exactly 0 in float32 and float64
 _ARTANH = tuple(2 / odd for odd in range(1, 15, 2))  # 2 artanh(s) / s in powers of s^2, to 2e-8 where s <= 1 / 3
@@ -87,8 +88,8 @@ def shifted_focal(
     _check("shifted_focal", output, target, mask, alpha)
     if not gamma > 0:
         raise ValueError(f"shifted_focal: gamma must be positive, found {gamma}. The published value is 2.")
-    options = {"alpha": alpha, "gamma": gamma, "beta": beta}
-    return fused_sum(_shifted_value, _shifted_gradient, output, *_columns(target, mask), **options)
+    columns = _columns(target, mask)
+    return fused_sum(_shifted_value, _shifted_gradient, output, *columns, alpha=alpha, gamma=gamma, beta=beta)
 
 
 def _check(loss: str, output: Tensor, target: Tensor, mask: Tensor | None, alpha: float) -> None:

@@ -7,8 +7,9 @@ allocate is small and used again, and a gradient may be written straight to wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,7 +33,47 @@ class Sink(Protocol):
         ...
 
 
-def fused_sum(value: Value, gradient: Gradient, output: Tensor, *others: Tensor | None, **hyper: Any) -> Tensor:
+class Patch(NamedTuple):
+    """A few elements of a map (N, C, H, W) whose target is another than the map of targets says.
+
+    Args:
+        place: (N, C, K) int64, in the flattened H * W.
+        before: (N, C, K), the target that the map has there.
+        after: (N, C, K), the target that holds.
+        keep: (N, C, K) bool, which of these are meant; none twice.
+    """
+
+    place: Tensor
+    before: Tensor
+    after: Tensor
+    keep: Tensor
+
+    def difference(self, function: Callable[..., Tensor], output: Tensor) -> Tensor:
+        """What the patch adds to a sum, or to its gradient at the elements."""
+        values = output.flatten(2).gather(2, self.place)
+        return function(values, self.after, self.keep) - function(values, self.before, self.keep)
+
+    def add_to(self, into: Tensor, values: Tensor) -> Tensor:
+        """A map with (N, C, K) values added at the elements."""
+        flat = into.flatten(2).scatter_add(2, self.place, values.to(into.dtype))
+        return flat.reshape(into.shape)
+
+    def add_in_place(self, into: Tensor, values: Tensor) -> None:
+        """Add (N, C, K) values at the elements of a map of any strides."""
+        images, channels, _ = torch.meshgrid(*map(torch.arange, self.place.shape), indexing="ij")
+        rows = self.place.div(into.shape[-1], rounding_mode="floor"), self.place % into.shape[-1]
+        where = images.to(into.device), channels.to(into.device), *rows
+        into.index_put_(where, values.to(into.dtype), accumulate=True)
+
+
+def fused_sum(
+    value: Value,
+    gradient: Gradient,
+    output: Tensor,
+    *others: Tensor | None,
+    patch: Patch | None = None,
+    **hyper: Any,
+) -> Tensor:
     """Joins the closed forms of a sum and of its gradient to one differentiable operation.
 
     Autograd would keep every intermediate result; this keeps references to the inputs, and computes the gradient when
@@ -44,32 +85,70 @@ def fused_sum(value: Value, gradient: Gradient, output: Tensor, *others: Tensor 
         gradient: Its gradient; of a part of the images, that part of it.
         output: The only differentiable input. Its attribute `headwise_sink`, if there is one, is offered the gradient.
         others: Targets and masks, with the images of the output; None is passed through.
+        patch: Where the target is another; then `others` are target and mask, and none of these elements is masked.
         hyper: Keyword arguments of both.
 
     Returns:
         The sum, 0-d.
     """
-    value, gradient = partial(value, **hyper), partial(gradient, **hyper)
+    form = _Form(partial(value, **hyper), partial(gradient, **hyper), patch is not None)
+    tensors = (output, *others, *(patch or ()))
     if not (torch.is_grad_enabled() and output.requires_grad):
-        return _summed(value, output, *others)
+        return form.value(*tensors)
     if torch.compiler.is_compiling():
         # Dynamo traces no Function that defines `jvp`, and compiled code has no use for it.
-        compiled: Tensor = _FusedSum.apply(value, gradient, None, output, *others)
+        compiled: Tensor = _FusedSum.apply(form, None, *tensors)
         return compiled
-    total: Tensor = _FusedSumWithTangent.apply(value, gradient, getattr(output, "headwise_sink", None), output, *others)
+    total: Tensor = _FusedSumWithTangent.apply(form, getattr(output, "headwise_sink", None), *tensors)
     return total
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The closed forms over output, others and, if `patched`, the four tensors of a patch."""
+
+    of_value: Value
+    of_gradient: Gradient
+    patched: bool
+
+    def value(self, *tensors: Tensor | None) -> Tensor:
+        inputs, patch = self._split(tensors)
+        first, *rest = (self.of_value(*piece) for piece in pieces(*inputs))
+        for each in rest:
+            first = first + each
+        return first if patch is None else first + patch.difference(self.of_value, inputs[0])
+
+    def gradient(self, *tensors: Tensor | None) -> Tensor:
+        """By out-of-place operations, which may be traced and differentiated."""
+        inputs, patch = self._split(tensors)
+        whole = self.of_gradient(*inputs)
+        return whole if patch is None else patch.add_to(whole, patch.difference(self.of_gradient, inputs[0]))
+
+    def write(self, scale: Tensor, tensors: tuple[Tensor | None, ...], into: Tensor, add: bool) -> None:
+        """Write the gradient times `scale`, or add it, piece by piece."""
+        inputs, patch = self._split(tensors)
+        for part, *piece in pieces(into, *inputs):
+            if add:
+                part.add_(self.of_gradient(*piece) * scale)
+            else:
+                torch.mul(self.of_gradient(*piece), scale, out=part)
+        if patch is not None:
+            patch.add_in_place(into, patch.difference(self.of_gradient, inputs[0]) * scale)
+
+    def _split(self, tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], Patch | None]:
+        return (tensors[:-4], Patch(*tensors[-4:])) if self.patched else (tensors, None)
 
 
 class _FusedSum(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value: Value, gradient: Gradient, sink: Sink | None, *inputs: Tensor | None) -> Tensor:
-        return _summed(value, *inputs)
+    def forward(form: _Form, sink: Sink | None, *tensors: Tensor | None) -> Tensor:
+        return form.value(*tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.gradient, ctx.sink, *tensors = inputs
+        ctx.form, ctx.sink, *tensors = inputs
         ctx.num_others = len(tensors) - 1
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
@@ -78,25 +157,25 @@ class _FusedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        nothing: tuple[None, ...] = (None,) * (4 + ctx.num_others)
+        nothing: tuple[None, ...] = (None,) * ctx.num_others
         if grad_value is None:
-            return nothing
+            return None, None, None, *nothing
         if torch.is_grad_enabled() or not is_plain(grad_value, tensors[0]):
-            return None, None, None, ctx.gradient(*tensors) * grad_value, *nothing[4:]
+            return None, None, ctx.form.gradient(*tensors) * grad_value, *nothing
         output, *others = tensors
         # Detached, so that a sink that is never emptied holds no graph.
-        write = partial(_write, ctx.gradient, grad_value, (output.detach(), *others))
+        write = partial(ctx.form.write, grad_value, (output.detach(), *others))
         if ctx.sink is not None and ctx.sink.offer(write):
-            return nothing
+            return None, None, None, *nothing
         into = torch.empty_like(output)
         write(into, False)
-        return None, None, None, into, *nothing[4:]
+        return None, None, into, *nothing
 
 
 class _FusedSumWithTangent(_FusedSum):
     @staticmethod
-    def jvp(ctx: Any, _value: None, _gradient: None, _sink: None, tangent: Tensor, *_others: None) -> Tensor:
-        product: Tensor = (ctx.gradient(*ctx.saved_tensors) * tangent).sum()
+    def jvp(ctx: Any, _form: None, _sink: None, tangent: Tensor, *_others: None) -> Tensor:
+        product: Tensor = (ctx.form.gradient(*ctx.saved_tensors) * tangent).sum()
         return product
 
 
@@ -139,18 +218,3 @@ def _ranges(size: int, number: int) -> Iterator[tuple[int, int]]:
     step = -(-size // number)
     for start in range(0, size, step):
         yield start, min(start + step, size)
-
-
-def _summed(value: Value, *inputs: Tensor | None) -> Tensor:
-    first, *rest = (value(*piece) for piece in pieces(*inputs))
-    for each in rest:
-        first = first + each
-    return first
-
-
-def _write(gradient: Gradient, scale: Tensor, inputs: tuple[Tensor | None, ...], into: Tensor, add: bool) -> None:
-    for part, *piece in pieces(into, *inputs):
-        if add:
-            part.add_(gradient(*piece) * scale)
-        else:
-            torch.mul(gradient(*piece), scale, out=part)

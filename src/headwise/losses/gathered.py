@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headwise.losses.checks import as_mask, check_output, select, working_dtype
+from headwise.losses.checks import check_output, select, working_dtype
 from headwise.losses.elementwise import check_beta
+from headwise.marks import as_mask
 
 
 def gathered_smooth_l1(

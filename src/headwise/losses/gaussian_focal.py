@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import as_mask, check_elements, select, spread_mask, working_dtype
+from headwise.losses.checks import check_elements, select, working_dtype
 from headwise.losses.cross_entropy import margin_losses
-from headwise.losses.fused import fused_sum
+from headwise.losses.fused import Patch, fused_sum
 from headwise.losses.gathered import check_index
+from headwise.marks import LowPeaks, spread_mask
 
 # The authors keep probabilities this far from 0 and 1.
 _CLAMP = 1e-4
@@ -64,11 +65,12 @@ def gaussian_focal(
             "gaussian_focal: alpha and beta are at least 0 and tolerance is in [0, 1); found "
             f"alpha={alpha}, beta={beta}, tolerance={tolerance}. The paper has 2, 4 and 0."
         )
-    positive = target >= 1 - tolerance
+    least, patch = 1 - tolerance, None
     if index is not None:
         check_index("gaussian_focal", output, index, objects)
-        positive = positive | _highest_at(target, index, objects)
-    return fused_sum(_focal, _focal_gradient, output, target, positive, mask, alpha=alpha, beta=beta)
+        peaks = LowPeaks.of(target, index, objects, mask, least)
+        patch = Patch(peaks.place, peaks.target, torch.ones_like(peaks.target), peaks.low)
+    return fused_sum(_focal, _focal_gradient, output, target, mask, patch=patch, alpha=alpha, beta=beta, least=least)
 
 
 def published_gaussian_focal(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -96,18 +98,6 @@ def published_gaussian_focal(output: Tensor, target: Tensor, mask: Tensor | None
     return fused_sum(_published_focal, _published_focal_gradient, output, target, mask)
 
 
-def _highest_at(target: Tensor, index: Tensor, objects: Tensor | None) -> Tensor:
-    """True in the channels whose target is highest at an object's place, (N, C, H, W); `normalizers` has its twin."""
-    keep = torch.ones_like(index, dtype=torch.bool) if objects is None else as_mask(objects)
-    places = torch.where(keep, index.long(), 0).unsqueeze(1).expand(-1, target.shape[1], -1)
-    values = target.flatten(2).gather(2, places)
-    highest = (values == values.amax(1, keepdim=True)) & (values > 0) & keep.unsqueeze(1)
-    # Compiled loops over masks of one byte are half as fast; in eager mode it is the bytes that cost.
-    marks = torch.bfloat16 if torch.compiler.is_compiling() else torch.uint8
-    blank = torch.zeros_like(target, dtype=marks).flatten(2)
-    return blank.scatter_reduce(2, places, highest.to(marks), "amax").reshape(target.shape) > 0
-
-
 def _power(base: Tensor, exponent: float) -> Tensor:
     """``base ** exponent``; squares are several times faster than the fourth power."""
     return base.square().square() if exponent == 4 else base.pow(exponent)
@@ -123,16 +113,15 @@ def _margin_and_weight(
     return torch.where(positive, -logits, logits), select(keep, weight, 0.0)
 
 
-def _focal(
-    output: Tensor, target: Tensor, positive: Tensor, mask: Tensor | None, *, alpha: float, beta: float
-) -> Tensor:
-    margin, weight = _margin_and_weight(output, target, positive, mask, beta)
+def _focal(output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, beta: float, least: float) -> Tensor:
+    margin, weight = _margin_and_weight(output, target, target >= least, mask, beta)
     return (weight * _power(torch.sigmoid(margin), alpha) * margin_losses(margin)).sum()
 
 
 def _focal_gradient(
-    output: Tensor, target: Tensor, positive: Tensor, mask: Tensor | None, *, alpha: float, beta: float
+    output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, beta: float, least: float
 ) -> Tensor:
+    positive = target >= least
     margin, weight = _margin_and_weight(output, target, positive, mask, beta)
     wrong = torch.sigmoid(margin)
     slope = weight * _power(wrong, alpha) * (alpha * torch.sigmoid(-margin) * margin_losses(margin) + wrong)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import check_elements, check_output, select, spread_mask, working_dtype
+from headwise.losses.checks import check_elements, check_output, select, working_dtype
 from headwise.losses.cross_entropy import channel_pair
 from headwise.losses.elementwise import check_beta, smooth_l1_slope, smooth_l1_sum
 from headwise.losses.fused import fused_sum
+from headwise.marks import spread_mask
 
 
 def relative_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import as_mask, check_labels, working_dtype
+from headwise.losses.checks import check_labels, working_dtype
 from headwise.losses.cross_entropy import (
     class_losses,
     cross_entropy_gradient,
@@ -16,6 +16,7 @@ from headwise.losses.cross_entropy import (
 )
 from headwise.losses.fused import fused_sum, pieces
 from headwise.losses.mining import hardest
+from headwise.marks import as_mask
 
 
 def hard_negative_cross_entropy(

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headwise.losses.checks import as_mask, check_elements, working_dtype
+from headwise.losses.checks import check_elements, working_dtype
 from headwise.losses.geometry import check_direction
+from headwise.marks import as_mask
 
 
 def published_relative_smooth_l1(output: Tensor, target: Tensor, valid: Tensor, mask: Tensor | None = None) -> Tensor:

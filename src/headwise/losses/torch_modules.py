@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.losses.checks import as_mask, check_elements, check_labels, spread_mask, working_dtype
+from headwise.losses.checks import check_elements, check_labels, working_dtype
+from headwise.marks import as_mask, spread_mask
 
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
 _LABELLED = (nn.CrossEntropyLoss, nn.NLLLoss)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import as_mask, check_labels, working_dtype
+from headwise.losses.checks import check_labels, working_dtype
 from headwise.losses.cross_entropy import class_gradient, class_losses
 from headwise.losses.fused import fused_sum
+from headwise.marks import as_mask
 
 
 def weighted_cross_entropy(

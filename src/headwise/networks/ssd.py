@@ -10,7 +10,7 @@ from headwise.networks.pyramids import SmallTrunk, check_detector, level_anchors
 
 BACKBONES = ("vgg16", "mobilenet_v3_large")
 TINY_WIDTHS = (32, 64, 96, 128, 128)  # at the strides 4, 8, 16, 32, 64
-TINY_SCALES = (0.12, 0.22, 0.36, 0.52, 0.75)  # of the picture's size, at the strides 8 to 64, and one beyond
+TINY_SCALES = (0.2, 0.34, 0.52, 0.72, 0.9)  # of the picture's size, at the strides 8 to 64, and one beyond
 
 
 class SSD(nn.Module):
@@ -63,8 +63,8 @@ def ssd(
 
     "full" is torchvision's SSD300 ("vgg16", for pictures of 300 x 300) or SSDLite320 ("mobilenet_v3_large", 320 x 320),
     each of six levels; parts are named as in torchvision's, whose checkpoints (of 91 classes, their background
-    included) load into ``ssd(90)``. "tiny" is for small pictures (128 x 128, objects of 12 pixels and more): a narrow
-    ResNet with four levels of strides 8 to 64 and six boxes a cell.
+    included) load into ``ssd(90)``. "tiny" is for small pictures (96 x 96, objects of a seventh of the side and
+    more): a narrow ResNet with four levels of strides 8 to 64 and six boxes a cell.
 
     Args:
         num_classes: Classes, without the background.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise.marks import LowPeaks, as_mask, spread_mask
 from headwise.normalizers.counts import one
-from headwise.normalizers.masks import as_mask
 
 
 def peaks(
@@ -29,13 +29,11 @@ def peaks(
     Returns:
         The count, 0-d, float32; 0 without an object.
     """
-    keep = target >= 1 - tolerance
+    high, keep = target >= 1 - tolerance, spread_mask(target, mask)
+    number = torch.count_nonzero(high if keep is None else high & keep)
     if index is not None:
-        keep = keep | _highest_at(target, index, objects)
-    if mask is not None:
-        spread = as_mask(mask)
-        keep = keep & (spread if spread.ndim == target.ndim else spread.unsqueeze(1))
-    return torch.count_nonzero(keep).float()
+        number = number + torch.count_nonzero(LowPeaks.of(target, index, objects, mask, 1 - tolerance).low)
+    return number.float()
 
 
 def published_peaks(target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -80,15 +78,3 @@ def published_chunks(target: Tensor, mask: Tensor | None = None) -> Tensor:
         1, 0-d, float32.
     """
     return one(target)
-
-
-def _highest_at(target: Tensor, index: Tensor, objects: Tensor | None) -> Tensor:
-    """True in the channels whose target is highest at an object's place; the losses' twin, as rooms do not mix."""
-    keep = torch.ones_like(index, dtype=torch.bool) if objects is None else as_mask(objects)
-    places = torch.where(keep, index.long(), 0).unsqueeze(1).expand(-1, target.shape[1], -1)
-    values = target.flatten(2).gather(2, places)
-    highest = (values == values.amax(1, keepdim=True)) & (values > 0) & keep.unsqueeze(1)
-    # Compiled loops over masks of one byte are half as fast; in eager mode it is the bytes that cost.
-    marks = torch.bfloat16 if torch.compiler.is_compiling() else torch.uint8
-    blank = torch.zeros_like(target, dtype=marks).flatten(2)
-    return blank.scatter_reduce(2, places, highest.to(marks), "amax").reshape(target.shape) > 0

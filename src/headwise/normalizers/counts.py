@@ -8,7 +8,7 @@ from typing import Protocol, overload
 import torch
 from torch import Tensor
 
-from headwise.normalizers.masks import as_mask
+from headwise.marks import as_mask
 
 
 class Normalizer(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -19,46 +20,40 @@ if TYPE_CHECKING:
 
     from headwise.data import BoxAnnotation, Picture, SaccadeAugmentation
 
-SIDES = ((16.0, 32.0), (32.0, 96.0), (96.0, 255.0))
 WINDOW = 255
-"""Side of a crop in pixels for which the authors gave all other sizes."""
+"""Side of a crop in pixels, published."""
+
+Ranges = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SaccadeConfiguration(CornerConfiguration):
-    """What CornerNet-Saccade depends on, beside what every corner detector does.
-
-    Sizes in pixels of a crop are the authors' for crops of 255 and go with `image_size`: half as large for 127.
+    """What CornerNet-Saccade depends on, beside what every corner detector does; the defaults are the authors'.
 
     Args:
-        first_sizes: long sides of the picture in the first look, pixels of a crop of 255.
+        first_sizes: long sides of the picture in the first look, pixels.
         max_crops: most crops of the second look.
         attention_threshold: probability that a peak of attention must exceed.
+        attention_sides: longer sides that part small from medium and medium from large objects, pixels of a crop; each
+            kind has an attention map.
+        reference_sides: the longer side over which a found box is looked at again, and with what longer side.
+        crop_ranges: longer sides that the reference object of a training crop may have, small, medium, large.
+        least_side: longer side from which an object is found itself; smaller ones draw attention alone.
     """
 
     first_sizes: tuple[int, ...] = (192, 255)
     max_crops: int = 30
     attention_threshold: float = 0.3
+    attention_sides: tuple[float, float] = (32.0, 96.0)
+    reference_sides: Ranges = ((96.0, 192.0), (32.0, 64.0), (-1.0, 24.0))
+    crop_ranges: Ranges = ((16.0, 32.0), (32.0, 96.0), (96.0, 255.0))
+    least_side: int = 16
 
     @property
-    def scale(self) -> float:
-        """Size of a crop in units of the authors'."""
-        return (self.image_size + 1) / (WINDOW + 1)
-
-    @property
-    def attention_ranges(self) -> tuple[tuple[float, float], ...]:
-        """The longer sides that each attention map is for, large, medium, small."""
-        return (96 * self.scale, float("inf")), (32 * self.scale, 96 * self.scale), (0.0, 32 * self.scale)
-
-    @property
-    def reference_sides(self) -> tuple[tuple[float, float], ...]:
-        """The longer side over which a found box is looked at again, and with what longer side."""
-        return (96 * self.scale, 192 * self.scale), (32 * self.scale, 64 * self.scale), (-1.0, 24 * self.scale)
-
-    @property
-    def reference_ranges(self) -> tuple[tuple[float, float], ...]:
-        """Longer sides that the reference object of a training crop may have, small, medium, large."""
-        return tuple((low * self.scale, min(high * self.scale, float(self.image_size))) for low, high in SIDES)
+    def attention_ranges(self) -> Ranges:
+        """The longer sides that each attention map is for: large, medium, small."""
+        small, large = self.attention_sides
+        return (large, inf), (small, large), (0.0, small)
 
     @classmethod
     def full(cls, base: CornerConfiguration) -> Self:
@@ -76,9 +71,20 @@ class SaccadeConfiguration(CornerConfiguration):
         Args:
             base: the tiny CornerNet's.
         """
-        return cls(**{**asdict(base), **_OWN, "steps": 3000, "picture_size": 191, "max_crops": 12})
+        return cls(**{**asdict(base), **_OWN, **_TINY})
 
 
+_TINY: dict[str, Any] = {
+    "steps": 3000,
+    "picture_size": 191,
+    "min_side": 28,
+    "max_side": 96,
+    "max_crops": 12,
+    "first_sizes": (95,),
+    "attention_sides": (20.0, 36.0),
+    "reference_sides": ((36.0, 60.0), (20.0, 56.0), (-1.0, 48.0)),
+    "crop_ranges": ((14.0, 60.0), (28.0, 84.0)),
+}
 _OWN: dict[str, Any] = {
     "num_stacks": 3,
     "min_overlap": 0.5,
@@ -96,7 +102,10 @@ def saccade_augmentation(configuration: SaccadeConfiguration) -> SaccadeAugmenta
     from headwise.data import SaccadeAugmentation
 
     return SaccadeAugmentation(
-        configuration.image_size, ranges=configuration.reference_ranges, mirror=configuration.mirror
+        configuration.image_size,
+        ranges=configuration.crop_ranges,
+        mirror=configuration.mirror,
+        jitter=configuration.jitter,
     )
 
 
@@ -127,7 +136,7 @@ def _encode(configuration: SaccadeConfiguration, annotations: list[BoxAnnotation
         grid_size=(cells, cells),
         num_classes=configuration.num_classes,
         kept=kept,
-        min_side=round(16 * configuration.scale),
+        min_side=configuration.least_side,
         attention_ranges=configuration.attention_ranges,
         num_slots=SLOTS,
         min_overlap=configuration.min_overlap,
@@ -155,7 +164,7 @@ def read_saccade(
         lambda crops: network(crops.contiguous(memory_format=torch.channels_last)),
         as_input(image, network),
         window=configuration.image_size,
-        sizes=tuple(round(size * configuration.scale) for size in configuration.first_sizes),
+        sizes=configuration.first_sizes,
         attention_threshold=configuration.attention_threshold,
         reference_sides=configuration.reference_sides,
         max_crops=configuration.max_crops,

@@ -48,7 +48,6 @@ def _words(path: Path, image: NDArray[np.uint8], reading: Reading) -> dict[str, 
 
 def _overlay(image: NDArray[np.uint8], reading: Reading) -> bytes:
     """Draw the outlines, filled faintly, with their scores; return the bytes of a PNG."""
-    
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.fromarray(image).convert("RGBA")
