@@ -98,6 +98,11 @@ def _declare_train(parser: argparse.ArgumentParser) -> None:
         "--micro-batches", type=int, metavar="N", help="parts into which each process splits a step, to save memory"
     )
     parser.add_argument(
+        "--precision",
+        choices=["32-true", "bf16-mixed", "16-mixed"],
+        help="autocast to half precision, fp16 with a GradScaler (default: 32-true)",
+    )
+    parser.add_argument(
         "--strategy", choices=["ddp", "fsdp2"], help="between the processes that torchrun started (default: ddp)"
     )
 
@@ -114,6 +119,7 @@ def _train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         micro_batches=arguments.micro_batches,
         strategy=arguments.strategy,
+        precision=arguments.precision,
     )
     if outcome.signal is not None:
         return 128 + int(outcome.signal)

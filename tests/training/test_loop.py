@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.training import Batch, train
+from headwise.training import Batch, Task, train
 from headwise.training.checkpoints import list_checkpoints, load_checkpoint
 from headwise.training.interrupts import ONE_REQUEST, Interrupts
 from headwise.training.ranks import Ranks
@@ -33,7 +34,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert lines(one / "evaluation.jsonl") == lines(other / "evaluation.jsonl")
     first, second = (load_checkpoint(list_checkpoints(run / "checkpoints")[0]) for run in (one, other))
     assert first["step"] == second["step"] == tiny.STEPS
-    for part in ("network", "criterion", "optimiser", "scheduler"):
+    for part in ("network", "criterion", "optimiser", "scheduler", "scaler"):
         assert_equal(first[part], second[part])
 
 
@@ -206,6 +207,69 @@ def test_resuming_where_nothing_is_begins_at_the_first_step(whole, tmp_path, cap
     tiny.run(tmp_path / "run", resume=True)
     assert "no checkpoint yet" in capsys.readouterr().out
     assert len(lines(tmp_path / "run" / "log.jsonl")) == len(lines(whole / "log.jsonl"))
+
+
+HALF: list[Any] = ["bf16-mixed", "16-mixed"]
+
+
+@pytest.mark.parametrize("precision", HALF)
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_half_precision_resumes_to_the_bit(tmp_path, precision, clip_norm):
+    """The scale of the loss is part of a checkpoint; a fused optimiser may be clipped."""
+    numbers = tiny.settings(precision=precision, clip_norm=clip_norm, micro_batches=2)
+    for name in ("whole", "resumed"):
+        train(fused_task(), numbers, tmp_path / name)
+    for path in list_checkpoints(tmp_path / "resumed" / "checkpoints")[:2]:
+        path.unlink()
+    train(fused_task(), numbers, tmp_path / "resumed", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+    state = load_checkpoint(list_checkpoints(tmp_path / "whole" / "checkpoints")[0])
+    assert ("scale" in state["scaler"]) == (precision == "16-mixed")
+    entries = lines(tmp_path / "whole" / "log.jsonl")
+    assert entries[0]["total"] > entries[-1]["total"]
+
+
+def fused_task() -> Task:
+    task = tiny.make_task()
+    optimiser = torch.optim.AdamW(task.network.parameters(), 0.01, fused=True)
+    return replace(
+        task, optimiser=optimiser, scheduler=torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, tiny.STEPS)
+    )
+
+
+@pytest.mark.parametrize("precision", HALF)
+def test_the_books_do_not_depend_on_the_precision(tmp_path, precision):
+    """Values and gradient norms of the first step: the scale of the loss is divided out."""
+    steps = {"steps": 1, "log_every": 1}
+    for name in ("32-true", precision):
+        train(fused_task(), tiny.settings(precision=name, **steps), tmp_path / name)
+    exact, half = (lines(tmp_path / name / "log.jsonl")[0] for name in ("32-true", precision))
+    for term, known in exact["terms"].items():
+        for column in ("value", "weighted", "grad_norm"):
+            assert half["terms"][term][column] == pytest.approx(known[column], rel=0.02)
+
+
+def test_steps_that_overflow_are_skipped_until_the_scale_fits(tmp_path, monkeypatch):
+    """Nothing is warned of, nothing spoilt, and the schedule moves on."""
+    monkeypatch.setattr("torch.amp.GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**100, backoff_factor=1e-3))
+    task = fused_task()
+    train(task, tiny.settings(precision="16-mixed"), tmp_path / "run")
+    state = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0])
+    assert 0 < float(state["optimiser"]["state"][0]["step"]) < tiny.STEPS
+    assert state["scaler"]["scale"] < 2.0**100
+    assert state["scheduler"]["last_epoch"] == tiny.STEPS
+    assert all(torch.isfinite(value).all() for value in state["network"].values())
+
+
+@pytest.mark.parametrize("changes", [{"strategy": "fsdp2"}, {"on_nonfinite": "drop"}])
+def test_what_a_loss_scale_excludes_is_refused(changes):
+    with pytest.raises(ValueError, match="precision 16-mixed goes with strategy ddp and on_nonfinite keep"):
+        tiny.settings(precision="16-mixed", **changes)
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision is one of 32-true, bf16-mixed, 16-mixed, found 'fp16'"):
+        tiny.settings(precision="fp16")
 
 
 @pytest.mark.parametrize("name", ["steps", "log_every", "checkpoint_every"])

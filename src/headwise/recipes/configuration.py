@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+from headwise.training.task import Precision
+
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
@@ -23,7 +25,7 @@ class Configuration:
         drop: share of the steps before the drop, in (0, 1].
         weight_decay: decoupled for AdamW.
         clip_norm: largest norm of the gradient.
-        precision: "32-true" or "bf16-mixed".
+        precision: "32-true", or "bf16-mixed" or "16-mixed" for autocast, as in `training.Settings`.
         strategy: between processes, "ddp" or "fsdp2".
         on_nonfinite: "keep", "drop" or "raise": what happens to a term whose gradient is not finite.
         num_workers: processes that load; the batches do not depend on it.
@@ -43,7 +45,7 @@ class Configuration:
     drop: float = 0.5
     weight_decay: float = 0.0
     clip_norm: float | None = None
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
     num_workers: int = 4

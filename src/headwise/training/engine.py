@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from headwise.training.precision import half_precision
 from headwise.training.ranks import Ranks, launched_by_torchrun, restarted_by_torchrun
 from headwise.training.task import Settings
 
@@ -39,20 +40,26 @@ def open_fabric(settings: Settings) -> Fabric:
             "headwise.training needs lightning-fabric. Install with: pip install headwise[train]"
         ) from None
     if not launched_by_torchrun() or os.environ["WORLD_SIZE"] == "1":
-        return Fabric(accelerator="auto", devices=1, precision=settings.precision)
+        return Fabric(accelerator="auto", devices=1, **_precision(settings))
     count, local = _processes()
     fabric = Fabric(
         accelerator="auto",
         devices=local,
         num_nodes=count // local,
         strategy=_strategy(settings, count),
-        precision=settings.precision,
-        plugins=_environment(),
+        **_precision(settings, _environment()),
     )
     if restarted_by_torchrun() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         _meet_anew(count)
     fabric.launch()
     return fabric
+
+
+def _precision(settings: Settings, *plugins: Any) -> dict[str, Any]:
+    """Return how numbers are computed, and the engine's other plugins, as it takes them."""
+    if settings.precision == "16-mixed":
+        return {"plugins": [*plugins, half_precision()]}
+    return {"precision": settings.precision, "plugins": list(plugins)}
 
 
 def _processes() -> tuple[int, int]:

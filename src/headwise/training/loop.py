@@ -26,6 +26,7 @@ from headwise.training.engine import (
 )
 from headwise.training.interrupts import Interrupts
 from headwise.training.logs import NoLog, RunLog, step_entry
+from headwise.training.precision import load_scaler, scaler_state, steps_may_be_skipped
 from headwise.training.progress import NoProgress, Progress, open_progress
 from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
 from headwise.training.run_folder import open_folder
@@ -183,7 +184,8 @@ class _Run:
             clip_norm=self.settings.clip_norm,
             channels_last=self.settings.channels_last,
         )
-        self.task.scheduler.step()
+        with steps_may_be_skipped():
+            self.task.scheduler.step()
         self.step += 1
         self.clock.count(sum(len(batch.images) for batch in batches) * self.ranks.count)
 
@@ -242,6 +244,7 @@ class _Run:
             "criterion": self.task.criterion.state_dict(),
             "optimiser": whole(self.optimiser.state_dict(), keep=keep),
             "scheduler": self.task.scheduler.state_dict(),
+            "scaler": scaler_state(self.fabric),
             "seconds": self.clock.seconds,
             "scores": dict(self.scores),
         }
@@ -254,6 +257,7 @@ class _Run:
         self.task.criterion.load_state_dict(saved["criterion"])
         load_optimiser(self.optimiser, saved["optimiser"])
         self.task.scheduler.load_state_dict(saved["scheduler"])
+        load_scaler(self.fabric, saved.get("scaler", {}))
         self.step = self.saved = saved["step"]
         self.clock = Clock(saved["seconds"])
         self.scores = saved["scores"]

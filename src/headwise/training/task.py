@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from headwise.criterion import Criterion
 from headwise.training.ranks import Ranks
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class Batch(NamedTuple):
@@ -34,7 +36,8 @@ class Settings:
         evaluate_every: steps between two evaluations; the last step is always evaluated.
         keep_checkpoints: how many of the newest stay.
         micro_batches: parts into which each process splits its share of a step; the gradient does not depend on it.
-        precision: "32-true", or "bf16-mixed" for autocast.
+        precision: "32-true"; or autocast to "bf16-mixed" or "16-mixed", the latter with a GradScaler, which skips the
+            steps by which it finds its scale. Shards ("fsdp2") cannot be combined with "16-mixed".
         strategy: between processes: "ddp", or "fsdp2" where weights do not fit one device.
         on_nonfinite: what happens to a term whose gradient is not finite, as in `Criterion`; on all processes alike.
         clip_norm: largest norm of the gradient over all parameters; None for no limit.
@@ -42,7 +45,7 @@ class Settings:
             convolutions.
 
     Raises:
-        ValueError: a number below 1, a seed below 0, or an unknown strategy.
+        ValueError: a number below 1, a seed below 0, an unknown strategy or precision, or two that exclude each other.
     """
 
     steps: int
@@ -52,7 +55,7 @@ class Settings:
     evaluate_every: int = 1000
     keep_checkpoints: int = 3
     micro_batches: int = 1
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
     clip_norm: float | None = None
@@ -63,6 +66,14 @@ class Settings:
             raise ValueError(f"seed is {self.seed}, but must be at least 0.")
         if self.strategy not in ("ddp", "fsdp2"):
             raise ValueError(f"strategy is ddp or fsdp2, found {self.strategy!r}.")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}, found {self.precision!r}.")
+        if self.precision == "16-mixed" and (self.strategy, self.on_nonfinite) != ("ddp", "keep"):
+            raise ValueError(
+                "precision 16-mixed goes with strategy ddp and on_nonfinite keep, found "
+                f"{self.strategy} and {self.on_nonfinite}: its GradScaler overflows on purpose, skips such steps "
+                "itself, and does not see other shards. Take bf16-mixed, or leave both as they are."
+            )
         numbers = ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints", "micro_batches")
         for name in numbers:
             if getattr(self, name) < 1:

@@ -36,6 +36,7 @@ class SaccadeConfiguration(CornerConfiguration):
         attention_threshold: probability that a peak of attention must exceed.
         attention_sides: longer sides that part small from medium and medium from large objects, pixels of a crop; each
             kind has an attention map.
+        zooms: of the second look against the first, where attention is for large, medium and small objects.
         reference_sides: the longer side over which a found box is looked at again, and with what longer side.
         crop_ranges: longer sides that the reference object of a training crop may have, small, medium, large.
         least_side: longer side from which an object is found itself; smaller ones draw attention alone.
@@ -45,6 +46,7 @@ class SaccadeConfiguration(CornerConfiguration):
     max_crops: int = 30
     attention_threshold: float = 0.3
     attention_sides: tuple[float, float] = (32.0, 96.0)
+    zooms: tuple[float, float, float] = (1.0, 2.0, 4.0)
     reference_sides: Ranges = ((96.0, 192.0), (32.0, 64.0), (-1.0, 24.0))
     crop_ranges: Ranges = ((16.0, 32.0), (32.0, 96.0), (96.0, 255.0))
     least_side: int = 16
@@ -66,7 +68,7 @@ class SaccadeConfiguration(CornerConfiguration):
 
     @classmethod
     def tiny(cls, base: CornerConfiguration) -> Self:
-        """Return a training of minutes, on pictures twice as large as a crop.
+        """Return a training of minutes, on pictures that are larger than a crop.
 
         Args:
             base: the tiny CornerNet's.
@@ -76,15 +78,18 @@ class SaccadeConfiguration(CornerConfiguration):
 
 _TINY: dict[str, Any] = {
     "steps": 3000,
-    "picture_size": 191,
+    "picture_size": 143,
     "min_side": 28,
-    "max_side": 96,
+    "max_side": 72,
     "max_crops": 12,
     "first_sizes": (95,),
-    "attention_sides": (20.0, 36.0),
-    "reference_sides": ((36.0, 60.0), (20.0, 56.0), (-1.0, 48.0)),
-    "crop_ranges": ((14.0, 60.0), (28.0, 84.0)),
+    "attention_sides": (24.0, 36.0),
+    "zooms": (1.25, 1.5, 2.0),
+    "reference_sides": ((48.0, 56.0), (-1.0, 48.0)),
+    "crop_ranges": ((18.0, 56.0), (30.0, 64.0)),
 }
+
+
 _OWN: dict[str, Any] = {
     "num_stacks": 3,
     "min_overlap": 0.5,
@@ -165,6 +170,7 @@ def read_saccade(
         as_input(image, network),
         window=configuration.image_size,
         sizes=configuration.first_sizes,
+        zooms=configuration.zooms,
         attention_threshold=configuration.attention_threshold,
         reference_sides=configuration.reference_sides,
         max_crops=configuration.max_crops,
