@@ -5,7 +5,8 @@
 30 objects an image, 80 classes, maps of 128 x 128, least overlap 0.3. Both are checked to be equal first. Runs are
 interleaved, each ratio is the median of the ratios of neighbouring runs. One thread, as in a `DataLoader` worker. The
 pages of fresh zeros are made when they are first touched, by both ways alike: the second figure includes reading all
-maps once.
+maps once. The floor of fresh maps is to make those pages alone: zeros of which one number is written on every page that
+a bump lies on.
 """
 
 from __future__ import annotations
@@ -50,11 +51,28 @@ def ways(num_images: int) -> dict[str, Encode]:
     options = {"image_size": (IMAGE, IMAGE), "grid_size": (GRID, GRID), "num_classes": NUM_CLASSES}
     encode = partial(encode_corners, boxes, labels, **options, min_overlap=OVERLAP)
     earlier = encode()
+    pages = {name: touched_pages(maps) for name, maps in earlier.items() if name.endswith("heatmap")}
     return {
         "authors": lambda: authors.encode(boxes, labels, IMAGE, GRID, NUM_CLASSES, OVERLAP),
         "encode_corners": encode,
         "encode_corners(out=earlier)": lambda: encode(out=earlier),
+        FLOOR: lambda: {name: fresh_pages(earlier[name], starts) for name, starts in pages.items()},
     }
+
+
+FLOOR = "fresh pages alone"
+PAGE = 4096 // 4  # numbers
+
+
+def touched_pages(maps: Tensor) -> np.ndarray:
+    """Where the pages begin that hold a number other than 0."""
+    return np.unique(np.flatnonzero(maps.numpy()) // PAGE) * PAGE
+
+
+def fresh_pages(like: Tensor, starts: np.ndarray) -> Tensor:
+    maps = np.zeros(like.shape, np.float32)
+    maps.reshape(-1)[starts] = 0
+    return torch.from_numpy(maps)
 
 
 def check_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -80,8 +98,9 @@ def interleaved(each: dict[str, Encode], repeats: int, cpu: bool, read: bool) ->
 def rows(num_images: int, repeats: int, cpu: bool) -> list[str]:
     each = ways(num_images)
     expected = each["authors"]()
-    for encode in each.values():
-        check_equal(encode(), expected)
+    for name, encode in each.items():
+        if name != FLOOR:
+            check_equal(encode(), expected)
     plain, with_read = (interleaved(each, repeats, cpu, read) for read in (False, True))
     lines = []
     for name in each:

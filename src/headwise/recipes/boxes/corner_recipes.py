@@ -81,6 +81,12 @@ def _criterion(build: Callable[..., Criterion], configuration: CornerConfigurati
     return build(configuration.num_stacks, pull_weight=configuration.pull_weight, push_weight=configuration.push_weight)
 
 
+def _saccade_criterion(configuration: SaccadeConfiguration) -> Criterion:
+    return _criterion(
+        partial(presets.cornernet_saccade, attention_weight=configuration.attention_weight), configuration
+    )
+
+
 def _augmentation(configuration: CornerConfiguration) -> CornerAugmentation:
     from headwise.data import CornerAugmentation
 
@@ -166,7 +172,7 @@ cornernet_saccade: Recipe[SaccadeConfiguration] = Recipe(
     "cornernet_saccade",
     {"tiny": SaccadeConfiguration.tiny(TINY), "full": SaccadeConfiguration.full(FULL)},
     partial(_network, networks.cornernet_saccade),
-    partial(_criterion, presets.cornernet_saccade),
+    _saccade_criterion,
     _saccade_data,
     box_predictor(read_saccade),
     with_classes,

@@ -33,6 +33,7 @@ class SaccadeConfiguration(CornerConfiguration):
     Args:
         first_sizes: long sides of the picture in the first look, pixels.
         max_crops: most crops of the second look.
+        attention_weight: weight of attention, of the mean over stacks; theirs divide it by the stacks twice.
         attention_threshold: probability that a peak of attention must exceed.
         attention_sides: longer sides that part small from medium and medium from large objects, pixels of a crop; each
             kind has an attention map.
@@ -44,6 +45,7 @@ class SaccadeConfiguration(CornerConfiguration):
 
     first_sizes: tuple[int, ...] = (192, 255)
     max_crops: int = 30
+    attention_weight: float = 1 / 3
     attention_threshold: float = 0.3
     attention_sides: tuple[float, float] = (32.0, 96.0)
     zooms: tuple[float, float, float] = (1.0, 2.0, 4.0)
