@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from headwise.criterion import config
-from headwise.criterion.binding import Plan, bind_targets, make_plan, signature
+from headwise.criterion.binding import bind_targets
 from headwise.criterion.breakdown import Breakdown, Entry
 from headwise.criterion.checks import check_denominators, check_terms, warn_of_still_schedules
 from headwise.criterion.evaluate import Job, Row, denominator_of, run
 from headwise.criterion.junction import Policy, Recorder
 from headwise.criterion.kernels import Kernels
 from headwise.criterion.paths import get
+from headwise.criterion.plan import Plan, make_plan, signature
 from headwise.criterion.splitting import why_split_variant
 from headwise.criterion.term import AnyTerm, Term, Weight, check_weight
 from headwise.ratio import Ratio

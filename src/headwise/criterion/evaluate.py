@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from headwise.criterion.binding import Binding, Plan
+from headwise.criterion.binding import Binding
 from headwise.criterion.junction import Policy, seed, split
 from headwise.criterion.layout import Part, whole
+from headwise.criterion.plan import Plan
 from headwise.criterion.sink import is_closed_form
 from headwise.criterion.stats import sum_dtype
 from headwise.criterion.term import AnyTerm, Term, describe, sums_of
