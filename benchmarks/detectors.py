@@ -9,9 +9,11 @@ A run that is there is not run again, so that several processes may share the wo
 
 import argparse
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from benchmarks.measure import machine
 
@@ -54,13 +56,37 @@ def row(folder: Path, name: str, seed: int) -> str | None:
 
 def table(out: Path, seeds: list[int]) -> str:
     heading = "| system | seed | steps | AP | AP50 | AP75 | minutes |\n|---|---|---|---|---|---|---|"
-    names = [(system, "") for system in SYSTEMS] + [(ABLATED, ablation) for ablation in ABLATIONS]
-    rows = [
-        row(folder_of(out, system, seed, ablation), f"{system} {ablation}".strip(), seed)
-        for system, ablation in names
-        for seed in seeds
-    ]
+    rows = [row(folder_of(out, system, seed), system, seed) for system in SYSTEMS for seed in seeds]
     return "\n".join([heading, *(each for each in rows if each is not None)])
+
+
+def embeddings(folder: Path) -> tuple[float, float]:
+    """Mean distance of an object's two embeddings, and of two objects of a picture, over the saved samples."""
+    within, between = [], []
+    for path in sorted((folder / "samples").glob("*.npz")):
+        with np.load(path) as sample:
+            first, second = sample["pairs_0_first"], sample["pairs_0_second"]
+        within += list(abs(first - second))
+        middle = (first + second) / 2
+        between += [abs(a - b) for a, b in combinations(middle, 2)]
+    return float(np.mean(within)), float(np.mean(between))
+
+
+def ablation_table(out: Path, seeds: list[int]) -> str:
+    lines = [
+        "| system | seed | AP | AP50 | push in the last log line | embeddings: two corners apart | two objects apart |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for ablation in ("", *ABLATIONS):
+        for seed in seeds:
+            folder = folder_of(out, ABLATED, seed, ablation)
+            if row(folder, ABLATED, seed) is None:
+                continue
+            coco, log = last_line(folder / "evaluation.jsonl")["coco"], last_line(folder / "log.jsonl")
+            numbers = (coco["ap"], coco["ap50"], log["terms"]["push"]["value"], *embeddings(folder))
+            cells = [f"{ABLATED} {ablation}".strip(), str(seed), *(f"{number:.3f}" for number in numbers)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -81,6 +107,7 @@ def main() -> None:
     if options.table:
         print(machine())
         print(table(options.out, options.seeds))
+        print(ablation_table(options.out, options.seeds))
 
 
 if __name__ == "__main__":

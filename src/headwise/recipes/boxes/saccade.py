@@ -79,6 +79,8 @@ class SaccadeConfiguration(CornerConfiguration):
 
 
 _TINY: dict[str, Any] = {
+    "num_stacks": 2,
+    "attention_weight": 0.1,
     "steps": 3000,
     "picture_size": 143,
     "min_side": 28,
