@@ -11,11 +11,9 @@ processor time instead.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.authors.retinanet import authors_loss, torchvision_loss
-from benchmarks.measure import machine, peak_memory
+from benchmarks.measure import Options, markdown, milliseconds, peak_memory, times_faster
 
 import headwise as hw
 from headwise.coders import anchors as coder
@@ -73,44 +71,18 @@ def check_equal(found: Total, expected: Total, data: Batch) -> None:
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
-def interleaved(ways: dict[str, Total], data: Batch, repeats: int, cpu: bool) -> dict[str, list[float]]:
-    clock = time.process_time if cpu else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, total in ways.items():
-            start = clock()
-            step(total, data)
-            seconds[name].append(clock() - start)
-    return seconds
-
-
-def table(ways: dict[str, Total], data: Batch, repeats: int, cpu: bool) -> str:
-    seconds = interleaved(ways, data, repeats, cpu)
-    memory = {name: peak_memory(lambda total=total: step(total, data)) for name, total in ways.items()}
-    lines = [
-        "| way | median ms | least ms | times the authors' speed | times torchvision's | extra MiB |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+def table(ways: dict[str, Total], data: Batch, options: Options) -> str:
+    runs = {name: partial(step, total, data) for name, total in ways.items()}
+    seconds = options.seconds(runs)
+    rows = []
     for name, taken in seconds.items():
-        faster = [
-            statistics.median(a / b for a, b in zip(seconds[other], taken, strict=True))
-            for other in ("authors", "torchvision")
-        ]
-        lines.append(
-            f"| {name} | {1e3 * statistics.median(taken):.1f} | {1e3 * min(taken):.1f} | {faster[0]:.2f} "
-            f"| {faster[1]:.2f} | {memory[name] / 2**20:.1f} |"
-        )
-    return "\n".join(lines)
+        faster = [f"{times_faster(seconds[other], taken):.2f}" for other in ("authors", "torchvision")]
+        rows.append([name, *milliseconds(taken), *faster, f"{peak_memory(runs[name]) / 2**20:.1f}"])
+    return markdown("way, median ms, least ms, times the authors' speed, times torchvision's, extra MiB", rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = Options.read(__doc__, repeats=15)
     data = batch()
     ways: dict[str, Total] = {
         "authors": authors_loss,
@@ -123,16 +95,11 @@ def main() -> None:
     for name, total in ways.items():
         check_equal(total, authors_loss if "published" in name or name == "authors" else torchvision_loss, data)
     label = data[2]
-    call = f"--repeats {arguments.repeats} --threads {arguments.threads} --clock {arguments.clock}"
-    report = (
-        f"# RetinaNet's loss, forward and backward\n\n`python benchmarks/anchor_losses.py {call}`\n\n{machine()}\n\n"
+    options.publish(
+        "RetinaNet's loss, forward and backward",
         f"Logits {tuple(data[0].shape)} float32, {int((label > 0).sum())} positive and {int((label < 0).sum())} "
-        "ignored anchors; values equal to 2e-5, gradients to 1e-5.\n\n"
-        f"{table(ways, data, arguments.repeats, arguments.clock == 'cpu')}\n"
+        f"ignored anchors; values equal to 2e-5, gradients to 1e-5.\n\n{table(ways, data, options)}",
     )
-    print(report)
-    if arguments.write:
-        arguments.write.write_text(report)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure import machine, peak_memory
+from benchmarks.measure import machine, markdown, peak_memory
 from tests.criterion.samples import five_targets, five_terms
 
 import headwise as hw
@@ -138,9 +138,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     rows = [measure(name, options.repeats) for name in ("wide", "heads")]
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    text = "\n".join([f"`python benchmarks/books.py --repeats {options.repeats}`: {machine()}", "", *lines, ""])
+    table = markdown(", ".join(rows[0]), [row.values() for row in rows])
+    text = "\n".join([f"`python benchmarks/books.py --repeats {options.repeats}`: {machine()}", "", table, ""])
     print(text)
     if options.write:
         options.write.write_text("# What the books cost\n\n" + text)

@@ -12,10 +12,8 @@ median of the ratios of neighbouring runs. Memory is the peak of torch's CPU all
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.authors import corner_decoding as authors
-from benchmarks.measure import machine, peak_memory
+from benchmarks.measure import Options, markdown, peak_memory, times_faster
 
 from headwise.coders.corners import decode_corners, encode_corners
 from headwise.coders.corners.peaks import find_peaks
@@ -68,18 +66,7 @@ def check_equal(stack: Stack) -> None:
         assert found["labels"].sum() == expected[:, 7].sum()
 
 
-def interleaved(ways: dict[str, Callable[[], object]], repeats: int, cpu: bool) -> dict[str, list[float]]:
-    clock = time.process_time if cpu else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, run in ways.items():
-            start = clock()
-            run()
-            seconds[name].append(clock() - start)
-    return seconds
-
-
-def rows(kind: str, repeats: int, cpu: bool) -> list[str]:
+def rows(kind: str, options: Options) -> list[list[str]]:
     stack = maps(kind)
     if kind != "flat":
         check_equal(stack)
@@ -95,39 +82,28 @@ def rows(kind: str, repeats: int, cpu: bool) -> list[str]:
     }
     for run in ways.values():
         run()
-    seconds = interleaved(ways, repeats, cpu)
-    lines = []
-    for name, taken in seconds.items():
-        faster = statistics.median(a / b for a, b in zip(seconds["authors"], taken, strict=True))
-        lines.append(
-            f"| {kind} | {name} | {1e3 * statistics.median(taken):.2f} | {1e3 * min(taken):.2f} | {faster:.1f} "
-            f"| {peak_memory(ways[name]) / 2**20:.1f} |"
-        )
-    return lines
+    seconds = options.seconds(ways)
+    return [
+        [
+            kind,
+            name,
+            f"{1e3 * statistics.median(taken):.2f}",
+            f"{1e3 * min(taken):.2f}",
+            f"{times_faster(seconds['authors'], taken):.1f}",
+            f"{peak_memory(ways[name]) / 2**20:.1f}",
+        ]
+        for name, taken in seconds.items()
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=31)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    lines = [
-        "| maps | way | median ms | least ms | times faster | extra MiB |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for kind in ("learnt", "noise", "flat"):
-        lines += rows(kind, arguments.repeats, arguments.clock == "cpu")
-    report = (
-        f"# Corners to boxes\n\n`python benchmarks/corner_decoding.py --repeats {arguments.repeats} --threads "
-        f"{arguments.threads} --clock {arguments.clock}`\n\n{machine()}\n\nMaps 2 x {NUM_CLASSES} x {GRID} x {GRID} "
-        f"float32, 100 peaks, 1000 boxes; boxes equal.\n\n" + "\n".join(lines) + "\n"
+    options = Options.read(__doc__, repeats=31)
+    found = [row for kind in ("learnt", "noise", "flat") for row in rows(kind, options)]
+    options.publish(
+        "Corners to boxes",
+        f"Maps 2 x {NUM_CLASSES} x {GRID} x {GRID} float32, 100 peaks, 1000 boxes; boxes equal.\n\n"
+        + markdown("maps, way, median ms, least ms, times faster, extra MiB", found),
     )
-    print(report)
-    if arguments.write:
-        arguments.write.write_text(report)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ a bump lies on.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.authors import corners as authors
-from benchmarks.measure import machine
+from benchmarks.measure import Options, markdown, times_faster
 
 from headwise.coders.corners import encode_corners
 
@@ -81,59 +79,35 @@ def check_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
 
 
-def interleaved(each: dict[str, Encode], repeats: int, cpu: bool, read: bool) -> dict[str, list[float]]:
-    clock = time.process_time if cpu else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in each}
-    for _ in range(repeats):
-        for name, encode in each.items():
-            start = clock()
-            targets = encode()
-            if read:
-                sum(float(tensor.sum()) for tensor in targets.values())
-            seconds[name].append(clock() - start)
-            del targets
-    return seconds
+def read(encode: Encode) -> float:
+    return sum(float(tensor.sum()) for tensor in encode().values())
 
 
-def rows(num_images: int, repeats: int, cpu: bool) -> list[str]:
+def rows(num_images: int, options: Options) -> list[list[str]]:
     each = ways(num_images)
     expected = each["authors"]()
     for name, encode in each.items():
         if name != FLOOR:
             check_equal(encode(), expected)
-    plain, with_read = (interleaved(each, repeats, cpu, read) for read in (False, True))
-    lines = []
+    measured = options.seconds(each), options.seconds({name: partial(read, encode) for name, encode in each.items()})
+    found = []
     for name in each:
-        figures = [num_images, name]
-        for seconds in (plain, with_read):
-            faster = statistics.median(a / b for a, b in zip(seconds["authors"], seconds[name], strict=True))
-            figures += [f"{1e3 * statistics.median(seconds[name]) / num_images:.2f}", f"{faster:.2f}"]
-        lines.append("| " + " | ".join(map(str, figures)) + " |")
-    return lines
+        figures = [str(num_images), name]
+        for seconds in measured:
+            figures.append(f"{1e3 * statistics.median(seconds[name]) / num_images:.2f}")
+            figures.append(f"{times_faster(seconds['authors'], seconds[name]):.2f}")
+        found.append(figures)
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=51)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    lines = [
-        "| images a call | way | ms an image | times faster | and read once, ms | times faster |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for num_images in (1, 4, 16):
-        lines += rows(num_images, arguments.repeats, arguments.clock == "cpu")
-    report = (
-        f"# CornerNet's targets\n\n`python benchmarks/corner_encoding.py --repeats {arguments.repeats} "
-        f"--threads {arguments.threads} --clock {arguments.clock}`\n\n{machine()}\n\n{NUM_OBJECTS} objects an image, "
-        f"{NUM_CLASSES} x {GRID} x {GRID}, two corners; equal to 1e-6.\n\n" + "\n".join(lines) + "\n"
+    options = Options.read(__doc__, repeats=51, threads=1)
+    found = [row for num_images in (1, 4, 16) for row in rows(num_images, options)]
+    options.publish(
+        "CornerNet's targets",
+        f"{NUM_OBJECTS} objects an image, {NUM_CLASSES} x {GRID} x {GRID}, two corners; equal to 1e-6.\n\n"
+        + markdown("images a call, way, ms an image, times faster, and read once (ms), times faster", found),
     )
-    print(report)
-    if arguments.write:
-        arguments.write.write_text(report)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ the predictions are in it, which are as large as the predictions (see `measure.p
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.authors.corners import cornernet_loss
 from benchmarks.corner_encoding import GRID, IMAGE, NUM_CLASSES, OVERLAP
 from benchmarks.corner_encoding import batch as boxes_of
-from benchmarks.measure import machine, peak_memory
+from benchmarks.measure import Options, markdown, milliseconds, peak_memory, times_faster
 
 import headwise as hw
 from headwise.coders.corners import encode_corners
@@ -81,32 +80,16 @@ def check_equal(stacks: Stacks, targets: dict[str, Tensor], ways: dict[str, Tota
             torch.testing.assert_close(ours[name].value, theirs[name].value, rtol=1e-5, atol=0)
 
 
-def interleaved(ways: dict[str, Total], leaves: list[Tensor], repeats: int, cpu: bool) -> dict[str, list[float]]:
-    clock = time.process_time if cpu else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, total in ways.items():
-            start = clock()
-            step(total, leaves)
-            seconds[name].append(clock() - start)
-    return seconds
-
-
-def table(ways: dict[str, Total], leaves: list[Tensor], repeats: int, cpu: bool) -> str:
-    seconds = interleaved(ways, leaves, repeats, cpu)
+def table(ways: dict[str, Total], leaves: list[Tensor], options: Options) -> str:
+    runs = {name: partial(step, total, leaves) for name, total in ways.items()}
+    seconds = options.seconds(runs)
     size = sum(leaf.nbytes for leaf in leaves)
-    lines = [
-        "| way | median ms | least ms | times faster | extra MiB | of the predictions |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, taken in seconds.items():
-        memory = peak_memory(lambda total=ways[name]: step(total, leaves))
-        faster = statistics.median(a / b for a, b in zip(seconds["authors"], taken, strict=True))
-        lines.append(
-            f"| {name} | {1e3 * statistics.median(taken):.1f} | {1e3 * min(taken):.1f} | {faster:.2f} "
-            f"| {memory / 2**20:.1f} | {memory / size:.3f} |"
-        )
-    return "\n".join(lines)
+        memory = peak_memory(runs[name])
+        faster = f"{times_faster(seconds['authors'], taken):.2f}"
+        rows.append([name, *milliseconds(taken), faster, f"{memory / 2**20:.1f}", f"{memory / size:.3f}"])
+    return markdown("way, median ms, least ms, times faster, extra MiB, of the predictions", rows)
 
 
 def copy_seconds(leaves: list[Tensor]) -> float:
@@ -122,13 +105,7 @@ def copy_seconds(leaves: list[Tensor]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = Options.read(__doc__, repeats=15)
     stacks, targets = batch()
     leaves = [leaf for stack in stacks for leaf in stack.values()]
     ways: dict[str, Total] = {
@@ -140,17 +117,12 @@ def main() -> None:
     }
     check_equal(stacks, targets, ways, leaves)
     size = sum(leaf.nbytes for leaf in leaves) / 2**20
-    report = (
-        "# CornerNet's loss, forward and backward\n\n"
-        f"`python benchmarks/corner_losses.py --repeats {arguments.repeats} --threads {arguments.threads} "
-        f"--clock {arguments.clock}`\n\n{machine()}\n\n{NUM_STACKS} stacks of "
-        f"{NUM_IMAGES} x {NUM_CLASSES} x {GRID} x {GRID}, predictions {size:.1f} MiB; values and gradients equal to "
-        f"1e-5. Copying the predictions once takes {1e3 * copy_seconds(leaves):.1f} ms.\n\n"
-        f"{table(ways, leaves, arguments.repeats, arguments.clock == 'cpu')}\n"
+    options.publish(
+        "CornerNet's loss, forward and backward",
+        f"{NUM_STACKS} stacks of {NUM_IMAGES} x {NUM_CLASSES} x {GRID} x {GRID}, predictions {size:.1f} MiB; values "
+        f"and gradients equal to 1e-5. Copying the predictions once takes {1e3 * copy_seconds(leaves):.1f} ms.\n\n"
+        f"{table(ways, leaves, options)}",
     )
-    print(report)
-    if arguments.write:
-        arguments.write.write_text(report)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ machine that others use, `--threads 1 --clock cpu` counts processor time instead
 
 from __future__ import annotations
 
-import argparse
 import math
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.authors.textsnake import textsnake_loss
-from benchmarks.measure import machine, peak_memory
+from benchmarks.measure import Options, markdown, milliseconds, peak_memory, times_faster
 
 import headwise as hw
 from headwise import losses, normalizers
@@ -92,43 +90,20 @@ def check_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -
     assert (found[1] - expected[1]).norm() <= 1e-5 * expected[1].norm()
 
 
-def interleaved(
-    ways: dict[str, Total], maps: Tensor, targets: Targets, repeats: int, cpu: bool
-) -> dict[str, list[float]]:
-    clock = time.process_time if cpu else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, total in ways.items():
-            start = clock()
-            step(total, maps, targets)
-            seconds[name].append(clock() - start)
-    return seconds
-
-
-def table(ways: dict[str, Total], maps: Tensor, targets: Targets, repeats: int, cpu: bool) -> str:
-    seconds = interleaved(ways, maps, targets, repeats, cpu)
-    memory = {name: peak_memory(lambda total=total: step(total, maps, targets)) for name, total in ways.items()}
-    lines = [
-        "| way | median ms | least ms | times faster | extra MiB | of the authors' |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+def table(ways: dict[str, Total], maps: Tensor, targets: Targets, options: Options) -> str:
+    runs = {name: partial(step, total, maps, targets) for name, total in ways.items()}
+    seconds = options.seconds(runs)
+    memory = {name: peak_memory(run) for name, run in runs.items()}
+    rows = []
     for name, taken in seconds.items():
-        faster = statistics.median(a / b for a, b in zip(seconds["authors"], taken, strict=True))
-        lines.append(
-            f"| {name} | {1e3 * statistics.median(taken):.1f} | {1e3 * min(taken):.1f} | {faster:.2f} "
-            f"| {memory[name] / 2**20:.1f} | {memory[name] / memory['authors']:.2f} |"
-        )
-    return "\n".join(lines)
+        share = f"{memory[name] / memory['authors']:.2f}"
+        faster = f"{times_faster(seconds['authors'], taken):.2f}"
+        rows.append([name, *milliseconds(taken), faster, f"{memory[name] / 2**20:.1f}", share])
+    return markdown("way, median ms, least ms, times faster, extra MiB, of the authors'", rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = Options.read(__doc__, repeats=15)
     maps, targets = batch()
     maps.requires_grad_()
     ways: dict[str, Total] = {
@@ -142,16 +117,11 @@ def main() -> None:
     for total in ways.values():
         check_equal(step(total, maps, targets), expected)
     shares = {name: float(targets[name].float().mean()) for name in ("text_region", "center_line")}
-    report = (
-        f"# TextSnake's loss, forward and backward\n\n`python benchmarks/losses.py --repeats {arguments.repeats} "
-        f"--threads {arguments.threads} --clock {arguments.clock}`\n\n{machine()}\n\nMaps {tuple(maps.shape)} float32, "
-        f"text {shares['text_region']:.1%}, "
-        f"centre line {shares['center_line']:.1%}; values and gradients equal to 1e-5.\n\n"
-        f"{table(ways, maps, targets, arguments.repeats, arguments.clock == 'cpu')}\n"
+    options.publish(
+        "TextSnake's loss, forward and backward",
+        f"Maps {tuple(maps.shape)} float32, text {shares['text_region']:.1%}, centre line {shares['center_line']:.1%}; "
+        f"values and gradients equal to 1e-5.\n\n{table(ways, maps, targets, options)}",
     )
-    print(report)
-    if arguments.write:
-        arguments.write.write_text(report)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""What the benchmarks share: the machine in words, and peak memory."""
+"""What the benchmarks share: options, interleaved timing, results files, the machine in words, and peak memory."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import statistics
+import sys
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,65 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a benchmark of several ways is run."""
+
+    repeats: int
+    threads: int
+    clock: str
+    write: Path | None
+
+    @classmethod
+    def read(cls, description: str | None, repeats: int, threads: int = 2) -> Options:
+        """From the command line; sets torch's threads."""
+        parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--repeats", type=int, default=repeats)
+        parser.add_argument("--threads", type=int, default=threads)
+        parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+        parser.add_argument("--write", type=Path, help="also write the report to this Markdown file")
+        options = cls(**vars(parser.parse_args()))
+        torch.set_num_threads(options.threads)
+        return options
+
+    def seconds(self, ways: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+        """Of each way, one after the other, `repeats` times over."""
+        clock = time.process_time if self.clock == "cpu" else time.perf_counter
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(self.repeats):
+            for name, run in ways.items():
+                start = clock()
+                run()
+                seconds[name].append(clock() - start)
+        return seconds
+
+    def publish(self, title: str, text: str) -> None:
+        """Print the report with its command and machine, and write it where asked to."""
+        script = f"{Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"
+        command = f"`python {script} --repeats {self.repeats} --threads {self.threads} --clock {self.clock}`"
+        report = f"# {title}\n\n{command}\n\n{machine()}\n\n{text}\n"
+        print(report)
+        if self.write:
+            self.write.write_text(report)
+
+
+def times_faster(slow: list[float], fast: list[float]) -> float:
+    """The median of the ratios of neighbouring runs."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def milliseconds(taken: list[float]) -> tuple[str, str]:
+    """The median and the least."""
+    return f"{1e3 * statistics.median(taken):.1f}", f"{1e3 * min(taken):.1f}"
+
+
+def markdown(heading: str, rows: Iterable[Iterable[object]]) -> str:
+    """A table; the columns of the heading are parted by commas."""
+    columns = heading.split(", ")
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def machine() -> str:

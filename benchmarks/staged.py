@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.books import Trunk
-from benchmarks.measure import StoragePeak, machine
+from benchmarks.measure import StoragePeak, machine, markdown
 
 import headwise as hw
 from headwise import losses
@@ -180,9 +180,8 @@ def main() -> None:
         for name, head in (("retinanet", Tower), ("hourglass", Stacked))
         for row in measure(name, head, options.repeats)
     ]
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    text = "\n".join([f"`python benchmarks/staged.py --repeats {options.repeats}`: {machine()}", "", *lines, ""])
+    table = markdown(", ".join(rows[0]), [row.values() for row in rows])
+    text = "\n".join([f"`python benchmarks/staged.py --repeats {options.repeats}`: {machine()}", "", table, ""])
     print(text)
     if options.write:
         options.write.write_text("# Heads one after another\n\n" + text)
