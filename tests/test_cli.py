@@ -283,6 +283,14 @@ def test_micro_batches_do_not_change_what_a_step_trains_on(tmp_path, small):
     assert (config["micro_batches"], config["strategy"], config["batch_size"]) == (2, "ddp", 2)
 
 
+def test_half_precision_is_a_choice(tmp_path, small, fails):
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", "textsnake", "--demo", "--precision", "16-mixed", *out]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]["precision"] == "16-mixed"
+    message = fails("train", "textsnake", "--demo", "--precision", "16-mixed", "--strategy", "fsdp2")
+    assert "precision 16-mixed goes with strategy ddp" in message
+
+
 def test_more_parts_than_pictures_in_a_step(tmp_path, small, fails):
     message = fails("train", "textsnake", "--demo", "--micro-batches", "3", "--out", tmp_path)
     assert "a batch of 2 pictures cannot be split over 1 processes with 3 micro-batches each" in message
