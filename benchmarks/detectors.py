@@ -24,7 +24,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without push": {"push_weight": 0.0},
     "without Gaussian": {"gaussian": False},
 }
-ABLATED = "cornernet_squeeze"
+ABLATED = "cornernet"
 
 
 def folder_of(out: Path, system: str, seed: int, ablation: str = "") -> Path:

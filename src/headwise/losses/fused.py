@@ -21,8 +21,8 @@ Gradient = Callable[..., Tensor]
 # `write(into, add)`: writes a gradient into a tensor of the output's shape, or adds it to what is there.
 Write = Callable[[Tensor, bool], None]
 
-# Elements of the output that are worked on at a time: their temporaries stay in a core's cache.
-_PIECE = 1 << 18
+# Elements of the output that each thread works on at a time: their temporaries stay in its core's cache.
+_PIECE = 1 << 16
 
 
 class Sink(Protocol):
@@ -199,8 +199,9 @@ def pieces(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """
     output = tensors[0]
     assert output is not None
-    num_pieces = -(-output.numel() // _PIECE)
-    if num_pieces <= 1 or not output.is_cpu or not is_plain(output):
+    whole = not output.is_cpu or not is_plain(output)
+    num_pieces = 1 if whole else -(-output.numel() // (_PIECE * torch.get_num_threads()))
+    if num_pieces <= 1:
         yield tensors
         return
     num_images = len(output)
