@@ -20,9 +20,19 @@ from benchmarks.measure import machine
 from headwise.recipes import RECIPES
 
 SYSTEMS = ("cornernet", "cornernet_squeeze", "cornernet_saccade", "centernet", "retinanet", "ssd")
+LARGE: dict[str, Any] = {
+    "image_size": 127,
+    "picture_size": 127,
+    "crop_border": 63,
+    "min_side": 60,
+    "max_side": 120,
+    "steps": 1600,
+}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without push": {"push_weight": 0.0},
     "without Gaussian": {"gaussian": False},
+    "on large digits": LARGE,
+    "on large digits without Gaussian": {**LARGE, "gaussian": False},
 }
 ABLATED = "cornernet"
 

@@ -46,6 +46,7 @@ class Tally:
     steps_done_again: int = 0
     seconds_until_end: list[float] = field(default_factory=list)
     named: int = 0
+    others: list[str] = field(default_factory=list)
     before_a_checkpoint: int = 0
     before_joining: int = 0
 
@@ -136,7 +137,10 @@ def kill_once(spec: runs.Spec, moments: random.Random, start: float, tally: Tall
     if whom != "both" and not unjoined:
         tally.seconds_until_end.append(time.monotonic() - began)
         other = meet / f"{1 - int(whom[-1])}.txt"
-        tally.named += other.exists() and f"{whom} was killed" in other.read_text()
+        text = other.read_text() if other.exists() else "nothing"
+        tally.named += f"{whom} was killed" in text
+        if f"{whom} was killed" not in text:
+            tally.others.append(text.strip().splitlines()[-1])
     shutil.rmtree(meet)
     return True
 
@@ -190,6 +194,7 @@ def report(tally: Tally, arguments: argparse.Namespace, seconds: float) -> str:
         "steps done again after a kill": tally.steps_done_again,
         "seconds until the other process had ended: median, largest": f"{waits[len(waits) // 2]:.2f}, {waits[-1]:.2f}",
         "messages of the other process that name the killed one": f"{tally.named} of {len(waits)}",
+        "other messages": "; ".join(tally.others) or "none",
         "seconds in all": round(seconds),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -127,8 +127,23 @@ def join_ranks(rank: int, count: int) -> Ranks:
 
     Returns:
         The place, with a group on the host beside the one of the accelerators.
+
+    Raises:
+        ConnectionError: another process ended meanwhile.
     """
-    return Ranks(rank, count, dist.new_group(backend="gloo")) if count > 1 else ALONE
+    with _meeting(rank):
+        return Ranks(rank, count, dist.new_group(backend="gloo")) if count > 1 else ALONE
+
+
+@contextmanager
+def _meeting(rank: int) -> Iterator[None]:
+    """Say what a transfer that breaks off means before the processes have lines by which they could tell."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"process {rank} stops because another one ended while they met. Continue with --resume."
+        ) from error
 
 
 @contextmanager
@@ -142,12 +157,14 @@ def naming_lost_ranks(ranks: Ranks) -> Iterator[None]:
         Nothing.
 
     Raises:
-        ConnectionError: another process was lost; the message names it and its reason.
+        ConnectionError: another process was lost; the message names it and its reason, once they have met.
     """
     if ranks.count == 1:
         yield
         return
-    lifeline = open_lifeline(ranks.rank, ranks.count, os.environ.get("MASTER_ADDR", "localhost"), ranks.from_first)
+    host = os.environ.get("MASTER_ADDR", "localhost")
+    with _meeting(ranks.rank):
+        lifeline = open_lifeline(ranks.rank, ranks.count, host, ranks.from_first)
     reason = None
     try:
         yield
