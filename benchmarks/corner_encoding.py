@@ -106,8 +106,8 @@ def main() -> None:
     found = [row for num_images in (1, 4, 16) for row in rows(num_images, options)]
     options.publish(
         "CornerNet's targets",
-        f"{NUM_OBJECTS} objects an image, {NUM_CLASSES} x {GRID} x {GRID}, two corners: {size / 2**20:.1f} MiB; equal to "
-        "1e-6.\n\n"
+        f"{NUM_OBJECTS} objects an image, {NUM_CLASSES} x {GRID} x {GRID}, two corners: {size / 2**20:.1f} MiB; "
+        "equal to 1e-6.\n\n"
         + markdown("images a call, way, ms an image, times faster, and read once (ms), times faster", found),
     )
 
