@@ -188,7 +188,7 @@ def show_corners(
     targets = CornerCollate(configuration, "center" in points).encode([annotation], side)
     maps = [
         SampleMap(
-            f"{TITLES[point]} (probability)",
+            TITLES[point],
             stack[f"{point}_heatmap"][0].sigmoid().amax(0).cpu(),
             targets[f"{point}_heatmap"][0].amax(0),
             (0.0, 1.0),
@@ -220,8 +220,8 @@ def shrink_picture(picture: Picture[BoxAnnotation], side: int) -> tuple[NDArray[
 
 TITLES = {"top_left": "top-left corners", "bottom_right": "bottom-right corners", "center": "centres"}
 NOTE = (
-    "Maps of the last stack, the largest over all classes, beside their targets. On the line, the two corners of one "
-    "object should lie on each other (pull), those of different objects at least 1 apart (push)."
+    "Probabilities of the last stack, the largest over all classes, over their targets. On the line, the two corners "
+    "of one object should lie on each other (pull), those of different objects at least 1 apart (push)."
 )
 
 
