@@ -22,7 +22,7 @@ Gradient = Callable[..., Tensor]
 Write = Callable[[Tensor, bool], None]
 
 # Elements of the output that each thread works on at a time: their temporaries stay in its core's cache.
-_PIECE = 1 << 16
+_PIECE = 1 << 17
 
 
 class Sink(Protocol):
