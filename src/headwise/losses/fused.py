@@ -60,9 +60,11 @@ class Patch(NamedTuple):
 
     def add_in_place(self, into: Tensor, values: Tensor) -> None:
         """Add (N, C, K) values at the elements of a map of any strides."""
-        images, channels, _ = torch.meshgrid(*map(torch.arange, self.place.shape), indexing="ij")
-        rows = self.place.div(into.shape[-1], rounding_mode="floor"), self.place % into.shape[-1]
-        where = images.to(into.device), channels.to(into.device), *rows
+        num_images, num_channels, _ = self.place.shape
+        images = torch.arange(num_images, device=into.device)[:, None, None]
+        channels = torch.arange(num_channels, device=into.device)[:, None]
+        rows, columns = self.place.div(into.shape[-1], rounding_mode="floor"), self.place % into.shape[-1]
+        where = images, channels, rows, columns
         into.index_put_(where, values.to(into.dtype), accumulate=True)
 
 
