@@ -249,10 +249,11 @@ def test_the_books_do_not_depend_on_the_precision(tmp_path, precision):
             assert half["terms"][term][column] == pytest.approx(known[column], rel=0.02)
 
 
-def test_steps_that_overflow_are_skipped_until_the_scale_fits(tmp_path, monkeypatch):
-    """Nothing is warned of, nothing spoilt, and the schedule moves on."""
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_that_overflow_are_skipped_until_the_scale_fits(tmp_path, monkeypatch, fused):
+    """Nothing is warned of, nothing spoilt, and the schedule moves on; only fused optimisers skip steps themselves."""
     monkeypatch.setattr("torch.amp.GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**100, backoff_factor=1e-3))
-    task = fused_task()
+    task = fused_task() if fused else tiny.make_task()
     train(task, tiny.settings(precision="16-mixed"), tmp_path / "run")
     state = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0])
     assert 0 < float(state["optimiser"]["state"][0]["step"]) < tiny.STEPS

@@ -26,7 +26,7 @@ from headwise.training.engine import (
 )
 from headwise.training.interrupts import Interrupts
 from headwise.training.logs import NoLog, RunLog, step_entry
-from headwise.training.precision import load_scaler, scaler_state, steps_may_be_skipped
+from headwise.training.precision import load_scaler, scaler_state
 from headwise.training.progress import NoProgress, Progress, open_progress
 from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
 from headwise.training.run_folder import open_folder
@@ -184,8 +184,7 @@ class _Run:
             clip_norm=self.settings.clip_norm,
             channels_last=self.settings.channels_last,
         )
-        with steps_may_be_skipped():
-            self.task.scheduler.step()
+        self.task.scheduler.step()
         self.step += 1
         self.clock.count(sum(len(batch.images) for batch in batches) * self.ranks.count)
 

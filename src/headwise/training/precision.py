@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,6 @@ import torch
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.precision import MixedPrecision
 
@@ -25,6 +22,8 @@ def half_precision() -> MixedPrecision:
     Returns:
         The plugin; its state is that of the scaler.
     """
+    # The schedule moves on although the scaler may skip the first step, which is what torch warns of.
+    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = "cpu" if accelerator is None else accelerator.type
     plugin: MixedPrecision = _plugin()("16-mixed", device, torch.amp.GradScaler(device))
@@ -62,15 +61,3 @@ def load_scaler(fabric: Fabric, state: dict[str, Any]) -> None:
         state: of `scaler_state`.
     """
     fabric.strategy.precision.load_state_dict(state)
-
-
-@contextmanager
-def steps_may_be_skipped() -> Iterator[None]:
-    """Keep torch quiet about a schedule that moves on although the first step was skipped, as a scaler does.
-
-    Yields:
-        Nothing.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
-        yield
