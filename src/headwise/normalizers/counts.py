@@ -8,7 +8,7 @@ from typing import Protocol, overload
 import torch
 from torch import Tensor
 
-from headwise.marks import as_mask
+from headwise.marks import as_mask, spread_mask
 
 
 class Normalizer(Protocol):
@@ -61,11 +61,8 @@ def positive(target: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns:
         The count, 0-d, float32.
     """
-    keep = ~(target <= 0)
-    if mask is not None:
-        spread = as_mask(mask)
-        keep = keep & (spread if spread.ndim == target.ndim else spread.unsqueeze(1))
-    return torch.count_nonzero(keep).float()
+    above, keep = ~(target <= 0), spread_mask(target, mask)
+    return torch.count_nonzero(above if keep is None else above & keep).float()
 
 
 @overload
