@@ -78,7 +78,9 @@ def table(ways: dict[str, Total], data: Batch, options: Options) -> str:
     for name, taken in seconds.items():
         faster = [f"{times_faster(seconds[other], taken):.2f}" for other in ("authors", "torchvision")]
         rows.append([name, *milliseconds(taken), *faster, f"{peak_memory(runs[name]) / 2**20:.1f}"])
-    return markdown("way, median ms, least ms, times the authors' speed, times torchvision's, extra MiB", rows)
+    return markdown(
+        ["way", "median ms", "least ms", "times the authors' speed", "times torchvision's", "extra MiB"], rows
+    )
 
 
 def main() -> None:

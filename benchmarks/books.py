@@ -138,7 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     rows = [measure(name, options.repeats) for name in ("wide", "heads")]
-    table = markdown(", ".join(rows[0]), [row.values() for row in rows])
+    table = markdown(rows[0], [row.values() for row in rows])
     text = "\n".join([f"`python benchmarks/books.py --repeats {options.repeats}`: {machine()}", "", table, ""])
     print(text)
     if options.write:

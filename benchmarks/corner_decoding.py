@@ -102,7 +102,7 @@ def main() -> None:
     options.publish(
         "Corners to boxes",
         f"Maps 2 x {NUM_CLASSES} x {GRID} x {GRID} float32, 100 peaks, 1000 boxes; boxes equal.\n\n"
-        + markdown("maps, way, median ms, least ms, times faster, extra MiB", found),
+        + markdown(["maps", "way", "median ms", "least ms", "times faster", "extra MiB"], found),
     )
 
 

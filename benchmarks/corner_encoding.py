@@ -108,7 +108,9 @@ def main() -> None:
         "CornerNet's targets",
         f"{NUM_OBJECTS} objects an image, {NUM_CLASSES} x {GRID} x {GRID}, two corners: {size / 2**20:.1f} MiB; "
         "equal to 1e-6.\n\n"
-        + markdown("images a call, way, ms an image, times faster, and read once (ms), times faster", found),
+        + markdown(
+            ["images a call", "way", "ms an image", "times faster", "and read once (ms)", "times faster"], found
+        ),
     )
 
 

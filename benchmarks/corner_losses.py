@@ -89,7 +89,7 @@ def table(ways: dict[str, Total], leaves: list[Tensor], options: Options) -> str
         memory = peak_memory(runs[name])
         faster = f"{times_faster(seconds['authors'], taken):.2f}"
         rows.append([name, *milliseconds(taken), faster, f"{memory / 2**20:.1f}", f"{memory / size:.3f}"])
-    return markdown("way, median ms, least ms, times faster, extra MiB, of the predictions", rows)
+    return markdown(["way", "median ms", "least ms", "times faster", "extra MiB", "of the predictions"], rows)
 
 
 def copy_seconds(leaves: list[Tensor]) -> float:

@@ -9,13 +9,13 @@ A run that is there is not run again, so that several processes may share the wo
 
 import argparse
 import json
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.measure import machine
+from benchmarks.measure import machine, markdown
 
 from headwise.recipes import RECIPES
 
@@ -53,21 +53,20 @@ def last_line(path: Path) -> dict[str, Any]:
     return found
 
 
-def row(folder: Path, name: str, seed: int) -> str | None:
-    config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
-    log, scores = last_line(folder / "log.jsonl"), last_line(folder / "evaluation.jsonl")
-    if not scores or scores["step"] != config["steps"]:
-        return None
-    coco = scores["coco"]
-    minutes = log["time"] / 60
-    numbers = f"{coco['ap']:.3f} | {coco['ap50']:.3f} | {coco['ap75']:.3f} | {minutes:.1f}"
-    return f"| {name} | {seed} | {config['steps']} | {numbers} |"
+def is_finished(folder: Path) -> bool:
+    scores = last_line(folder / "evaluation.jsonl")
+    return bool(scores) and scores["step"] == json.loads((folder / "config.json").read_text())["steps"]
 
 
 def table(out: Path, seeds: list[int]) -> str:
-    heading = "| system | seed | steps | AP | AP50 | AP75 | minutes |\n|---|---|---|---|---|---|---|"
-    rows = [row(folder_of(out, system, seed), system, seed) for system in SYSTEMS for seed in seeds]
-    return "\n".join([heading, *(each for each in rows if each is not None)])
+    rows = []
+    for system, seed in product(SYSTEMS, seeds):
+        folder = folder_of(out, system, seed)
+        if is_finished(folder):
+            scores, log = last_line(folder / "evaluation.jsonl"), last_line(folder / "log.jsonl")
+            numbers = [f"{scores['coco'][name]:.3f}" for name in ("ap", "ap50", "ap75")]
+            rows.append([system, seed, scores["step"], *numbers, f"{log['time'] / 60:.1f}"])
+    return markdown(["system", "seed", "steps", "AP", "AP50", "AP75", "minutes"], rows)
 
 
 def embeddings(folder: Path) -> tuple[float, float]:
@@ -83,20 +82,15 @@ def embeddings(folder: Path) -> tuple[float, float]:
 
 
 def ablation_table(out: Path, seeds: list[int]) -> str:
-    lines = [
-        "| system | seed | AP | AP50 | push in the last log line | embeddings: two corners apart | two objects apart |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for ablation in ("", *ABLATIONS):
-        for seed in seeds:
-            folder = folder_of(out, ABLATED, seed, ablation)
-            if row(folder, ABLATED, seed) is None:
-                continue
+    rows = []
+    for ablation, seed in product(("", *ABLATIONS), seeds):
+        folder = folder_of(out, ABLATED, seed, ablation)
+        if is_finished(folder):
             coco, log = last_line(folder / "evaluation.jsonl")["coco"], last_line(folder / "log.jsonl")
             numbers = (coco["ap"], coco["ap50"], log["terms"]["push"]["value"], *embeddings(folder))
-            cells = [f"{ABLATED} {ablation}".strip(), str(seed), *(f"{number:.3f}" for number in numbers)]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows.append([f"{ABLATED} {ablation}".strip(), seed, *(f"{number:.3f}" for number in numbers)])
+    columns = ["push in the last log line", "embeddings: two corners apart", "two objects apart"]
+    return markdown(["system", "seed", "AP", "AP50", *columns], rows)
 
 
 def main() -> None:

@@ -45,8 +45,7 @@ class Tally:
     runs: int = 0
     steps_done_again: int = 0
     seconds_until_end: list[float] = field(default_factory=list)
-    named: int = 0
-    others: list[str] = field(default_factory=list)
+    other_messages: list[str] = field(default_factory=list)
     before_a_checkpoint: int = 0
     before_joining: int = 0
 
@@ -137,10 +136,9 @@ def kill_once(spec: runs.Spec, moments: random.Random, start: float, tally: Tall
     if whom != "both" and not unjoined:
         tally.seconds_until_end.append(time.monotonic() - began)
         other = meet / f"{1 - int(whom[-1])}.txt"
-        text = other.read_text() if other.exists() else "nothing"
-        tally.named += f"{whom} was killed" in text
+        text = other.read_text() if other.exists() else ""
         if f"{whom} was killed" not in text:
-            tally.others.append(text.strip().splitlines()[-1])
+            tally.other_messages.append((text.strip().splitlines() or ["nothing"])[-1])
     shutil.rmtree(meet)
     return True
 
@@ -184,6 +182,7 @@ def check(folder: Path, undisturbed: Path, tally: Tally) -> None:
 
 def report(tally: Tally, arguments: argparse.Namespace, seconds: float) -> str:
     waits = sorted(tally.seconds_until_end)
+    named = len(waits) - len(tally.other_messages)
     rows = {
         "kills (SIGKILL)": f"{tally.total} ({', '.join(f'{whom} {number}' for whom, number in tally.kills.items())})",
         "of them before the first checkpoint": tally.before_a_checkpoint,
@@ -193,8 +192,8 @@ def report(tally: Tally, arguments: argparse.Namespace, seconds: float) -> str:
         "samples lost or repeated": 0,
         "steps done again after a kill": tally.steps_done_again,
         "seconds until the other process had ended: median, largest": f"{waits[len(waits) // 2]:.2f}, {waits[-1]:.2f}",
-        "messages of the other process that name the killed one": f"{tally.named} of {len(waits)}",
-        "other messages": "; ".join(tally.others) or "none",
+        "messages of the other process that name the killed one": f"{named} of {len(waits)}",
+        "other messages": "; ".join(tally.other_messages) or "none",
         "seconds in all": round(seconds),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -73,10 +73,10 @@ def milliseconds(taken: list[float]) -> tuple[str, str]:
     return f"{1e3 * statistics.median(taken):.1f}", f"{1e3 * min(taken):.1f}"
 
 
-def markdown(heading: str, rows: Iterable[Iterable[object]]) -> str:
-    """A table; the columns of the heading are parted by commas."""
-    columns = heading.split(", ")
-    lines = [columns, ["---"] * len(columns), *rows]
+def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table."""
+    heading = list(columns)
+    lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 

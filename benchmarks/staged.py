@@ -180,7 +180,7 @@ def main() -> None:
         for name, head in (("retinanet", Tower), ("hourglass", Stacked))
         for row in measure(name, head, options.repeats)
     ]
-    table = markdown(", ".join(rows[0]), [row.values() for row in rows])
+    table = markdown(rows[0], [row.values() for row in rows])
     text = "\n".join([f"`python benchmarks/staged.py --repeats {options.repeats}`: {machine()}", "", table, ""])
     print(text)
     if options.write:
