@@ -1,0 +1,165 @@
+"""The one place where Headwise sees a backward pass begin: on which tensors it was called, and when it was over.
+
+`torch.Tensor.backward` calls the public function `torch.autograd.backward`, and so does every trainer, scaler and loop;
+while somebody watches, that one function is replaced, and otherwise nothing is. The pass that runs is the original,
+with the arguments as they came.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from functools import wraps
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Finish: TypeAlias = Callable[[bool], None]
+Observer: TypeAlias = Callable[[tuple[Tensor, ...], tuple[Tensor | None, ...]], Finish | None]
+
+
+class BackwardWatch:
+    """What `watch_backward` returns: ends the watch, by `close` or at the end of a ``with`` block.
+
+    Args:
+        observer: Who watches.
+
+    Attributes:
+        error: The first exception of the observer, which training did not see; None if there was none.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self.error: Exception | None = None
+        self._observer = observer
+
+    def close(self) -> None:
+        """Ends the watch; a second call does nothing."""
+        _PASSES.remove(self)
+
+    def begin(self, roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> Finish | None:
+        """Tells the observer of a pass.
+
+        Args:
+            roots: The tensors on which backward was called.
+            gradients: What it was called with, per root.
+
+        Returns:
+            What to call when the pass is over.
+        """
+        try:
+            return self._observer(roots, gradients)
+        except Exception as error:
+            self._failed(error)
+            return None
+
+    def finish(self, finish: Finish, done: bool) -> None:
+        """Tells the observer that a pass is over.
+
+        Args:
+            finish: What the observer gave.
+            done: Whether the pass ran to its end.
+        """
+        try:
+            finish(done)
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if self.error is None:
+            self.error = error
+            warnings.warn(
+                f"a backward pass could not be booked, and training went on without: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def __enter__(self) -> BackwardWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Passes:
+    """Who watches, and what was in the place of `torch.autograd.backward` before."""
+
+    def __init__(self) -> None:
+        self.watches: tuple[BackwardWatch, ...] = ()
+        self._lock = threading.Lock()
+        self._replaced: Callable[..., Any] | None = None
+
+    def add(self, watch: BackwardWatch) -> None:
+        """Begins a watch."""
+        with self._lock:
+            self.watches = (*self.watches, watch)
+            if self._replaced is None or torch.autograd.backward is self._replaced:
+                self._replaced = torch.autograd.backward
+                torch.autograd.backward = _seen(self._replaced)
+
+    def remove(self, watch: BackwardWatch) -> None:
+        """Ends a watch; with the last one the original is put back, unless somebody else has replaced ours."""
+        with self._lock:
+            self.watches = tuple(each for each in self.watches if each is not watch)
+            ours = getattr(torch.autograd.backward, "__wrapped__", None) is self._replaced
+            if not self.watches and self._replaced is not None and ours:
+                torch.autograd.backward = self._replaced
+                self._replaced = None
+
+
+_PASSES = _Passes()
+
+
+def watch_backward(observer: Observer) -> BackwardWatch:
+    """Lets an observer see every backward pass of the process, in whatever loop it is called.
+
+    Args:
+        observer: Called as ``observer(roots, gradients)`` before a pass runs, in the thread that called it: `roots`
+            are the tensors on which backward was called, and `gradients` what it was called with, or None. Returns
+            None, or a function that is called as ``finish(done)`` after the pass, whether it ran to its end or raised.
+            It must not call backward itself; `torch.autograd.grad` it may. An exception of it is told once as a
+            warning, kept in `BackwardWatch.error`, and never reaches the loop. The passes that a reentrant checkpoint
+            runs inside of a pass belong to that pass, and are not told; neither is `torch.autograd.grad`.
+
+    Returns:
+        The watch, to be closed.
+    """
+    watch = BackwardWatch(observer)
+    _PASSES.add(watch)
+    return watch
+
+
+def _seen(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, of which the observers are told."""
+
+    @wraps(original)
+    def backward(tensors: Any, grad_tensors: Any = None, *others: Any, **named: Any) -> Any:
+        watches = _PASSES.watches
+        inside = torch._C._current_graph_task_id() != -1
+        if not watches or inside or torch.compiler.is_compiling():
+            return original(tensors, grad_tensors, *others, **named)
+        roots = _tensors(tensors)
+        gradients = _tensors(grad_tensors if grad_tensors is not None else named.get("grad_variables"))
+        gradients = (*gradients, *[None] * (len(roots) - len(gradients)))
+        pending = []
+        if roots and all(isinstance(root, Tensor) for root in roots):
+            pending = [(watch, finish) for watch in watches if (finish := watch.begin(roots, gradients)) is not None]
+        done = False
+        try:
+            original(tensors, grad_tensors, *others, **named)
+            done = True
+        finally:
+            for watch, finish in pending:
+                watch.finish(finish, done)
+
+    return backward
+
+
+def _tensors(given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, Sequence) else (given,)
