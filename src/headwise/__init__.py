@@ -9,46 +9,37 @@ Declare which loss reads which output, target and mask; call ``breakdown.total.b
     breakdown = criterion(network(images), targets)
     breakdown.total.backward()
     print(ledger.table())
+
+The names are those of `headwise.api`. They are loaded when they are first asked for, so that ``headwise --help`` need
+not wait for torch.
 """
 
-from headwise import attribution, backward, coders, losses, networks, normalizers, presets
-from headwise.attribution import Ledger
-from headwise.criterion import (
-    Breakdown,
-    Criterion,
-    Entry,
-    Junction,
-    Levels,
-    NonFiniteGradientError,
-    RatioTerm,
-    Term,
-    pool_denominators,
-    pool_ratios,
-    schedules,
-    undo_averaging,
-)
-from headwise.ratio import Ratio
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Breakdown",
-    "Criterion",
-    "Entry",
-    "Junction",
-    "Ledger",
-    "Levels",
-    "NonFiniteGradientError",
-    "Ratio",
-    "RatioTerm",
-    "Term",
-    "attribution",
-    "backward",
-    "coders",
-    "losses",
-    "networks",
-    "normalizers",
-    "pool_denominators",
-    "pool_ratios",
-    "presets",
-    "schedules",
-    "undo_averaging",
-]
+if TYPE_CHECKING:
+    from headwise.api import *  # noqa: F403
+    from headwise.api import __all__ as __all__
+
+    __version__: str
+else:
+
+    def __getattr__(name):
+        """Return a room, a public name or the version of the package, and keep it."""
+        from importlib import import_module, metadata, util
+
+        if name == "__version__":
+            value = metadata.version("headwise")
+        elif name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module 'headwise' has no attribute {name!r}")
+        elif util.find_spec(f"headwise.{name}") is not None:
+            return import_module(f"headwise.{name}")
+        else:
+            value = getattr(import_module("headwise.api"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        """Return the public names."""
+        from headwise import api
+
+        return sorted({*globals(), *api.__all__, "__version__"})

@@ -1,4 +1,4 @@
-"""Recipes: full runs, each a call, which put data, network, preset and optimiser together."""
+"""Recipes: full runs, each a call, which put data, network, preset and optimizer together."""
 
 from typing import Any
 

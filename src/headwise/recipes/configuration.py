@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from headwise.recipes.fields import read_fields
 from headwise.training.task import Precision
 
 
@@ -15,11 +16,17 @@ class Configuration:
 
     Args:
         data: a folder of the recipe's format; None for the embedded pictures.
+        train_split: the training pictures' split of `data`; None for the usual name that is found.
+        held_out_split: the held-out pictures' split of `data`; None for the usual name that is found.
+        weights: "DEFAULT" for pre-trained ones where the network has some; None for random ones; or a run or a
+            checkpoint of the same recipe, whose weights are taken as far as they fit.
+        freeze: what the names of parameters begin with that keep their values.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
         seed: of weights, order and augmentation.
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch_size: images a step, over all processes.
         micro_batches: parts into which each process splits its share of a step, to save memory.
-        optimiser: "adamw", or "sgd" with a momentum of 0.9.
+        optimizer: "adamw", or "sgd" with a momentum of 0.9.
         learning_rate: the highest, where it moves in one cycle.
         schedule: "one_cycle": up, then down to nothing; or "step": a tenth after `drop` of the steps.
         drop: share of the steps before the drop, in (0, 1].
@@ -35,11 +42,16 @@ class Configuration:
     """
 
     data: str | None = None
+    train_split: str | None = None
+    held_out_split: str | None = None
+    weights: str | None = None
+    freeze: tuple[str, ...] = ()
+    device: str = "auto"
     seed: int = 0
     steps: int = 1000
     batch_size: int = 8
     micro_batches: int = 1
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["one_cycle", "step"] = "one_cycle"
     drop: float = 0.5
@@ -53,27 +65,25 @@ class Configuration:
     checkpoint_every: int = 1000
     evaluate_every: int = 5000
 
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("micro_batches", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, but must be above 0.")
+
     @classmethod
     def from_dict(cls, arguments: Mapping[str, Any], where: str) -> Self:
-        """Read a configuration back.
+        """Read a configuration, from Python, JSON, YAML or the command's words.
 
         Args:
-            arguments: what `dataclasses.asdict` gave, perhaps by way of JSON.
+            arguments: fields by name.
             where: the file or recipe it is from, for the error.
 
         Returns:
             The configuration.
 
         Raises:
-            ValueError: a key that does not exist.
+            ValueError: a key that does not exist, or a value of another kind.
         """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(arguments.keys() - known)
-        if unknown:
-            raise ValueError(f"{where}: no argument {unknown[0]!r}. There are: {', '.join(sorted(known))}.")
-        return cls(**{key: _as_tuples(value) for key, value in arguments.items()})
-
-
-def _as_tuples(value: Any) -> Any:
-    """JSON knows lists alone; a configuration is compared and hashed, so it holds tuples."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+        return cls(**read_fields(cls, arguments, where))

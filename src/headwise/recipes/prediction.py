@@ -12,7 +12,8 @@ from torch import nn
 from headwise.recipes import RECIPES
 from headwise.recipes.configuration import Configuration
 from headwise.recipes.run import Recipe
-from headwise.training.checkpoints import list_checkpoints, load_checkpoint, write_atomically
+from headwise.recipes.start import find_checkpoint
+from headwise.training.checkpoints import load_checkpoint, write_atomically
 
 
 def load_network(checkpoint: str | Path) -> tuple[nn.Module, Recipe[Any], Configuration]:
@@ -28,12 +29,7 @@ def load_network(checkpoint: str | Path) -> tuple[nn.Module, Recipe[Any], Config
         ValueError: the file is truncated, no checkpoint, incomplete, or of an unknown recipe.
         FileNotFoundError: there is no such file.
     """
-    path = Path(checkpoint)
-    if path.is_dir():
-        newest = list_checkpoints(path / "checkpoints")
-        if not newest:
-            raise FileNotFoundError(f"{path}: no checkpoint in this folder. Give a checkpoint or a run.")
-        path = newest[0]
+    path = find_checkpoint(checkpoint)
     state = load_checkpoint(path)
     recipe = RECIPES.get(str(state.get("recipe")))
     if recipe is None:

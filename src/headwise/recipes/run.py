@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from headwise.criterion import Criterion
 from headwise.presets import card
 from headwise.recipes.configuration import Configuration
-from headwise.training import Outcome, Settings, Task, train
+from headwise.recipes.fields import NOTHING
+from headwise.recipes.optimization import make_optimizer, make_scheduler, make_settings
+from headwise.recipes.start import PRETRAINED, fetching, freeze, start_from
+from headwise.training import Outcome, Task, train
 from headwise.training.ranks import Ranks
 from headwise.training.run_folder import FREE_ARGUMENTS, read_config
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 Size = Literal["tiny", "full"]
 C = TypeVar("C", bound=Configuration)
-
-MOMENTUM = 0.9
 
 
 class Data(NamedTuple):
@@ -89,7 +88,7 @@ class Recipe(Generic[C]):
             out: folder of the run; by default ``runs/<recipe>``.
             size: "tiny" or "full"; by default full with `data` and tiny without.
             seed: of everything random; 0 by default.
-            steps: optimiser steps; the configuration's by default.
+            steps: optimizer steps; the configuration's by default.
             resume: continue the run in `out`, with the arguments it was started with; only how steps are carried out
                 (`micro_batches`, `strategy`, `num_workers`, the number of processes) may change.
             **changes: other fields of the recipe's configuration.
@@ -103,14 +102,14 @@ class Recipe(Generic[C]):
             ImportError: the extra ``headwise[train]`` is missing.
         """
         folder = Path(out) if out is not None else Path("runs") / self.name
-        given = {"data": data and str(data), "seed": seed, "steps": steps, **changes}
-        chosen = {name: value for name, value in given.items() if value is not None}
+        given = {"data": data, "seed": seed, "steps": steps}
+        chosen = {name: value for name, value in given.items() if value is not None} | changes
+        chosen |= {name: _absolute(chosen[name]) for name in _PLACES & chosen.keys()}
         if resume and (folder / "config.json").is_file():
             configuration = self._resumed(folder, chosen)
         else:
             configuration = self.complete(self.configure(size or ("full" if data else "tiny"), chosen))
-        settings = make_settings(configuration)
-        return train(self.make_task(configuration), settings, folder, resume=resume)
+        return train(self.make_task(configuration), make_settings(configuration), folder, resume=resume)
 
     def configure(self, size: str, changes: Mapping[str, Any]) -> C:
         """Return a configuration with some fields changed.
@@ -166,10 +165,8 @@ class Recipe(Generic[C]):
             The parts.
         """
         data = self.make_data(configuration)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(configuration.seed)
-            network = self.make_network(configuration, True)
-        optimiser = make_optimiser(network, configuration)
+        network = self._first_network(configuration)
+        optimizer = make_optimizer(freeze(network, configuration.freeze), configuration)
         return Task(
             recipe=self.name,
             preset=self.name,
@@ -177,66 +174,34 @@ class Recipe(Generic[C]):
             arguments=asdict(configuration),
             network=network,
             criterion=self.make_criterion(configuration),
-            optimiser=optimiser,
-            scheduler=make_scheduler(optimiser, configuration),
+            optimiser=optimizer,
+            scheduler=make_scheduler(optimizer, configuration),
             batches=data.batches,
             evaluate=data.evaluate,
         )
 
-
-def make_settings(configuration: Configuration) -> Settings:
-    """Return the numbers of the run."""
-    return Settings(
-        steps=configuration.steps,
-        seed=configuration.seed,
-        log_every=configuration.log_every,
-        checkpoint_every=configuration.checkpoint_every,
-        evaluate_every=configuration.evaluate_every,
-        micro_batches=configuration.micro_batches,
-        precision=configuration.precision,
-        strategy=configuration.strategy,
-        on_nonfinite=configuration.on_nonfinite,
-        clip_norm=configuration.clip_norm,
-    )
+    def _first_network(self, configuration: C) -> nn.Module:
+        """Return the network as its training starts."""
+        weights = configuration.weights
+        if weights == PRETRAINED and all(each.weights != PRETRAINED for each in self.sizes.values()):
+            raise ValueError(f"{self.name}: there are no pre-trained weights. Give weights of a run, or none.")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(configuration.seed)
+            if weights == PRETRAINED:
+                return fetching(lambda: self.make_network(configuration, True), self.name)
+            network = self.make_network(configuration, False)
+        if weights is not None:
+            start_from(network, weights)
+        return network
 
 
-def make_optimiser(network: nn.Module, configuration: Configuration) -> Optimizer:
-    """Return the optimiser of all parameters.
-
-    Args:
-        network: to train.
-        configuration: of the run.
-
-    Returns:
-        AdamW, or SGD with momentum.
-
-    Raises:
-        ValueError: an unknown optimiser.
-    """
-    parameters, rate, decay = network.parameters(), configuration.learning_rate, configuration.weight_decay
-    if configuration.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
-    if configuration.optimiser == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=MOMENTUM, weight_decay=decay, fused=True)
-    raise ValueError(f"optimiser is adamw or sgd, found {configuration.optimiser!r}.")
+_PLACES = {"data", "weights"}
+"""Arguments that may name a place on the disk, which must be found from any directory."""
 
 
-def make_scheduler(optimiser: Optimizer, configuration: Configuration) -> LRScheduler:
-    """Return the schedule of the learning rate.
-
-    Args:
-        optimiser: whose rate moves.
-        configuration: of the run.
-
-    Returns:
-        The schedule, stepped once per optimiser step.
-
-    Raises:
-        ValueError: an unknown schedule, or a drop outside (0, 1].
-    """
-    if configuration.schedule == "one_cycle":
-        return OneCycleLR(optimiser, configuration.learning_rate, configuration.steps, pct_start=0.15)
-    if configuration.schedule != "step" or not 0 < configuration.drop <= 1:
-        found = f"{configuration.schedule!r} with drop {configuration.drop}"
-        raise ValueError(f"schedule is one_cycle, or step with a drop in (0, 1]; found {found}.")
-    return StepLR(optimiser, max(round(configuration.steps * configuration.drop), 1), gamma=0.1)
+def _absolute(place: str | Path | None) -> str | None:
+    if place is None or str(place).lower() in NOTHING:
+        return None
+    if place == PRETRAINED:
+        return PRETRAINED
+    return str(Path(place).expanduser().absolute())

@@ -32,6 +32,7 @@ def open_fabric(settings: Settings) -> Fabric:
 
     Raises:
         ImportError: lightning-fabric is missing.
+        ValueError: no such device.
     """
     try:
         from lightning_fabric import Fabric
@@ -40,10 +41,10 @@ def open_fabric(settings: Settings) -> Fabric:
             "headwise.training needs lightning-fabric. Install with: pip install headwise[train]"
         ) from None
     if not launched_by_torchrun() or os.environ["WORLD_SIZE"] == "1":
-        return Fabric(accelerator="auto", devices=1, **_precision(settings))
+        return Fabric(**_place(settings.device), **_precision(settings))
     count, local = _processes()
     fabric = Fabric(
-        accelerator="auto",
+        accelerator=settings.device.partition(":")[0],
         devices=local,
         num_nodes=count // local,
         strategy=_strategy(settings, count),
@@ -53,6 +54,17 @@ def open_fabric(settings: Settings) -> Fabric:
         _meet_anew(count)
     fabric.launch()
     return fabric
+
+
+def _place(device: str) -> dict[str, Any]:
+    """Return which device one process computes on, as the engine takes it."""
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
+        raise ValueError(f"device is auto, cpu, cuda, cuda:NUMBER or mps, found {device!r}.")
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if int(number or 0) >= there.get(kind, 1):
+        raise ValueError(f"device {device}: this machine has {there[kind]} of {kind}. Take auto or cpu.")
+    return {"accelerator": kind, "devices": [int(number or 0)] if kind == "cuda" else 1}
 
 
 def _precision(settings: Settings, *plugins: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from headwise.training.task import Settings, Task
 _PACKAGES = ("headwise", "torch", "torchvision", "lightning-fabric", "numpy")
 
 
-FREE_ARGUMENTS = frozenset({"micro_batches", "strategy", "num_workers"})
+FREE_ARGUMENTS = frozenset({"micro_batches", "strategy", "num_workers", "device"})
 """What a resumed run may be given anew: how its steps are carried out, not what they are."""
 
 

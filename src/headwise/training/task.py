@@ -39,6 +39,7 @@ class Settings:
         precision: "32-true"; or autocast to "bf16-mixed" or "16-mixed", the latter with a GradScaler, which skips the
             steps by which it finds its scale. Shards ("fsdp2") cannot be combined with "16-mixed".
         strategy: between processes: "ddp", or "fsdp2" where weights do not fit one device.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         on_nonfinite: what happens to a term whose gradient is not finite, as in `Criterion`; on all processes alike.
         clip_norm: largest norm of the gradient over all parameters; None for no limit.
         channels_last: whether images and weights lie channel by channel in memory, which is faster for most
@@ -57,6 +58,7 @@ class Settings:
     micro_batches: int = 1
     precision: Precision = "32-true"
     strategy: Literal["ddp", "fsdp2"] = "ddp"
+    device: str = "auto"
     on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
     clip_norm: float | None = None
     channels_last: bool = True

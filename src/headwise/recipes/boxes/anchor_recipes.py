@@ -17,11 +17,12 @@ from headwise.recipes.boxes.configuration import read_pictures, with_classes
 from headwise.recipes.boxes.evaluation import BoxEvaluation
 from headwise.recipes.boxes.prediction import box_predictor
 from headwise.recipes.run import Data, Recipe
+from headwise.recipes.start import PRETRAINED
 
 FULL = AnchorConfiguration(
     steps=90_000,
     batch_size=16,
-    optimiser="sgd",
+    optimizer="sgd",
     learning_rate=0.01,
     schedule="step",
     drop=2 / 3,
@@ -39,7 +40,7 @@ TINY = replace(
     weights=None,
     steps=2400,
     batch_size=8,
-    optimiser="adamw",
+    optimizer="adamw",
     learning_rate=2e-3,
     schedule="one_cycle",
     clip_norm=5.0,
@@ -68,17 +69,17 @@ _OF_SSD: dict[str, Any] = {
 
 
 def make_retinanet(configuration: AnchorConfiguration, pretrained: bool) -> nn.Module:
-    """Build RetinaNet, on the configuration's weights if `pretrained`."""
+    """Build RetinaNet, on its backbone's pre-trained weights if wanted."""
     return networks.retinanet(configuration.num_classes, **_built(configuration, pretrained))
 
 
 def make_ssd(configuration: AnchorConfiguration, pretrained: bool) -> nn.Module:
-    """Build SSD, on the configuration's weights if `pretrained`."""
+    """Build SSD, on its backbone's pre-trained weights if wanted."""
     return networks.ssd(configuration.num_classes, **_built(configuration, pretrained))
 
 
 def _built(configuration: AnchorConfiguration, pretrained: bool) -> dict[str, Any]:
-    weights = configuration.weights if pretrained else None
+    weights = PRETRAINED if pretrained else None
     return {"backbone": configuration.backbone, "weights": weights, "size": configuration.network}
 
 

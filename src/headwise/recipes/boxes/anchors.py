@@ -30,7 +30,6 @@ class AnchorConfiguration(BoxConfiguration):
     Args:
         network: its size, "full" or "tiny".
         backbone: of the full size; None for the network's own.
-        weights: "DEFAULT" for pre-trained ones of the backbone; None for random ones.
         mean: of red, green and blue, which pictures are normalised by.
         std: of red, green and blue.
         distort: how often each kind of colour change is made.
@@ -50,7 +49,7 @@ class AnchorConfiguration(BoxConfiguration):
 
     network: Literal["full", "tiny"] = "full"
     backbone: str | None = None
-    weights: Literal["DEFAULT"] | None = "DEFAULT"
+    weights: str | None = "DEFAULT"
     mean: Triple = (0.485, 0.456, 0.406)
     std: Triple = (0.229, 0.224, 0.225)
     distort: float = 0.0

@@ -21,8 +21,6 @@ class BoxConfiguration(Configuration):
     Args:
         class_names: of the labels; from the data.
         category_ids: COCO's number of each label; from the data.
-        train_split: of a COCO folder.
-        held_out_split: of a COCO folder.
         image_size: height and width of the training pictures, pixels.
         mirror: how often a training picture is mirrored, in [0, 1]; never where classes have a handedness, as digits.
         min_kept: objects of which less than this share is left in a training picture do not count; published 0.
@@ -36,8 +34,6 @@ class BoxConfiguration(Configuration):
 
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
-    train_split: str = "train2017"
-    held_out_split: str = "val2017"
     image_size: int = 511
     mirror: float = 0.5
     min_kept: float = 0.0
@@ -110,4 +106,6 @@ def _read(configuration: BoxConfiguration, split: Split) -> BoxDataset:
 
 
 def _name(configuration: BoxConfiguration, split: Split) -> str:
-    return configuration.train_split if split == "train" else configuration.held_out_split
+    if split == "train":
+        return configuration.train_split or "train2017"
+    return configuration.held_out_split or "val2017"

@@ -86,7 +86,7 @@ class DeepConfiguration(PixelConfiguration):
 
 
 FULL = PixelConfiguration(
-    steps=20_000, batch_size=1, optimiser="sgd", learning_rate=1e-2, schedule="step", evaluate_every=5000
+    steps=20_000, batch_size=1, optimizer="sgd", learning_rate=1e-2, schedule="step", evaluate_every=5000
 )
 """The paper's network on crops of 572 pixels, one a step, by SGD; the paper gives no rate and no number of steps."""
 

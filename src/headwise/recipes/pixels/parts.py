@@ -67,7 +67,10 @@ def _pictures(
     from headwise.data import embedded_instances, read_instances
 
     if configuration.data is not None:
-        return read_instances(configuration.data, "train"), read_instances(configuration.data, "held_out")
+        return (
+            read_instances(configuration.data, configuration.train_split or "train"),
+            read_instances(configuration.data, configuration.held_out_split or "held_out"),
+        )
     size = configuration.picture_size
     return (
         embedded_instances("train", num_pictures=configuration.num_pictures, size=size),

@@ -14,7 +14,6 @@ class TextConfiguration(Configuration):
 
     Args:
         backbone: of the network.
-        weights: "DEFAULT" for ImageNet's; None for random ones.
         width: channels of ResNet-18's first stage.
         crop_size: height and width of the training crops, pixels.
         scale: smallest share of a picture's area that a crop shows.
@@ -30,7 +29,7 @@ class TextConfiguration(Configuration):
     """
 
     backbone: Literal["vgg16", "resnet18"] = "vgg16"
-    weights: Literal["DEFAULT"] | None = "DEFAULT"
+    weights: str | None = "DEFAULT"
     width: int = 64
     crop_size: int = 512
     scale: float = 0.25

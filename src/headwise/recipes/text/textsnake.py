@@ -14,6 +14,7 @@ from headwise.networks import textsnake as build_network
 from headwise.presets import textsnake as build_criterion
 from headwise.recipes.batches import Batches
 from headwise.recipes.run import Data, Recipe
+from headwise.recipes.start import PRETRAINED
 from headwise.recipes.text.configuration import FULL, TINY, TextConfiguration
 from headwise.recipes.text.prediction import predict_words
 from headwise.training import Batch
@@ -27,23 +28,13 @@ def make_network(configuration: TextConfiguration, pretrained: bool) -> nn.Modul
     """Build the network.
 
     Args:
-        configuration: names backbone, weights and width.
-        pretrained: start from the configuration's weights, not from random ones.
+        configuration: names backbone and width.
+        pretrained: start from ImageNet's weights, not from random ones.
 
     Returns:
         The network.
-
-    Raises:
-        OSError: ImageNet's weights could not be fetched.
     """
-    weights = configuration.weights if pretrained else None
-    try:
-        return build_network(configuration.backbone, weights, width=configuration.width)
-    except OSError as error:
-        raise OSError(
-            f"the ImageNet weights of {configuration.backbone} could not be fetched ({error}). "
-            "Connect to the network once, or start from random weights with weights=None."
-        ) from None
+    return build_network(configuration.backbone, PRETRAINED if pretrained else None, width=configuration.width)
 
 
 def make_criterion(configuration: TextConfiguration) -> Criterion:
@@ -66,7 +57,10 @@ def _pictures(configuration: TextConfiguration) -> tuple[PictureDataset, Picture
     from headwise.data import embedded_text, read_total_text
 
     if configuration.data is not None:
-        return read_total_text(configuration.data, "Train"), read_total_text(configuration.data, "Test")
+        return (
+            read_total_text(configuration.data, configuration.train_split or "Train"),
+            read_total_text(configuration.data, configuration.held_out_split or "Test"),
+        )
     size = configuration.picture_size
     return (
         embedded_text("train", num_pictures=configuration.num_pictures, size=size),

@@ -1,0 +1,43 @@
+"""The public names of the package: what ``import headwise as hw`` gives."""
+
+from headwise import attribution, backward, coders, losses, networks, normalizers, presets
+from headwise.attribution import Ledger
+from headwise.criterion import (
+    Breakdown,
+    Criterion,
+    Entry,
+    Junction,
+    Levels,
+    NonFiniteGradientError,
+    RatioTerm,
+    Term,
+    pool_denominators,
+    pool_ratios,
+    schedules,
+    undo_averaging,
+)
+from headwise.ratio import Ratio
+
+__all__ = [
+    "Breakdown",
+    "Criterion",
+    "Entry",
+    "Junction",
+    "Ledger",
+    "Levels",
+    "NonFiniteGradientError",
+    "Ratio",
+    "RatioTerm",
+    "Term",
+    "attribution",
+    "backward",
+    "coders",
+    "losses",
+    "networks",
+    "normalizers",
+    "pool_denominators",
+    "pool_ratios",
+    "presets",
+    "schedules",
+    "undo_averaging",
+]

@@ -1,0 +1,196 @@
+"""``headwise train``: a network by a recipe, on embedded pictures or a folder of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from headwise.recipes import Recipe
+
+OPTIONS = {
+    "train": (("train_split",), "SPLIT", "the training split: its name, or its file (default: the usual one there)"),
+    "held_out": (("held_out_split",), "SPLIT", "the held-out split: its name, or its file"),
+    "seed": (("seed",), "N", "of everything random (default: 0)"),
+    "steps": (("steps",), "N", "optimizer steps (default: the recipe's)"),
+    "batch_size": (("batch_size",), "N", "pictures a step, over all processes; --lr does not follow it"),
+    "lr": (("learning_rate",), "RATE", "the highest learning rate"),
+    "image_size": (("image_size", "crop_size"), "PIXELS", "height and width of the training pictures"),
+    "workers": (("num_workers",), "N", "processes that load pictures"),
+    "device": (("device",), "DEVICE", "auto, cpu, cuda, cuda:1, mps"),
+    "weights": (
+        ("weights",),
+        "RUN",
+        "start from this run or checkpoint, with other classes too; DEFAULT: pre-trained weights; none: random ones",
+    ),
+    "freeze": (("freeze",), "NAMES", "what the names of parameters begin with that keep their values, with commas"),
+    "micro_batches": (("micro_batches",), "N", "parts into which each process splits a step, to save memory"),
+    "precision": (("precision",), "KIND", "32-true, or bf16-mixed or 16-mixed for half precision (with a GradScaler)"),
+    "strategy": (("strategy",), "KIND", "between the processes that torchrun started: ddp or fsdp2 (default: ddp)"),
+}
+"""Options of their own -> the fields that they set, the first that the recipe has; every field has ``--set``."""
+
+EXAMPLE = """\
+example:
+  headwise train {name} --data FOLDER --out runs/mine --batch-size 4 --set log_every=10
+"""
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments.
+
+    Args:
+        parser: of the verb.
+    """
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "recipe", help="its name; `headwise recipes` lists them, `headwise train NAME --help` its fields"
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder of the recipe's format; without it, embedded pictures")
+    parser.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/<recipe>)")
+    parser.add_argument(
+        "--size", choices=["tiny", "full"], help="minutes on two CPU cores, or the authors' (default: full with --data)"
+    )
+    parser.add_argument("--demo", action="store_const", dest="size", const="tiny", help="the same as --size tiny")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, with its own arguments")
+    for name, (_, metavar, text) in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a field of the recipe's configuration"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="fields from a file: YAML, JSON, or the config.json of a run"
+    )
+    parser.add_argument("--help", "-h", action=_Help, nargs=0, help="show this and, after a recipe's name, its fields")
+
+
+class _Help(argparse.Action):
+    """Shows the fields of the recipe that was named before."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> NoReturn:
+        name = getattr(namespace, "recipe", None)
+        if name is not None:
+            parser.epilog = f"{_fields(_recipe(name))}\n{EXAMPLE.format(name=name)}"
+        parser.print_help()
+        parser.exit()
+
+
+def _recipe(name: str) -> Recipe[Any]:
+    from difflib import get_close_matches
+
+    from headwise.recipes import RECIPES
+
+    if name not in RECIPES:
+        near = get_close_matches(name, RECIPES, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(RECIPES)}."
+        raise ValueError(f"no recipe {name!r}. {hint} See headwise train --help.")
+    return RECIPES[name]
+
+
+def _fields(recipe: Recipe[Any]) -> str:
+    """Return a table of a recipe's fields, with the values of its sizes."""
+    import textwrap
+
+    from headwise.recipes.fields import describe, list_fields
+
+    lines = [f"fields of {recipe.name}, for --set NAME=VALUE and --config FILE:"]
+    for field in list_fields(type(recipe.sizes["full"])):
+        values = [f"{size} {getattr(each, field.name)}" for size, each in recipe.sizes.items()]
+        same = len({text.partition(" ")[2] for text in values}) == 1
+        default = values[0].partition(" ")[2] if same else ", ".join(values)
+        text = f"{field.help.rstrip('.')} ({describe(field.kind)}; {default})"
+        lines += [f"  {field.name}", textwrap.fill(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+    return "\n".join(lines) + "\n"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train.
+
+    Args:
+        arguments: as declared.
+
+    Returns:
+        The exit code.
+    """
+    recipe = _recipe(arguments.recipe)
+    changes = _changes(recipe, arguments)
+    outcome = recipe(arguments.data, out=arguments.out, size=arguments.size, resume=arguments.resume, **changes)
+    if outcome.signal is not None:
+        return 128 + int(outcome.signal)
+    if _is_first():
+        print(f"Trained {outcome.steps} steps into {outcome.folder}")
+    return 0
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _changes(recipe: Recipe[Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields that the command names: the file's, over them the options', over them those of --set."""
+    from headwise.recipes.fields import list_fields, read_fields
+
+    kind = type(recipe.sizes["full"])
+    known = {field.name for field in list_fields(kind)}
+    found = read_fields(kind, _from_file(arguments.config), str(arguments.config)) if arguments.config else {}
+    for name, (targets, _, _) in OPTIONS.items():
+        value = getattr(arguments, name)
+        if value is None:
+            continue
+        field = next((target for target in targets if target in known), None)
+        if field is None:
+            raise ValueError(f"{recipe.name} has no {' or '.join(targets)}, which --{name.replace('_', '-')} sets.")
+        found |= read_fields(kind, {field: value}, f"--{name.replace('_', '-')}")
+    for words in arguments.set:
+        name, equals, value = words.partition("=")
+        if not equals:
+            raise ValueError(f"--set {words}: give NAME=VALUE, such as --set batch_size=4.")
+        found |= read_fields(kind, {name.strip(): value.strip()}, "--set")
+    _tell_rate(recipe, arguments, found)
+    return found
+
+
+def _from_file(path: Path) -> Mapping[str, Any]:
+    """Return the fields of a YAML or JSON file; of a run's ``config.json``, its arguments."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: no JSON ({error}).") from None
+    else:
+        content = _yaml(path, text)
+    if isinstance(content, dict) and isinstance(content.get("arguments"), dict):
+        content = content["arguments"]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds no mapping of fields to values, such as batch_size: 4.")
+    return content
+
+
+def _yaml(path: Path, text: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError(f"{path}: YAML needs pyyaml. Install headwise[yaml], or write JSON.") from None
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path}: no YAML ({' '.join(str(error).split())}).") from None
+
+
+def _tell_rate(recipe: Recipe[Any], arguments: argparse.Namespace, changes: Mapping[str, Any]) -> None:
+    """Say that the learning rate stays where the batch size does not."""
+    if "batch_size" not in changes or "learning_rate" in changes or arguments.resume or not _is_first():
+        return
+    start = recipe.sizes[arguments.size or ("full" if arguments.data else "tiny")]
+    factor = changes["batch_size"] / start.batch_size
+    if factor != 1:
+        print(
+            f"The batch size is {changes['batch_size']}, not the recipe's {start.batch_size}; the learning rate does "
+            f"not follow it and stays {start.learning_rate:g}. By the linear rule: --lr "
+            f"{start.learning_rate * factor:g}"
+        )
