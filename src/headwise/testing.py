@@ -17,7 +17,7 @@ Give it a batch as uneven as yours: images without an object, masks of different
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from headwise.criterion import Criterion, pool_denominators, pool_ratios
-from headwise.criterion.paths import children, join, leaves
+from headwise.structure import leaves, mapped
 
 _RTOL = {torch.float64: 1e-12, torch.float32: 1e-6}
 
@@ -121,7 +121,7 @@ def assert_split_invariant(
     num_images = _num_images(outputs, targets)
     chosen = _check_splits(_default_splits(num_images) if splits is None else splits, num_images)
     exempt = _check_exempt(criterion, exempt)
-    held = nested_map(outputs, lambda _, tensor: tensor.detach().requires_grad_(tensor.dtype.is_floating_point))
+    held = mapped(outputs, lambda tensor: tensor.detach().requires_grad_(tensor.dtype.is_floating_point))
     dtypes = [tensor.dtype for _, tensor in leaves(held) if tensor.requires_grad]
     tolerance = max(_RTOL.get(dtype, 1e-2) for dtype in dtypes) if rtol is None else rtol
     whole = _gradients(criterion, held, [(held, targets)], None, 1)
@@ -148,19 +148,6 @@ def _complaint(report: SplitReport) -> str:
             f"{row.output!r} differs from the whole batch's by {row.error:.1e} (at most {report.rtol:.0e}){why}"
         )
     return "\n".join([*lines, "", str(report)])
-
-
-def nested_map(structure: Any, change: Callable[[str, Tensor], Tensor], prefix: str = "") -> Any:
-    """The same structure, made of dicts and lists, with every tensor changed."""
-    if isinstance(structure, Tensor):
-        return change(prefix, structure)
-    parts = children(structure)
-    if parts is None:
-        return structure
-    mapped = {step: nested_map(node, change, join(prefix, step)) for step, node in parts.items()}
-    return (
-        list(mapped.values()) if isinstance(structure, list | tuple) and not hasattr(structure, "_fields") else mapped
-    )
 
 
 def _num_images(outputs: Any, targets: Any) -> int:
@@ -204,11 +191,12 @@ def _check_exempt(criterion: Criterion, exempt: Iterable[str]) -> tuple[str, ...
 def _micro_batches(outputs: Any, targets: Any, split: Split) -> Iterator[tuple[Any, Any]]:
     begin = 0
     for size in split:
-        yield nested_map(outputs, partial(_images, begin, size)), nested_map(targets, partial(_images, begin, size))
+        images = partial(_images, begin, size)
+        yield mapped(outputs, images), mapped(targets, images)
         begin += size
 
 
-def _images(begin: int, size: int, _path: str, tensor: Tensor) -> Tensor:
+def _images(begin: int, size: int, tensor: Tensor) -> Tensor:
     return tensor[begin : begin + size]
 
 

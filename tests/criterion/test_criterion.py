@@ -265,7 +265,8 @@ def test_configuration_round_trip():
         hw.Criterion.from_yaml(first.to_yaml()),
     ):
         assert second.to_dict() == first.to_dict()
-        assert second({"maps": five_maps()}, five_targets()).total == first({"maps": five_maps()}, five_targets()).total
+        outputs = {"maps": five_maps(), "aux": torch.zeros(1)}
+        assert second(outputs, five_targets()).total == first(outputs, five_targets()).total
     levels = hw.Levels([1.0, schedules.StepDecay()], pool="all", normalize=True, strides=(1, 2), least=1.0)
     term = hw.RatioTerm("x", losses.dice, output={"output": "a[*]"}, target=("t",), levels=levels)
     row = hw.Criterion([term]).to_dict()

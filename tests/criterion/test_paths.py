@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwise.criterion.masks import parse_mask
-from headwise.criterion.paths import Channels, expand, get, leaves, parse
+from headwise.criterion.mask_expressions import parse_mask
+from headwise.criterion.paths import WILDCARD, Channels, expand, parse
+from headwise.structure import get, leaves
 
 
 @dataclass
@@ -31,7 +32,7 @@ Point = namedtuple("Point", "x y")
         ("maps[:, 4:]", ("maps",), Channels(1, 4, None)),
         ("maps[..., :2]", ("maps",), Channels(-1, None, 2)),
         ("stacks[0].heat", ("stacks", 0, "heat"), None),
-        ("stacks[*].heat", ("stacks", "*", "heat"), None),
+        ("stacks[*].heat", ("stacks", WILDCARD, "heat"), None),
         ("['odd key'].x", ("odd key", "x"), None),
         ("[1][:, 0:2]", (1,), Channels(1, 0, 2)),
         ("fpn.0", ("fpn", "0"), None),
@@ -77,7 +78,7 @@ def test_expand_lists_all_levels():
     structure = {"stacks": [{"att": [torch.zeros(1)] * 3}] * 2}
     places = expand(parse("stacks[*].att[*]"), structure)
     assert list(places) == [(s, a) for s in range(2) for a in range(3)]
-    assert places[1, 2] == ("stacks[1].att[2]", ("stacks", 1, "att", 2))
+    assert places[1, 2] == ("stacks", 1, "att", 2)
 
 
 def test_missing_key_lists_what_there_is_and_guesses():

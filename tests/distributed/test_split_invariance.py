@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import headwise as hw
 from headwise import losses
-from headwise.testing import nested_map
+from headwise.structure import mapped_by_path
 from tests.distributed.ranks import on_ranks
 from tests.presets.samples import PRESETS, sample
 
@@ -35,7 +35,7 @@ class Head(nn.Module):
     def __init__(self, outputs: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.scales = nn.ParameterDict()
-        nested_map(outputs, partial(self._add, dtype))
+        mapped_by_path(outputs, partial(self._add, dtype))
 
     def _add(self, dtype: torch.dtype, path: str, tensor: Tensor) -> Tensor:
         shape = (1, tensor.shape[1], *(1 for _ in tensor.shape[2:]))
@@ -44,7 +44,7 @@ class Head(nn.Module):
         return tensor
 
     def forward(self, images: Any) -> Any:
-        return nested_map(images, lambda path, each: each * self.scales[_key(path)][0] + self.scales[_key(path)][1])
+        return mapped_by_path(images, lambda path, each: each * self.scales[_key(path)][0] + self.scales[_key(path)][1])
 
 
 def _key(path: str) -> str:
@@ -66,7 +66,7 @@ def micro_sizes(num: int, parts: int) -> list[int]:
 
 
 def images_of(structure: Any, begin: int, size: int) -> Any:
-    return nested_map(structure, lambda _, each: each[begin : begin + size])
+    return mapped_by_path(structure, lambda _, each: each[begin : begin + size])
 
 
 def step(network: nn.Module, criterion: hw.Criterion, micro: list[tuple[Any, Any]], group: Any, exact: bool) -> Tensor:

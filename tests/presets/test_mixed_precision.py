@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import headwise as hw
-from headwise.criterion.paths import leaves
-from headwise.testing import nested_map
+from headwise.structure import leaves, mapped_by_path
 from tests.presets.samples import PRESETS, sample
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -20,7 +19,7 @@ each_half = pytest.mark.parametrize("half", HALVES, ids=str)
 
 def gradient(criterion: hw.Criterion, outputs: Any, targets: Any, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
     """Of the total at all outputs, as float32, with a loss scale divided out again."""
-    held = nested_map(outputs, lambda _, each: each.detach().to(dtype).requires_grad_())
+    held = mapped_by_path(outputs, lambda _, each: each.detach().to(dtype).requires_grad_())
     total = criterion(held, targets).total
     assert total.isfinite()
     assert total.dtype == torch.float32
@@ -29,7 +28,7 @@ def gradient(criterion: hw.Criterion, outputs: Any, targets: Any, dtype: torch.d
 
 
 def filled(outputs: Any, value: float) -> Any:
-    return nested_map(outputs, lambda _, each: torch.full_like(each, value))
+    return mapped_by_path(outputs, lambda _, each: torch.full_like(each, value))
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
@@ -43,7 +42,7 @@ def apart(found: Tensor, wanted: Tensor) -> float:
 def test_direction_is_that_of_float32(name, half, size):
     criterion, outputs, targets = sample(name, 4, empty=3, dtype=torch.float32)
     # Both precisions see the same numbers: what is compared is the arithmetic.
-    outputs = nested_map(outputs, lambda _, each: each.to(half).float() if size is None else each.sign() * size)
+    outputs = mapped_by_path(outputs, lambda _, each: each.to(half).float() if size is None else each.sign() * size)
     wanted = gradient(criterion, outputs, targets, torch.float32)
     found = gradient(criterion, outputs, targets, half, scale=2.0**8)
     assert wanted.isfinite().all()
@@ -80,7 +79,7 @@ class Pointwise(nn.Module):
                 self.layers[path.replace(".", "/")] = nn.Linear(6, each.shape[-1])
 
     def forward(self, outputs: Any) -> Any:
-        return nested_map(outputs, self._one)
+        return mapped_by_path(outputs, self._one)
 
     def _one(self, path: str, like: Tensor) -> Tensor:
         draw = torch.Generator().manual_seed(len(path))

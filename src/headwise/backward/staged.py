@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from headwise.backward.stages import Stage, make_stages
 from headwise.criterion import Breakdown, Criterion, Entry, Term
 from headwise.ratio import Ratio
+from headwise.structure import mapped
 
 Head = Callable[[Any], Any]
 
@@ -69,7 +70,7 @@ def staged(
         denominators = criterion.denominators(targets)
     found: dict[str, Entry] = {}
     for stage in reversed(make_stages(criterion, tuple(heads), targets)):
-        found |= _run(stage, boundary, heads, targets, denominators, factor)
+        found |= _run(stage, boundary, heads, targets, denominators, factor, criterion.unread)
     _run_trunk(held)
     entries = {name: found[name] for name in criterion.names}
     weighted = [entry.weighted for entry in entries.values()]
@@ -83,9 +84,11 @@ def _run(
     targets: Any,
     denominators: Mapping[str, Tensor | Ratio],
     factor: float | Tensor,
+    unread: Sequence[str],
 ) -> dict[str, Entry]:
     """One stage: forward, terms, backward. Its graph dies with this call."""
     outputs = stage.place({path: heads[path](boundary) for path in stage.heads})
+    stage.criterion.unread = stage.unread(outputs, unread)
     own = {term.name: denominators[term.name] for term in stage.criterion.terms if isinstance(term, Term)}
     ratios = {name: each for name in stage.criterion.names if isinstance(each := denominators.get(name), Ratio)}
     breakdown = stage.criterion(outputs, stage.prune(targets), {**own, **ratios})
@@ -106,23 +109,19 @@ def _cut_off(features: Any) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
     """The same structure without the trunk's graph, and the pairs of a feature and its stand-in."""
     held: list[tuple[Tensor, Tensor]] = []
 
-    def cut(node: Any) -> Any:
-        if isinstance(node, Tensor):
-            stand_in = node.detach().requires_grad_(node.requires_grad)
-            held.append((node, stand_in))
-            return stand_in
-        if isinstance(node, Mapping):
-            return {key: cut(each) for key, each in node.items()}
-        if isinstance(node, tuple) and hasattr(node, "_fields"):
-            return type(node)(*map(cut, node))
-        if isinstance(node, list | tuple):
-            return type(node)(map(cut, node))
-        raise ValueError(
-            f"staged: features are tensors in lists, tuples and dicts; found {type(node).__name__}. "
-            "Hand over what the heads are called with"
-        )
+    def cut(feature: Tensor) -> Tensor:
+        stand_in = feature.detach().requires_grad_(feature.requires_grad)
+        held.append((feature, stand_in))
+        return stand_in
 
-    return cut(features), held
+    return mapped(features, cut, _refuse), held
+
+
+def _refuse(leaf: Any) -> None:
+    raise ValueError(
+        f"staged: features are tensors in lists, tuples and dicts; found {type(leaf).__name__}. "
+        "Hand over what the heads are called with"
+    )
 
 
 def _run_trunk(held: list[tuple[Tensor, Tensor]]) -> None:

@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from headwise.criterion import Criterion
 from headwise.criterion.binding import bind_targets
 from headwise.criterion.part import part_of
-from headwise.criterion.paths import WILDCARD, Path, children, join, parse
+from headwise.criterion.paths import WILDCARD, Path, Step, parse, places
 from headwise.criterion.unread import check_targets_read
-
-Steps = tuple[str | int, ...]
+from headwise.structure import Key, children, mapped_by_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +28,7 @@ class Stage:
     criterion: Criterion
     used: frozenset[str]
 
-    def place(self, results: Mapping[str, Any]) -> dict[str | int, Any]:
+    def place(self, results: Mapping[str, Any]) -> dict[Key, Any]:
         """The heads' results as nested outputs.
 
         Args:
@@ -43,14 +40,18 @@ class Stage:
         Raises:
             ValueError: A path has [*], and the head did not return levels.
         """
-        outputs: dict[str | int, Any] = {}
+        outputs: dict[Key, Any] = {}
         for path, result in results.items():
             _place(outputs, parse(path).steps, result, path)
         return outputs
 
     def prune(self, targets: Any) -> Any:
-        """The targets that this stage's terms read."""
-        return _prune(targets, self.used, "") or {}
+        """The targets that this stage's terms read, and None in place of the others."""
+        return mapped_by_path(targets, lambda path, tensor: tensor if path in self.used else None)
+
+    def unread(self, outputs: Any, declared: Sequence[str]) -> tuple[str, ...]:
+        """What of the paths declared unread concerns this stage's outputs."""
+        return tuple(path for path in declared if places(parse(path), outputs))
 
 
 def make_stages(criterion: Criterion, heads: Sequence[str], targets: Any) -> list[Stage]:
@@ -120,9 +121,9 @@ def _components(readers: Mapping[str, Sequence[str]]) -> list[set[str]]:
     return groups
 
 
-def _place(into: dict[str | int, Any], steps: Steps, result: Any, path: str) -> None:
+def _place(into: dict[Key, Any], steps: tuple[Step, ...], result: Any, path: str) -> None:
     first, rest = steps[0], steps[1:]
-    if first != WILDCARD:
+    if first is not WILDCARD:
         _put(into, first, rest, result, path)
         return
     levels = children(result)
@@ -135,16 +136,8 @@ def _place(into: dict[str | int, Any], steps: Steps, result: Any, path: str) -> 
         _put(into, level, rest, each, path)
 
 
-def _put(into: dict[str | int, Any], key: str | int, rest: Steps, result: Any, path: str) -> None:
+def _put(into: dict[Key, Any], key: Key, rest: tuple[Step, ...], result: Any, path: str) -> None:
     if rest:
         _place(into.setdefault(key, {}), rest, result, path)
     else:
         into[key] = result
-
-
-def _prune(node: Any, used: frozenset[str], prefix: str) -> Any:
-    """The structure with only the tensors used, made of dicts; None if there is none."""
-    if isinstance(node, Tensor):
-        return node if prefix in used else None
-    found = {step: _prune(each, used, join(prefix, step)) for step, each in (children(node) or {}).items()}
-    return {step: each for step, each in found.items() if each is not None} or None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from headwise.criterion.layout import Steps
 from headwise.criterion.levels import shrink
-from headwise.criterion.masks import Mask
-from headwise.criterion.paths import Channels, Path, expand, get
-from headwise.criterion.term import AnyTerm, describe
-
-Level = tuple[int, ...]
+from headwise.criterion.mask_expressions import Mask
+from headwise.criterion.paths import Channels, Level, Path, expand
+from headwise.criterion.term import AnyTerm
+from headwise.structure import Steps, describe, get, spell
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def complain(term: AnyTerm, role: str, path: object, why: str) -> ValueError:
     return ValueError(f"term {term.name!r}: {role} {str(path)!r}: {why}")
 
 
-def places_of(term: AnyTerm, role: str, path: Path, structure: Any) -> dict[Level, tuple[str, Steps]]:
+def places_of(term: AnyTerm, role: str, path: Path, structure: Any) -> dict[Level, Steps]:
     """The tensors that a path names, by level.
 
     Args:
@@ -84,17 +82,17 @@ def places_of(term: AnyTerm, role: str, path: Path, structure: Any) -> dict[Leve
         structure: The nested outputs or targets.
 
     Returns:
-        Level -> the tensor's full path, and the steps to it.
+        Level -> the steps to the tensor.
 
     Raises:
         ValueError: There is no such place, or no tensor.
     """
     try:
         places = expand(path, structure)
-        for name, steps in places.values():
+        for steps in places.values():
             found = get(structure, steps)
             if not isinstance(found, Tensor):
-                raise KeyError(f"a path ends at a tensor; found {describe(found)} at {name!r}.")
+                raise KeyError(f"a path ends at a tensor; found {describe(found)} at {spell(steps)!r}.")
             if path.channels is not None:
                 path.channels.bounds(found)
     except KeyError as error:
@@ -111,11 +109,11 @@ def inner_level(level: Level, num_wildcards: int) -> Level:
     """The part of a level that a path with so many wildcards tells apart; it shares what it names over the rest.
 
     Args:
-        level: One number a wildcard of the widest path.
+        level: One key a wildcard of the widest path.
         num_wildcards: Of this path.
 
     Returns:
-        The last numbers.
+        The last keys.
     """
     return level[len(level) - num_wildcards :]
 
@@ -139,9 +137,22 @@ def check_same_levels(term: AnyTerm, role: str, path: Path, places: dict[Level, 
             term,
             role,
             path,
-            f"levels correspond one to one; it has {len(places)}, the term's others have {len(wanted)}. "
-            "Name the same levels in outputs, targets and mask",
+            f"levels correspond one to one; it has {tell_levels(places)}, the term's others have "
+            f"{tell_levels(wanted)}. Name the same levels in outputs, targets and mask",
         )
+
+
+def tell_levels(levels: Iterable[Level]) -> str:
+    """How many levels there are, and their keys where they are no numbers."""
+    several = sorted(levels, key=_order)
+    if all(isinstance(key, int) for level in several for key in level):
+        return str(len(several))
+    return f"{len(several)} ({', '.join('.'.join(map(str, level)) for level in several[:20])})"
+
+
+def _order(level: Level) -> list[tuple[bool, int, str]]:
+    """Sorts numbers by size, before names."""
+    return [(isinstance(key, str), 0, key) if isinstance(key, str) else (False, key, "") for key in level]
 
 
 def widest_levels(found: Sequence[tuple[Path, dict[Level, Any]]]) -> list[Level]:
@@ -151,13 +162,13 @@ def widest_levels(found: Sequence[tuple[Path, dict[Level, Any]]]) -> list[Level]
         found: Paths and what they name.
 
     Returns:
-        The levels, sorted.
+        The levels, in the order of the structure.
     """
     width = -1
     levels: list[Level] = [()]
     for path, places in found:
         if path.num_wildcards > width:
-            width, levels = path.num_wildcards, sorted(places)
+            width, levels = path.num_wildcards, list(places)
     return levels
 
 
@@ -177,7 +188,8 @@ def bind_targets(term: AnyTerm, targets: Any) -> tuple[list[Level], tuple[Bindin
     mask_paths = term.mask_expression.paths if term.mask_expression else ()
     roles = [("target", path) for path in term.targets.paths] + [("mask", path) for path in mask_paths]
     found = [(role, path, places_of(term, role, path, targets)) for role, path in roles]
-    levels = widest_levels([(path, places) for _, path, places in found])
+    # In one order whatever the order of the structure's keys: denominators are totalled over calls by position.
+    levels = sorted(widest_levels([(path, places) for _, path, places in found]), key=_order)
     for role, path, places in found:
         check_same_levels(term, role, path, places, levels)
     strides = term.levels.strides if term.levels else None
@@ -188,12 +200,14 @@ def bind_targets(term: AnyTerm, targets: Any) -> tuple[list[Level], tuple[Bindin
     return levels, tuple(_binding(term, found, level, 1) for level in levels)
 
 
-def _binding(term: AnyTerm, found: Sequence[tuple[str, Path, dict[Level, Any]]], level: Level, stride: int) -> Binding:
+def _binding(
+    term: AnyTerm, found: Sequence[tuple[str, Path, dict[Level, Steps]]], level: Level, stride: int
+) -> Binding:
     num_spatial = term.levels.num_spatial if term.levels else 2
     reads = []
     for role, path, places in found:
-        name, steps = places[inner_level(level, path.num_wildcards)]
-        reads.append((role, path, Read(name, steps, path.channels, stride, num_spatial)))
+        steps = places[inner_level(level, path.num_wildcards)]
+        reads.append((role, path, Read(spell(steps), steps, path.channels, stride, num_spatial)))
     return Binding(
         tuple(read for role, _, read in reads if role == "target"),
         term.mask_expression,

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from headwise.criterion.term import AnyTerm, RatioTerm, Term, Weight, describe
+from headwise.criterion.term import AnyTerm, RatioTerm, Term, Weight
 from headwise.ratio import Ratio
+from headwise.structure import describe
 
 
 def check_terms(terms: Sequence[Any]) -> None:

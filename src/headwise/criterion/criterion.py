@@ -17,11 +17,11 @@ from headwise.criterion.checks import check_denominators, check_terms, warn_of_s
 from headwise.criterion.evaluate import Job, Row, denominator_of, run
 from headwise.criterion.junction import Policy, Recorder
 from headwise.criterion.kernels import Kernels
-from headwise.criterion.paths import get
 from headwise.criterion.plan import Plan, make_plan, signature
 from headwise.criterion.splitting import why_split_variant
 from headwise.criterion.term import AnyTerm, Term, Weight, check_weight
 from headwise.ratio import Ratio
+from headwise.structure import get
 
 _MAX_PLANS = 64
 

@@ -14,8 +14,9 @@ from headwise.criterion.layout import Part, whole
 from headwise.criterion.plan import Plan
 from headwise.criterion.sink import is_closed_form
 from headwise.criterion.stats import sum_dtype
-from headwise.criterion.term import AnyTerm, Term, describe, sums_of
+from headwise.criterion.term import AnyTerm, Term, sums_of
 from headwise.ratio import Ratio
+from headwise.structure import describe
 
 
 class Job(NamedTuple):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-Steps = tuple[str | int, ...]
-
 
 @dataclass(frozen=True)
 class Edge:

@@ -13,12 +13,12 @@ def part_of(criterion: Criterion, names: tuple[str, ...]) -> Criterion:
         names: The terms.
 
     Returns:
-        The part. It has no books of its own.
+        The part. It has no books of its own, and nothing is declared unread.
     """
     if names not in criterion._parts:
         terms = [term for term in criterion.terms if term.name in names]
         criterion._parts[names] = Criterion(
-            terms, unread=criterion.unread, compile=criterion._kernels.enabled, on_nonfinite=criterion.on_nonfinite
+            terms, compile=criterion._kernels.enabled, on_nonfinite=criterion.on_nonfinite
         )
     part = criterion._parts[names]
     part._weights = {name: criterion._weights[name] for name in part.names}

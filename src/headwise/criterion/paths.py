@@ -8,25 +8,40 @@ A path is written as one would index the structure in Python, without quotes aro
     maps[:, 0:2]            channels 0 and 1 (dimension 1 is kept)
     maps[:, 4]              channel 4 (dimension 1 is dropped)
     deltas[..., 0:2]        a slice of the last dimension
-    ['odd key'].x           a key that is no identifier
+    ['odd key'].x           a key that is no identifier, quoted as in Python
+    [(1, 2)], [Part.HEAD]   a key that is no text: as it prints, a member of an Enum by its name
+
+One place has one spelling in every table (`headwise.structure.join`), however a path writes it: of two, ``x[-1]`` is
+``x[1]``, and ``x.0`` is ``x[0]``.
 """
 
 from __future__ import annotations
 
-import difflib
+import ast
+import contextlib
+import enum
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache, reduce
-from typing import Any
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal
 
 from torch import Tensor
 
-WILDCARD = "*"
+from headwise.structure import BRACKET, Spelled, Steps, child, children, describe, is_spelled, join, spell
+
+
+class _Wildcard(enum.Enum):
+    ALL = "*"
+
+
+WILDCARD: Final = _Wildcard.ALL
+"""The step ``[*]``: every part, one level each."""
+
+Step = str | int | Spelled | Literal[_Wildcard.ALL]
 
 _NAME = re.compile(r"\.?([^\W\d]\w*|\d+)")
-_BRACKET = re.compile(r"\[\s*([^\[\]]*?)\s*\]")
-_QUOTED = re.compile(r"""^(['"])(.*)\1$""")
 _CHANNELS = re.compile(r"^(:|\.\.\.)\s*,\s*(-?\d*)\s*(:?)\s*(-?\d*)$")
 
 
@@ -45,6 +60,14 @@ class Channels:
     start: int | None
     stop: int | None
     keep: bool = True
+
+    def __str__(self) -> str:
+        """As a path ends with it."""
+        where = ":" if self.dim == 1 else "..."
+        if not self.keep:
+            return f"[{where}, {self.start}]"
+        start, stop = ("" if bound is None else bound for bound in (self.start, self.stop))
+        return f"[{where}, {start}:{stop}]"
 
     def bounds(self, tensor: Tensor) -> tuple[int, int]:
         """First and one-past-last index on `tensor`.
@@ -69,13 +92,13 @@ class Path:
     """A parsed path: keys and indices from the root, then perhaps a slice of channels."""
 
     text: str
-    steps: tuple[str | int, ...]
+    steps: tuple[Step, ...]
     channels: Channels | None = None
 
     @property
     def num_wildcards(self) -> int:
         """How many ``[*]`` the path holds."""
-        return sum(step == WILDCARD for step in self.steps)
+        return sum(step is WILDCARD for step in self.steps)
 
     def __str__(self) -> str:
         """The path as it was written."""
@@ -98,13 +121,13 @@ def parse(text: str) -> Path:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"a path is a non-empty text such as 'maps[:, 0:2]'; found {text!r}")
     text = text.strip()
-    steps: list[str | int] = []
+    steps: list[Step] = []
     channels: Channels | None = None
     position = 0
     while position < len(text):
         if channels is not None:
             raise ValueError(f"path {text!r}: a slice of channels ends a path; found {text[position:]!r} behind it")
-        bracket = _BRACKET.match(text, position)
+        bracket = BRACKET.match(text, position)
         name = None if bracket else _NAME.match(text, position)
         if bracket:
             step = _bracket(text, bracket.group(1))
@@ -124,15 +147,12 @@ def parse(text: str) -> Path:
     return Path(text, tuple(steps), channels)
 
 
-def _bracket(text: str, inside: str) -> str | int | Channels:
+def _bracket(text: str, inside: str) -> Step | Channels:
     """What one pair of brackets says: a key, an index, the wildcard or a slice of channels."""
-    if inside == WILDCARD:
+    if inside == WILDCARD.value:
         return WILDCARD
     if re.fullmatch(r"-?\d+", inside):
         return int(inside)
-    quoted = _QUOTED.match(inside)
-    if quoted:
-        return quoted.group(2)
     match = _CHANNELS.match(inside)
     if match:
         where, start, colon, stop = match.groups()
@@ -141,118 +161,103 @@ def _bracket(text: str, inside: str) -> str | int | Channels:
             return Channels(1 if where == ":" else -1, first, last)
         if first is not None and last is None:
             return Channels(1 if where == ":" else -1, first, first + 1, keep=False)
-    raise ValueError(
-        f"path {text!r}: cannot read [{inside}]. Write an index [0], all levels [*], a key ['a b'], "
-        "channels [:, 0:2] or [:, 4], or a slice of the last dimension [..., 0:2]"
-    )
+    key = _key(inside)
+    if key is None:
+        raise ValueError(
+            f"path {text!r}: cannot read [{inside}]. Write an index [0], all levels [*], a key ['a b'], "
+            "channels [:, 0:2] or [:, 4], or a slice of the last dimension [..., 0:2]"
+        )
+    return key
 
 
-def children(node: Any) -> dict[str | int, Any] | None:
-    """The named parts of a structure's node, or None for a leaf."""
-    if isinstance(node, Tensor):
+def _key(inside: str) -> str | Spelled | None:
+    """A key in quotes, or one that is no text; None where it is neither."""
+    if inside[:1] not in ("'", '"'):
+        return Spelled(inside) if is_spelled(inside) else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # a backslash that escapes nothing stands for itself
+            key = ast.literal_eval(inside)
+    except (SyntaxError, ValueError):
         return None
-    if isinstance(node, Mapping):
-        return dict(node)
-    if isinstance(node, tuple) and hasattr(node, "_fields"):
-        return dict(zip(node._fields, node, strict=True))
-    if isinstance(node, list | tuple):
-        return dict(enumerate(node))
-    if is_dataclass(node) and not isinstance(node, type):
-        return {field.name: getattr(node, field.name) for field in fields(node)}
-    return None
+    return key if isinstance(key, str) else None
 
 
-def join(prefix: str, step: str | int) -> str:
-    """Appends one step to a concrete path, so that `parse` reads it back."""
-    if isinstance(step, int):
-        return f"{prefix}[{step}]"
-    if not re.fullmatch(r"[^\W\d]\w*|\d+", step):
-        return f"{prefix}[{step!r}]"
-    return f"{prefix}.{step}" if prefix else step
+Level = tuple[str | int, ...]
+"""What tells a place from the others that a path names: per wildcard the key there, an index where it is digits."""
 
 
-def leaves(structure: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a structure, with its concrete path, in the structure's order."""
-    if isinstance(structure, Tensor):
-        yield prefix, structure
-        return
-    parts = children(structure)
-    if parts is not None:
-        for step, node in parts.items():
-            yield from leaves(node, join(prefix, step))
-
-
-def child(node: Any, step: str | int) -> Any:
-    """One step down a structure.
-
-    Raises:
-        KeyError: There is no such key, index or field; the message lists what there is.
-    """
-    parts = children(node)
-    if parts is None:
-        raise KeyError(f"nothing can be below {_describe(node)}, but the path goes on with {step!r}.")
-    for key in (step, str(step), int(step) if isinstance(step, str) and step.isdigit() else step):
-        if key in parts:
-            return parts[key]
-    if isinstance(step, int) and step < 0 and isinstance(node, list | tuple) and -len(node) <= step:
-        return node[step]
-    kind = "index" if isinstance(step, int) else "key"
-    names = ", ".join(str(key) for key in parts) or "nothing"
-    close = difflib.get_close_matches(str(step), [str(key) for key in parts], n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise KeyError(f"no {kind} {step!r}. Found: {names}.{hint}")
-
-
-def get(structure: Any, steps: tuple[str | int, ...]) -> Any:
-    """The node that concrete steps lead to."""
-    for step in steps:
-        structure = child(structure, step)
-    return structure
-
-
-def expand(path: Path, structure: Any) -> dict[tuple[int, ...], tuple[str, tuple[str | int, ...]]]:
-    """All concrete places that a path names in a structure.
+def expand(path: Path, structure: Any) -> dict[Level, Steps]:
+    """All places that a path names in a structure.
 
     Args:
         path: The path, with any number of wildcards.
         structure: The nested outputs or targets.
 
     Returns:
-        For each combination of wildcard positions (the empty tuple where there is no wildcard): the concrete path
-        without its channels, and its steps.
+        For each combination of keys at the wildcards (the empty tuple where there is none) the steps to the place, in
+        the structure's order and by its own keys.
 
     Raises:
         KeyError: A step does not exist; the message lists what there is.
     """
-    found: dict[tuple[int, ...], tuple[str, tuple[str | int, ...], Any]] = {(): ("", (), structure)}
+    found: dict[Level, tuple[Steps, Any]] = {(): ((), structure)}
     for step in path.steps:
-        deeper: dict[tuple[int, ...], tuple[str, tuple[str | int, ...], Any]] = {}
-        for level, (prefix, steps, node) in found.items():
-            if step == WILDCARD:
-                parts = children(node)
-                if parts is None:
-                    raise KeyError(f"[*] needs a list, tuple or dict of levels at {prefix!r}; found {_describe(node)}.")
-                for number, (key, part) in enumerate(parts.items()):
-                    deeper[(*level, number)] = (join(prefix, key), (*steps, key), part)
-            else:
-                deeper[level] = (join(prefix, step), (*steps, step), child(node, step))
+        found = {
+            level: (steps, part)
+            for before, (above, node) in found.items()
+            for level, steps, part in _step(before, above, node, step)
+        }
+    return {level: steps for level, (steps, _) in found.items()}
+
+
+def _step(level: Level, steps: Steps, node: Any, step: Step) -> Iterator[tuple[Level, Steps, Any]]:
+    """Where one step leads from one node."""
+    if step is not WILDCARD:
+        key, part = child(node, step)
+        yield level, (*steps, key), part
+        return
+    parts = children(node)
+    if parts is None:
+        raise KeyError(f"[*] needs a list, tuple or dict of levels at {spell(steps)!r}; found {describe(node)}.")
+    for key, part in parts.items():
+        yield (*level, _level_key(key)), (*steps, key), part
+
+
+def places(path: Path, structure: Any) -> list[Steps]:
+    """The places of `expand`, as far as there are any: parts that lack one of the path's steps are left out.
+
+    Args:
+        path: The path.
+        structure: The nested outputs or targets.
+
+    Returns:
+        The steps to each.
+    """
+    found: list[tuple[Steps, Any]] = [((), structure)]
+    for step in path.steps:
+        deeper: list[tuple[Steps, Any]] = []
+        for above, node in found:
+            with contextlib.suppress(KeyError):
+                deeper.extend([(steps, part) for _, steps, part in _step((), above, node, step)])
         found = deeper
-    return {level: (name, steps) for level, (name, steps, _) in found.items()}
+    return [steps for steps, _ in found]
 
 
-def level_name(path: Path, steps: tuple[str | int, ...]) -> str:
-    """The part of a concrete place up to the path's last wildcard, which tells its level from the others.
+def _level_key(key: Any) -> str | int:
+    name = key if isinstance(key, str | int) and not isinstance(key, bool | enum.Enum) else join("", key)
+    return int(name) if isinstance(name, str) and name.isascii() and name.isdigit() else name
+
+
+def level_name(path: Path, steps: Steps) -> str:
+    """The part of a place up to the path's last wildcard, which tells its level from the others.
 
     Args:
         path: A path with a wildcard.
         steps: One of the places that `expand` found for it.
 
     Returns:
-        A concrete path, such as ``stacks[0]`` for ``stacks[*].heatmap``.
+        A path, such as ``stacks[0]`` for ``stacks[*].heatmap``.
     """
-    last = max(place for place, step in enumerate(path.steps) if step == WILDCARD)
-    return reduce(join, steps[: last + 1], "")
-
-
-def _describe(node: Any) -> str:
-    return f"a tensor of shape {tuple(node.shape)}" if isinstance(node, Tensor) else f"a {type(node).__name__}"
+    last = max(place for place, step in enumerate(path.steps) if step is WILDCARD)
+    return spell(steps[: last + 1])

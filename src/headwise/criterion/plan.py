@@ -6,23 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from headwise.criterion.binding import (
     Binding,
-    Level,
     bind_targets,
     check_same_levels,
     complain,
     inner_level,
     places_of,
+    tell_levels,
     widest_levels,
 )
-from headwise.criterion.layout import Edge, Layout, Part, Steps, make_layout, per_output
-from headwise.criterion.paths import Path, get, leaves, level_name, parse
-from headwise.criterion.term import AnyTerm, describe
-from headwise.criterion.unread import check_outputs_read, check_targets_read
+from headwise.criterion.layout import Edge, Layout, Part, make_layout, per_output
+from headwise.criterion.paths import Channels, Level, Path, level_name, parse
+from headwise.criterion.term import AnyTerm
+from headwise.criterion.unread import check_outputs_read, check_targets_read, check_unread
+from headwise.structure import Steps, describe, flatten, get, spell
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,15 @@ def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iter
     names = tuple([term.name for term in terms])
     layout = make_layout(names, tuple(roots), tuple(_normalised(edges, tensors)), shapes)
     declared = [parse(path) for path in unread]
+    reads = [
+        (f"term {term.name!r}", read.path, read.channels)
+        for term, levels in zip(terms, bindings, strict=True)
+        for binding in levels
+        for read in binding.reads
+    ]
+    check_unread(declared, outputs, targets, layout, reads)
     check_outputs_read(outputs, layout, declared)
-    used = {read.path for term in bindings for binding in term for read in binding.reads}
-    check_targets_read(targets, used, declared)
+    check_targets_read(targets, {path for _, path, _ in reads}, declared)
     parts = per_output(layout, shapes)
     return Plan(layout, parts, tuple(roots.values()), tuple(calls), tuple(bindings), tuple(level_of))
 
@@ -95,9 +101,10 @@ def _bind_outputs(
     calls = []
     for index, level in enumerate(levels):
         call = []
-        where = (index, level_name(widest, named[level][1])) if level else (-1, "")
+        where = (index, level_name(widest, named[level])) if level else (-1, "")
         for path, places in found:
-            name, steps = places[inner_level(level, path.num_wildcards)]
+            steps = places[inner_level(level, path.num_wildcards)]
+            name = spell(steps)
             roots.setdefault(name, steps)
             call.append(len(edges))
             edge = _edge(number, term, path, name, list(roots).index(name), get(outputs, steps))
@@ -114,13 +121,13 @@ def _edge(number: int, term: AnyTerm, path: Path, name: str, root: int, tensor: 
             path,
             f"a term reads floating point outputs; found {describe(tensor)}. Put it in the targets",
         )
-    text = name + path.text[path.text.rindex("[") :] if path.channels else name
     if path.channels is None:
         dim = min(1, max(tensor.dim() - 1, 0))
-        return Edge(number, root, dim, 0, tensor.shape[dim] if tensor.dim() else 1, True, True, text)
+        return Edge(number, root, dim, 0, tensor.shape[dim] if tensor.dim() else 1, True, True, name)
     start, stop = path.channels.bounds(tensor)
-    dim = path.channels.dim % tensor.dim()
-    return Edge(number, root, dim, start, stop, path.channels.keep, (start, stop) == (0, tensor.shape[dim]), text)
+    dim, keep = path.channels.dim % tensor.dim(), path.channels.keep
+    text = name + str(Channels(1 if dim == 1 else -1, start, stop, keep))
+    return Edge(number, root, dim, start, stop, keep, (start, stop) == (0, tensor.shape[dim]), text)
 
 
 def _normalised(edges: list[Edge], tensors: list[Tensor]) -> Iterable[Edge]:
@@ -155,6 +162,10 @@ def _check_level_weights(term: AnyTerm, levels: list[Level]) -> None:
 def _align(term: AnyTerm, levels: list[Level], target_levels: list[Level]) -> tuple[int, ...]:
     """For each level of the outputs, the level of the targets that it is compared with."""
     keys = [inner_level(level, len(target_levels[0])) for level in levels]
+    if term.levels is not None and term.levels.strides is not None and not any(_wildcards(term)):
+        # One target shrunk by each stride: the strides follow the order of the outputs, whatever their keys.
+        order = list(dict.fromkeys(keys))
+        keys = [(order.index(key),) for key in keys]
     if set(keys) != set(target_levels):
         what = "targets" if term.targets.paths else "mask"
         path = next(iter(term.targets.paths), term.mask)
@@ -162,12 +173,19 @@ def _align(term: AnyTerm, levels: list[Level], target_levels: list[Level]) -> tu
             term,
             "target",
             path,
-            f"the {what} have {len(target_levels)} levels, the outputs ({term.reads.paths[0]}) have {len(set(keys))}. "
-            "Levels correspond one to one",
+            f"the {what} have {tell_levels(target_levels)} levels, the outputs ({term.reads.paths[0]}) have "
+            f"{tell_levels(set(keys))}. Levels correspond one to one",
         )
     return tuple(target_levels.index(key) for key in keys)
 
 
-def signature(structure: Any) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-    """What a plan depends on: every tensor's path, shape and dtype."""
-    return tuple((path, tuple(tensor.shape), tensor.dtype) for path, tensor in leaves(structure))
+def _wildcards(term: AnyTerm) -> list[int]:
+    """How many [*] each path into the targets has."""
+    masks = term.mask_expression.paths if term.mask_expression else ()
+    return [path.num_wildcards for path in (*term.targets.paths, *masks)]
+
+
+def signature(structure: Any) -> Any:
+    """What a plan depends on: the structure, every tensor's shape and dtype."""
+    spec, tensors = flatten(structure)
+    return spec, tuple([(tensor.shape, tensor.dtype) for tensor in tensors])

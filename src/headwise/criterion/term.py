@@ -14,9 +14,10 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.criterion.levels import Levels
-from headwise.criterion.masks import Mask, parse_mask
+from headwise.criterion.mask_expressions import Mask, parse_mask
 from headwise.criterion.paths import Path, parse
 from headwise.ratio import Ratio
+from headwise.structure import describe
 
 Paths = str | tuple[str, ...] | dict[str, str]
 Weight = float | Callable[[int], float] | Tensor
@@ -272,10 +273,3 @@ def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
             "Sum the elements (.sum()) and let the normalizer divide"
         )
     return (numerator, result.denominator, result.smooth) if isinstance(result, Ratio) else (numerator, None, 0.0)
-
-
-def describe(thing: Any) -> str:
-    """A tensor as its dtype and shape, anything else as its type."""
-    if isinstance(thing, Tensor):
-        return f"a {str(thing.dtype).removeprefix('torch.')} tensor of shape {tuple(thing.shape)}"
-    return f"{type(thing).__name__} {thing!r}"[:80]

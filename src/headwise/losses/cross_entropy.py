@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headwise.losses.checks import check_labels, select, working_dtype
 from headwise.losses.fused import fused_sum
-from headwise.marks import as_mask
+from headwise.masks import as_mask
 
 # log1p(exp(x)) equals x to float64 precision from here on, and exp cannot overflow before.
 _SOFTPLUS_THRESHOLD = 50.0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headwise.losses.checks import check_elements, select, working_dtype
-from headwise.marks import spread_mask
+from headwise.masks import spread_mask
 from headwise.ratio import Ratio
 
 

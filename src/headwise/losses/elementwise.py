@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headwise.losses.checks import check_elements, select, working_dtype
 from headwise.losses.fused import fused_sum
-from headwise.marks import spread_mask
+from headwise.masks import spread_mask
 
 
 def binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from headwise.losses.checks import check_output
 from headwise.losses.gathered import at_objects, check_index
-from headwise.marks import as_mask
+from headwise.masks import as_mask
 
 # What the authors add to every count.
 _EPSILON = 1e-4

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headwise.losses.checks import check_output, working_dtype
 from headwise.losses.fused import fused_sum
-from headwise.marks import as_mask
+from headwise.masks import as_mask
 
 _ALL_RIGHT = -1e4  # a margin whose sigmoid and softplus are exactly 0 in float32 and float64
 _ARTANH = tuple(2 / odd for odd in range(1, 15, 2))  # 2 artanh(s) / s in powers of s^2, to 2e-8 where s <= 1 / 3

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headwise.losses.checks import check_output, select, working_dtype
 from headwise.losses.elementwise import check_beta
-from headwise.marks import as_mask
+from headwise.masks import as_mask
 
 
 def gathered_smooth_l1(

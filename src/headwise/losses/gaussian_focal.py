@@ -9,7 +9,7 @@ from headwise.losses.checks import check_elements, select, working_dtype
 from headwise.losses.cross_entropy import margin_losses
 from headwise.losses.fused import Patch, fused_sum
 from headwise.losses.gathered import check_index
-from headwise.marks import LowPeaks, spread_mask
+from headwise.masks import LowPeaks, spread_mask
 
 # The authors keep probabilities this far from 0 and 1.
 _CLAMP = 1e-4

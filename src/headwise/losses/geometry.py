@@ -9,7 +9,7 @@ from headwise.losses.checks import check_elements, check_output, select, working
 from headwise.losses.cross_entropy import channel_pair
 from headwise.losses.elementwise import check_beta, smooth_l1_slope, smooth_l1_sum
 from headwise.losses.fused import fused_sum
-from headwise.marks import spread_mask
+from headwise.masks import spread_mask
 
 
 def relative_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:

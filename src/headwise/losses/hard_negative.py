@@ -16,7 +16,7 @@ from headwise.losses.cross_entropy import (
 )
 from headwise.losses.fused import fused_sum, pieces
 from headwise.losses.mining import hardest
-from headwise.marks import as_mask
+from headwise.masks import as_mask
 
 
 def hard_negative_cross_entropy(

@@ -10,7 +10,7 @@ from headwise.losses.cross_entropy import class_losses, cross_entropy
 from headwise.losses.elementwise import smooth_l1
 from headwise.losses.hard_negative import hard_negative_cross_entropy
 from headwise.losses.mining import hardest
-from headwise.marks import as_mask
+from headwise.masks import as_mask
 
 
 def box_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headwise.losses.checks import check_elements, working_dtype
 from headwise.losses.geometry import check_direction
-from headwise.marks import as_mask
+from headwise.masks import as_mask
 
 
 def published_relative_smooth_l1(output: Tensor, target: Tensor, valid: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.losses.checks import check_elements, check_labels, working_dtype
-from headwise.marks import as_mask, spread_mask
+from headwise.masks import as_mask, spread_mask
 
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
 _LABELLED = (nn.CrossEntropyLoss, nn.NLLLoss)

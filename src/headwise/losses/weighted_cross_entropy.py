@@ -8,7 +8,7 @@ from torch import Tensor
 from headwise.losses.checks import check_labels, working_dtype
 from headwise.losses.cross_entropy import class_gradient, class_losses
 from headwise.losses.fused import fused_sum
-from headwise.marks import as_mask
+from headwise.masks import as_mask
 
 
 def weighted_cross_entropy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.marks import LowPeaks, as_mask, spread_mask
+from headwise.masks import LowPeaks, as_mask, spread_mask
 from headwise.normalizers.counts import one
 
 

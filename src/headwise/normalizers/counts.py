@@ -8,7 +8,7 @@ from typing import Protocol, overload
 import torch
 from torch import Tensor
 
-from headwise.marks import as_mask, spread_mask
+from headwise.masks import as_mask, spread_mask
 
 
 class Normalizer(Protocol):

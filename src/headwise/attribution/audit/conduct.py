@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from headwise.attribution.audit.evaluate import Evaluation, call_criterion, evaluate
 from headwise.attribution.audit.facts import BatchFacts
-from headwise.attribution.audit.structure import mapped, outputs_of
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.audit.syncs import SyncCounter
 from headwise.attribution.jacobians.held import same_draw
+from headwise.structure import by_path, mapped
 
 _SEED = 20_011
 
@@ -159,7 +159,7 @@ def _leaf_gradients(subject: Subject, first: Evaluation, begin: int, end: int, s
         outputs = mapped(first.outputs, leaf)
         batch = _cut_lists(mapped(first.batch, cut), begin, end, size)
         found = call_criterion(subject, outputs, batch)
-    leaves = [t for t in outputs_of(outputs).values() if t.requires_grad and t.ndim and len(t) == end - begin]
+    leaves = [t for t in by_path(outputs).values() if t.requires_grad and t.ndim and len(t) == end - begin]
     grads = {}
     for term in found.parts.terms:
         if term.scalar is not None:

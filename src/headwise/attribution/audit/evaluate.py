@@ -11,9 +11,10 @@ from torch import Tensor
 
 from headwise.attribution.audit.guard import SubjectError, kept_buffers_of, user_code
 from headwise.attribution.audit.losses import Returned, take_apart
-from headwise.attribution.audit.structure import Snapshot, cloned, copied, outputs_of
+from headwise.attribution.audit.structure import Snapshot, cloned, copied
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.jacobians.held import same_draw
+from headwise.structure import by_path
 
 
 @dataclass
@@ -81,7 +82,7 @@ def call_criterion(subject: Subject, outputs: Any, batch: Any, changed: dict[str
     parts = take_apart(returned, tuple(subject.reads))
     with user_code("total"), _watched_mode("total", changed):
         total, default = _total(subject.total, returned, parts)
-    return Evaluation(batch, outputs, outputs_of(outputs), parts, total, default, mutated, changed)
+    return Evaluation(batch, outputs, by_path(outputs), parts, total, default, mutated, changed)
 
 
 def _total(total: Callable[[Any], Any] | None, returned: Any, parts: Returned) -> tuple[Tensor | None, bool]:

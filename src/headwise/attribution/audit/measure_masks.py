@@ -11,7 +11,8 @@ from torch import Tensor
 from headwise.attribution.audit.evaluate import Evaluation
 from headwise.attribution.audit.facts import BatchFacts, MaskFact
 from headwise.attribution.audit.structure import resolve
-from headwise.criterion.paths import get, parse
+from headwise.criterion.paths import parse
+from headwise.structure import get
 
 Row = list[Tensor | None]
 

@@ -40,9 +40,10 @@ from headwise.attribution.audit.guard import held_still, kept_buffers_of
 from headwise.attribution.audit.losses import plain_name, take_apart
 from headwise.attribution.audit.measure import channel_dim, measure
 from headwise.attribution.audit.report import AuditReport
-from headwise.attribution.audit.structure import mapped, outputs_of, resolve
+from headwise.attribution.audit.structure import resolve
 from headwise.attribution.audit.subject import GraphSubject, Subject, as_subject
 from headwise.attribution.audit.weights import WeightFault, declared_zero, weight_faults
+from headwise.structure import by_path, mapped
 
 _JUDGES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     nonfinite_gradients, detached_losses, lost_totals, dead_losses, sum_mismatches, rotated_names, outside_masks,
@@ -86,7 +87,7 @@ def audit(subject: Any, *, strict: bool = False) -> AuditReport:
 
 def _graph_facts(plan: GraphSubject) -> Facts:
     parameters, frozen = _parameters(plan.model, ())
-    found = Evaluation(None, plan.outputs, outputs_of(plan.outputs), take_apart(plan.losses), None, True)
+    found = Evaluation(None, plan.outputs, by_path(plan.outputs), take_apart(plan.losses), None, True)
     live = [term.scalar for term in found.parts.terms if term.scalar is not None]
     found.default_total = found.parts.total is None
     found.total = (

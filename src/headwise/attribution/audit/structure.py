@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from headwise.criterion.paths import Channels as Slice
-from headwise.criterion.paths import Path, children, expand, get, join, leaves, parse
+from headwise.criterion.paths import Path, expand, parse
+from headwise.structure import by_path, get, leaves, mapped, spell, walk
 
 
-def mapped(structure: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure with changed tensors; NumPy arrays are copied, anything unknown is handed on.
-
-    Args:
-        structure: Dicts, lists, tuples and dataclasses of tensors.
-        change: What each tensor becomes.
-
-    Returns:
-        The new structure.
-    """
-    if isinstance(structure, Tensor):
-        return change(structure)
+def _array(leaf: Any) -> Any:
+    """A copy of a NumPy array; anything else as it is."""
     numpy: Any = sys.modules.get("numpy")
-    if numpy is not None and isinstance(structure, numpy.ndarray):
-        return structure.copy()
-    if isinstance(structure, MutableMapping):
-        twin = copy.copy(structure)
-        for key, value in structure.items():
-            twin[key] = mapped(value, change)
-        return twin
-    if isinstance(structure, tuple):
-        parts = [mapped(value, change) for value in structure]
-        return type(structure)(*parts) if hasattr(structure, "_fields") else tuple(parts)
-    if isinstance(structure, list):
-        return [mapped(value, change) for value in structure]
-    if dataclasses.is_dataclass(structure) and not isinstance(structure, type):
-        record: Any = copy.copy(structure)
-        for each in dataclasses.fields(structure):
-            object.__setattr__(record, each.name, mapped(getattr(structure, each.name), change))
-        return record
-    return structure
+    return leaf.copy() if numpy is not None and isinstance(leaf, numpy.ndarray) else leaf
 
 
 def cloned(structure: Any) -> Any:
     """Clones that keep their graph, so that what is written into them stays with them."""
-    return mapped(structure, lambda tensor: tensor.clone())
+    return mapped(structure, lambda tensor: tensor.clone(), _array)
 
 
 def copied(structure: Any) -> Any:
@@ -61,14 +33,7 @@ def copied(structure: Any) -> Any:
             return tensor.clone()
         return tensor.detach().clone().requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
-    return mapped(structure, twin)
-
-
-def outputs_of(structure: Any) -> dict[str, Tensor]:
-    """Every tensor by its path; a single tensor is called "output"."""
-    if isinstance(structure, Tensor):
-        return {"output": structure}
-    return dict(leaves(structure))
+    return mapped(structure, twin, _array)
 
 
 def resolve(text: str, structure: Any, what: str) -> list[tuple[str, Slice | None]]:
@@ -87,12 +52,12 @@ def resolve(text: str, structure: Any, what: str) -> list[tuple[str, Slice | Non
     """
     if isinstance(structure, Tensor) and text.strip() in ("", "output"):
         return [("output", None)]
-    tensors = outputs_of(structure)
+    tensors = by_path(structure)
     try:
         path = parse(text)
         if isinstance(structure, Tensor) and len(path.steps) > 1:
             raise ValueError("it goes into a structure, but the network returned one tensor")
-        found = _named(path, structure, tensors)
+        found = _named(path, structure)
         if path.channels is not None:
             for name in found:
                 path.channels.bounds(tensors[name])
@@ -101,13 +66,12 @@ def resolve(text: str, structure: Any, what: str) -> list[tuple[str, Slice | Non
     return [(name, path.channels) for name in found]
 
 
-def _named(path: Path, structure: Any, tensors: dict[str, Tensor]) -> list[str]:
-    """The tensors at or below a path, by the names of `outputs_of` ("0" and "[0]" are one place)."""
+def _named(path: Path, structure: Any) -> list[str]:
+    """The tensors at or below a path."""
     if isinstance(structure, Tensor):
         return ["output"]
-    nodes = [get(structure, steps) for _, steps in expand(path, structure).values()]
-    below = {id(tensor) for node in nodes for tensor in outputs_of(node).values()}
-    return [name for name, tensor in tensors.items() if id(tensor) in below]
+    places = expand(path, structure).values()
+    return [name for steps in places for name, _ in leaves(get(structure, steps), spell(steps))]
 
 
 class Snapshot:
@@ -141,12 +105,8 @@ class Snapshot:
 
 def _watched(structure: Any, name: str) -> Iterator[tuple[str, Any]]:
     numpy: Any = sys.modules.get("numpy")
-    if isinstance(structure, Tensor) or (numpy is not None and isinstance(structure, numpy.ndarray)):
-        yield name, structure
-        return
-    parts = children(structure) if not isinstance(structure, Mapping) else dict(structure)
-    for step, node in (parts or {}).items():
-        yield from _watched(node, join(name, step if isinstance(step, int) else str(step)))
+    kinds = (Tensor,) if numpy is None else (Tensor, numpy.ndarray)
+    return ((path, leaf) for path, leaf in walk(structure, name) if isinstance(leaf, kinds))
 
 
 def _version(value: Any) -> int:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.audit.structure import mapped, outputs_of
 from headwise.attribution.ledger.wrap import ForeignLedger
+from headwise.structure import by_path, mapped
 
 
 class WatchedModel:
@@ -62,7 +62,7 @@ class WatchedModel:
             return
         self._calls.setdefault(head, []).append(mapped(output, lambda tensor: tensor))
         # The edges at once: an output that is overwritten in place stays what the head returned.
-        tensors = [tensor for tensor in outputs_of(output).values() if tensor.requires_grad]
+        tensors = [tensor for tensor in by_path(output).values() if tensor.requires_grad]
         self._edges |= {id(tensor): get_gradient_edge(tensor) for tensor in tensors}
 
     def _begin(self, model: nn.Module, inputs: Any) -> None:
@@ -76,7 +76,7 @@ class WatchedModel:
         if calls is None:
             return
         outputs = _nested(calls)
-        places = {path: edges[id(tensor)] for path, tensor in outputs_of(outputs).items() if id(tensor) in edges}
+        places = {path: edges[id(tensor)] for path, tensor in by_path(outputs).items() if id(tensor) in edges}
         unreached = self.ledger.book(returned, outputs, places)
         if unreached and not self._warned:
             self._warned = True

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from headwise.attribution.audit.losses import Entry, take_apart
-from headwise.attribution.audit.structure import outputs_of, resolve
+from headwise.attribution.audit.structure import resolve
 from headwise.attribution.ledger.books import Books, OutputBooks, TermBooks
 from headwise.criterion.paths import Channels as Slice
+from headwise.structure import by_path
 
 _PER_OUTPUT = 2  # a square, and a count of elements that are not finite
 
@@ -74,7 +75,7 @@ class WrappedCriterion:
         if not (torch.is_grad_enabled() and self.ledger.is_open):
             return self.criterion(outputs, *others, **named)
         # The edges before the call: an output that is overwritten in place stays what the network returned.
-        tensors = {path: tensor for path, tensor in outputs_of(outputs).items() if tensor.requires_grad}
+        tensors = {path: tensor for path, tensor in by_path(outputs).items() if tensor.requires_grad}
         edges = {path: get_gradient_edge(tensor) for path, tensor in tensors.items()}
         returned = self.criterion(outputs, *others, **named)
         self.ledger.book(returned, outputs, edges)

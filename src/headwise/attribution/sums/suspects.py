@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from headwise.attribution.tracing.named import named_tensors
+from headwise.structure import leaves
 
 _PACKAGES = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
 _DETACHING = {"detach", "detach_", "item", "tolist", "numpy"}
@@ -102,7 +102,7 @@ def captured_tensors(closure: Callable[..., Any], model: nn.Module) -> dict[str,
     found: dict[str, Tensor] = dict(model.named_parameters())
     for name, value in _captured(closure):
         if not isinstance(value, nn.Module | type) and (isinstance(value, Tensor | Mapping | list | tuple)):
-            found.update(named_tensors(value, name))
+            found.update(leaves(value, name))
     return found
 
 

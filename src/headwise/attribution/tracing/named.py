@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -112,35 +111,6 @@ def weighted_values(losses: Losses, names: Sequence[str] | None = None) -> dict[
     """
     named = named_losses(losses, names)
     return {loss.name: loss.value for loss in named if loss.value is not None and loss.value.requires_grad}
-
-
-def named_tensors(outputs: Any, name: str = "") -> dict[str, Tensor]:
-    """Every tensor of a nested structure of mappings, sequences and dataclasses, by its path.
-
-    Args:
-        outputs: What the network returned; None is empty.
-        name: The path of the structure itself. A single tensor without one is called "output".
-
-    Returns:
-        Path such as `stacks[0].heatmap` to tensor.
-    """
-    if isinstance(outputs, Tensor):
-        return {name or "output": outputs}
-    return {
-        path: tensor for part, value in _parts(outputs, name) for path, tensor in named_tensors(value, part).items()
-    }
-
-
-def _parts(outputs: Any, name: str) -> Iterator[tuple[str, Any]]:
-    prefix = f"{name}." if name else ""
-    if isinstance(outputs, Mapping):
-        yield from ((f"{prefix}{key}", value) for key, value in outputs.items())
-    elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
-        yield from ((f"{prefix}{field.name}", getattr(outputs, field.name)) for field in dataclasses.fields(outputs))
-    elif isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
-        yield from ((f"{prefix}{field}", getattr(outputs, field)) for field in outputs._fields)
-    elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
-        yield from ((f"{name}[{index}]", value) for index, value in enumerate(outputs))
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from headwise.attribution.jacobians.refusals import refuse_sharded
 from headwise.attribution.tracing.channels import Channels, channel_dim_of, static_channels
 from headwise.attribution.tracing.graph import Edge, Walk, gradient_edge, leaf_masks, opaque_reason, walk
-from headwise.attribution.tracing.named import Losses, NamedLoss, named_losses, named_tensors
+from headwise.attribution.tracing.named import Losses, NamedLoss, named_losses
 from headwise.attribution.tracing.probe import Probe, probed_channels, support_gradients
 from headwise.attribution.tracing.trace_table import LossRow, OpaqueRow, OutputRow, ParameterRow, Trace, module_rows
+from headwise.structure import by_path
 
 
 def trace(
@@ -51,7 +52,7 @@ def trace(
     named = named_losses(losses, names)
     known = dict(model.named_parameters())
     refuse_sharded("trace", known)
-    tensors = named_tensors(outputs)
+    tensors = by_path(outputs)
     edges = {path: gradient_edge(tensor) for path, tensor in tensors.items()}
     traced = walk(_roots(named), len(named), [edge for edge in edges.values() if edge is not None])
     opaque = _opaque_rows(traced, named)

@@ -10,9 +10,10 @@ from functools import lru_cache
 from torch import Tensor
 
 from headwise.criterion.paths import Path, parse
-from headwise.marks import as_mask
+from headwise.masks import as_mask
+from headwise.structure import BRACKET
 
-_TOKEN = re.compile(r"\s*([&|~()]|(?:[^\s&|~()\[\]]|\[[^\]]*\])+)")
+_TOKEN = re.compile(rf"\s*([&|~()]|(?:[^\s&|~()\[\]]|{BRACKET.pattern})+)")
 
 
 @dataclass(frozen=True)
