@@ -19,7 +19,7 @@ class LossCase:
 
     name: str
     loss: Callable[..., Tensor]
-    normalizer: Callable[..., Tensor]
+    normalizer: Callable[..., Any]
     reference: Callable[..., float]
     draw: Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]
     adds_over_batches: bool = True

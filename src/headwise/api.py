@@ -16,6 +16,7 @@ from headwise.criterion import (
     schedules,
     undo_averaging,
 )
+from headwise.declaration import declared
 from headwise.ratio import Ratio
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "attribution",
     "backward",
     "coders",
+    "declared",
     "losses",
     "networks",
     "normalizers",

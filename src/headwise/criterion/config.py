@@ -56,13 +56,12 @@ def terms_to_list(terms: Iterable[AnyTerm], weights: Mapping[str, Any]) -> list[
 def _term_to_dict(term: AnyTerm, weight: Any) -> dict[str, Any]:
     where = f"term {term.name!r}"
     found: dict[str, Any] = {"name": term.name, "loss": function_to_config(where, term.loss, losses)}
-    if isinstance(term, Term):
-        number = isinstance(term.normalizer, int | float)
-        found["normalizer"] = (
-            term.normalizer if number else function_to_config(where, term.normalizer, normalizers)  # type: ignore[arg-type]
-        )
-    else:
+    if isinstance(term, RatioTerm):
         found["ratio"] = True
+    elif isinstance(term.normalizer, int | float):
+        found["normalizer"] = term.normalizer
+    elif term.normalizer is not None:
+        found["normalizer"] = function_to_config(where, term.normalizer, normalizers)
     for key in ("output", "target", "mask"):
         value = getattr(term, key)
         if value is not None:
@@ -106,9 +105,9 @@ def _term_from_dict(number: int, row: Any) -> AnyTerm:
         if "normalizer" in row:
             raise ValueError(f"{where}: a ratio term has no normalizer; its loss returns both sums. Leave one out")
         return RatioTerm(row["name"], loss, **rest)
-    given = row.get("normalizer", "count")
-    number_given = isinstance(given, int | float) and not isinstance(given, bool)
-    normalizer = given if number_given else function_from_config(where, given, normalizers, "normalizer")
+    normalizer = row.get("normalizer")
+    if normalizer is not None and not (isinstance(normalizer, int | float) and not isinstance(normalizer, bool)):
+        normalizer = function_from_config(where, normalizer, normalizers, "normalizer")
     return Term(row["name"], loss, normalizer, **rest)
 
 
@@ -188,8 +187,8 @@ def terms_from_mapping(mapping: Mapping[str, Any], weights: Mapping[str, Any] | 
 
     Args:
         mapping: ``{output path: loss}``. A loss is a function of `losses` or its name, a pair (loss, normalizer), any
-            function (output, target) -> sum (divided by the number of the target's elements), or one of torch's own
-            loss modules (see `losses.from_torch`), whose mean is kept.
+            function (output, target) -> sum (divided by the count that it declares, or by the number of the target's
+            elements), or one of torch's own loss modules (see `losses.from_torch`), whose mean is kept.
         weights: ``{output path: weight}``; 1 where nothing is said.
 
     Returns:
@@ -206,7 +205,7 @@ def terms_from_mapping(mapping: Mapping[str, Any], weights: Mapping[str, Any] | 
             )
     terms: list[AnyTerm] = []
     for name, given in mapping.items():
-        loss, normalizer = given if isinstance(given, tuple) and len(given) == 2 else (given, normalizers.count)
+        loss, normalizer = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
         if isinstance(loss, nn.Module):
             loss, normalizer = losses.from_torch(loss)
         elif not callable(loss):

@@ -18,7 +18,6 @@ from headwise.criterion.evaluate import Job, Row, denominator_of, run
 from headwise.criterion.junction import Policy, Recorder
 from headwise.criterion.kernels import Kernels
 from headwise.criterion.plan import Plan, make_plan, signature
-from headwise.criterion.splitting import why_split_variant
 from headwise.criterion.term import AnyTerm, Term, Weight, check_weight
 from headwise.ratio import Ratio
 from headwise.structure import get
@@ -73,7 +72,7 @@ class Criterion(nn.Module):
         self._kernels = Kernels(compile)
         self._num_calls = 0
         self._parts: dict[tuple[str, ...], Criterion] = {}
-        self._split_variants = tuple([why_split_variant(term) for term in self.terms])
+        self._split_variants = tuple([term.split_variant for term in self.terms])
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle has closed books, and makes its own plans and kernels."""

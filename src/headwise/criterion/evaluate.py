@@ -12,9 +12,8 @@ from headwise.criterion.binding import Binding
 from headwise.criterion.junction import Policy, seed, split
 from headwise.criterion.layout import Part, whole
 from headwise.criterion.plan import Plan
-from headwise.criterion.sink import is_closed_form
 from headwise.criterion.stats import sum_dtype
-from headwise.criterion.term import AnyTerm, Term, sums_of
+from headwise.criterion.term import AnyTerm, Term, one_line, sums_of
 from headwise.ratio import Ratio
 from headwise.structure import describe
 
@@ -103,7 +102,7 @@ def _hand_out(job: Job, roots: Sequence[Tensor], slots: Sequence[Tensor] | None)
     tokens = []
     for number, part in enumerate(job.parts):
         slot = None if slots is None else slots[len(job.terms) + number]
-        closed = [index for index, edge in enumerate(part.layout.edges) if is_closed_form(job.terms[edge.term].loss)]
+        closed = [index for index, edge in enumerate(part.layout.edges) if job.terms[edge.term].closed_form]
         *read, token = split(part.layout, job.policy, job.channels, slot, [roots[root] for root in part.roots], closed)
         tokens.append(token)
         for edge, each in zip(part.edges, read, strict=True):
@@ -113,7 +112,12 @@ def _hand_out(job: Job, roots: Sequence[Tensor], slots: Sequence[Tensor] | None)
 
 def denominator_of(term: Term, bindings: Sequence[Binding], targets: Any) -> Tensor:
     """What divides a term: 0-d, or one element a level of the targets."""
-    counts = [term.count(*binding.read(targets)) for binding in bindings]
+    counts = []
+    for binding in bindings:
+        read, mask = binding.read(targets)
+        count = term.count(read, mask)
+        device = next((each.device for each in (*read, mask) if each is not None), None)
+        counts.append(count if isinstance(count, Tensor) else torch.tensor(count, dtype=torch.float64, device=device))
     return counts[0] if len(counts) == 1 else torch.stack(counts)
 
 
@@ -132,6 +136,9 @@ def _ratios(job: Job, number: int, views: Sequence[Tensor], targets: Any, given:
         numerator, own, smooth = _call(term, [views[edge] for edge in call], paths, *read[level])
         denominator = counts[index] if counts is not None else own
         assert denominator is not None
+        if term.levels is None or term.levels.pool == "each":
+            least = _least(term)
+            denominator = denominator.clamp(min=least) if least else denominator
         ratios.append(Ratio(numerator, denominator.to(numerator.device), smooth))
     return ratios
 
@@ -142,8 +149,8 @@ def _call(
     """Calls one loss; whatever it refuses is told with the term's name, paths, dtypes and shapes."""
     try:
         return sums_of(term, term.call(reads, targets, mask))
-    except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        if torch.compiler.is_compiling():
+    except Exception as error:
+        if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError):
             raise
         found = [f"output {path!r} is {describe(read)}" for path, read in zip(paths, reads, strict=True)]
         found += [
@@ -151,7 +158,11 @@ def _call(
             for path, target in zip(term.targets.paths, targets, strict=True)
         ]
         found += [f"mask {term.mask!r} is {describe(mask)}"] if mask is not None else []
-        raise ValueError(f"term {term.name!r}: {error} ({'; '.join(found)})") from error
+        raise ValueError(f"term {term.name!r}: {one_line(error)} ({'; '.join(found)})") from error
+
+
+def _least(term: AnyTerm) -> float:
+    return term.least if isinstance(term, Term) else 0.0
 
 
 def _combine(
@@ -165,7 +176,7 @@ def _combine(
     count = torch.stack([ratio.denominator.to(numerator.dtype) for ratio in ratios])
     scale = torch.as_tensor(weights, dtype=numerator.dtype).to(numerator.device)
     if term.levels is not None and term.levels.pool == "all":
-        total = count.sum().clamp(min=term.levels.least)
+        total = count.sum().clamp(min=_least(term))
         ratio, scale = Ratio(numerator * scale, total.expand_as(numerator), ratios[0].smooth), torch.ones_like(scale)
     else:
         ratio = Ratio(numerator, count, ratios[0].smooth)

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from types import FunctionType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,20 +105,6 @@ class Sinks:
             if not add:
                 _slice(total, group).zero_()
         return total
-
-
-def is_closed_form(loss: Any) -> bool:
-    """Whether a loss is a function of this library, perhaps with options: it shows what it reads to nobody.
-
-    Args:
-        loss: A term's loss.
-
-    Returns:
-        Whether it is.
-    """
-    while isinstance(loss, partial):
-        loss = loss.func
-    return isinstance(loss, FunctionType) and (loss.__module__ or "").startswith("headwise.losses.")
 
 
 def view(root: Tensor, edge: Edge) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -12,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise import normalizers
+from headwise.criterion.counting import Count, make_count
 from headwise.criterion.levels import Levels
 from headwise.criterion.mask_expressions import Mask, parse_mask
 from headwise.criterion.paths import Path, parse
+from headwise.declaration import declaration_of, why_split_variant
 from headwise.ratio import Ratio
 from headwise.structure import describe
 
 Paths = str | tuple[str, ...] | dict[str, str]
 Weight = float | Callable[[int], float] | Tensor
-Normalizer = Callable[..., Tensor] | float
+Normalizer = Callable[..., Tensor | float] | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,8 @@ class _Row:
                 f"term {self.name!r}: the loss is a function (output, target, mask) -> sum; found {self.loss!r}"
             )
         try:
-            _ = self.reads, self.targets, self.mask_expression
+            # Now, for Dynamo cannot trace the first look at a cached property.
+            _ = self.reads, self.targets, self.mask_expression, self.closed_form
         except ValueError as error:
             raise ValueError(f"term {self.name!r}: {error}") from None
         if not self.reads.paths:
@@ -94,6 +95,11 @@ class _Row:
         """The parsed mask."""
         return None if self.mask is None else parse_mask(self.mask)
 
+    @cached_property
+    def closed_form(self) -> bool:
+        """Whether the loss shows what it reads to nobody."""
+        return declaration_of(self.loss).closed_form
+
     @property
     def num_wildcards(self) -> int:
         """How many ``[*]`` the outputs' paths hold (the most of any)."""
@@ -116,14 +122,16 @@ class _Row:
 class Term(_Row):
     """A loss that is a sum over a count.
 
-    ``value = loss(output, target, mask) / normalizer(target, mask)``, 0 where the count is 0.
+    ``value = loss(output, target, mask) / normalizer(target, mask)``, 0 where the count is 0. A loss brings what
+    divides it (see `declared`): elements, kept pixels, positives, weights; a mask of True alone changes nothing.
 
     Args:
         name: What the books call it.
         loss: Function ``(output, target, mask) -> sum``, a 0-d tensor. It is called with the outputs, the targets and
             the mask in this order; without the mask where none is declared.
-        normalizer: Function ``(target, mask) -> count``, or a number. It is given all targets if it takes as many,
-            else the first.
+        normalizer: Another count: a function ``(target, mask) -> count``, or a number. It is given all targets if it
+            takes as many, else the first, and the options that it shares with the loss; by default the loss's own,
+            and `normalizers.elements` for a loss that declares none.
         output: Path of what the loss reads; a tuple of paths becomes positional, a dict keyword arguments.
         target: The same for the targets, or None for a loss without.
         mask: Expression over targets, such as ``"valid & text_region"``; None: everything counts.
@@ -134,73 +142,55 @@ class Term(_Row):
         ValueError: A name, path, mask, weight or function is not of these forms.
     """
 
-    normalizer: Normalizer = normalizers.count
+    normalizer: Normalizer | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self._takes_all_targets  # now, for Dynamo cannot trace the first look at a cached property
-        number = isinstance(self.normalizer, int | float)
-        if not number and not callable(self.normalizer):
-            raise ValueError(
-                f"term {self.name!r}: the normalizer is a function (target, mask) -> count or a number; "
-                f"found {self.normalizer!r}"
-            )
-        if isinstance(self.normalizer, int | float) and not 0 < self.normalizer < math.inf:
-            raise ValueError(f"term {self.name!r}: a constant normalizer is positive; found {self.normalizer}")
+        _ = self.divisor, self.least
 
     @cached_property
-    def _takes_all_targets(self) -> bool:
-        """Whether the normalizer has a parameter for each of several targets, by number or by keyword."""
+    def divisor(self) -> Count:
+        """What divides the loss."""
         try:
-            parameters = inspect.signature(self.normalizer).parameters  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return False
-        names = [name for name in self.targets.keywords if name is not None]
-        if names:
-            return set(names) <= set(parameters)
-        kinds = [each.kind for each in parameters.values()]
-        positional = sum(kind.name.startswith("POSITIONAL") for kind in kinds)
-        return len(self.targets.paths) > 1 and (
-            inspect.Parameter.VAR_POSITIONAL in kinds or positional > len(self.targets.paths)
-        )
+            return make_count(self.loss, self.normalizer, self.targets.keywords, self.mask is not None)
+        except ValueError as error:
+            raise ValueError(f"term {self.name!r}: {error}") from None
+
+    @property
+    def split_variant(self) -> str | None:
+        """Why the gradient depends on how a batch is split, denominators totalled or not; None if it does not."""
+        return why_split_variant(self.loss) or why_split_variant(self.divisor.function)
 
     @property
     def is_constant(self) -> bool:
         """Whether what divides is a constant, which does not add up over micro-batches."""
-        return isinstance(self.normalizer, int | float) or self.normalizer is normalizers.one
+        return self.divisor.constant
 
-    def count(self, targets: list[Tensor], mask: Tensor | None) -> Tensor:
-        """Calls the normalizer, without a graph.
+    @cached_property
+    def least(self) -> float:
+        """The least that a total count is, once it has been pooled: 1 where a loss has more to learn than it counts."""
+        return max(self.divisor.least, 0.0 if self.levels is None else self.levels.least)
+
+    def count(self, targets: list[Tensor], mask: Tensor | None) -> Tensor | float:
+        """Calls the count, without a graph.
 
         Args:
             targets: What the term's target paths name.
             mask: The evaluated mask, or None.
 
         Returns:
-            The denominator, a 0-d tensor.
+            What divides the loss: a 0-d tensor, or a Python number where it is known without looking at any element.
 
         Raises:
-            ValueError: The normalizer returned something else.
+            ValueError: It failed, or returned something else.
         """
-        if isinstance(self.normalizer, int | float):
-            return torch.tensor(float(self.normalizer), device=targets[0].device if targets else None)
-        with torch.no_grad():
-            if self._takes_all_targets:
-                positional, keywords = self.targets.bind(targets)
-                found: Any = self.normalizer(**keywords, mask=mask) if keywords else self.normalizer(*positional, mask)
-            else:
-                found = self.normalizer(targets[0] if targets else None, mask)
-        return self._as_count(found, targets)
-
-    def _as_count(self, found: Any, targets: list[Tensor]) -> Tensor:
-        if isinstance(found, Tensor) and found.dim() == 0:
-            return found
-        if isinstance(found, int | float):
-            return torch.tensor(float(found), device=targets[0].device if targets else None)
-        raise ValueError(
-            f"term {self.name!r}: a normalizer returns one number as a 0-d tensor; found {describe(found)}. "
-            "Sum it over the batch"
-        )
+        try:
+            with torch.no_grad():
+                return as_count(self.divisor.of(targets, mask), self.divisor.trusted)
+        except Exception as error:
+            if torch.compiler.is_compiling():
+                raise
+            raise ValueError(f"term {self.name!r}: the normalizer: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +209,11 @@ class RatioTerm(_Row):
         weight: As in `Term`.
         levels: As in `Term`.
     """
+
+    @property
+    def split_variant(self) -> str | None:
+        """As in `Term`."""
+        return why_split_variant(self.loss)
 
 
 AnyTerm = Term | RatioTerm
@@ -265,11 +260,57 @@ def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
     if isinstance(term, Term) and isinstance(result, Ratio):
         raise ValueError("the loss returned a Ratio; declare it as RatioTerm")
     numerator: Any = result.numerator if isinstance(result, Ratio) else result
-    if isinstance(numerator, int | float):
-        numerator = torch.tensor(float(numerator))
+    if isinstance(numerator, int | float) and not isinstance(numerator, bool):
+        numerator = torch.tensor(float(numerator), dtype=torch.float32)
     if not isinstance(numerator, Tensor) or numerator.dim() != 0 or not numerator.dtype.is_floating_point:
         raise ValueError(
             f"a loss returns one floating point sum, a 0-d tensor; found {describe(numerator)}. "
             "Sum the elements (.sum()) and let the normalizer divide"
         )
     return (numerator, result.denominator, result.smooth) if isinstance(result, Ratio) else (numerator, None, 0.0)
+
+
+def as_count(found: Any, trusted: bool = False) -> Tensor | float:
+    """Asks that what divides a loss is one real number from 0.
+
+    What the host knows is looked at; what is on another device becomes NaN there if it is negative, so that nothing
+    waits.
+
+    Args:
+        found: What a count returned, or what was given in its place.
+        trusted: Whether it is known to be from 0, if it is a 0-d tensor.
+
+    Returns:
+        The same, or its like with NaN for a negative number.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(found, Tensor):
+        if found.dim() or found.dtype.is_complex or found.dtype == torch.bool:
+            raise ValueError(
+                f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}. Sum it over the batch"
+            )
+        return found if trusted else _from_zero(found)
+    known = isinstance(found, int | float) and not isinstance(found, bool)
+    if not known and not isinstance(found, torch.SymInt | torch.SymFloat):
+        raise ValueError(f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}")
+    if known and not 0 <= found < math.inf:
+        raise ValueError(f"what divides a loss is a finite number from 0; found {found}")
+    return found  # type: ignore[no-any-return]
+
+
+def _from_zero(count: Tensor) -> Tensor:
+    on_host = type(count) is Tensor and count.is_cpu and not torch.compiler.is_compiling()
+    if on_host and not torch._C._are_functorch_transforms_active():
+        if count.item() < 0:
+            raise ValueError(f"what divides a loss is a number from 0; found {count.item()}")
+        return count
+    return torch.where(count < 0, torch.nan, count)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, with its kind where the words alone would not tell."""
+    text = " ".join(str(error).split())
+    told = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+    return told[:1000]

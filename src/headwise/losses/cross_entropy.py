@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_labels, select, working_dtype
 from headwise.losses.fused import fused_sum
 from headwise.masks import as_mask
@@ -14,6 +16,7 @@ from headwise.masks import as_mask
 _SOFTPLUS_THRESHOLD = 50.0
 
 
+@declared(count=normalizers.labelled, shared=("ignore_index",), closed_form=True)
 def cross_entropy(
     output: Tensor, target: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = None
 ) -> Tensor:

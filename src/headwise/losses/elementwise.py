@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_elements, select, working_dtype
 from headwise.losses.fused import fused_sum
 from headwise.masks import spread_mask
 
 
+@declared(count=normalizers.elements, closed_form=True)
 def binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum of binary cross entropies of logits against labels or probabilities.
 
@@ -34,6 +37,7 @@ def binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = N
     return fused_sum(_binary_cross_entropy, _binary_cross_entropy_gradient, output, target, mask)
 
 
+@declared(count=normalizers.elements, closed_form=True)
 def squared_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum of squared errors, ``sum over i of mask_i * (output_i - target_i)^2``.
 
@@ -52,6 +56,7 @@ def squared_error(output: Tensor, target: Tensor, mask: Tensor | None = None) ->
     return fused_sum(_squared_error, _squared_error_gradient, output, target, mask)
 
 
+@declared(count=normalizers.elements, closed_form=True)
 def absolute_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum of absolute errors, ``sum over i of mask_i * |output_i - target_i|``; the gradient at 0 is 0.
 
@@ -70,6 +75,7 @@ def absolute_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -
     return fused_sum(_absolute_error, _absolute_error_gradient, output, target, mask)
 
 
+@declared(count=normalizers.elements, closed_form=True)
 def smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:
     """Sum of smooth L1 losses.
 

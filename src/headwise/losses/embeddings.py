@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_output
 from headwise.losses.gathered import at_objects, check_index
 from headwise.masks import as_mask
@@ -13,6 +15,7 @@ from headwise.masks import as_mask
 _EPSILON = 1e-4
 
 
+@declared(count=normalizers.images)
 def pull(left: Tensor, right: Tensor, left_index: Tensor, right_index: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum over images of the mean over an image's objects of the variance of both corners' embeddings.
 
@@ -44,6 +47,7 @@ def pull(left: Tensor, right: Tensor, left_index: Tensor, right_index: Tensor, m
     return (_variances(first, second) / num_objects.clamp(min=1)).sum()
 
 
+@declared(count=normalizers.images)
 def push(
     left: Tensor,
     right: Tensor,
@@ -90,6 +94,7 @@ def push(
     return (nearness.sum((1, 2)) / num_pairs).sum()
 
 
+@declared(count=normalizers.published_chunks)
 def published_pull(
     left: Tensor, right: Tensor, left_index: Tensor, right_index: Tensor, mask: Tensor | None = None
 ) -> Tensor:
@@ -115,6 +120,7 @@ def published_pull(
     return (_variances(first, second) / (keep.sum(1).to(first.dtype) + _EPSILON)).sum()
 
 
+@declared(count=normalizers.published_chunks)
 def published_push(
     left: Tensor, right: Tensor, left_index: Tensor, right_index: Tensor, mask: Tensor | None = None
 ) -> Tensor:

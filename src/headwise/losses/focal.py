@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_output, working_dtype
 from headwise.losses.fused import fused_sum
 from headwise.masks import as_mask
@@ -14,6 +16,7 @@ _ALL_RIGHT = -1e4  # a margin whose sigmoid and softplus are exactly 0 in float3
 _ARTANH = tuple(2 / odd for odd in range(1, 15, 2))  # 2 artanh(s) / s in powers of s^2, to 2e-8 where s <= 1 / 3
 
 
+@declared(count=normalizers.positive, least=1.0, closed_form=True)
 def sigmoid_focal(
     output: Tensor, target: Tensor, mask: Tensor | None = None, *, alpha: float = 0.25, gamma: float = 2.0
 ) -> Tensor:
@@ -47,6 +50,7 @@ def sigmoid_focal(
     return fused_sum(_focal_value, _focal_gradient, output, *_columns(target, mask), alpha=alpha, gamma=gamma)
 
 
+@declared(count=normalizers.positive, least=1.0, closed_form=True)
 def shifted_focal(
     output: Tensor,
     target: Tensor,

@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_output, select, working_dtype
 from headwise.losses.elementwise import check_beta
 from headwise.masks import as_mask
 
 
+@declared(count=normalizers.objects)
 def gathered_smooth_l1(
     output: Tensor, index: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0
 ) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_elements, select, working_dtype
 from headwise.losses.cross_entropy import margin_losses
 from headwise.losses.fused import Patch, fused_sum
@@ -15,6 +17,7 @@ from headwise.masks import LowPeaks, spread_mask
 _CLAMP = 1e-4
 
 
+@declared(count=normalizers.peaks, shared=("tolerance",), least=1.0, closed_form=True)
 def gaussian_focal(
     output: Tensor,
     target: Tensor,
@@ -73,6 +76,7 @@ def gaussian_focal(
     return fused_sum(_focal, _focal_gradient, output, target, mask, patch=patch, alpha=alpha, beta=beta, least=least)
 
 
+@declared(count=normalizers.published_peaks, closed_form=True)
 def published_gaussian_focal(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum of focal losses of probabilities that are clamped to [1e-4, 1 - 1e-4], alpha = 2 and beta = 4.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_elements, check_output, select, working_dtype
 from headwise.losses.cross_entropy import channel_pair
 from headwise.losses.elementwise import check_beta, smooth_l1_slope, smooth_l1_sum
@@ -12,6 +14,7 @@ from headwise.losses.fused import fused_sum
 from headwise.masks import spread_mask
 
 
+@declared(count=normalizers.positive, closed_form=True)
 def relative_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:
     """Sum of smooth L1 losses of the quotient of output and target against 1.
 
@@ -43,6 +46,7 @@ def relative_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = Non
     return fused_sum(_relative, _relative_gradient, output, target, mask, beta=beta)
 
 
+@declared(count=normalizers.elements, closed_form=True)
 def direction_smooth_l1(
     output: Tensor,
     target: Tensor,

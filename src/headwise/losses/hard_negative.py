@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_labels, working_dtype
 from headwise.losses.cross_entropy import (
     class_losses,
@@ -19,6 +21,13 @@ from headwise.losses.mining import hardest
 from headwise.masks import as_mask
 
 
+@declared(
+    count=normalizers.mined,
+    shared=("ratio", "num_fallback", "per_image"),
+    closed_form=True,
+    split_variant="the hardest negatives are chosen over the micro-batch; per_image is exact",
+    unless="per_image",
+)
 def hard_negative_cross_entropy(
     output: Tensor,
     target: Tensor,

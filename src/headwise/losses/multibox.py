@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_labels
 from headwise.losses.cross_entropy import class_losses, cross_entropy
 from headwise.losses.elementwise import smooth_l1
@@ -13,6 +15,7 @@ from headwise.losses.mining import hardest
 from headwise.masks import as_mask
 
 
+@declared(count=normalizers.boxes, closed_form=True)
 def box_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, beta: float = 1.0) -> Tensor:
     """Sum of smooth L1 losses of the boxes that count, over their four numbers.
 
@@ -39,6 +42,7 @@ def box_smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *,
     return smooth_l1(output.movedim(-1, 1), target.movedim(-1, 1), mask, beta=beta)
 
 
+@declared(count=normalizers.foreground)
 def multibox_cross_entropy(*levels: Tensor, ratio: float = 3.0) -> Tensor:
     """Sum of cross entropies over all positive boxes and, in each image, the hardest of the background.
 
@@ -66,6 +70,7 @@ def multibox_cross_entropy(*levels: Tensor, ratio: float = 3.0) -> Tensor:
     return hard_negative_cross_entropy(logits, labels, labels >= 0, ratio=ratio, num_fallback=0, per_image=True)
 
 
+@declared(count=normalizers.foreground)
 def published_multibox_cross_entropy(*levels: Tensor, ratio: float = 3.0) -> Tensor:
     """As `multibox_cross_entropy`, but positives count twice where an image has too little background.
 

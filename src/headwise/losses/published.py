@@ -6,11 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_elements, working_dtype
 from headwise.losses.geometry import check_direction
 from headwise.masks import as_mask
 
+_ANY_VALID = "one valid pixel in the micro-batch lets all others count; as_published=False is exact"
 
+
+@declared(count=normalizers.elements, split_variant=_ANY_VALID)
 def published_relative_smooth_l1(output: Tensor, target: Tensor, valid: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum of smooth L1 losses of output / target against 1, targets of 0 included.
 
@@ -40,6 +45,7 @@ def published_relative_smooth_l1(output: Tensor, target: Tensor, valid: Tensor, 
     return F.smooth_l1_loss(quotient, torch.ones_like(quotient), reduction="sum")
 
 
+@declared(count=normalizers.elements, split_variant=_ANY_VALID)
 def published_direction_smooth_l1(
     output: Tensor, target: Tensor, valid: Tensor, mask: Tensor | None = None, *, component: int
 ) -> Tensor:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise import normalizers
+from headwise.declaration import declared
 from headwise.losses.checks import check_labels, working_dtype
 from headwise.losses.cross_entropy import class_gradient, class_losses
 from headwise.losses.fused import fused_sum
 from headwise.masks import as_mask
 
 
+@declared(count=normalizers.weight_sum, shared=("ignore_index",), closed_form=True)
 def weighted_cross_entropy(
     output: Tensor,
     label: Tensor,

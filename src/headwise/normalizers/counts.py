@@ -8,17 +8,18 @@ from typing import Protocol, overload
 import torch
 from torch import Tensor
 
+from headwise.declaration import declared
 from headwise.masks import as_mask, spread_mask
 
 
 class Normalizer(Protocol):
     """What divides a sum of losses, from target and mask alone."""
 
-    def __call__(self, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Returns the denominator, 0-d."""
+    def __call__(self, target: Tensor, mask: Tensor | None = None) -> Tensor | int:
+        """Returns the denominator, 0-d; a Python number where no element need be looked at."""
 
 
-def count(target: Tensor, mask: Tensor | None = None) -> Tensor:
+def count(target: Tensor, mask: Tensor | None = None) -> Tensor | int:
     """Number of True elements of the mask; without a mask, number of elements of the target.
 
     Args:
@@ -26,29 +27,64 @@ def count(target: Tensor, mask: Tensor | None = None) -> Tensor:
         mask: What counts, any shape and dtype (positive counts).
 
     Returns:
-        The count, 0-d, float32.
+        The count, 0-d, float32; a Python number without a mask.
     """
-    if mask is None:
-        return torch.full((), target.numel(), dtype=torch.float32, device=target.device)
-    return torch.count_nonzero(as_mask(mask)).float()
+    return target.numel() if mask is None else torch.count_nonzero(as_mask(mask)).float()
 
 
-def elements(target: Tensor, mask: Tensor | None = None) -> Tensor:
+def elements(target: Tensor, mask: Tensor | None = None) -> Tensor | int:
     """Number of elements of the target that the mask keeps, all channels counted.
 
-    Differs from `count` where the mask lacks the target's dimension 1 and so holds for all its channels.
+    Differs from `count` where the mask is smaller than the target: each of its elements then stands for as many of the
+    target, so that a mask that keeps everything counts what no mask counts.
 
     Args:
         target: (N, C, ...) or any shape.
-        mask: What counts, of the target's shape or that without dimension 1, any dtype (positive counts).
+        mask: What counts, of the target's shape or that without some dimensions, any dtype (positive counts).
 
     Returns:
-        The count, 0-d, float32.
+        The count, 0-d, float32; a Python number without a mask.
+
+    Raises:
+        ValueError: If the target does not have a whole number of elements for each of the mask.
     """
     if mask is None:
-        return count(target)
-    channels = target.shape[1] if mask.ndim < target.ndim else 1
-    return (torch.count_nonzero(as_mask(mask)) * channels).float()
+        return target.numel()
+    number, rest = divmod(target.numel(), max(mask.numel(), 1))
+    if rest:
+        raise ValueError(
+            f"elements: a mask has the target's shape {tuple(target.shape)}, or that without dimension 1, found "
+            f"{tuple(mask.shape)}. Resize or expand the mask."
+        )
+    kept = torch.count_nonzero(as_mask(mask))
+    return (kept if number == 1 else kept * number).float()
+
+
+def boxes(target: Tensor, mask: Tensor | None = None) -> Tensor | int:
+    """Number of boxes that the mask keeps, whose numbers stand last in the target.
+
+    Args:
+        target: (N, A, 4).
+        mask: What counts, (N, A), any dtype (positive counts, so labels will do); None counts every box.
+
+    Returns:
+        The count, 0-d, float32; a Python number without a mask.
+    """
+    return target[..., 0].numel() if mask is None else count(target, mask)
+
+
+def objects(index: Tensor, target: Tensor | None = None, mask: Tensor | None = None) -> Tensor | int:
+    """Number of objects that are read at an index, as `losses.gathered_smooth_l1` does.
+
+    Args:
+        index: Where the objects are, (N, K).
+        target: Not looked at.
+        mask: Which of the K slots hold an object, (N, K), any dtype (positive holds); None: all.
+
+    Returns:
+        The count, 0-d, float32; a Python number without a mask.
+    """
+    return count(index, mask)
 
 
 def positive(target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -66,24 +102,26 @@ def positive(target: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 @overload
-def labelled(target: None = None, mask: None = None, *, ignore_index: int = ...) -> Normalizer: ...
+def labelled(target: None = None, mask: None = None, *, ignore_index: int | None = ...) -> Normalizer: ...
 @overload
-def labelled(target: Tensor, mask: Tensor | None = None, *, ignore_index: int = ...) -> Tensor: ...
+def labelled(target: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = ...) -> Tensor | int: ...
 def labelled(
-    target: Tensor | None = None, mask: Tensor | None = None, *, ignore_index: int = -100
-) -> Tensor | Normalizer:
+    target: Tensor | None = None, mask: Tensor | None = None, *, ignore_index: int | None = -100
+) -> Tensor | int | Normalizer:
     """Number of masked labels other than ``ignore_index``.
 
     Args:
         target: Labels, (N, ...), integer; without it, the normalizer with this option is returned.
         mask: What counts, of the labels' shape, any dtype (positive counts).
-        ignore_index: Label that does not count.
+        ignore_index: Label that does not count; None: all count.
 
     Returns:
-        The count, 0-d, float32; or a normalizer.
+        The count, 0-d, float32, or a Python number where all labels count; or a normalizer.
     """
     if target is None:
         return partial(labelled, ignore_index=ignore_index)
+    if ignore_index is None:
+        return count(target, mask)
     keep = target != ignore_index
     return torch.count_nonzero(keep if mask is None else keep & as_mask(mask)).float()
 
@@ -142,20 +180,21 @@ def mined(
     return (num_positives + kept).sum().float()
 
 
-def one(target: Tensor, mask: Tensor | None = None) -> Tensor:
+@declared(constant=True)
+def one(target: Tensor | None, mask: Tensor | None = None) -> int:
     """The constant 1: the sum itself is the value, also of a step of many micro-batches (a constant is not totalled).
 
     Args:
-        target: Any tensor.
+        target: Not looked at.
         mask: Not looked at.
 
     Returns:
-        1, 0-d, float32.
+        1.
     """
-    return torch.ones((), dtype=torch.float32, device=target.device)
+    return 1
 
 
-def images(target: Tensor, mask: Tensor | None = None) -> Tensor:
+def images(target: Tensor, mask: Tensor | None = None) -> int:
     """Number of images, those without an object included.
 
     Args:
@@ -163,21 +202,21 @@ def images(target: Tensor, mask: Tensor | None = None) -> Tensor:
         mask: Not looked at.
 
     Returns:
-        N, 0-d, float32.
+        N.
     """
-    return torch.full((), len(target), dtype=torch.float32, device=target.device)
+    return target.shape[0]
 
 
 @overload
 def weight_sum(
-    target: None = None, weight: None = None, mask: Tensor | None = None, *, ignore_index: int | None = ...
+    label: None = None, weight: None = None, mask: Tensor | None = None, *, ignore_index: int | None = ...
 ) -> Normalizer: ...
 @overload
 def weight_sum(
-    target: Tensor, weight: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = ...
+    label: Tensor, weight: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = ...
 ) -> Tensor: ...
 def weight_sum(
-    target: Tensor | None = None,
+    label: Tensor | None = None,
     weight: Tensor | None = None,
     mask: Tensor | None = None,
     *,
@@ -186,7 +225,7 @@ def weight_sum(
     """Sum of the weights of the elements that count in `losses.weighted_cross_entropy`: divides to a weighted mean.
 
     Args:
-        target: Labels, (N, ...) or (N, 1, ...), integer or bool; without it, the normalizer with this option is
+        label: Labels, (N, ...) or (N, 1, ...), integer or bool; without it, the normalizer with this option is
             returned.
         weight: Weights, one a label, with or without the dimension of 1.
         mask: What counts, one value a label, any dtype (positive counts).
@@ -198,17 +237,17 @@ def weight_sum(
     Raises:
         ValueError: If there is not one weight and one mask value a label.
     """
-    if target is None or weight is None:
+    if label is None or weight is None:
         return partial(weight_sum, ignore_index=ignore_index)
-    if weight.numel() != target.numel() or (mask is not None and mask.numel() != target.numel()):
+    if weight.numel() != label.numel() or (mask is not None and mask.numel() != label.numel()):
         found = None if mask is None else tuple(mask.shape)
         raise ValueError(
             "weight_sum: one weight and one mask value a label are needed, found labels "
-            f"{tuple(target.shape)}, weights {tuple(weight.shape)}, mask {found}. Nothing is broadcast."
+            f"{tuple(label.shape)}, weights {tuple(weight.shape)}, mask {found}. Nothing is broadcast."
         )
     keep = torch.ones_like(weight, dtype=torch.bool) if mask is None else as_mask(mask).reshape(weight.shape)
     if ignore_index is not None:
-        keep = keep & (target != ignore_index).reshape(weight.shape)
+        keep = keep & (label != ignore_index).reshape(weight.shape)
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     return torch.where(keep, weight.to(dtype), 0.0).sum()
 
