@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from headwise.data.annotation import Picture
-from headwise.data.pictures import check_picture, load_picture
+from headwise.data.inspection import Progress, check_files
+from headwise.data.mistakes import Mistakes
+from headwise.data.oddities import Oddity, odd_maps
+from headwise.data.pictures import Look, Numbers, load_numbers, load_picture, look_at
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _MODES = ("L", "P", "I", "I;16", "I;16B")  # of PNGs whose pixels are numbers, not colours
@@ -50,7 +54,8 @@ class InstanceAnnotation:
 class InstanceFolder:
     """Pictures and their instance maps in a folder; see `read_instances`."""
 
-    def __init__(self, pairs: list[tuple[Path, Path]]) -> None:
+    def __init__(self, where: Path, pairs: list[tuple[Path, Path]]) -> None:
+        self.where = where
         self._pairs = pairs
 
     def __len__(self) -> int:
@@ -73,21 +78,65 @@ class InstanceFolder:
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
         picture, label = self._pairs[index]
-        return Picture(picture.stem, load_picture(picture), InstanceAnnotation(_load_label(label)))
+        numbers = _load_label(label)
+        return Picture(picture.stem, load_picture(picture, numbers.shape), InstanceAnnotation(numbers))
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the picture and the instance map number `index`."""
+        return self._pairs[index]
+
+    def told_size(self, index: int) -> None:
+        """Return nothing: the instance map is a file, and looked at itself."""
+
+    def look(self, index: int) -> Look:
+        """Decode pair number `index` for what is wrong with it.
+
+        Args:
+            index: 0 to the length less one.
+
+        Returns:
+            What the files show of themselves.
+
+        Raises:
+            OSError: one of them cannot be decoded.
+            ValueError: the instance map is not one, or of another size than the picture.
+        """
+        picture, label = self._pairs[index]
+        numbers = _load_label(label)
+        look = look_at(picture, numbers.shape)
+        if look.size != numbers.shape:
+            (height, width), seen = numbers.shape, look.size
+            raise ValueError(
+                f"{label}: {width} x {height} pixels, but {picture} has {seen[1]} x {seen[0]}. Label every pixel once."
+            )
+        return look._replace(numbers=_numbers(numbers))
+
+    def select(self, indices: Sequence[int]) -> InstanceFolder:
+        """Return some of the pictures."""
+        return InstanceFolder(self.where, [self._pairs[index] for index in indices])
+
+    def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
+        """Return what of the instance maps cannot be meant."""
+        return odd_maps([look.numbers for look in looks if look.numbers is not None])
 
 
-def read_instances(folder: str | Path, split: str | None = None) -> InstanceFolder:
+def read_instances(
+    folder: str | Path, split: str | None = None, *, check_pictures: bool = True, progress: Progress | None = None
+) -> InstanceFolder:
     """Read a folder of pictures and label PNGs.
 
     ``<folder>[/<split>]/pictures/<name>.png`` (or JPEG, BMP, TIFF) goes with ``labels/<name>.png`` beside: a PNG of one
-    channel, 8 or 16 bits or with a palette, whose pixels are the numbers of the objects, 0 for the background.
+    channel, 8 or 16 bits or with a palette, whose pixels are the numbers of the objects, 0 for the background. Both are read
+    as they are displayed, turned by their EXIF orientation, unless the label has the size of the picture as stored alone.
 
     Args:
         folder: that holds ``pictures`` and ``labels``.
         split: a folder between, for instance "train" or "held_out"; None for none.
+        check_pictures: decode all files once now, in as many processes as the machine has cores.
+        progress: called with the number of pictures that were checked, and of all.
 
     Returns:
-        The data set, in the order of the names. All files were decoded once.
+        The data set, in the order of the names.
 
     Raises:
         FileNotFoundError: a folder or a file of a pair is missing.
@@ -104,42 +153,44 @@ def read_instances(folder: str | Path, split: str | None = None) -> InstanceFold
     pictures = sorted(path for path in (root / "pictures").iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
     if not pictures:
         raise ValueError(f"{root / 'pictures'}: no pictures. Put some of {', '.join(PICTURE_ENDINGS)} there.")
-    pairs = [(picture, root / "labels" / f"{picture.stem}.png") for picture in pictures]
-    _check_names(root, pairs)
-    for picture, label in pairs:
-        _check_pair(picture, label)
-    return InstanceFolder(pairs)
+    data = InstanceFolder(root, [(picture, root / "labels" / f"{picture.stem}.png") for picture in pictures])
+    _check_names(root, pictures)
+    if check_pictures:
+        check_files(data, progress)
+    return data
 
 
-def _check_names(root: Path, pairs: list[tuple[Path, Path]]) -> None:
-    stems = [picture.stem for picture, _ in pairs]
-    for picture, label in pairs:
-        if stems.count(picture.stem) > 1:
-            raise ValueError(f"{picture}: two pictures are called {picture.stem!r}. Rename one.")
-        if not label.is_file():
-            raise FileNotFoundError(f"{label}: no such label, but there is {picture}. Add it or remove the picture.")
-    for label in sorted((root / "labels").glob("*.png")):
-        if label.stem not in stems:
-            raise FileNotFoundError(
-                f"{root / 'pictures' / label.stem}: no such picture, but there is {label}. Add it or remove the label."
-            )
-
-
-def _check_pair(picture: Path, label: Path) -> None:
-    seen, (height, width) = load_picture(picture).shape[:2], _load_label(label).shape
-    if (height, width) != seen:
-        raise ValueError(
-            f"{label}: {width} x {height} pixels, but {picture} has {seen[1]} x {seen[0]}. Label every pixel once."
-        )
+def _check_names(root: Path, pictures: list[Path]) -> None:
+    mistakes, labels = Mistakes(), {path.stem: path for path in sorted((root / "labels").glob("*.png"))}
+    counts = Counter(picture.stem for picture in pictures)
+    for picture in pictures:
+        label = root / "labels" / f"{picture.stem}.png"
+        if counts[picture.stem] > 1:
+            mistakes.add(picture.name, ValueError(f"{picture}: two pictures are called {picture.stem!r}. Rename one."))
+        if picture.stem not in labels:
+            lost = f"{label}: no such label, but there is {picture}. Add it or remove the picture."
+            mistakes.add(label.name, FileNotFoundError(lost))
+    for stem in sorted(labels.keys() - counts.keys()):
+        lost = f"{root / 'pictures' / stem}: no such picture, but there is {labels[stem]}. Add it or remove the label."
+        mistakes.add(labels[stem].name, FileNotFoundError(lost))
+    mistakes.refuse()
 
 
 def _load_label(path: Path) -> NDArray[np.int32]:
-    check_picture(path)
-    with Image.open(path) as picture:
-        mode, numbers = picture.mode, np.array(picture)
+    numbers, mode = load_numbers(path)
     if mode not in _MODES:
         raise ValueError(
             f"{path}: a PNG of mode {mode!r}, but a label has one channel of numbers (8 or 16 bits, or a palette). "
             "Save the object numbers, not their colours."
         )
     return numbers.astype(np.int32)
+
+
+def _numbers(label: NDArray[np.int32]) -> Numbers:
+    """What a map says of its objects, for `odd_maps`."""
+    from scipy import ndimage
+
+    found = np.unique(label)
+    found = found[found > 0]
+    largest, second = (int(found[-k]) if len(found) >= k else 0 for k in (1, 2))
+    return Numbers(len(found), int(ndimage.label(label > 0)[1]), largest, second)

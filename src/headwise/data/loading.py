@@ -147,11 +147,11 @@ def seeded_loader(
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_live_for_the_loop,
+        worker_init_fn=live_for_the_loop,
     )
 
 
-def _live_for_the_loop(worker: int) -> None:
+def live_for_the_loop(worker: int) -> None:
     """Leave signals to the loop, which ends its step first, and end with it.
 
     Terminals and schedulers send signals to all processes. Torch's workers notice within five seconds that their

@@ -1,40 +1,184 @@
-"""Decoding picture files, with errors that name the file."""
+"""The one place where picture files are opened: as a viewer shows them, with errors that name the file."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+Size = tuple[int, int]
+Pixels = NDArray[Any]
 
-def load_picture(path: str | Path) -> NDArray[np.uint8]:
-    """Decode a picture file.
+_ORIENTATION = 0x0112  # EXIF's tag
+_UPRIGHT = 1
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda raw: raw[:, ::-1],
+    3: lambda raw: raw[::-1, ::-1],
+    4: lambda raw: raw[::-1],
+    5: lambda raw: raw.swapaxes(0, 1),
+    6: lambda raw: np.rot90(raw, -1),
+    7: lambda raw: raw.swapaxes(0, 1)[::-1, ::-1],
+    8: np.rot90,
+}
+_BACK = {6: 8, 8: 6}  # every other turn is its own inverse
+_SIDEWAYS = (5, 6, 7, 8)  # height and width change places
+
+MIXED_UP = (
+    "pictures are stored turned or mirrored, with an EXIF orientation, and nothing tells whether they were annotated as "
+    "stored or as displayed; they are read as displayed, as viewers show them. If boxes lie beside their objects, save "
+    "the pictures upright without EXIF"
+)
+"""What is said of pictures whose EXIF orientation no annotated size decides."""
+
+
+class Numbers(NamedTuple):
+    """The objects of an instance map: how many, how many separate parts they have, the largest number and the next."""
+
+    objects: int
+    parts: int
+    largest: int
+    second: int
+
+
+class Look(NamedTuple):
+    """What a decoded file shows of itself.
+
+    Args:
+        size: (height, width) in pixels, as the picture is read.
+        doubtful: whether an EXIF orientation turns it, and no annotated size says that this was meant.
+        digest: of the file's bytes; the same picture has the same.
+        numbers: of an instance map that goes with it; None where there is none.
+    """
+
+    size: Size
+    doubtful: bool
+    digest: str
+    numbers: Numbers | None = None
+
+
+def load_picture(path: str | Path, size: Size | None = None) -> NDArray[np.uint8]:
+    """Decode a picture file, turned as its EXIF orientation says: as it is displayed.
 
     Args:
         path: a file of any format that Pillow reads.
+        size: (height, width) that its annotation was made on. Where this is the size of the picture as stored and not
+            as displayed, it is left as stored.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB; of another size than `size` if neither fits.
 
     Raises:
-        OSError: the file is missing, truncated or no picture; the message names it.
+        OSError: the file is missing, truncated, too large for Pillow or no picture; the message names it.
         ValueError: its values have more than 8 bits.
     """
+    with opened(path) as picture:
+        mode, turn = picture.mode, _orientation(picture)
+        shown = _EMPTY if _is_deep(mode) else _displayed(picture.convert("RGB"), picture)
+    _refuse_deep(path, mode)
+    return np.ascontiguousarray(_as_annotated(shown, turn, size))
+
+
+def load_numbers(path: str | Path) -> tuple[Pixels, str]:
+    """Decode a file whose pixels are numbers, not colors, turned as its EXIF orientation says.
+
+    Args:
+        path: a PNG, for instance.
+
+    Returns:
+        (H, W, ...) as stored, and Pillow's mode.
+
+    Raises:
+        OSError: the file is missing, truncated, too large for Pillow or no picture; the message names it.
+    """
+    with opened(path) as picture:
+        picture.load()
+        return _displayed(picture, picture), picture.mode
+
+
+def look_at(path: str | Path, size: Size | None = None) -> Look:
+    """Decode a picture file to its last byte, for what is wrong with it.
+
+    A JPEG is decoded at an eighth of its size, which reads all of its bytes in a fraction of the time.
+
+    Args:
+        path: the file.
+        size: (height, width) that its annotation was made on; None if unknown.
+
+    Returns:
+        What `load_picture` would return is of this size.
+
+    Raises:
+        OSError: the file is missing, truncated, too large for Pillow or no picture; the message names it.
+        ValueError: its values have more than 8 bits.
+    """
+    content = _content(path)
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    with opened(path, content) as picture:
+        mode, turn, stored = picture.mode, _orientation(picture), (picture.height, picture.width)
+        picture.draft("L", (max(picture.width // 8, 1), max(picture.height // 8, 1)))
+        picture.load()
+        left = _orientation(picture)
+    _refuse_deep(path, mode)
+    displayed = stored[::-1] if left in _SIDEWAYS else stored
+    if turn == _UPRIGHT:
+        return Look(displayed, False, digest)
+    if turn not in _SIDEWAYS or displayed[0] == displayed[1] or size not in (displayed, displayed[::-1]):
+        return Look(displayed, True, digest)
+    return Look(size or displayed, False, digest)
+
+
+@contextmanager
+def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open a picture file. Whatever goes wrong inside, of whatever class, is one error that names the file.
+
+    Args:
+        path: the file.
+        content: its bytes, if they were read already.
+
+    Yields:
+        Pillow's picture, not yet decoded.
+
+    Raises:
+        OSError: the file is missing, too large for Pillow, or cannot be decoded.
+    """
+    content = _content(path) if content is None else content
     try:
-        with Image.open(path) as picture:
-            mode = picture.mode
-            if not _is_deep(mode):
-                return np.array(picture.convert("RGB"))
+        with Image.open(io.BytesIO(content)) as picture:
+            yield picture
+    except Image.DecompressionBombError as error:
+        raise OSError(
+            f"{path}: the picture is too large to be opened ({_reason(error)}). Save it in parts or smaller, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+        ) from None
+    except Exception as error:  # Pillow's plugins raise any class: struct.error, RuntimeError, IndexError
+        raise OSError(
+            f"{path}: the picture cannot be decoded ({_reason(error)}). Replace or remove the file."
+        ) from None
+
+
+def _content(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture. Check the path.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _undecodable(path, error) from None
-    raise ValueError(
-        f"{path}: a picture of mode {mode!r}, whose values have more than 8 bits. Scale it to 0..255 and save it with "
-        "8 bits."
-    )
+    except OSError as error:
+        raise OSError(f"{path}: the picture cannot be read ({_reason(error)}). Check the path and its permissions.") from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says, without the address of the buffer that it read from."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).splitlines()
+    return lines[0].partition(" <_io.")[0] if lines else type(error).__name__
 
 
 def _is_deep(mode: str) -> bool:
@@ -42,26 +186,35 @@ def _is_deep(mode: str) -> bool:
     return mode[0] in "IF"
 
 
-def check_picture(path: str | Path) -> None:
-    """Refuse a picture that does not decode to its end.
+def _refuse_deep(path: str | Path, mode: str) -> None:
+    if _is_deep(mode):
+        raise ValueError(
+            f"{path}: a picture of mode {mode!r}, whose values have more than 8 bits. Scale it to 0..255 and save it "
+            "with 8 bits."
+        )
 
-    A JPEG is decoded at an eighth of its size, which reads all of its bytes in a fraction of the time.
 
-    Args:
-        path: the file.
-
-    Raises:
-        OSError: the file is truncated or no picture; the message names it.
-    """
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation; upright where there is none, or none that can be read, as viewers have it."""
     try:
-        with Image.open(path) as picture:
-            picture.draft("L", (max(picture.width // 8, 1), max(picture.height // 8, 1)))
-            picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _undecodable(path, error) from None
+        found = picture.getexif().get(_ORIENTATION)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return _UPRIGHT
+    return found if found in _TURNS else _UPRIGHT
 
 
-def _undecodable(path: str | Path, error: Exception) -> OSError:
-    """Name the file in front of Pillow's reason, which may name it again behind a line break."""
-    reason = str(error).splitlines()[0].replace(f" {str(path)!r}", "")
-    return OSError(f"{path}: the picture cannot be decoded ({reason}). Replace or remove the file.")
+def _displayed(decoded: Image.Image, picture: Image.Image) -> Pixels:
+    """The pixels turned by what is left to turn: Pillow turns a TIFF when it decodes it, and forgets its orientation."""
+    pixels = np.array(decoded)
+    left = _orientation(picture)
+    return _TURNS[left](pixels) if left in _TURNS else pixels
+
+
+def _as_annotated(shown: Pixels, turn: int, size: Size | None) -> Pixels:
+    """Turn a picture back if only as stored it has the size that was annotated."""
+    if turn in _SIDEWAYS and size not in (None, shown.shape[:2]) and size == shown.shape[1::-1]:
+        return _TURNS[_BACK.get(turn, turn)](shown)
+    return shown
+
+
+_EMPTY = np.zeros((0, 0, 3), np.uint8)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import struct
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from headwise.data.annotation import Picture, Polygon, TextAnnotation, check_area
-from headwise.data.pictures import check_picture, load_picture
+from headwise.data.inspection import Progress, check_files
+from headwise.data.mistakes import Mistakes
+from headwise.data.oddities import Oddity, odd_words
+from headwise.data.pictures import Look, load_picture, look_at
 
 _PICTURES = {".jpg", ".jpeg", ".png"}
 _ANNOTATIONS = {".mat", ".txt"}
@@ -22,7 +23,6 @@ _LINE = re.compile(
     r"\s*,\s*transcriptions:\s*\[\s*u?(?P<quote>['\"])(?P<word>.*?)(?P=quote)\s*\]",
     re.DOTALL,
 )
-_UNREADABLE_MAT = (ValueError, TypeError, NotImplementedError, OSError, struct.error, zlib.error)
 
 
 class _Word(NamedTuple):
@@ -33,7 +33,8 @@ class _Word(NamedTuple):
 class TotalText:
     """Annotated pictures, decoded when asked for; see `read_total_text`."""
 
-    def __init__(self, pictures: list[Path], annotations: list[TextAnnotation]) -> None:
+    def __init__(self, where: Path, pictures: list[Path], annotations: list[TextAnnotation]) -> None:
+        self.where = where
         self._pictures = pictures
         self._annotations = annotations
 
@@ -47,13 +48,46 @@ class TotalText:
             index: 0 to the length less one.
 
         Returns:
-            The picture with its annotation.
+            The picture, as it is displayed, with its annotation.
         """
         path = self._pictures[index]
         return Picture(path.stem, load_picture(path), self._annotations[index])
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the file of picture number `index`."""
+        return (self._pictures[index],)
 
-def read_total_text(folder: str | Path, split: str) -> TotalText:
+    def told_size(self, index: int) -> None:
+        """Return nothing: the annotations do not say it."""
+
+    def look(self, index: int) -> Look:
+        """Decode picture number `index` for what is wrong with it.
+
+        Args:
+            index: 0 to the length less one.
+
+        Returns:
+            What the file shows of itself.
+
+        Raises:
+            OSError: the picture cannot be decoded.
+            ValueError: its values have more than 8 bits.
+        """
+        return look_at(self._pictures[index])
+
+    def select(self, indices: Sequence[int]) -> TotalText:
+        """Return some of the pictures."""
+        pictures, annotations = ([each[index] for index in indices] for each in (self._pictures, self._annotations))
+        return TotalText(self.where, pictures, annotations)
+
+    def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
+        """Return what of the words cannot be meant, on pictures of the sizes that were seen."""
+        return odd_words(self._annotations, [look.size for look in looks])
+
+
+def read_total_text(
+    folder: str | Path, split: str, *, check_pictures: bool = True, progress: Progress | None = None
+) -> TotalText:
     """Read one split of a Total-Text folder.
 
     Pictures lie in ``Images/<split>``; annotations in any other folder called ``<split>``
@@ -61,11 +95,13 @@ def read_total_text(folder: str | Path, split: str) -> TotalText:
     ``poly_gt_<picture>``, ``gt_<picture>`` or ``<picture>``: MATLAB's ``.mat`` with the cells ``polygt`` (or
     ``gt``), or ``.txt`` with lines such as ``x: [[1 2 3]], y: [[4 5 6]], ornt: [u'c'], transcriptions:
     [u'word']``. The word ``#`` means ignored. Everything is checked here, before any training: each
-    annotation, and each picture to its last byte.
+    annotation, and each picture to its last byte. Pictures are read as they are displayed, turned by their EXIF orientation.
 
     Args:
         folder: the data set.
         split: "Train" or "Test"; upper and lower case are the same.
+        check_pictures: decode all pictures once now, in as many processes as the machine has cores.
+        progress: called with the number of pictures that were checked, and of all.
 
     Returns:
         The data set, sorted by name of the picture.
@@ -80,18 +116,25 @@ def read_total_text(folder: str | Path, split: str) -> TotalText:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder. Give the folder that holds Total-Text's 'Images'.")
-    pictures = _by_name(_split_folder(_images_folder(root), split), _PICTURES)
-    annotations = _by_name(_annotation_folder(root, split), _ANNOTATIONS)
+    images = _split_folder(_images_folder(root), split)
+    mistakes = Mistakes()
+    pictures = _by_name(images, _PICTURES, mistakes)
+    annotations = _by_name(_annotation_folder(root, split), _ANNOTATIONS, mistakes)
     for name in sorted(annotations.keys() - pictures.keys()):
-        raise ValueError(f"{annotations[name]}: no picture {name!r} in this split. Add it or remove the annotation.")
+        lost = f"{annotations[name]}: no picture {name!r} in this split. Add it or remove the annotation."
+        mistakes.add(annotations[name].name, ValueError(lost))
     for name in sorted(pictures.keys() - annotations.keys()):
-        raise ValueError(f"{pictures[name]}: the picture has no annotation. Add one or remove the picture.")
+        lost = f"{pictures[name]}: the picture has no annotation. Add one or remove the picture."
+        mistakes.add(pictures[name].name, ValueError(lost))
     if not pictures:
-        raise ValueError(f"{root}: split {split!r} holds no pictures. Put them into Images/{split}.")
-    names = sorted(pictures)
-    for name in names:
-        check_picture(pictures[name])
-    return TotalText([pictures[name] for name in names], [_read(annotations[name]) for name in names])
+        mistakes.add(split, ValueError(f"{root}: split {split!r} holds no pictures. Put them into Images/{split}."))
+    names = sorted(pictures.keys() & annotations.keys())
+    read = [_read(annotations[name], mistakes) for name in names]
+    mistakes.refuse()
+    data = TotalText(images, [pictures[name] for name in names], [each for each in read if each is not None])
+    if check_pictures:
+        check_files(data, progress)
+    return data
 
 
 def _images_folder(root: Path) -> Path:
@@ -133,25 +176,26 @@ def _annotation_folder(root: Path, split: str) -> Path:
     return (polygons or found)[0]
 
 
-def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
+def _by_name(folder: Path, suffixes: set[str], mistakes: Mistakes) -> dict[str, Path]:
     """Return the files of a folder by the name of the picture that they stand for."""
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() in suffixes:
             name = file.stem.removeprefix("poly_").removeprefix("gt_")
             if name in files:
-                raise ValueError(f"{file}: {files[name].name} stands for the same picture. Keep one of them.")
+                twice = f"{file}: {files[name].name} stands for the same picture. Keep one of them."
+                mistakes.add(file.name, ValueError(twice))
             files[name] = file
     return files
 
 
-def _read(path: Path) -> TextAnnotation:
-    """Read one annotation file; errors name it."""
+def _read(path: Path, mistakes: Mistakes) -> TextAnnotation | None:
+    """Read one annotation file; a mistake names it."""
     try:
-        words = list(_mat_words(path) if path.suffix.lower() == ".mat" else _txt_words(path))
-        return _annotation(words)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        return _annotation(_mat_words(path) if path.suffix.lower() == ".mat" else _txt_words(path))
+    except (OSError, ValueError, TypeError) as error:  # cells that hold no numbers
+        mistakes.add(path.name, ValueError(f"{path}: {error}"))
+    return None
 
 
 def _annotation(words: Iterable[_Word]) -> TextAnnotation:
@@ -193,8 +237,9 @@ def _mat_words(path: Path) -> Iterator[_Word]:
 
     try:
         content = loadmat(path)
-    except _UNREADABLE_MAT as error:
-        raise ValueError(f"no readable .mat file ({error}). Replace it.") from None
+    except Exception as error:  # SciPy's reader raises any class: MatReadError, IndexError, struct.error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"no readable .mat file ({reason}). Replace it.") from None
     cells: Any = content.get("polygt", content.get("gt"))
     if cells is None:
         raise ValueError("the .mat file holds neither 'polygt' nor 'gt'. Use the polygon annotations.")

@@ -1,39 +1,21 @@
-"""What a COCO file says, checked entry by entry before anything is trained on it."""
+"""What a COCO file says, checked before anything is trained on it."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headwise.data.annotation import BoxAnnotation
-
-Entry = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ImageEntry:
-    """One picture of a COCO file.
-
-    Args:
-        number: its ``id``.
-        file_name: as written, relative to the folder of pictures.
-        size: (height, width) in pixels, or None where the file does not say.
-        annotation: its boxes.
-    """
-
-    number: int
-    file_name: str
-    size: tuple[int, int] | None
-    annotation: BoxAnnotation
+from headwise.data.coco.entries import Integers, ObjectColumns, load_lists, read_categories, read_images, read_objects
+from headwise.data.coco.rules import CategoryEntry, ImageEntry, twice
+from headwise.data.mistakes import Mistakes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CocoContent:
     """A checked COCO file.
 
@@ -41,25 +23,32 @@ class CocoContent:
         class_names: of the labels, sorted by category number.
         category_ids: of the labels, ascending.
         images: sorted by number.
+        boxes: of all pictures, one picture's after the other's.
+        starts: (pictures + 1,) where each picture's boxes begin and the last one's end.
         without_area: numbers of the annotations that were left out because their boxes hold nothing.
     """
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     images: tuple[ImageEntry, ...]
+    boxes: BoxAnnotation
+    starts: Integers
     without_area: tuple[int, ...]
+    _kept: dict[int, BoxAnnotation] = field(default_factory=dict, repr=False)
 
+    def annotation(self, index: int) -> BoxAnnotation:
+        """Return the boxes of picture number `index`, always the same object."""
+        if index not in self._kept:
+            self._kept[index] = self.boxes.select(np.arange(*self.starts[index : index + 2]))
+        return self._kept[index]
 
-@dataclass(frozen=True)
-class _Object:
-    """One annotation, its box in edges."""
-
-    number: int
-    image: int
-    label: int
-    box: tuple[float, float, float, float]
-    area: float
-    ignored: bool
+    def select(self, indices: Sequence[int]) -> CocoContent:
+        """Return the content of some of the pictures."""
+        rows = [np.arange(*self.starts[index : index + 2]) for index in indices]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(each) for each in rows], dtype=np.int64)])
+        boxes = self.boxes.select(np.concatenate([np.zeros(0, np.int64), *rows]))
+        images = tuple(self.images[index] for index in indices)
+        return replace(self, images=images, boxes=boxes, starts=starts, _kept={})
 
 
 def parse_coco(path: Path) -> CocoContent:
@@ -73,135 +62,111 @@ def parse_coco(path: Path) -> CocoContent:
 
     Raises:
         OSError: the file is missing or cannot be read.
-        ValueError: it is no JSON, no COCO file, or an entry breaks a rule; the message names file, entry, rule
-            and remedy.
+        ValueError: it is no JSON, no COCO file, or entries break rules; the message names the file, the first entry,
+            rule and remedy, and counts the others.
     """
-    content = _load(path)
-    try:
-        categories = {number: (label, name) for label, (number, name) in enumerate(_categories(content))}
-        images = dict(sorted(_images(content)))
-        objects: dict[int, list[_Object]] = {number: [] for number in images}
-        without_area = []
-        for one in _objects(content, {number: label for number, (label, _) in categories.items()}, images):
-            if _has_area(one.box, images[one.image][1]):
-                objects[one.image].append(one)
-            else:
-                without_area.append(one.number)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    entries = [ImageEntry(number, *images[number], _annotation(objects[number])) for number in images]
-    names = tuple(name for _, name in categories.values())
-    return CocoContent(names, tuple(categories), tuple(entries), tuple(without_area))
+    lists, mistakes = load_lists(path), Mistakes()
+    categories = sorted(_categories(read_categories(lists["categories"], mistakes), mistakes))
+    images = sorted(_images(read_images(lists["images"], mistakes), mistakes))
+    whole = not mistakes.count
+    objects = read_objects(lists.pop("annotations"), mistakes)
+    known = {
+        "image": np.array([each.id for each in images], np.int64),
+        "category": np.array([each.id for each in categories], np.int64),
+    }
+    # What refers to an image or a category that breaks a rule is no mistake of its own.
+    if whole:
+        _check_numbers(objects, known, mistakes)
+    mistakes.refuse(str(path))
+    names = tuple(each.name for each in categories)
+    labels = np.searchsorted(known["category"], objects.categories)
+    places = np.searchsorted(known["image"], objects.images)
+    boxes, places, without = _boxes(objects, labels, places, images)
+    starts = np.searchsorted(places, np.arange(len(images) + 1))
+    return CocoContent(names, tuple(known["category"].tolist()), tuple(images), boxes, starts, without)
 
 
-def _load(path: Path) -> Entry:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file. Give COCO's JSON of instances.") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: no readable JSON ({error}). Replace the file; it may be cut off.") from None
-    missing = [key for key in ("images", "annotations", "categories") if not _is_list(content, key)]
-    if missing:
-        raise ValueError(
-            f"{path}: no list {', '.join(map(repr, missing))}; COCO's instances have 'images', 'annotations' and "
-            "'categories'. Give the file of instances."
-        )
-    return dict(content)
+def _categories(found: list[CategoryEntry], mistakes: Mistakes) -> list[CategoryEntry]:
+    """Return those whose number and name no other has."""
+    kept: dict[int, CategoryEntry] = {}
+    names: set[str] = set()
+    for each in found:
+        what = f"category {each.id}"
+        if each.id in kept:
+            mistakes.add(what, twice(what))
+        elif each.name in names:
+            taken = f"{what}: another category is called {each.name!r} too. Give each its own name."
+            mistakes.add(what, ValueError(taken))
+        else:
+            kept[each.id] = each
+            names.add(each.name)
+    if not kept and not mistakes.count:
+        nothing = "there are no categories. List what the annotations' category_id stand for."
+        mistakes.add("categories", ValueError(nothing))
+    return list(kept.values())
 
 
-def _is_list(content: Any, key: str) -> bool:
-    return isinstance(content, dict) and isinstance(content.get(key), list)
-
-
-def _categories(content: Entry) -> list[tuple[int, str]]:
-    """Return (number, name), ascending."""
-    found: dict[int, str] = {}
-    for what, number, entry in _numbered(content["categories"], "category"):
-        name = entry.get("name")
-        if not isinstance(name, str):
-            raise ValueError(f"{what}: the name must be a text, found {name!r}. Name the category.")
-        if name in found.values():
-            raise ValueError(f"{what}: another category is called {name!r} too. Give each its own name.")
-        found[number] = name
-    if not found:
-        raise ValueError("there are no categories. List what the annotations' category_id stand for.")
-    return sorted(found.items())
-
-
-def _images(content: Entry) -> Iterator[tuple[int, tuple[str, tuple[int, int] | None]]]:
-    """Yield (number, (file name, size))."""
+def _images(found: Iterable[ImageEntry], mistakes: Mistakes) -> list[ImageEntry]:
+    """Return those whose number and file no other has."""
+    kept: dict[int, ImageEntry] = {}
     names: dict[str, int] = {}
-    for what, number, entry in _numbered(content["images"], "image"):
-        name = entry.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{what}: file_name must be a text, found {name!r}. Name the picture's file.")
-        if name in names:
-            raise ValueError(f"{what}: image {names[name]} has the file {name!r} too. Keep one of them.")
-        names[name] = number
-        size = (entry.get("height"), entry.get("width"))
-        if size == (None, None):
-            yield number, (name, None)
-            continue
-        if not all(type(side) is int and side > 0 for side in size):
-            raise ValueError(f"{what}: height and width must be whole numbers above 0, found {size}. Correct them.")
-        yield number, (name, (int(size[0] or 0), int(size[1] or 0)))
+    for each in found:
+        what = f"image {each.id}"
+        if each.id in kept:
+            mistakes.add(what, twice(what))
+        elif each.file_name in names:
+            other = names[each.file_name]
+            taken = f"{what}: image {other} has the file {each.file_name!r} too. Keep one of them."
+            mistakes.add(what, ValueError(taken))
+        else:
+            kept[each.id] = each
+            names[each.file_name] = each.id
+    return list(kept.values())
 
 
-def _numbered(entries: list[Any], kind: str) -> Iterator[tuple[str, int, Entry]]:
-    """Yield (what errors call it, id, entry), each id once."""
-    seen: set[int] = set()
-    for position, entry in enumerate(entries):
-        number = entry.get("id") if isinstance(entry, dict) else None
-        if type(number) is not int:
-            raise ValueError(f"{kind} at position {position}: the id must be a whole number, found {number!r}. Add it.")
-        if number in seen:
-            raise ValueError(f"{kind} {number}: the id stands for two entries. Give each its own.")
-        seen.add(number)
-        yield f"{kind} {number}", number, entry
-
-
-def _objects(content: Entry, labels: dict[int, int], images: dict[int, Any]) -> Iterator[_Object]:
-    for what, number, entry in _numbered(content["annotations"], "annotation"):
-        image, category, crowd = entry.get("image_id"), entry.get("category_id"), entry.get("iscrowd", 0)
-        if type(image) is not int or image not in images:
-            raise ValueError(f"{what}: there is no image {image!r}. Add the image or remove the annotation.")
-        if type(category) is not int or category not in labels:
-            known = ", ".join(map(str, list(labels)[:10])) + (", ..." if len(labels) > 10 else "")
-            raise ValueError(f"{what}: there is no category {category!r}; there are {known}. Correct or add it.")
-        if crowd not in (0, 1):
-            raise ValueError(f"{what}: iscrowd must be 0 or 1, found {crowd!r}. Correct it.")
-        x, y, width, height = _box(what, entry.get("bbox"))
-        area = entry.get("area", width * height)
-        if not _is_number(area) or area < 0:
-            raise ValueError(f"{what}: the area must be a number of at least 0, found {area!r}. Correct or remove it.")
-        yield _Object(number, image, labels[category], (x, y, x + width, y + height), float(area), bool(crowd))
-
-
-def _box(what: str, box: Any) -> tuple[float, float, float, float]:
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"{what}: bbox must be four finite numbers x, y, width, height, found {box!r}. Correct it.")
-    x, y, width, height = map(float, box)
-    if width < 0 or height < 0:
-        raise ValueError(f"{what}: width and height of bbox must not be negative, found {box!r}. Correct it.")
-    return x, y, width, height
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _has_area(box: tuple[float, float, float, float], size: tuple[int, int] | None) -> bool:
-    """Say whether a box, as float32, holds a part of its picture."""
-    x1, y1, x2, y2 = np.asarray(box, np.float32)
-    height, width = size or (math.inf, math.inf)
-    return bool(x2 > x1 and y2 > y1 and x2 > 0 and y2 > 0 and x1 < width and y1 < height)
-
-
-def _annotation(objects: list[_Object]) -> BoxAnnotation:
-    return BoxAnnotation(
-        np.array([one.box for one in objects], np.float32).reshape(-1, 4),
-        np.array([one.label for one in objects], np.int64),
-        np.array([one.ignored for one in objects], np.bool_),
-        np.array([one.area for one in objects], np.float64),
+def _check_numbers(objects: ObjectColumns, known: dict[str, Integers], mistakes: Mistakes) -> None:
+    """Refuse numbers of annotations that are there twice, and images and categories that are not there."""
+    _, firsts = np.unique(objects.numbers, return_index=True)
+    again = np.ones(len(objects.numbers), bool)
+    again[firsts] = False
+    lost_image, lost_category = (
+        ~np.isin(each, known[kind]) for kind, each in (("image", objects.images), ("category", objects.categories))
     )
+    for row in np.flatnonzero(again | lost_image | lost_category):
+        what = f"annotation {objects.numbers[row]}"
+        if again[row]:
+            mistakes.add(what, twice(what))
+        elif lost_image[row]:
+            lost = f"{what}: there is no image {objects.images[row]}. Add the image or remove the annotation."
+            mistakes.add(what, ValueError(lost))
+        else:
+            listed = known["category"]
+            some = ", ".join(map(str, listed[:10])) + (", ..." if len(listed) > 10 else "")
+            lost = f"{what}: there is no category {objects.categories[row]}; there are {some}. Correct or add it."
+            mistakes.add(what, ValueError(lost))
+
+
+def _boxes(
+    objects: ObjectColumns, labels: Integers, places: Integers, images: list[ImageEntry]
+) -> tuple[BoxAnnotation, Integers, tuple[int, ...]]:
+    """Return the boxes by picture, the place of each box's picture, and the numbers of those left out."""
+    with np.errstate(over="ignore"):
+        ends = objects.boxes[:, :2] + objects.boxes[:, 2:]
+        edges = np.concatenate([objects.boxes[:, :2], ends], 1).astype(np.float32)
+    holds = _has_area(edges, places, images)
+    order = np.flatnonzero(holds)[np.argsort(places[holds], kind="stable")]
+    boxes = BoxAnnotation(edges[order], labels[order], objects.crowds[order] == 1, objects.areas[order])
+    return boxes, places[order], tuple(objects.numbers[~holds].tolist())
+
+
+def _has_area(edges: NDArray[np.float32], places: Integers, images: list[ImageEntry]) -> NDArray[np.bool_]:
+    """Say which boxes, as float32, hold a part of their picture."""
+    sizes = np.array([each.size or (np.inf, np.inf) for each in images], np.float64).reshape(-1, 2)[places]
+    left_top, right_bottom = edges[:, :2], edges[:, 2:]
+    holds: NDArray[np.bool_] = (
+        np.isfinite(edges).all(1)
+        & (right_bottom > left_top).all(1)
+        & (right_bottom > 0).all(1)
+        & (left_top < sizes[:, ::-1]).all(1)
+    )
+    return holds

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import warnings
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from headwise.data.annotation import BoxAnnotation, Picture
-from headwise.data.coco.content import CocoContent, ImageEntry, parse_coco
-from headwise.data.pictures import check_picture, load_picture
+from headwise.data.coco.content import CocoContent, parse_coco
+from headwise.data.coco.files import find_file, split_of
+from headwise.data.coco.places import find_pictures
+from headwise.data.inspection import Progress, check_files
+from headwise.data.oddities import Oddity, odd_boxes
+from headwise.data.pictures import Look, load_picture, look_at
 
 
 class Coco:
     """Annotated pictures, decoded when asked for; see `read_coco`."""
 
-    def __init__(self, content: CocoContent, folder: Path) -> None:
+    def __init__(self, where: Path, content: CocoContent, paths: list[str]) -> None:
+        self.where = where
         self._content = content
-        self._folder = folder
-        self._names = _names(content.images)
+        self._paths = paths
+        self._names = _names([entry.file_name for entry in content.images], paths)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -32,17 +38,43 @@ class Coco:
     @property
     def image_ids(self) -> tuple[int, ...]:
         """COCO's number of each picture, ascending."""
-        return tuple(entry.number for entry in self._content.images)
+        return tuple(entry.id for entry in self._content.images)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the file of picture number `index`."""
+        return (Path(self._paths[index]),)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def annotation(self, index: int) -> BoxAnnotation:
         """Return the boxes of picture number `index` without decoding it."""
-        return self._content.images[index].annotation
+        return self._content.annotation(index)
+
+    def told_size(self, index: int) -> tuple[int, int] | None:
+        """Return the annotated (height, width) of picture number `index`, or None where the file does not say."""
+        return self._content.images[index].size
+
+    def look(self, index: int) -> Look:
+        """Decode picture number `index` for what is wrong with it.
+
+        Args:
+            index: 0 to the length less one.
+
+        Returns:
+            What the file shows of itself.
+
+        Raises:
+            OSError: the picture cannot be decoded.
+            ValueError: it has another size than the file of annotations says.
+        """
+        size = self._content.images[index].size
+        look = look_at(self._paths[index], size)
+        self._check_size(index, look.size)
+        return look
 
     def __getitem__(self, index: int) -> Picture[BoxAnnotation]:
-        """Decode picture number `index`.
+        """Decode picture number `index`, as its boxes were annotated.
 
         Args:
             index: 0 to the length less one.
@@ -53,33 +85,53 @@ class Coco:
         Raises:
             ValueError: the picture has another size than the file of annotations says.
         """
+        image = load_picture(self._paths[index], self._content.images[index].size)
+        self._check_size(index, (image.shape[0], image.shape[1]))
+        return Picture(self._names[index], image, self.annotation(index))
+
+    def select(self, indices: Sequence[int]) -> Coco:
+        """Return some of the pictures."""
+        return Coco(self.where, self._content.select(indices), [self._paths[index] for index in indices])
+
+    def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
+        """Return what of the boxes cannot be meant, on pictures of the sizes that were seen."""
+        return odd_boxes(self._content.boxes, self._content.starts, [look.size for look in looks])
+
+    def _check_size(self, index: int, found: tuple[int, int]) -> None:
         entry = self._content.images[index]
-        path = self._folder / entry.file_name
-        image = load_picture(path)
-        if entry.size not in (None, image.shape[:2]):
+        if entry.size not in (None, found):
             raise ValueError(
-                f"{path}: the picture has (height, width) {image.shape[:2]}, but image {entry.number} is annotated "
+                f"{self._paths[index]}: the picture has (height, width) {found}, but image {entry.id} is annotated "
                 f"as {entry.size}, so its boxes do not fit. Put back the original picture."
             )
-        return Picture(self._names[index], image, entry.annotation)
 
 
-def read_coco(path: str | Path, split: str, *, check_pictures: bool = False) -> Coco:
+def read_coco(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    check_pictures: bool = False,
+    progress: Progress | None = None,
+) -> Coco:
     """Read pictures with boxes in COCO's format.
 
-    Each annotation is checked here, before any training, and each picture's file must be there. Crowds become
-    ignored regions; pictures without objects stay; categories, sorted by number, become labels from 0; masks
-    (polygons and run lengths) are not read. A box that holds no part of its picture (COCO itself has two of
-    height 0) is left out, with a warning that counts them.
+    Each annotation is checked here, before any training, and each picture's file must be there; what is wrong is told at once,
+    the first entry word for word, with the number of the others. Crowds become ignored regions; pictures without objects stay;
+    categories, sorted by number, become labels from 0; masks (polygons and run lengths) are not read. A box that holds no part
+    of its picture (COCO itself has two of height 0) is left out, with a warning that counts them.
+
+    A picture is read as it is displayed, turned by its EXIF orientation, unless the annotated height and width fit only the
+    picture as stored.
 
     Args:
-        path: a folder with ``annotations/instances_<split>.json`` (or ``annotations/<split>.json``,
-            ``<split>.json``, ``<split>/_annotations.coco.json``) and the pictures in ``<split>``,
-            ``images/<split>`` or ``images``; or the JSON file itself, whose folder or the one above holds the
-            pictures likewise, or side by side with the file.
-        split: such as "train2017".
-        check_pictures: decode each picture to its last byte now (minutes for COCO's 118 000); otherwise a
+        path: a folder with ``annotations/instances_<split>.json``, ``annotations/<split>.json``, ``<split>.json``, or one JSON
+            file in ``<split>``; or the JSON file itself.
+        split: such as "train2017"; not needed with a file. Pictures lie in ``<split>``, ``images/<split>``,
+            ``<split>/images``, ``<split>/data``, ``images`` or ``data``, beside the file or one folder above, or side by side
+            with the file.
+        check_pictures: decode each picture to its last byte now, in all processes that the machine has cores; otherwise a
             broken one is told when it is loaded.
+        progress: called with the number of pictures that were checked, and of all.
 
     Returns:
         The data set, sorted by image number.
@@ -95,15 +147,12 @@ def read_coco(path: str | Path, split: str, *, check_pictures: bool = False) -> 
     Differs:
         The corner detectors' readers keep crowds as ordinary objects.
     """
-    file = _annotation_file(Path(path), split)
-    content = parse_coco(file)
+    file = find_file(Path(path), split or "")
+    content = _parsed(file)
     if not content.images:
         raise ValueError(f"{file}: there are no images. Give a split that holds some.")
-    folder = _picture_folder(file, split, content.images[0].file_name)
-    _check_presence(file, folder, content)
-    if check_pictures:
-        for entry in content.images:
-            check_picture(folder / entry.file_name)
+    paths = find_pictures(file, split_of(file), [(entry.id, entry.file_name) for entry in content.images])
+    data = Coco(file, content, paths)
     if content.without_area:
         numbers = ", ".join(map(str, content.without_area[:5])) + (", ..." if len(content.without_area) > 5 else "")
         warnings.warn(
@@ -111,58 +160,43 @@ def read_coco(path: str | Path, split: str, *, check_pictures: bool = False) -> 
             f"out: {numbers}.",
             stacklevel=2,
         )
-    return Coco(content, folder)
+    if check_pictures:
+        check_files(data, progress)
+    return data
 
 
-def _names(images: tuple[ImageEntry, ...]) -> list[str]:
-    short = [str(PurePosixPath(entry.file_name).with_suffix("")) for entry in images]
-    return short if len(set(short)) == len(short) else [entry.file_name for entry in images]
+def read_categories(file: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the names and the numbers of a COCO file's categories, without a word on its annotations.
+
+    Args:
+        file: the JSON file.
+
+    Returns:
+        ``class_names`` and ``category_ids``.
+    """
+    content = _parsed(file)
+    return content.class_names, content.category_ids
 
 
-def _annotation_file(path: Path, split: str) -> Path:
-    if path.suffix.lower() == ".json":
-        return path
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder. Give the folder that holds COCO's 'annotations'.")
-    places = (
-        f"annotations/instances_{split}.json",
-        f"annotations/{split}.json",
-        f"{split}.json",
-        f"{split}/_annotations.coco.json",
-    )
-    for place in places:
-        if (path / place).is_file():
-            return path / place
-    found = ", ".join(sorted(file.name for file in (path / "annotations").glob("*.json"))) or "none"
-    raise FileNotFoundError(
-        f"{path / places[0]}: no such file; 'annotations' holds {found}. Name a split that is there, or give the file."
-    )
+def _parsed(file: Path) -> CocoContent:
+    """A file's content; the two of a run are asked for twice, and read once."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return parse_coco(file)
+    return _parsed_once(file.resolve(), file, stat.st_mtime_ns, stat.st_size)
 
 
-def _picture_folder(file: Path, split: str, first: str) -> Path:
-    """Find the folder that holds the first picture."""
-    roots = (file.parent.parent, file.parent)
-    folders = [root / place for root in roots for place in (split, f"images/{split}", "images")] + [file.parent]
-    for folder in folders:
-        if (folder / first).is_file():
-            return folder
-    tried = ", ".join(str(folder) for folder in folders)
-    raise FileNotFoundError(f"{file}: its first picture {first!r} is in none of {tried}. Put the pictures into one.")
+@lru_cache(maxsize=2)
+def _parsed_once(resolved: Path, file: Path, changed: int, size: int) -> CocoContent:
+    del resolved, changed, size
+    return parse_coco(file)
 
 
-def _check_presence(file: Path, folder: Path, content: CocoContent) -> None:
-    """Look every picture up in one listing per folder."""
-    listings: dict[str, set[str]] = {}
-    for entry in content.images:
-        inside, _, name = entry.file_name.rpartition("/")
-        if inside not in listings:
-            listings[inside] = _listing(folder / inside)
-        if name not in listings[inside]:
-            raise FileNotFoundError(
-                f"{folder / entry.file_name}: no such picture, but {file} lists it as image {entry.number}. Add the "
-                "picture, or remove the image and its annotations."
-            )
-
-
-def _listing(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+def _names(written: list[str], paths: list[str]) -> list[str]:
+    """The pictures' names: as the file writes them where it does so relative to their folder, else the files' own."""
+    names = [name if path.endswith(f"/{name}") else PurePosixPath(path).name for name, path in zip(written, paths, strict=True)]
+    for choice in ([str(PurePosixPath(name).with_suffix("")) for name in names], names):
+        if len(set(choice)) == len(choice):
+            return choice
+    return written

@@ -1,0 +1,154 @@
+"""What can be read and cannot be meant: boxes in 0..1, corners for sizes, masks for maps of objects.
+
+Nothing here is certain of a single picture; a whole data set is judged, and told of once, with a count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwise.data.annotation import BoxAnnotation, TextAnnotation
+from headwise.data.pictures import Numbers, Size
+
+Floats = NDArray[np.floating]
+
+_NOTABLE = 0.01  # share of a data set from which something is no accident
+_OFTEN = 0.25  # share of boxes that reach beyond their pictures, as hand-drawn ones do, but not so many
+_NEARLY_ALL = 0.95
+_SLACK = 2.0  # pixels by which a careful annotation may miss the border
+_SMALL = 16  # pixels; smaller pictures may be full of boxes of one pixel
+_VOID_GAP = 1  # numbers missing below 255, where it stands for no object
+
+
+class Oddity(NamedTuple):
+    """Something that cannot be meant.
+
+    Args:
+        text: what, how often, and what to do.
+        hopeless: whether nothing can be learnt from such data.
+    """
+
+    text: str
+    hopeless: bool = False
+
+
+def odd_boxes(boxes: BoxAnnotation, starts: NDArray[np.int64], sizes: Sequence[Size]) -> list[Oddity]:
+    """Judge the boxes of a data set.
+
+    Args:
+        boxes: of all pictures, one picture's after the other's.
+        starts: (pictures + 1,) where each picture's begin and end.
+        sizes: (height, width) of each picture.
+
+    Returns:
+        What cannot be meant; nothing of good data.
+    """
+    if not len(boxes):
+        return [Oddity(f"there is not one object on its {len(sizes)} pictures. Annotate some.", hopeless=True)]
+    sides = np.repeat(np.array(sizes, np.float64).reshape(-1, 2)[:, ::-1], np.diff(starts), axis=0)
+    first, last = (boxes.boxes[:, each].astype(np.float64) for each in (slice(2), slice(2, 4)))
+    total = len(boxes)
+    shares = ((first >= -0.5) & (first <= 1) & (last - first <= 1) & (sides >= _SMALL)).all(1)
+    if shares.mean() > _NOTABLE:
+        return [
+            Oddity(
+                f"{int(shares.sum())} of {total} boxes lie within 0..1, as if normalised by width and height, but bbox is x, y, "
+                "width, height in pixels. Multiply them by the pictures' sizes.",
+                hopeless=bool(shares.mean() > _NEARLY_ALL),
+            )
+        ]
+    beyond = ((first < -_SLACK) | (last > sides + _SLACK)).any(1)
+    corners = _are_corners(first, last - first, sides)
+    if beyond.mean() > _NOTABLE and corners.mean() > _NEARLY_ALL and _moved(first, sides):
+        text = (
+            f"{int(beyond.sum())} of {total} boxes reach beyond the picture's border, and all would fit if bbox gave corners: it "
+            "is x, y, width, height. Subtract x and y from the third and the fourth number."
+        )
+        return [Oddity(text, hopeless=bool(beyond.mean() > _OFTEN))]
+    inside = np.clip(np.minimum(last, sides) - np.maximum(first, 0), 0, None).prod(1)
+    mostly = inside < 0.5 * (last - first).prod(1)
+    for what, found, least in (("lie mostly outside", mostly, _NOTABLE), ("reach beyond the border of", beyond, _OFTEN)):
+        if found.mean() > least:
+            text = f"{int(found.sum())} of {total} boxes {what} their picture. Compare the drawn boxes with the pictures."
+            return [Oddity(text)]
+    percents = (last <= 100).all() and (sides > 2 * 100).all() and total >= 20
+    if percents:
+        return [Oddity(f"all {total} boxes lie within 0..100, as if in percent of the pictures' sizes. bbox is in pixels.")]
+    return []
+
+
+def odd_words(annotations: Sequence[TextAnnotation], sizes: Sequence[Size]) -> list[Oddity]:
+    """Judge the outlines of the words of a data set.
+
+    Args:
+        annotations: of each picture.
+        sizes: (height, width) of each picture.
+
+    Returns:
+        What cannot be meant; nothing of good data.
+    """
+    total = sum(map(len, annotations))
+    if not sum(not flag for each in annotations for flag in each.ignored):
+        held = f"{total} words, all of them ignored" if total else "no object, that is no word,"
+        return [Oddity(f"there is {held} on its {len(sizes)} pictures. Annotate some.", hopeless=True)]
+    shares = outside = 0
+    for annotation, (height, width) in zip(annotations, sizes, strict=True):
+        for polygon in annotation.polygons:
+            shares += bool(((polygon >= -0.5) & (polygon <= 1.0)).all() and min(height, width) >= _SMALL)
+            middle = (polygon.min(axis=0) + polygon.max(axis=0)) / 2
+            outside += not ((middle >= 0) & (middle <= (width, height))).all()
+    if shares / total > _NOTABLE:
+        text = f"{shares} of {total} outlines lie within 0..1, as if normalised, but x and y are pixels. Multiply them."
+        return [Oddity(text, hopeless=shares / total > _NEARLY_ALL)]
+    if outside / total > _NOTABLE:
+        return [Oddity(f"{outside} of {total} outlines lie mostly outside their picture. Compare them with the pictures.")]
+    return []
+
+
+def odd_maps(maps: Sequence[Numbers]) -> list[Oddity]:
+    """Judge the instance maps of a data set.
+
+    Args:
+        maps: what each says of its objects.
+
+    Returns:
+        What cannot be meant; nothing of good data.
+    """
+    filled = [each for each in maps if each.objects]
+    if not filled:
+        return [Oddity(f"there is no object in its {len(maps)} label maps. Number the objects from 1.", hopeless=True)]
+    single = [each for each in filled if each.objects == 1]
+    white = sum(each.largest in (255, 65535) for each in single)
+    several = sum(each.parts > 1 for each in single)
+    if len(single) >= _NEARLY_ALL * len(filled) and len({each.largest for each in single}) == 1 and (white or several):
+        number = single[0].largest
+        return [
+            Oddity(
+                f"{len(single)} of {len(maps)} label maps are masks of 0 and {number}, one object each, {several} of which fall "
+                "into separate parts: these are read as one object. Give each object a number of its own."
+            )
+        ]
+    void = sum(each.largest in (255, 65535) and each.second < each.largest - _VOID_GAP for each in filled if each.objects > 1)
+    if void > _NOTABLE * len(filled):
+        return [
+            Oddity(
+                f"{void} of {len(maps)} label maps hold the number 255 (65535 of 16 bits) and none just below it: if it stands for "
+                "void, a border that counts as nothing, it is read as an object. Set it to 0."
+            )
+        ]
+    return []
+
+
+def _are_corners(first: Floats, second: Floats, sides: Floats) -> NDArray[np.bool_]:
+    """Which boxes lie within their pictures if the third and fourth number are a corner, too."""
+    fits: NDArray[np.bool_] = ((second > first) & (second <= sides + _SLACK)).all(1)
+    return fits
+
+
+def _moved(first: Floats, sides: Floats) -> bool:
+    """Whether boxes begin away from the upper left, where corners and sizes are the same."""
+    return bool((first > 0.05 * sides).any())
