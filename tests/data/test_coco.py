@@ -164,6 +164,9 @@ def test_missing_files_and_folders_are_told(tmp_path):
     ):
         read_coco(tmp_path, "val")
     (tmp_path / "val" / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"val/a\.png: no such picture.* And 1 more: b\.png\.$"):
+        read_coco(tmp_path, "val")
+    (tmp_path / "val" / "c.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"its first picture 'a\.png' is in none of"):
         read_coco(tmp_path, "val")
 

@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal, Protocol, Self, TypeVar
 
-from headwise.data.inspection import Inspectable, Inspection, Progress, inspect, warn_of_orientations
+from headwise.data.inspection import Inspection, Progress, inspect, warn_of_orientations
+from headwise.data.look_cache import Inspectable
 from headwise.data.oddities import Oddity
 from headwise.data.pictures import Look
 
@@ -30,7 +31,7 @@ D = TypeVar("D", bound=CheckedDataset)
 
 
 def check_splits(train: D, held_out: D, *, progress: Progress | None = None) -> None:
-    """Look at every picture of both splits, and tell what a training on them would suffer from; each once, with a count.
+    """Look at every picture of both splits, and tell what a training on them would suffer from, once, with a count.
 
     Of several processes that share a training, only the first looks.
 
@@ -41,7 +42,8 @@ def check_splits(train: D, held_out: D, *, progress: Progress | None = None) -> 
 
     Raises:
         OSError: a picture does not decode.
-        ValueError: a picture does not fit its annotation, nothing can be learnt from the data, or the splits are the same.
+        ValueError: a picture does not fit its annotation, nothing can be learnt from the data, or the splits are the
+            same.
     """
     if os.environ.get("RANK", "0") != "0":
         return
@@ -80,8 +82,8 @@ def _tell_shared(train: CheckedDataset, held_out: CheckedDataset, first: Inspect
         return
     here, there = (data.files(index)[0] for data, index in zip((held_out, train), shared[0], strict=True))
     text = (
-        f"{held_out.where}: {len(shared)} of {len(held_out)} held-out pictures are training pictures too, the same bytes: {here} "
-        f"and {there}. Scores on them say nothing of new pictures; leave them out of one split."
+        f"{held_out.where}: {len(shared)} of {len(held_out)} held-out pictures are training pictures too, the same "
+        f"bytes: {here} and {there}. Scores on them say nothing of new pictures; leave them out of one split."
     )
     if len(shared) == len(held_out):
         raise ValueError(text)

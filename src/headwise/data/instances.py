@@ -126,8 +126,9 @@ def read_instances(
     """Read a folder of pictures and label PNGs.
 
     ``<folder>[/<split>]/pictures/<name>.png`` (or JPEG, BMP, TIFF) goes with ``labels/<name>.png`` beside: a PNG of one
-    channel, 8 or 16 bits or with a palette, whose pixels are the numbers of the objects, 0 for the background. Both are read
-    as they are displayed, turned by their EXIF orientation, unless the label has the size of the picture as stored alone.
+    channel, 8 or 16 bits or with a palette, whose pixels are the numbers of the objects, 0 for the background. Both
+    are read as they are displayed, turned by their EXIF orientation, unless the label has the size of the picture as
+    stored alone.
 
     Args:
         folder: that holds ``pictures`` and ``labels``.

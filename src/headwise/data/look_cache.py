@@ -1,4 +1,4 @@
-"""What was seen of pictures whose files have not changed since, in the user's cache; deleting it loses nothing but time."""
+"""What was seen of pictures whose files have not changed since, in the user's cache; deleting it costs only time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from headwise.data.pictures import Look, Numbers, Size
 
@@ -83,6 +83,6 @@ class LookCache:
         return hashlib.blake2b(repr((told, self._data.told_size(index))).encode(), digest_size=16).hexdigest()
 
 
-def _look(fields: list[object]) -> Look:
-    (height, width), doubtful, digest, numbers = fields  # type: ignore[misc]
+def _look(fields: list[Any]) -> Look:
+    (height, width), doubtful, digest, numbers = fields
     return Look((height, width), doubtful, digest, None if numbers is None else Numbers(*numbers))

@@ -56,8 +56,8 @@ def odd_boxes(boxes: BoxAnnotation, starts: NDArray[np.int64], sizes: Sequence[S
     if shares.mean() > _NOTABLE:
         return [
             Oddity(
-                f"{int(shares.sum())} of {total} boxes lie within 0..1, as if normalised by width and height, but bbox is x, y, "
-                "width, height in pixels. Multiply them by the pictures' sizes.",
+                f"{int(shares.sum())} of {total} boxes lie within 0..1, as if normalized by width and height, but "
+                "bbox is x, y, width, height in pixels. Multiply them by the pictures' sizes.",
                 hopeless=bool(shares.mean() > _NEARLY_ALL),
             )
         ]
@@ -65,19 +65,26 @@ def odd_boxes(boxes: BoxAnnotation, starts: NDArray[np.int64], sizes: Sequence[S
     corners = _are_corners(first, last - first, sides)
     if beyond.mean() > _NOTABLE and corners.mean() > _NEARLY_ALL and _moved(first, sides):
         text = (
-            f"{int(beyond.sum())} of {total} boxes reach beyond the picture's border, and all would fit if bbox gave corners: it "
-            "is x, y, width, height. Subtract x and y from the third and the fourth number."
+            f"{int(beyond.sum())} of {total} boxes reach beyond the picture's border, and all would fit if bbox gave "
+            "corners: it is x, y, width, height. Subtract x and y from the third and the fourth number."
         )
         return [Oddity(text, hopeless=bool(beyond.mean() > _OFTEN))]
     inside = np.clip(np.minimum(last, sides) - np.maximum(first, 0), 0, None).prod(1)
     mostly = inside < 0.5 * (last - first).prod(1)
-    for what, found, least in (("lie mostly outside", mostly, _NOTABLE), ("reach beyond the border of", beyond, _OFTEN)):
+    for what, found, least in (
+        ("lie mostly outside", mostly, _NOTABLE),
+        ("reach beyond the border of", beyond, _OFTEN),
+    ):
         if found.mean() > least:
-            text = f"{int(found.sum())} of {total} boxes {what} their picture. Compare the drawn boxes with the pictures."
+            text = (
+                f"{int(found.sum())} of {total} boxes {what} their picture. Compare the drawn boxes with the pictures."
+            )
             return [Oddity(text)]
     percents = (last <= 100).all() and (sides > 2 * 100).all() and total >= 20
     if percents:
-        return [Oddity(f"all {total} boxes lie within 0..100, as if in percent of the pictures' sizes. bbox is in pixels.")]
+        return [
+            Oddity(f"all {total} boxes lie within 0..100, as if in percent of the pictures' sizes. bbox is in pixels.")
+        ]
     return []
 
 
@@ -102,10 +109,12 @@ def odd_words(annotations: Sequence[TextAnnotation], sizes: Sequence[Size]) -> l
             middle = (polygon.min(axis=0) + polygon.max(axis=0)) / 2
             outside += not ((middle >= 0) & (middle <= (width, height))).all()
     if shares / total > _NOTABLE:
-        text = f"{shares} of {total} outlines lie within 0..1, as if normalised, but x and y are pixels. Multiply them."
+        text = f"{shares} of {total} outlines lie within 0..1, as if normalized, but x and y are pixels. Multiply them."
         return [Oddity(text, hopeless=shares / total > _NEARLY_ALL)]
     if outside / total > _NOTABLE:
-        return [Oddity(f"{outside} of {total} outlines lie mostly outside their picture. Compare them with the pictures.")]
+        return [
+            Oddity(f"{outside} of {total} outlines lie mostly outside their picture. Compare them with the pictures.")
+        ]
     return []
 
 
@@ -128,16 +137,18 @@ def odd_maps(maps: Sequence[Numbers]) -> list[Oddity]:
         number = single[0].largest
         return [
             Oddity(
-                f"{len(single)} of {len(maps)} label maps are masks of 0 and {number}, one object each, {several} of which fall "
-                "into separate parts: these are read as one object. Give each object a number of its own."
+                f"{len(single)} of {len(maps)} label maps are masks of 0 and {number}, one object each, {several} of "
+                "which fall into separate parts: these are read as one object. Give each object a number of its own."
             )
         ]
-    void = sum(each.largest in (255, 65535) and each.second < each.largest - _VOID_GAP for each in filled if each.objects > 1)
+    void = sum(
+        each.largest in (255, 65535) and each.second < each.largest - _VOID_GAP for each in filled if each.objects > 1
+    )
     if void > _NOTABLE * len(filled):
         return [
             Oddity(
-                f"{void} of {len(maps)} label maps hold the number 255 (65535 of 16 bits) and none just below it: if it stands for "
-                "void, a border that counts as nothing, it is read as an object. Set it to 0."
+                f"{void} of {len(maps)} label maps hold the number 255 (65535 of 16 bits) and none just below it: if "
+                "it stands for void, a border that counts as nothing, it is read as an object. Set it to 0."
             )
         ]
     return []
@@ -145,8 +156,7 @@ def odd_maps(maps: Sequence[Numbers]) -> list[Oddity]:
 
 def _are_corners(first: Floats, second: Floats, sides: Floats) -> NDArray[np.bool_]:
     """Which boxes lie within their pictures if the third and fourth number are a corner, too."""
-    fits: NDArray[np.bool_] = ((second > first) & (second <= sides + _SLACK)).all(1)
-    return fits
+    return np.asarray(((second > first) & (second <= sides + _SLACK)).all(1))
 
 
 def _moved(first: Floats, sides: Floats) -> bool:

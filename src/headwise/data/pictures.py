@@ -32,9 +32,9 @@ _BACK = {6: 8, 8: 6}  # every other turn is its own inverse
 _SIDEWAYS = (5, 6, 7, 8)  # height and width change places
 
 MIXED_UP = (
-    "pictures are stored turned or mirrored, with an EXIF orientation, and nothing tells whether they were annotated as "
-    "stored or as displayed; they are read as displayed, as viewers show them. If boxes lie beside their objects, save "
-    "the pictures upright without EXIF"
+    "pictures are stored turned or mirrored, with an EXIF orientation, and nothing tells whether they were annotated "
+    "as stored or as displayed; they are read as displayed, as viewers show them. If boxes lie beside their objects, "
+    "save the pictures upright without EXIF"
 )
 """What is said of pictures whose EXIF orientation no annotated size decides."""
 
@@ -128,11 +128,10 @@ def look_at(path: str | Path, size: Size | None = None) -> Look:
         left = _orientation(picture)
     _refuse_deep(path, mode)
     displayed = stored[::-1] if left in _SIDEWAYS else stored
-    if turn == _UPRIGHT:
-        return Look(displayed, False, digest)
-    if turn not in _SIDEWAYS or displayed[0] == displayed[1] or size not in (displayed, displayed[::-1]):
-        return Look(displayed, True, digest)
-    return Look(size or displayed, False, digest)
+    oblong = turn in _SIDEWAYS and displayed[0] != displayed[1]
+    if oblong and size is not None and size in (displayed, displayed[::-1]):
+        return Look(size, False, digest)
+    return Look(displayed, turn != _UPRIGHT, digest)
 
 
 @contextmanager
@@ -170,7 +169,9 @@ def _content(path: str | Path) -> bytes:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture. Check the path.") from None
     except OSError as error:
-        raise OSError(f"{path}: the picture cannot be read ({_reason(error)}). Check the path and its permissions.") from None
+        raise OSError(
+            f"{path}: the picture cannot be read ({_reason(error)}). Check the path and its permissions."
+        ) from None
 
 
 def _reason(error: Exception) -> str:
@@ -204,7 +205,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _displayed(decoded: Image.Image, picture: Image.Image) -> Pixels:
-    """The pixels turned by what is left to turn: Pillow turns a TIFF when it decodes it, and forgets its orientation."""
+    """The pixels turned by what is left to turn: Pillow turns a TIFF as it decodes it, and forgets its orientation."""
     pixels = np.array(decoded)
     left = _orientation(picture)
     return _TURNS[left](pixels) if left in _TURNS else pixels

@@ -61,13 +61,13 @@ def choose_splits(names: Sequence[str], train: str | None, held_out: str | None,
     if len(best) != 1:
         found = ", ".join(map(repr, names)) or "none"
         raise ValueError(
-            f"{where}: it cannot be told which split to train on and which to hold out; the splits found are: {found}. Name "
-            "them with --train and --held-out (train_split and held_out_split in Python)."
+            f"{where}: it cannot be told which split to train on and which to hold out; the splits found are: "
+            f"{found}. Name them with --train and --held-out (train_split and held_out_split in Python)."
         )
     if best[0][0] == best[0][1]:
         raise ValueError(
-            f"{where}: split {best[0][0]!r} is to be trained on and held out both, and a score on pictures that were trained "
-            "on says nothing. Name another with --held-out (held_out_split in Python)."
+            f"{where}: split {best[0][0]!r} is to be trained on and held out both, and a score on pictures that were "
+            "trained on says nothing. Name another with --held-out (held_out_split in Python)."
         )
     return best[0]
 

@@ -77,7 +77,7 @@ class TotalText:
 
     def select(self, indices: Sequence[int]) -> TotalText:
         """Return some of the pictures."""
-        pictures, annotations = ([each[index] for index in indices] for each in (self._pictures, self._annotations))
+        pictures, annotations = [self._pictures[index] for index in indices], [self._annotations[i] for i in indices]
         return TotalText(self.where, pictures, annotations)
 
     def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
@@ -95,7 +95,8 @@ def read_total_text(
     ``poly_gt_<picture>``, ``gt_<picture>`` or ``<picture>``: MATLAB's ``.mat`` with the cells ``polygt`` (or
     ``gt``), or ``.txt`` with lines such as ``x: [[1 2 3]], y: [[4 5 6]], ornt: [u'c'], transcriptions:
     [u'word']``. The word ``#`` means ignored. Everything is checked here, before any training: each
-    annotation, and each picture to its last byte. Pictures are read as they are displayed, turned by their EXIF orientation.
+    annotation, and each picture to its last byte. Pictures are read as they are displayed, turned by their EXIF
+    orientation.
 
     Args:
         folder: the data set.

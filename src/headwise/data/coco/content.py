@@ -163,10 +163,5 @@ def _has_area(edges: NDArray[np.float32], places: Integers, images: list[ImageEn
     """Say which boxes, as float32, hold a part of their picture."""
     sizes = np.array([each.size or (np.inf, np.inf) for each in images], np.float64).reshape(-1, 2)[places]
     left_top, right_bottom = edges[:, :2], edges[:, 2:]
-    holds: NDArray[np.bool_] = (
-        np.isfinite(edges).all(1)
-        & (right_bottom > left_top).all(1)
-        & (right_bottom > 0).all(1)
-        & (left_top < sizes[:, ::-1]).all(1)
-    )
-    return holds
+    holds = np.isfinite(edges) & np.concatenate([right_bottom > left_top, right_bottom > 0], 1)
+    return np.asarray((holds & np.tile(left_top < sizes[:, ::-1], 2)).all(1))

@@ -1,8 +1,8 @@
 """The entries of a COCO file, read a piece at a time.
 
-As Python's objects a file of 100 MB is five times as large, most of it outlines that nobody reads here. So msgspec, where it is
-installed, splits the file, and reads each piece into the few fields that count. What it refuses, and everything where it is
-missing, the standard library reads, and every entry is looked at by itself.
+As Python's objects a file of 100 MB is five times as large, most of it outlines that nobody reads here. So msgspec,
+where it is installed, splits the file, and reads each piece into the few fields that count. What it refuses, and
+everything where it is missing, the standard library reads, and every entry is looked at by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +69,9 @@ class ObjectColumns(NamedTuple):
     def keeps_rules(self) -> bool:
         """Whether no value has to be explained to the user."""
         return bool(
-            (self.boxes[:, 2:] >= 0).all() and (self.areas >= 0).all() and ((self.crowds == 0) | (self.crowds == 1)).all()
+            (self.boxes[:, 2:] >= 0).all()
+            and (self.areas >= 0).all()
+            and ((self.crowds == 0) | (self.crowds == 1)).all()
         )
 
 
@@ -104,7 +107,11 @@ def read_images(listed: list[Any], mistakes: Mistakes) -> Iterator[ImageEntry]:
     """
     for start, piece, structs in _pieces(listed, "image"):
         sizes = [(one.height, one.width) for one in structs or ()]
-        if structs and all(one.file_name and whole(one.id) is not None for one in structs) and all(map(_is_size, sizes)):
+        if (
+            structs
+            and all(one.file_name and whole(one.id) is not None for one in structs)
+            and all(map(_is_size, sizes))
+        ):
             for one, size in zip(structs, sizes, strict=True):
                 yield ImageEntry(one.id, one.file_name, None if size == (None, None) else size)
         else:
@@ -144,7 +151,8 @@ def read_objects(listed: list[Any], mistakes: Mistakes) -> ObjectColumns:
 
 
 def _is_size(size: tuple[int | None, int | None]) -> bool:
-    return size == (None, None) or (None not in size and min(size) > 0)  # type: ignore[type-var]
+    height, width = size
+    return size == (None, None) or (height is not None and width is not None and min(height, width) > 0)
 
 
 def _load(path: Path, text: bytes) -> Lists:
@@ -199,9 +207,9 @@ def _decoders() -> dict[str, Any]:
         ],
     }
     made = {kind: library.defstruct(kind.title(), fields, gc=False) for kind, fields in kinds.items()}
-    file = library.defstruct("File", [(key, list[library.Raw]) for key in _KEYS])
+    file = library.defstruct("File", [(key, GenericAlias(list, library.Raw)) for key in _KEYS])
     decoder = library.json.Decoder
-    return {"file": decoder(file), **{kind: decoder(list[each]) for kind, each in made.items()}}  # type: ignore[valid-type]
+    return {"file": decoder(file), **{kind: decoder(GenericAlias(list, each)) for kind, each in made.items()}}
 
 
 def _split(text: bytes) -> Lists | None:

@@ -57,8 +57,8 @@ def find_file(root: Path, split: str) -> Path:
     found = ", ".join(sorted(file.name for file in (root / "annotations").glob("*.json"))) or "none"
     others = ", ".join(files) or "none"
     raise FileNotFoundError(
-        f"{root / f'annotations/instances_{split}.json'}: no such file; 'annotations' holds {found}; the splits found are: "
-        f"{others}. Name a split that is there, or give the file."
+        f"{root / f'annotations/instances_{split}.json'}: no such file; 'annotations' holds {found}; the splits "
+        f"found are: {others}. Name a split that is there, or give the file."
     )
 
 
@@ -84,15 +84,16 @@ def find_files(root: Path | None, train: str | None, held_out: str | None) -> tu
         train, held_out = names
     if train is None or held_out is None:
         raise ValueError(
-            f"{train or held_out or root}: one file cannot be the training and the held-out data both. Give the folder of both "
-            "splits, or a file each with --train FILE and --held-out FILE (train_split and held_out_split in Python)."
+            f"{train or held_out or root}: one file cannot be the training and the held-out data both. Give the "
+            "folder of both splits, or a file each with --train FILE and --held-out FILE (train_split and "
+            "held_out_split in Python)."
         )
     base = root or Path()
     first, second = find_file(base, train), find_file(base, held_out)
     if first.samefile(second) if first.exists() and second.exists() else first == second:
         raise ValueError(
-            f"{first}: the training and the held-out split are the same file, and a score on pictures that were trained on "
-            "says nothing. Give another with --held-out (held_out_split in Python)."
+            f"{first}: the training and the held-out split are the same file, and a score on pictures that were "
+            "trained on says nothing. Give another with --held-out (held_out_split in Python)."
         )
     return first, second
 
@@ -119,9 +120,9 @@ def _candidates(root: Path) -> Iterator[tuple[str, Path]]:
         for file in files:
             yield split_of(file), file
     for folder in sorted(each for each in root.iterdir() if each.is_dir() and each.name != "annotations"):
-        file = _only_file(folder)
-        if file is not None:
-            yield folder.name, file
+        inside = _only_file(folder)
+        if inside is not None:
+            yield folder.name, inside
 
 
 def _only_file(folder: Path) -> Path | None:

@@ -120,8 +120,8 @@ class _Looker:
         alike = [each for each in sorted(self._list(str(path.parent)).names) if each.casefold() == path.name.casefold()]
         hint = f" There is {alike[0]!r}, which differs in upper and lower case." if alike else ""
         return (
-            f"{path}: no such picture, but {file} lists it as image {number}.{hint} Add the picture, or remove the image "
-            "and its annotations."
+            f"{path}: no such picture, but {file} lists it as image {number}.{hint} Add the picture, or remove the "
+            "image and its annotations."
         )
 
 

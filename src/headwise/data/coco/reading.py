@@ -115,22 +115,23 @@ def read_coco(
 ) -> Coco:
     """Read pictures with boxes in COCO's format.
 
-    Each annotation is checked here, before any training, and each picture's file must be there; what is wrong is told at once,
-    the first entry word for word, with the number of the others. Crowds become ignored regions; pictures without objects stay;
-    categories, sorted by number, become labels from 0; masks (polygons and run lengths) are not read. A box that holds no part
-    of its picture (COCO itself has two of height 0) is left out, with a warning that counts them.
+    Each annotation is checked here, before any training, and each picture's file must be there; what is wrong is told
+    at once, the first entry word for word, with the number of the others. Crowds become ignored regions; pictures
+    without objects stay; categories, sorted by number, become labels from 0; masks (polygons and run lengths) are not
+    read. A box that holds no part of its picture (COCO itself has two of height 0) is left out, with a warning that
+    counts them.
 
-    A picture is read as it is displayed, turned by its EXIF orientation, unless the annotated height and width fit only the
-    picture as stored.
+    A picture is read as it is displayed, turned by its EXIF orientation, unless the annotated height and width fit
+    only the picture as stored.
 
     Args:
-        path: a folder with ``annotations/instances_<split>.json``, ``annotations/<split>.json``, ``<split>.json``, or one JSON
-            file in ``<split>``; or the JSON file itself.
+        path: a folder with ``annotations/instances_<split>.json``, ``annotations/<split>.json``, ``<split>.json``, or
+            one JSON file in ``<split>``; or the JSON file itself.
         split: such as "train2017"; not needed with a file. Pictures lie in ``<split>``, ``images/<split>``,
-            ``<split>/images``, ``<split>/data``, ``images`` or ``data``, beside the file or one folder above, or side by side
-            with the file.
-        check_pictures: decode each picture to its last byte now, in all processes that the machine has cores; otherwise a
-            broken one is told when it is loaded.
+            ``<split>/images``, ``<split>/data``, ``images`` or ``data``, beside the file or one folder above, or side
+            by side with the file.
+        check_pictures: decode each picture to its last byte now, in all processes that the machine has cores;
+            otherwise a broken one is told when it is loaded.
         progress: called with the number of pictures that were checked, and of all.
 
     Returns:
@@ -195,7 +196,10 @@ def _parsed_once(resolved: Path, file: Path, changed: int, size: int) -> CocoCon
 
 def _names(written: list[str], paths: list[str]) -> list[str]:
     """The pictures' names: as the file writes them where it does so relative to their folder, else the files' own."""
-    names = [name if path.endswith(f"/{name}") else PurePosixPath(path).name for name, path in zip(written, paths, strict=True)]
+    names = [
+        name if path.endswith(f"/{name}") else PurePosixPath(path).name
+        for name, path in zip(written, paths, strict=True)
+    ]
     for choice in ([str(PurePosixPath(name).with_suffix("")) for name in names], names):
         if len(set(choice)) == len(choice):
             return choice

@@ -13,7 +13,7 @@ Size = tuple[int, int]
 
 
 class ImageEntry(NamedTuple):
-    """A picture: its ``id``, its file as written, and (height, width) in pixels, or None where the file does not say."""
+    """A picture: its ``id``, its file as written, and (height, width) in pixels, or None where it is not said."""
 
     id: int
     file_name: str
