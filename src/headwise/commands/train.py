@@ -117,7 +117,10 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code.
     """
     recipe = _recipe(arguments.recipe)
-    changes = _changes(recipe, arguments)
+    try:
+        changes = _changes(recipe, arguments)
+    except ValueError as error:
+        raise ValueError(f"{error} See headwise train {recipe.name} --help.") from None
     outcome = recipe(arguments.data, out=arguments.out, size=arguments.size, resume=arguments.resume, **changes)
     if outcome.signal is not None:
         return 128 + int(outcome.signal)

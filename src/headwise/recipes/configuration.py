@@ -39,6 +39,7 @@ class Configuration:
         log_every: steps.
         checkpoint_every: steps.
         evaluate_every: steps.
+        num_images: how many pictures there are to train on and how many are held out; from the data.
     """
 
     data: str | None = None
@@ -64,6 +65,7 @@ class Configuration:
     log_every: int = 50
     checkpoint_every: int = 1000
     evaluate_every: int = 5000
+    num_images: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("micro_batches", 1), ("num_workers", 0)):

@@ -18,7 +18,7 @@ from headwise.recipes.optimization import make_optimizer, make_scheduler, make_s
 from headwise.recipes.start import PRETRAINED, fetching, freeze, start_from
 from headwise.training import Outcome, Task, train
 from headwise.training.ranks import Ranks
-from headwise.training.run_folder import FREE_ARGUMENTS, read_config
+from headwise.training.run_folder import FREE_ARGUMENTS, check_folder, read_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,10 +29,17 @@ C = TypeVar("C", bound=Configuration)
 
 
 class Data(NamedTuple):
-    """The data of a run, as `Task` takes them: batches by step, and measures on held-out pictures."""
+    """The data of a run, as `Task` takes them.
+
+    Args:
+        batches: by step.
+        evaluate: measures on held-out pictures.
+        num_images: to train on, and held out.
+    """
 
     batches: Callable[..., Any]
-    evaluate: Callable[[nn.Module, Path | None, Ranks], Mapping[str, Any]] | None
+    evaluate: Callable[[nn.Module, Path | None, Ranks], Mapping[str, Any]]
+    num_images: tuple[int, int]
 
 
 class Prediction(NamedTuple):
@@ -90,7 +97,8 @@ class Recipe(Generic[C]):
             seed: of everything random; 0 by default.
             steps: optimizer steps; the configuration's by default.
             resume: continue the run in `out`, with the arguments it was started with; only how steps are carried out
-                (`micro_batches`, `strategy`, `num_workers`, the number of processes) may change.
+                (`micro_batches`, `strategy`, `num_workers`, `device`, the number of processes) and the place of the
+                same data may change.
             **changes: other fields of the recipe's configuration.
 
         Returns:
@@ -105,11 +113,13 @@ class Recipe(Generic[C]):
         given = {"data": data, "seed": seed, "steps": steps}
         chosen = {name: value for name, value in given.items() if value is not None} | changes
         chosen |= {name: _absolute(chosen[name]) for name in _PLACES & chosen.keys()}
+        check_folder(folder, resume=resume)
         if resume and (folder / "config.json").is_file():
             configuration = self._resumed(folder, chosen)
         else:
             configuration = self.complete(self.configure(size or ("full" if data else "tiny"), chosen))
-        return train(self.make_task(configuration), make_settings(configuration), folder, resume=resume)
+        settings = make_settings(configuration)
+        return train(self.make_task(configuration), settings, folder, resume=resume)
 
     def configure(self, size: str, changes: Mapping[str, Any]) -> C:
         """Return a configuration with some fields changed.
@@ -165,6 +175,13 @@ class Recipe(Generic[C]):
             The parts.
         """
         data = self.make_data(configuration)
+        if configuration.num_images not in ((), data.num_images):
+            were, are = (" and ".join(map(str, each)) for each in (configuration.num_images, data.num_images))
+            raise ValueError(
+                f"{configuration.data}: {are} pictures to train on and held out, but the run was started with {were}. "
+                "Give the same data with --data, or start a new run."
+            )
+        configuration = replace(configuration, num_images=data.num_images)
         network = self._first_network(configuration)
         optimizer = make_optimizer(freeze(network, configuration.freeze), configuration)
         return Task(

@@ -69,7 +69,7 @@ class RunLog:
 
         self._steps = JsonLines(folder / "log.jsonl", last_step)
         self._evaluations = JsonLines(folder / "evaluation.jsonl", last_step)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1 if last_step else None)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def step(self, entry: Mapping[str, Any]) -> None:
         """Log a training step, in the form of `step_entry`."""

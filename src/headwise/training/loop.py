@@ -29,7 +29,7 @@ from headwise.training.logs import NoLog, RunLog, step_entry
 from headwise.training.precision import load_scaler, scaler_state
 from headwise.training.progress import NoProgress, Progress, open_progress
 from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
-from headwise.training.run_folder import open_folder
+from headwise.training.run_folder import note_saved, open_folder
 from headwise.training.step import training_step
 from headwise.training.task import Batch, Outcome, Settings, Task
 
@@ -249,6 +249,8 @@ class _Run:
         }
         folder, number = self.folder / "checkpoints", self.settings.keep_checkpoints
         self.ranks.on_first(lambda: save_checkpoint(folder, self.step, state, keep=number))
+        if keep:
+            note_saved(self.folder, self.step)
         self.saved = self.step
 
     def _restore(self, saved: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +17,8 @@ from headwise.training.task import Settings, Task
 _PACKAGES = ("headwise", "torch", "torchvision", "lightning-fabric", "numpy")
 
 
-FREE_ARGUMENTS = frozenset({"micro_batches", "strategy", "num_workers", "device"})
-"""What a resumed run may be given anew: how its steps are carried out, not what they are."""
+FREE_ARGUMENTS = frozenset({"data", "micro_batches", "strategy", "num_workers", "device"})
+"""What a resumed run may be given anew: how its steps are carried out and where its data lie, not what they are."""
 
 
 def open_folder(
@@ -41,10 +40,73 @@ def open_folder(
         ValueError: a run is there already (without `resume`), or its checkpoints cannot be used.
         OSError: the folder cannot be written.
     """
+    check_folder(folder, resume=resume)
     saved = _saved_state(folder, task, say) if resume else None
     if saved is None:
         start_folder(folder, task, settings)
+    else:
+        _keep_arguments(folder, task)
     return saved
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse a folder in which a run would lose something.
+
+    Args:
+        folder: to train into.
+        resume: whether a run in it is to be continued.
+
+    Raises:
+        ValueError: it holds something that is no run, a run that has begun, or one whose checkpoints are gone.
+        OSError: its ``config.json`` cannot be read.
+    """
+    names = {path.name for path in folder.iterdir()} - {"lock"} if folder.is_dir() else set()
+    if not names:
+        return
+    if "config.json" not in names:
+        raise ValueError(f"{folder}: it holds {min(names)!r}, and no run of Headwise. Choose another --out.")
+    config = read_config(folder)
+    has_checkpoints = bool(list_checkpoints(folder / "checkpoints"))
+    if not resume and (has_checkpoints or saved_step(folder)):
+        raise ValueError(f"{folder}: a run is there already. Continue it with --resume, or choose another --out.")
+    if not has_checkpoints and saved_step(folder):
+        raise ValueError(
+            f"{folder}: the run reached step {saved_step(folder)} of {config.get('steps')}, but its checkpoints are "
+            "gone, so it cannot continue. Put one back, or choose another --out; its log and its scores stay."
+        )
+
+
+def note_saved(folder: Path, step: int) -> None:
+    """Write down that a checkpoint was written, so that a run whose checkpoints were removed is known for what it is.
+
+    Args:
+        folder: of the run.
+        step: of the checkpoint.
+    """
+    write_atomically(folder / "saved.json", json.dumps({"step": step}).encode() + b"\n")
+
+
+def saved_step(folder: Path) -> int:
+    """Return the step of the last checkpoint that was ever written.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The step; 0 for none.
+    """
+    try:
+        step = json.loads((folder / "saved.json").read_bytes())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return step if isinstance(step, int) else 0
+
+
+def _keep_arguments(folder: Path, task: Task) -> None:
+    """Keep what a resumed run was told anew, so that it need not be told again."""
+    config = read_config(folder)
+    if config["arguments"] != json.loads(json.dumps(dict(task.arguments))):
+        _write_config(folder, {**config, "arguments": dict(task.arguments)})
 
 
 def _saved_state(folder: Path, task: Task, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -69,20 +131,11 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
     """Make the folder of a fresh run and write its ``config.json``.
 
     Args:
-        folder: new, empty, or of a run that has not reached its first checkpoint.
+        folder: new, empty, or of a run that has not reached its first checkpoint, whose log is written over.
         task: the parts.
         settings: the numbers.
-
-    Raises:
-        ValueError: a run is there already.
     """
-    if list_checkpoints(folder / "checkpoints"):
-        raise ValueError(f"{folder}: a run is there already. Continue it with --resume, or choose another --out.")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("log.jsonl", "evaluation.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("samples", "tensorboard"):
-        shutil.rmtree(folder / name, ignore_errors=True)
     config = {
         "recipe": task.recipe,
         "preset": task.preset,
@@ -93,6 +146,10 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
         "terms": list(task.criterion.names),
         "card": task.card,
     }
+    _write_config(folder, config)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 

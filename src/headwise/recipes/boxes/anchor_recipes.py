@@ -11,10 +11,9 @@ from torch import nn
 
 from headwise import networks, presets
 from headwise.criterion import Criterion
-from headwise.recipes.batches import Batches
 from headwise.recipes.boxes.anchors import AnchorCollate, AnchorConfiguration, read_anchors, show_anchors
-from headwise.recipes.boxes.configuration import read_pictures, with_classes
-from headwise.recipes.boxes.evaluation import BoxEvaluation
+from headwise.recipes.boxes.configuration import with_classes
+from headwise.recipes.boxes.evaluation import box_data
 from headwise.recipes.boxes.prediction import box_predictor
 from headwise.recipes.run import Data, Recipe
 from headwise.recipes.start import PRETRAINED
@@ -105,11 +104,7 @@ def _data(make_network: Callable[[AnchorConfiguration, bool], Any], configuratio
         mean=configuration.mean,
         std=configuration.std,
     )
-    batches = Batches(
-        read_pictures(configuration, "train"), prepare, AnchorCollate(configuration, anchors), configuration
-    )
-    held_out = read_pictures(configuration, "held_out")
-    return Data(batches, BoxEvaluation(held_out, configuration, read_anchors, show_anchors))
+    return box_data(configuration, prepare, AnchorCollate(configuration, anchors), read_anchors, show_anchors)
 
 
 retinanet: Recipe[AnchorConfiguration] = Recipe(

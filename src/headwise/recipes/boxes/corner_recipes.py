@@ -11,10 +11,9 @@ from torch import nn
 
 from headwise import networks, presets
 from headwise.criterion import Criterion
-from headwise.recipes.batches import Batches
-from headwise.recipes.boxes.configuration import read_pictures, with_classes
+from headwise.recipes.boxes.configuration import with_classes
 from headwise.recipes.boxes.corners import POINTS, CornerCollate, CornerConfiguration, read_corners, show_corners
-from headwise.recipes.boxes.evaluation import BoxEvaluation, Reader, Show
+from headwise.recipes.boxes.evaluation import Reader, Show, box_data
 from headwise.recipes.boxes.prediction import box_predictor
 from headwise.recipes.boxes.saccade import (
     SaccadeConfiguration,
@@ -94,18 +93,12 @@ def _augmentation(configuration: CornerConfiguration) -> CornerAugmentation:
 
 
 def _data(read: Reader[Any], show: Show[Any], center: bool, configuration: CornerConfiguration) -> Data:
-    pictures = read_pictures(configuration, "train")
-    collate = CornerCollate(configuration, center)
-    batches = Batches(pictures, _augmentation(configuration), collate, configuration)
-    return Data(batches, BoxEvaluation(read_pictures(configuration, "held_out"), configuration, read, show))
+    return box_data(configuration, _augmentation(configuration), CornerCollate(configuration, center), read, show)
 
 
 def _saccade_data(configuration: SaccadeConfiguration) -> Data:
-    pictures = read_pictures(configuration, "train")
     collate = partial(collate_saccade, configuration)
-    batches = Batches(pictures, saccade_augmentation(configuration), collate, configuration)
-    held_out = read_pictures(configuration, "held_out")
-    return Data(batches, BoxEvaluation(held_out, configuration, read_saccade, show_saccade))
+    return box_data(configuration, saccade_augmentation(configuration), collate, read_saccade, show_saccade)
 
 
 cornernet: Recipe[CornerConfiguration] = Recipe(

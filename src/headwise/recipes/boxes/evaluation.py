@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from headwise.recipes.boxes.configuration import BoxConfiguration
+from headwise.recipes.batches import Batches
+from headwise.recipes.boxes.configuration import BoxConfiguration, read_pictures
+from headwise.recipes.run import Data
+from headwise.training import Batch
 from headwise.training.box_evaluation import evaluate_boxes
 from headwise.training.ranks import Ranks
 from headwise.training.samples import PointPairs, SampleMap, box_shapes, save_sample
@@ -98,6 +101,30 @@ class BoxEvaluation(Generic[B]):
             pairs=panels.pairs,
             note=panels.note,
         )
+
+
+def box_data(
+    configuration: B,
+    prepare: Callable[[Picture[BoxAnnotation], int], Any],
+    collate: Callable[[list[Any]], Batch],
+    read: Reader[B],
+    show: Show[B],
+) -> Data:
+    """Return the data of a detector's run.
+
+    Args:
+        configuration: of the run.
+        prepare: as in `Batches`.
+        collate: as in `Batches`.
+        read: as in `BoxEvaluation`.
+        show: as in `BoxEvaluation`.
+
+    Returns:
+        Batches and evaluation.
+    """
+    pictures, held_out = read_pictures(configuration, "train"), read_pictures(configuration, "held_out")
+    batches = Batches(pictures, prepare, collate, configuration)
+    return Data(batches, BoxEvaluation(held_out, configuration, read, show), (len(pictures), len(held_out)))
 
 
 @contextmanager

@@ -57,7 +57,8 @@ def make_data(configuration: PixelConfiguration) -> Data:
         brightness=configuration.brightness,
     )
     collating = partial(collate, margin=network.margin, encode=configuration.encode)
-    return Data(Batches(pictures, prepare, collating, configuration), Evaluation(held_out, configuration))
+    batches = Batches(pictures, prepare, collating, configuration)
+    return Data(batches, Evaluation(held_out, configuration), (len(pictures), len(held_out)))
 
 
 def _pictures(

@@ -49,7 +49,8 @@ def make_data(configuration: TextConfiguration) -> Data:
 
     pictures, held_out = _pictures(configuration)
     prepare = TextAugmentation(configuration.crop_size, scale=(configuration.scale, 1.0), degrees=configuration.degrees)
-    return Data(Batches(pictures, prepare, collate, configuration), _Evaluation(held_out, configuration))
+    batches = Batches(pictures, prepare, collate, configuration)
+    return Data(batches, _Evaluation(held_out, configuration), (len(pictures), len(held_out)))
 
 
 def _pictures(configuration: TextConfiguration) -> tuple[PictureDataset, PictureDataset]:
