@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from headwise.backward.ranks import any_over_ranks, is_distributed, sum_over_ranks
-from headwise.backward.refusals import refuse_sharded, refuse_unsafe
 from headwise.criterion import Breakdown
+from headwise.graph import topological
+from headwise.refusals import refuse_reentrant, refuse_sharded, refuse_static_graph
 
 Rows = list[list[Tensor | None]]
 
@@ -76,11 +77,14 @@ def aggregate(
 
 
 def _trainable(network: nn.Module | Iterable[Tensor]) -> list[Tensor]:
-    given = network.parameters() if isinstance(network, nn.Module) else network
-    parameters = [each for each in dict.fromkeys(given) if each.requires_grad]
+    model = network if isinstance(network, nn.Module) else None
+    named = enumerate(network) if not isinstance(network, nn.Module) else network.named_parameters()
+    given = {str(name): each for name, each in named}
+    parameters = [each for each in dict.fromkeys(given.values()) if each.requires_grad]
     if not parameters:
         raise ValueError("aggregate: no parameter requires a gradient. Hand over the network that made the outputs")
-    refuse_sharded("aggregate", network if isinstance(network, nn.Module) else None, parameters)
+    instead = "Use DDP, or the plain breakdown.total.backward()."
+    refuse_sharded("aggregate", given, model, instead=instead)
     return parameters
 
 
@@ -88,7 +92,10 @@ def _jacobian(breakdowns: Iterable[Breakdown], parameters: Sequence[Tensor]) -> 
     """Per term and parameter the gradient, added up over micro-batches; None where the term does not reach."""
     rows: Rows = []
     for breakdown in breakdowns:
-        refuse_unsafe("aggregate", [entry.weighted for entry in breakdown.values()])
+        roots = [entry.weighted.grad_fn for entry in breakdown.values()]
+        nodes = topological(node for node in roots if node is not None)
+        refuse_reentrant("aggregate", nodes)
+        refuse_static_graph("aggregate", nodes)
         rows = rows or [[None] * len(parameters) for _ in breakdown]
         for row, entry in zip(rows, breakdown.values(), strict=True):
             found = torch.autograd.grad(entry.weighted, parameters, retain_graph=True, allow_unused=True)

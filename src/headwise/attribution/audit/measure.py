@@ -15,9 +15,9 @@ from headwise.attribution.audit.guard import user_code
 from headwise.attribution.audit.measure_masks import book_masks
 from headwise.attribution.audit.measure_sum import book_sum
 from headwise.attribution.audit.summands import is_silenced, scalar_factors
-from headwise.attribution.jacobians.refusals import refuse_unsafe
 from headwise.attribution.tracing.channels import channel_dim_of, static_channels
-from headwise.attribution.tracing.graph import gradient_edge, topological
+from headwise.graph import gradient_edge, topological
+from headwise.refusals import refuse_unsafe
 
 Row = list[Tensor | None]
 

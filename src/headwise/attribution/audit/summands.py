@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from headwise.attribution.tracing.graph import output_shapes, topological, zero_factor_edges
+from headwise.graph import output_shapes, topological, zero_factor_edges
 
 _ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "NegBackward0"}
 _PASSING = ("Clone", "ToCopy", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias", "UnsafeView")

@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, same_draw, without_reducer
 from headwise.attribution.jacobians.jacobian import walk_losses
-from headwise.attribution.jacobians.refusals import refuse_sharded, refuse_unsafe
 from headwise.attribution.jacobians.streaming import inner_product, stream
 from headwise.attribution.jacobians.update import LastUpdate, next_update
 from headwise.attribution.tracing.named import Losses, named_losses, weighted_values
 from headwise.attribution.tracing.text import columns, wrapped
+from headwise.refusals import refuse_sharded, refuse_unsafe
 
 Direction: TypeAlias = "Literal['gradient'] | Optimizer | LastUpdate | Mapping[str, Tensor]"
 Closure: TypeAlias = Callable[[], Losses]

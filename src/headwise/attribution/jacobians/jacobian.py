@@ -12,9 +12,9 @@ from headwise.attribution.jacobians.grouping import Group, Patterns, chosen_para
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
 from headwise.attribution.jacobians.passes import Passes, deepest_first
-from headwise.attribution.jacobians.refusals import refuse_unsafe, wrapped_by_ddp
-from headwise.attribution.tracing.graph import Walk, gradient_edge, leaf_masks, walk
 from headwise.attribution.tracing.named import Losses, weighted_values
+from headwise.graph import Walk, gradient_edge, leaf_masks, walk
+from headwise.refusals import refuse_unsafe, wrapped_by_ddp
 
 
 def jacobian(

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.jacobians.refusals import wrapped_by_ddp
 from headwise.attribution.tracing.text import columns, names
+from headwise.refusals import wrapped_by_ddp
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from headwise.attribution.jacobians.grouping import Group, Patterns, chosen_para
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.attribution.jacobians.jacobian import jacobian, reach_bits, sum_cells, walk_losses
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
-from headwise.attribution.jacobians.refusals import refuse_unsafe, wrapped_by_ddp
 from headwise.attribution.jacobians.streaming import inner_product, on_gradient, square_norm, stream
 from headwise.attribution.tracing.named import Losses, weighted_values
+from headwise.refusals import refuse_unsafe, wrapped_by_ddp
 
 
 @dataclass(frozen=True, eq=False)

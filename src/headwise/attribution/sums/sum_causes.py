@@ -10,8 +10,8 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from headwise.attribution.sums.sum_measure import FirstPass, Passes
-from headwise.attribution.tracing.graph import gradient_edge, leaf_masks, topological, walk
 from headwise.attribution.tracing.text import names
+from headwise.graph import gradient_edge, leaf_masks, topological, walk
 
 Kind = Literal["in-place", "detach", "random-draw", "grad-mode", "nonlinear-backward", "total"]
 

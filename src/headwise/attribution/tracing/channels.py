@@ -9,10 +9,10 @@ from typing import Literal
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.tracing.graph import Edge, gradient_edge, output_shapes, routes_of
 from headwise.attribution.tracing.node_rules import boxes_of_inputs, input_shapes, route_box
 from headwise.attribution.tracing.regions import Region, Shape, add, members, project, whole
 from headwise.attribution.tracing.view_rules import Site
+from headwise.graph import Edge, gradient_edge, output_shapes, routes_of
 
 
 @dataclass(frozen=True)

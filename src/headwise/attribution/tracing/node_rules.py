@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 from torch.autograd.graph import Node
 
-from headwise.attribution.tracing.graph import Route, output_shapes
 from headwise.attribution.tracing.regions import Box, Extent, Shape, span, strided, unknown, whole
 from headwise.attribution.tracing.view_rules import (
     VIEW_RULES,
@@ -20,10 +19,10 @@ from headwise.attribution.tracing.view_rules import (
     Site,
     embed,
     inserted,
-    saved,
     signed,
     unknown_inputs,
 )
+from headwise.graph import Route, output_shapes, saved
 
 
 def boxes_of_inputs(site: Site, box: Box) -> Boxes:

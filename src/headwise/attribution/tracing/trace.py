@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headwise.attribution.jacobians.refusals import refuse_sharded
 from headwise.attribution.tracing.channels import Channels, channel_dim_of, static_channels
-from headwise.attribution.tracing.graph import Edge, Walk, gradient_edge, leaf_masks, opaque_reason, walk
 from headwise.attribution.tracing.named import Losses, NamedLoss, named_losses
 from headwise.attribution.tracing.probe import Probe, probed_channels, support_gradients
 from headwise.attribution.tracing.trace_table import LossRow, OpaqueRow, OutputRow, ParameterRow, Trace, module_rows
+from headwise.graph import Edge, Walk, gradient_edge, leaf_masks, opaque_reason, walk
+from headwise.refusals import refuse_sharded
 from headwise.structure import by_path
 
 

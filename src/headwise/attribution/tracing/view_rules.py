@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,28 +22,10 @@ from headwise.attribution.tracing.regions import (
     unknown,
     whole,
 )
+from headwise.graph import saved
 
 INT64 = 1 << 64
 BOOLEAN = (torch.bool, torch.uint8)
-
-
-def saved(node: Node, attribute: str) -> Any:
-    """What a node saved in the forward pass.
-
-    Args:
-        node: The node.
-        attribute: Its name, `_saved_...`.
-
-    Returns:
-        The saved value.
-
-    Raises:
-        AttributeError: If there is no such value, or a hook holds it: unpacking it would run a checkpoint again.
-    """
-    raw = getattr(node, f"_raw{attribute}", ())
-    if any(getattr(each, "unpack_hook", None) is not None for each in (raw if isinstance(raw, tuple) else (raw,))):
-        raise AttributeError(f"{attribute} is held by a hook")
-    return getattr(node, attribute)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,30 @@ def topological(roots: Iterable[Node]) -> list[Node]:
     return order
 
 
+def children(node: Node) -> list[Node]:
+    """The nodes to which a node passes a gradient."""
+    return [child for child, _ in node.next_functions if child is not None]
+
+
+def saved(node: Node, attribute: str) -> Any:
+    """What a node saved in the forward pass.
+
+    Args:
+        node: The node.
+        attribute: Its name, `_saved_...`.
+
+    Returns:
+        The saved value.
+
+    Raises:
+        AttributeError: If there is no such value, or a hook holds it: unpacking it would run a checkpoint again.
+    """
+    raw = getattr(node, f"_raw{attribute}", ())
+    if any(getattr(each, "unpack_hook", None) is not None for each in (raw if isinstance(raw, tuple) else (raw,))):
+        raise AttributeError(f"{attribute} is held by a hook")
+    return getattr(node, attribute)
+
+
 def zero_factor_edges(node: Node) -> frozenset[int]:
     """The inputs of a product whose other factor is a single number known to be zero."""
     factors = (getattr(node, "_raw_saved_other", None), getattr(node, "_raw_saved_self", None))
