@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headwise.attribution.tracing import graph
+from headwise import graph
 from headwise.attribution.tracing.trace import trace
 from headwise.graph import PRIVATE_ATTRIBUTES
 from tests.attribution.brute import Net, rows, setup
