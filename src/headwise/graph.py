@@ -14,7 +14,8 @@ belongs to which of their inputs, and are walked output by output:
   counts the tensor arguments, as `next_functions` does, also those without a gradient. Set it on `ctx` in `forward`
   or `setup_context`.
 
-Private parts of PyTorch read here and by the rules are listed in `PRIVATE_ATTRIBUTES`, which a test checks.
+Every private name of PyTorch that Headwise reads is listed here, in `PRIVATE_ATTRIBUTES` (of autograd nodes, by kind)
+and `PRIVATE_NAMES` (all others); a test finds them in the source, and asks that each exists.
 """
 
 from __future__ import annotations
@@ -46,8 +47,25 @@ PRIVATE_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "MeanBackward1": ("_saved_dim", "_saved_keepdim"),
     "SoftmaxBackward0": ("_saved_dim",),
     "LogSoftmaxBackward0": ("_saved_dim",),
-    "MulBackward0": ("_raw_saved_self", "_raw_saved_other"),
+    "MulBackward0": ("_raw_saved_self", "_raw_saved_other", "_saved_self", "_saved_other"),
+    "ConvolutionBackward0": ("_saved_groups",),
+    "NativeBatchNormBackward0": ("_saved_training",),
+    "AddBackward0": ("_input_metadata",),  # as every node that is no leaf
 }
+
+PRIVATE_NAMES: tuple[str, ...] = (
+    "torch._C._current_graph_task_id",  # which backward pass runs: what its readers leave behind is kept apart
+    "torch._C._are_functorch_transforms_active",  # nothing is written in place where a transform batches
+    "torch._C._functorch.is_legacy_batchedtensor",
+    "torch._functorch.config.aggressive_recomputation",  # compiled kernels recompute
+    "torch._functorch.config.donated_buffer",  # whether a compiled part frees what a second pass needs
+    "torch._foreach_norm",  # the norms of many tensors in one launch
+    "torch.utils._python_dispatch.TorchDispatchMode",  # sees copies to the host
+    "torch.utils._pytree.register_pytree_node",  # a breakdown is taken apart and put together by torch
+    "torch.nn.modules.batchnorm._BatchNorm",
+    "torch.Tensor._version",  # how often a tensor was written in place
+    "torch.Tensor._backward_hooks",
+)
 
 _ONE_NODE = "is one node, every input of which counts as reached by every loss behind it"
 _OPAQUE = {

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headwise.require import require
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -85,11 +87,10 @@ def _class_weights(image: npt.NDArray[Any], balance: bool) -> npt.NDArray[Any]:
 
 
 def _border_term(image: npt.NDArray[Any], w0: float, sigma: float) -> npt.NDArray[Any]:
-    try:
-        import numpy as np
-        from scipy.ndimage import distance_transform_edt
-    except ImportError as error:
-        raise ImportError(f"coders.borders needs {error.name}. Install it with: pip install headwise[data]") from error
+    require("coders.borders", "data", "numpy", "scipy")
+    import numpy as np
+    from scipy.ndimage import distance_transform_edt
+
     numbers = np.unique(image[image > 0])
     if len(numbers) < 2:
         return np.zeros(image.shape)

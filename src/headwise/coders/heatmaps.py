@@ -9,6 +9,8 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from headwise.require import require
+
 
 @overload
 def gaussian_radius(height: float, width: float, min_overlap: float, legacy: bool = False) -> float: ...
@@ -203,8 +205,7 @@ def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Float32 zeros; on a CPU the system's own, cleared in large pages: several times faster than `torch.zeros`."""
     if device.type != "cpu":
         return torch.zeros(shape, device=device)
-    try:
-        import numpy as np
-    except ImportError as error:
-        raise ImportError("coders need numpy. Install it with: pip install headwise[coders]") from error
+    require("coders.heatmaps", "coders", "numpy")
+    import numpy as np
+
     return torch.from_numpy(np.zeros(shape, np.float32))

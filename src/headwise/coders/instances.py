@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headwise.coders.borders import encode_border_weights
+from headwise.require import require
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -122,13 +123,10 @@ def object_probability(outputs: Mapping[str, Any]) -> Tensor:
 
 
 def _decode(probability: npt.NDArray[Any], threshold: float, min_area: int, close: int) -> dict[str, Tensor]:
-    try:
-        import numpy as np
-        from scipy import ndimage
-    except ImportError as error:
-        raise ImportError(
-            f"coders.instances needs {error.name}. Install it with: pip install headwise[data]"
-        ) from error
+    require("coders.instances", "data", "numpy", "scipy")
+    import numpy as np
+    from scipy import ndimage
+
     pieces, num = ndimage.label(probability > threshold)
     areas = np.bincount(pieces.ravel(), minlength=num + 1)
     kept = [number for number in range(1, num + 1) if areas[number] >= max(min_area, 1)]

@@ -9,8 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+from headwise.require import missing
+
+try:
+    import numpy as np
+    import numpy.typing as npt
+except ImportError as error:
+    raise missing("headwise.coders.snake_geometry", "coders", error) from error
+
 
 Points: TypeAlias = npt.NDArray[np.float64]
 Edge: TypeAlias = tuple[int, int]

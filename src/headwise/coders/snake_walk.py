@@ -8,9 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import cv2
-import numpy as np
-import numpy.typing as npt
+from headwise.require import missing
+
+try:
+    import cv2
+    import numpy as np
+    import numpy.typing as npt
+except ImportError as error:
+    raise missing("headwise.coders.snake_walk", "coders", error) from error
+
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Mask: TypeAlias = npt.NDArray[np.bool_]

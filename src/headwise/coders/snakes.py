@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.coders.snake_checks import check_maps, check_options, check_outlines, check_thresholds
+from headwise.require import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,10 +182,9 @@ def decode_snakes(
 
 
 def _modules() -> tuple[Any, Any]:
-    try:
-        from headwise.coders import snake_geometry, snake_walk
-    except ImportError as error:
-        raise ImportError(f"coders.snakes needs {error.name}. Install it with: pip install headwise[coders]") from error
+    require("coders.snakes", "coders")
+    from headwise.coders import snake_geometry, snake_walk
+
     return snake_geometry, snake_walk
 
 

@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code: 0 for nothing, 1 for findings.
     """
     from headwise.attribution.audit import audit_target
+    from headwise.files import write_atomically
     from headwise.report.audit import write_audit
-    from headwise.report.files import write_atomically
 
     report = audit_target(arguments.target, strict=arguments.strict)
     if arguments.json is not None:

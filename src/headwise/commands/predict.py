@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from headwise.require import require
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add the arguments.
@@ -28,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    require("headwise predict", "data")
     from headwise.recipes.prediction import predict
 
     for path in predict(arguments.checkpoint, arguments.images, arguments.out):

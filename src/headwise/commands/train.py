@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from headwise.require import require
+
 if TYPE_CHECKING:
     from headwise.recipes import Recipe
 
@@ -116,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    require("headwise train", "train")
     recipe = _recipe(arguments.recipe)
     try:
         changes = _changes(recipe, arguments)
@@ -175,10 +178,9 @@ def _from_file(path: Path) -> Mapping[str, Any]:
 
 
 def _yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise ImportError(f"{path}: YAML needs pyyaml. Install headwise[yaml], or write JSON.") from None
+    require(f"{path}: YAML", "yaml")
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:

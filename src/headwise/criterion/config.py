@@ -32,6 +32,7 @@ from headwise.criterion import schedules
 from headwise.criterion.levels import Levels
 from headwise.criterion.naming import function_from_config, function_to_config, import_function
 from headwise.criterion.term import AnyTerm, RatioTerm, Term
+from headwise.require import require
 
 _TERM_KEYS = ("name", "loss", "normalizer", "output", "target", "mask", "weight", "levels", "ratio")
 _CRITERION_KEYS = ("terms", "unread", "on_nonfinite", "compile")
@@ -292,8 +293,7 @@ def check_criterion(config: Any) -> dict[str, Any]:
 
 
 def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("YAML needs PyYAML. Install headwise[yaml], or use JSON") from error
+    require("YAML", "yaml")
+    import yaml
+
     return yaml

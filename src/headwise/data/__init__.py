@@ -5,11 +5,9 @@ one (W - 1, H - 1); a mirrored picture therefore sends x to W - 1 - x. Boxes are
 torchvision have them: the picture spans 0 to W, and a mirrored one sends x to W - x.
 """
 
-from importlib.util import find_spec
+from headwise.require import require
 
-_MISSING = [name for name in ("numpy", "PIL", "cv2", "torchvision") if find_spec(name) is None]
-if _MISSING:
-    raise ImportError(f"headwise.data needs {', '.join(_MISSING)}. Install with: pip install headwise[data]")
+require("headwise.data", "data", "numpy", "PIL", "cv2", "torchvision")
 
 from headwise.data.annotation import (  # noqa: E402  the check comes first
     BoxAnnotation,

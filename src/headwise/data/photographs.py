@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.pictures import load_picture
+from headwise.require import require
 
 Split = Literal["train", "held_out"]
 Pixels = NDArray[np.uint8]
@@ -41,7 +42,7 @@ PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
 }
 """Which photograph is in which split; first the package, then the file inside it."""
 
-_PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+_PACKAGES = ("skimage", "sklearn", "matplotlib")
 
 
 def check_split(split: str) -> None:
@@ -56,9 +57,7 @@ def check_split(split: str) -> None:
     """
     if split not in PHOTOGRAPHS:
         raise ValueError(f"no split {split!r} in the embedded data set; there are: {', '.join(PHOTOGRAPHS)}.")
-    for package, distribution in _PACKAGES.items():
-        if find_spec(package) is None:
-            raise ImportError(f"the embedded pictures need {distribution}. Install with: pip install headwise[data]")
+    require("the embedded pictures", "data", *_PACKAGES)
 
 
 @lru_cache(maxsize=32)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from headwise.require import require
+
 Features = dict[str, Tensor]
 
 
@@ -26,10 +28,9 @@ def torchvision(network: str) -> Any:
     Raises:
         ImportError: torchvision is missing.
     """
-    try:
-        import torchvision
-    except ImportError as error:
-        raise ImportError(f"networks.{network} needs torchvision. Install it: pip install headwise[vision]") from error
+    require(f"networks.{network}", "vision")
+    import torchvision
+
     return torchvision
 
 

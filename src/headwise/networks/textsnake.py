@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headwise.require import require
+
 COARSEST = 32  # stride of the deepest features: heights and widths are padded to its multiples
 TEXT_PRIOR = 0.1  # share of pixels that is text, before anything is learnt
 RADIUS_UNIT = 16.0  # pixels: radii of about 1 in this unit are learnt as fast as sines and cosines
@@ -142,12 +144,9 @@ class ResNetTextSnake(nn.Module):
 
 
 def _torchvision() -> Any:
-    try:
-        import torchvision
-    except ImportError as error:
-        raise ImportError(
-            "networks.textsnake needs torchvision. Install it with: pip install headwise[vision]"
-        ) from error
+    require("networks.textsnake", "vision")
+    import torchvision
+
     return torchvision
 
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
-from headwise.report.files import write_atomically
+from headwise.files import write_atomically
 from headwise.report.markup import Markup, element, join, number
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

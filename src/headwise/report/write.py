@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from headwise.report import sections
@@ -15,6 +14,7 @@ from headwise.report.findings import find
 from headwise.report.levels import levels
 from headwise.report.page import Block, Page, Remarks, Section
 from headwise.report.run import Run, read_run
+from headwise.require import require
 
 _PICTURE_BYTES = 3_000_000
 
@@ -35,9 +35,7 @@ def write_report(run: Path) -> Path:
         ImportError: the extra `headwise[report]` is not installed.
         ValueError: no run folder, no readable config.json, or the report cannot be written.
     """
-    for package in ("matplotlib", "numpy", "PIL"):
-        if find_spec(package) is None:
-            raise ImportError(f"headwise report needs {package}. Install headwise[report].")
+    require("headwise report", "report")
     found = read_run(run)
     folder = found.folder / "report"
     page = report_page(found)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headwise.require import require
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -108,13 +110,9 @@ def _mean(values: Array) -> float:
 
 def _accumulate(known: Entry, found: Entry) -> tuple[Array, Array]:
     """Match and accumulate; the evaluator's own printing goes to its logger."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise ImportError(
-            "evaluate_boxes needs faster-coco-eval. Install it with: pip install headwise[train]"
-        ) from error
+    require("evaluate_boxes", "train", "faster_coco_eval", "numpy")
     import numpy as np
+    from faster_coco_eval import COCO, COCOeval_faster
 
     evaluation = COCOeval_faster(COCO(known), COCO(found), "bbox")
     evaluation.params.maxDets = list(_MOST)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from headwise.require import require
 from headwise.training.precision import half_precision
 from headwise.training.ranks import Ranks, launched_by_torchrun, restarted_by_torchrun
 from headwise.training.task import Settings
@@ -34,12 +35,9 @@ def open_fabric(settings: Settings) -> Fabric:
         ImportError: lightning-fabric is missing.
         ValueError: no such device.
     """
-    try:
-        from lightning_fabric import Fabric
-    except ImportError:
-        raise ImportError(
-            "headwise.training needs lightning-fabric. Install with: pip install headwise[train]"
-        ) from None
+    require("headwise.training", "train", "lightning_fabric", "rich", "tensorboard", "numpy")
+    from lightning_fabric import Fabric
+
     if not launched_by_torchrun() or os.environ["WORLD_SIZE"] == "1":
         return Fabric(**_place(settings.device), **_precision(settings))
     count, local = _processes()

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headwise.require import require
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -141,12 +143,10 @@ def _count(found: Labels, known: Labels, iou_threshold: float, reach: int) -> _C
 
 def _match(iou: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
     """Tell which of the annotated (rows) have a partner among the found (columns)."""
+    require("evaluate_instances", "data", "numpy", "scipy")
     import numpy as np
+    from scipy.optimize import linear_sum_assignment
 
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError:
-        raise ImportError("evaluate_instances needs scipy. Install it with: pip install headwise[data]") from None
     # One more match outweighs any sum of IoU.
     gain = np.where(iou >= threshold, iou + min(iou.shape) + 1, 0.0)
     rows, columns = linear_sum_assignment(gain, maximize=True)

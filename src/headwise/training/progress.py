@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from headwise.require import require
+
 
 class Progress(Protocol):
     """Shows a run."""
@@ -29,10 +31,9 @@ def open_progress() -> Progress:
     Raises:
         ImportError: the package rich is missing.
     """
-    try:
-        from rich.console import Console
-    except ImportError:
-        raise ImportError("headwise.training needs rich. Install with: pip install headwise[train]") from None
+    require("headwise.training", "train", "rich")
+    from rich.console import Console
+
     console = Console()
     return LiveProgress(console) if console.is_terminal else PlainProgress()
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headwise.require import require
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -244,8 +246,7 @@ def _quotient(numerator: float, denominator: float) -> float:
 
 
 def _shapely() -> Any:
-    try:
-        import shapely
-    except ImportError as error:
-        raise ImportError("evaluate_text needs shapely. Install it with: pip install headwise[coders]") from error
+    require("evaluate_text", "coders", "shapely", "numpy")
+    import shapely
+
     return shapely

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from headwise.require import require
+
 
 def box_ops() -> Any:
     """torchvision.ops.
@@ -14,8 +16,7 @@ def box_ops() -> Any:
     Raises:
         ImportError: torchvision is missing.
     """
-    try:
-        from torchvision import ops
-    except ImportError as error:
-        raise ImportError("coders.anchors needs torchvision. Install it with: pip install headwise[vision]") from error
+    require("coders.anchors", "vision")
+    from torchvision import ops
+
     return ops

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headwise.files import write_atomically
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.figures.sampling import moving_mean, rows_to_draw
-from headwise.report.files import write_atomically
 from headwise.report.markup import NOTHING
 
 if TYPE_CHECKING:

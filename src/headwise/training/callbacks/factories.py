@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from headwise.require import require
 from headwise.training.callbacks.keeper import Source
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def lightning_callback(
         ImportError: lightning is not installed.
         ValueError: The source keeps no books, or a number is below 1.
     """
-    require("lightning", "lightning_callback")
+    require("lightning_callback", "loops", "lightning")
     from headwise.training.callbacks.lightning import LightningBooks
 
     return LightningBooks(source, every, calls, prefix)
@@ -55,21 +55,7 @@ def huggingface_callback(source: Source, *, calls: int = 1, prefix: str = "headw
         ImportError: transformers is not installed.
         ValueError: The source keeps no books, or `calls` is below 1.
     """
-    require("transformers", "huggingface_callback")
+    require("huggingface_callback", "loops", "transformers")
     from headwise.training.callbacks.huggingface import HuggingFaceBooks
 
     return HuggingFaceBooks(source, calls, prefix)
-
-
-def require(package: str, wanted_by: str) -> None:
-    """Say what to install where a package is missing.
-
-    Args:
-        package: What is imported.
-        wanted_by: The function that needs it.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    if find_spec(package) is None:
-        raise ImportError(f"{wanted_by} needs {package}. Install headwise[loops], or {package} itself.")

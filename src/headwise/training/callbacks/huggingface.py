@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from headwise.attribution.ledger.books import Books
+from headwise.require import missing
 from headwise.training.callbacks.keeper import Keeper, Source
 from headwise.training.callbacks.writers import Writers
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise missing("headwise.training.callbacks.huggingface", "loops", error) from error
 
 
 class HuggingFaceBooks(TrainerCallback):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from headwise.attribution.ledger.books import Books
+from headwise.require import missing
 from headwise.training.callbacks.keeper import Keeper, Source
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise missing("headwise.training.callbacks.lightning", "loops", error) from error
 
 
 class LightningBooks(Callback):

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from headwise.require import require
+
 
 class Writers:
     """Writes entries, under the keys they have, to the loggers that a loop reports to.
@@ -24,6 +26,7 @@ class Writers:
     def __init__(self, names: Sequence[str], folder: str) -> None:
         self._board: Any = None
         if "tensorboard" in names:
+            require("TensorBoard's event files", "loops", "tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
             begun = time.strftime("%b%d_%H-%M-%S")
