@@ -28,7 +28,7 @@ def own_names(trees: list[ast.AST]) -> set[str]:
     for node in (each for tree in trees for each in ast.walk(tree)):
         if isinstance(node, ast.ClassDef):
             found |= {each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
-            targets = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
+            targets: list[ast.expr] = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
             targets += [target for each in node.body if isinstance(each, ast.Assign) for target in each.targets]
             found |= {each.id for each in targets if isinstance(each, ast.Name)}
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -49,7 +49,7 @@ def foreign_names(tree: ast.AST, own: set[str]) -> Iterator[tuple[int, str]]:
             names = [part for each in node.names if each.name.startswith("torch") for part in each.name.split(".")]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
             text = node.args[1]
-            names = [text.value] if isinstance(text, ast.Constant) and text.value not in own else []
+            names = [str(text.value)] if isinstance(text, ast.Constant) and text.value not in own else []
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             names = [node.value] if node.value.startswith(("_saved_", "_raw_saved_")) else []
         yield from ((getattr(node, "lineno", 0), name) for name in names if is_private(name) and name not in OF_PYTHON)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from headwise.require import require
+from headwise.structure import mapped
 from headwise.training.precision import half_precision
 from headwise.training.ranks import Ranks, launched_by_torchrun, restarted_by_torchrun
 from headwise.training.task import Settings
@@ -199,7 +200,7 @@ def whole(tree: Any, *, keep: bool = True) -> Any:
         full: Tensor = tensor.full_tensor()
         return full.cpu() if keep else torch.empty(0)
 
-    return _map(tree, gathered)
+    return mapped(tree, gathered)
 
 
 def load_network(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -221,7 +222,7 @@ def load_optimiser(optimiser: Optimizer, state: Mapping[str, Any]) -> None:
         state: of plain tensors.
     """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    moments = {number: _map(each, partial(_like, parameters[number])) for number, each in state["state"].items()}
+    moments = {number: mapped(each, partial(_like, parameters[number])) for number, each in state["state"].items()}
     optimiser.load_state_dict({**state, "state": moments})
 
 
@@ -232,16 +233,6 @@ def _like(own: Any, value: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
-
-
-def _map(tree: Any, function: Callable[[Tensor], Any]) -> Any:
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, Mapping):
-        return {key: _map(value, function) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_map(value, function) for value in tree)
-    return tree
 
 
 def deterministic_seed(*parts: int) -> int:

@@ -1,0 +1,64 @@
+"""Files appear whole or not at all, and never in place of what is not ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from headwise.files import refuse_to_replace, write_atomically
+
+
+def test_a_file_is_whole_and_readable(tmp_path):
+    path = write_atomically(tmp_path / "new" / "file", b"content")
+    assert path.read_bytes() == b"content"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [each.name for each in path.parent.iterdir()] == ["file"]
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    path = write_atomically(tmp_path / "file", b"before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"cannot write .*file \(No space left on device\)") as caught:
+        write_atomically(path, b"after")
+    assert isinstance(caught.value, OSError)
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="cannot write"):
+        write_atomically(tmp_path / "file" / "inside", b"")
+
+
+def fill(path: Path, **files: str) -> Path:
+    path.mkdir()
+    for name, content in files.items():
+        (path / name).write_text(content)
+    return path
+
+
+def test_what_is_not_ours_stays(tmp_path):
+    for path, words in [
+        (fill(tmp_path / "thesis", chapter="words"), "thesis holds chapter"),
+        (write_atomically(tmp_path / "notes", b"words"), "notes is a file"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            refuse_to_replace(path, ("config.json", "<!-- headwise"), "run")
+
+
+def test_ours_and_nobodys_may_be_replaced(tmp_path):
+    page = write_atomically(tmp_path / "page", b"<!-- headwise -->")
+    for path in (
+        fill(tmp_path / "run", **{"config.json": "{}", "more": ""}), fill(tmp_path / "empty"), page,
+        write_atomically(tmp_path / "nothing", b""), tmp_path / "new",
+    ):  # fmt: skip
+        refuse_to_replace(path, ("config.json", "<!-- headwise"), "run")
