@@ -8,15 +8,19 @@ that it would have seen, with any number of workers.
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from headwise.data.annotation import Annotation, Picture, PictureDataset
 
@@ -144,24 +148,65 @@ def seeded_loader(
     return DataLoader(
         _Prepared(pictures, prepare, sampler.seed),
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=_Shared(collate),
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=live_for_the_loop,
     )
 
 
+class _Shared:
+    """A collation whose tensors are in shared memory when it returns, where it is done by a loading process.
+
+    Torch would move them there in a thread of the loading process, where nobody hears an error, of a full ``/dev/shm``
+    for instance: the loop would wait for ever.
+
+    Args:
+        collate: samples -> batch.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = self.collate(samples)
+        if get_worker_info() is not None:
+            for tensor in _tensors(batch):
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        for each in fields(tree):
+            yield from _tensors(getattr(tree, each.name))
+    elif isinstance(tree, Mapping | list | tuple):
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _tensors(value)
+
+
 def live_for_the_loop(worker: int) -> None:
     """Leave signals to the loop, which ends its step first, and end with it.
 
-    Terminals and schedulers send signals to all processes. Torch's workers notice within five seconds that their
-    process was killed, and hold its connections open until then: nobody else would know of the loss.
+    Terminals and schedulers send signals to all processes; what its own process sends is meant. Torch's workers notice
+    within five seconds that their process was killed, and hold its connections open until then: nobody else would know
+    of the loss.
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(loop: int) -> None:
+    """End at a SIGTERM of the process that this one loads for, with the code that torch gives there."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != loop:
+        pass
+    os._exit(0)
 
 
 _PR_SET_PDEATHSIG = 1

@@ -1,22 +1,29 @@
-"""Checkpoints that are whole or absent, and hold all that a run needs to continue to the bit."""
+"""Checkpoints that are what was written, or are refused, and hold all that a run needs to continue to the bit.
+
+A checkpoint is torch's own archive. Its comment holds a digest of all bytes before it, so that nothing of a file that
+was damaged is parsed; its content holds a digest of each tensor, the step and the run, so that a file in another's
+place is known. (`torch.distributed.checkpoint` verifies neither, and writes many files that can be whole one by one.)
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 FORMAT = "headwise.checkpoint"
-VERSION = 1
+VERSION = 2
 
 _NAME = re.compile(r"step_(\d{8,})\.pt")
-_UNREADABLE = (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
+_DIGEST = b"headwise sha256 "
+_COMMENT = len(_DIGEST) + 64
 
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: int = 3) -> Path:
@@ -27,8 +34,9 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
     Args:
         folder: created if missing.
         step: optimiser steps done.
-        state: tensors, numbers, strings and containers of them; `FORMAT` and `VERSION` are added.
-        keep: how many of the newest checkpoints stay.
+        state: tensors, numbers, strings and containers of them; `FORMAT`, `VERSION`, the step and the tensors' digests
+            are added.
+        keep: how many of the newest checkpoints stay; this one in any case, should later ones be damaged.
 
     Returns:
         The file.
@@ -37,22 +45,52 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
         OSError: it could not be written, a full disk for instance; nothing half-written stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, "step": step, **state}, buffer)
+    tensors = {name: _tensor_digest(tensor) for name, tensor in _tensors(state)}
+    content = _archive({"format": FORMAT, "version": VERSION, **state, "step": step, "digests": tensors})
     path = folder / f"step_{step:08d}.pt"
     try:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, content)
     except OSError as error:
-        newest = list_checkpoints(folder)[:1]
-        rest = f"the last good one is {newest[0].name}" if newest else "there is no earlier one"
+        good = next(filter(_is_good, list_checkpoints(folder)), None)
+        rest = f"the last good one is {good.name}" if good else "there is no earlier one"
         raise _unwritable(
             error,
             f"{path}: the checkpoint could not be written ({_reason(error)}); {rest}. "
             "Make room and run again with --resume.",
         ) from None
     for old in list_checkpoints(folder)[max(keep, 1) :]:
-        old.unlink(missing_ok=True)
+        if old != path and old.is_file():
+            old.unlink(missing_ok=True)
     return path
+
+
+def _archive(state: Mapping[str, Any]) -> bytes:
+    """Return torch's archive of a state, with the digest of all before it as its comment."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(-2, os.SEEK_END)  # torch writes no comment: the archive ends with its length, 0
+    buffer.write(_COMMENT.to_bytes(2, "little"))
+    buffer.write(_comment(buffer.getbuffer()))
+    return buffer.getvalue()
+
+
+def _comment(content: memoryview) -> bytes:
+    return _DIGEST + hashlib.sha256(content).hexdigest().encode()
+
+
+def _tensors(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of nested containers, by the keys that lead to it."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, Mapping | list | tuple):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    kind = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(kind + content.data).hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -107,12 +145,25 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, the newest step first; temporary files are not among them."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    """Return the step that a checkpoint's name tells; -1 for a file of another name."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        load_checkpoint(path)
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def load_checkpoint(path: Path, preset: str | None = None) -> dict[str, Any]:
-    """Read one checkpoint onto the CPU, without running any code from it.
+    """Read one checkpoint onto the CPU, without running any code from it, if it is what was written.
 
     Args:
         path: the file.
@@ -122,51 +173,95 @@ def load_checkpoint(path: Path, preset: str | None = None) -> dict[str, Any]:
         The state.
 
     Raises:
-        ValueError: it is truncated, no checkpoint of ours, of a newer version, or of another preset.
+        ValueError: it is truncated, damaged, no checkpoint of ours, of another version, step or preset.
         FileNotFoundError: there is no such file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint. Give a file from the checkpoints folder of a run.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise ValueError(f"{path}: truncated, or no checkpoint ({reason[:80]}). Use an earlier one.") from None
+    with path.open("rb") as file:
+        _check_content(path, file)
+        state = _unpickled(path, file)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: no checkpoint of Headwise. Use one that `headwise train` wrote.")
-    version = state.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise ValueError(f"{path}: format {version}, this Headwise reads up to {VERSION}. Update Headwise.")
+    if state.get("version") != VERSION:
+        raise ValueError(f"{path}: format {state.get('version')}, this Headwise reads {VERSION}. Use its own Headwise.")
+    _check_tensors(path, state)
+    if _step(path) not in (-1, state.get("step")):
+        raise ValueError(f"{path}: holds step {state.get('step')}, so it is in another's place. Give it its name back.")
+    _check_preset(path, state, preset)
+    return state
+
+
+def _check_content(path: Path, file: BinaryIO) -> None:
+    """Refuse what is not, byte for byte, what was written; nothing of it is parsed."""
+    content = file.read()
+    file.seek(0)
+    body, comment = memoryview(content)[:-_COMMENT], content[-_COMMENT:]
+    if not comment.startswith(_DIGEST):
+        raise ValueError(f"{path}: truncated, or no checkpoint of Headwise (no digest at its end). Use an earlier one.")
+    if comment != _comment(body):
+        raise ValueError(f"{path}: damaged: its content is not what was written (digest). Use an earlier one.")
+
+
+def _unpickled(path: Path, file: BinaryIO) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # an archive that somebody made may raise whatever torch's reader runs into
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise ValueError(f"{path}: no checkpoint ({reason[:80]}). Use an earlier one.") from None
+
+
+def _check_tensors(path: Path, state: Mapping[str, Any]) -> None:
+    """Refuse tensors that are not those whose digests were taken, before torch wrote and read them."""
+    found = {name: _tensor_digest(tensor) for name, tensor in _tensors(state)}
+    wanted = state.get("digests")
+    if found != wanted:
+        known = wanted if isinstance(wanted, Mapping) else {}
+        name = next((name for name in {**found, **known} if found.get(name) != known.get(name)), "digests")
+        raise ValueError(f"{path}: damaged: {name!r} is not what was written (digest). Use an earlier one.")
+
+
+def _check_preset(path: Path, state: Mapping[str, Any], preset: str | None) -> None:
     if preset is not None and state.get("preset") != preset:
         raise ValueError(
             f"{path}: a checkpoint of preset {state.get('preset')!r}, but the run is of {preset!r}. "
             "Use a checkpoint of the same preset."
         )
-    return state
 
 
-def newest_checkpoint(folder: Path, preset: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """Read the newest checkpoint that can be read.
+def newest_checkpoint(
+    folder: Path, preset: str | None, warn: Callable[[str], None], *, run: str | None = None
+) -> dict[str, Any] | None:
+    """Read the newest checkpoint that serves.
 
     Args:
         folder: of the checkpoints.
-        preset: what they must be of.
-        warn: told of each unreadable one.
+        preset: what they must be of; None for any.
+        warn: told of each one that does not serve.
+        run: the run that they must be of; None for any.
 
     Returns:
         The state; None where there is no checkpoint at all.
 
     Raises:
-        ValueError: none of the checkpoints can be read, or the newest readable one is of another preset.
+        ValueError: none of the checkpoints serves, or the newest that does is of another preset.
     """
-    paths = list_checkpoints(folder)
-    for path in paths:
+    refused = []
+    for path in list_checkpoints(folder):
         try:
-            load_checkpoint(path)
-        except ValueError as error:
+            state = load_checkpoint(path)
+            _check_run(path, state, run)
+        except (ValueError, OSError) as error:
             warn(str(error))
+            refused.append(str(error))
             continue
-        return load_checkpoint(path, preset)
-    if paths:
-        raise ValueError(f"{folder}: none of its {len(paths)} checkpoints can be read. Start a new run.")
+        _check_preset(path, state, preset)
+        return state
+    if refused:
+        raise ValueError(f"{folder}: none of its {len(refused)} checkpoints serves; {refused[0]} Or start a new run.")
     return None
+
+
+def _check_run(path: Path, state: Mapping[str, Any], run: str | None) -> None:
+    if run is not None and state.get("run") != run:
+        raise ValueError(f"{path}: a checkpoint of another run ({state.get('run')}). Keep it in its own folder.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,13 @@ from headwise.training.engine import (
     share_from_first,
     whole,
 )
-from headwise.training.interrupts import Interrupts
+from headwise.training.folder_lock import sole_run
+from headwise.training.interrupts import Interrupts, Stop, end_daemons_at_exit
 from headwise.training.logs import NoLog, RunLog, step_entry
 from headwise.training.precision import load_scaler, scaler_state
 from headwise.training.progress import NoProgress, Progress, open_progress
 from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
-from headwise.training.run_folder import note_saved, open_folder
+from headwise.training.run_folder import note_saved, open_folder, run_id
 from headwise.training.step import training_step
 from headwise.training.task import Batch, Outcome, Settings, Task
 
@@ -57,15 +58,21 @@ def train(task: Task, settings: Settings, folder: str | Path, *, resume: bool = 
         How it ended. After SIGINT or SIGTERM the step is finished and a checkpoint written first.
 
     Raises:
-        ValueError: a run is there already (without `resume`), or its checkpoints cannot be used.
-        OSError: something cannot be read or written, or another process of the run ended.
+        ValueError: a run is there already (without `resume`), or under way, or its checkpoints cannot be used.
+        OSError: something cannot be read or written, batches do not come, or another process ended or stands.
         FloatingPointError: a term's gradient is not finite, and `Settings.on_nonfinite` is "raise".
         ImportError: the extra ``headwise[train]`` is missing.
     """
     folder = Path(folder)
     fabric = open_fabric(settings)
     ranks = join_ranks(fabric.global_rank, fabric.world_size)
-    with Interrupts() as interrupts, naming_lost_ranks(ranks), _shown(ranks) as progress:
+    end_daemons_at_exit()
+    with (
+        naming_lost_ranks(ranks, settings.patience),
+        Interrupts() as interrupts,
+        _shown(ranks) as progress,
+        _alone_in(folder, ranks, progress),
+    ):
         run = _Run(task, settings, folder, fabric, progress, ranks, resume=resume or restarted_by_torchrun())
         with closing(run.log), run.open_ledger() as ledger:
             return run.finish(ledger, interrupts)
@@ -76,6 +83,14 @@ def _shown(ranks: Ranks) -> Iterator[Progress]:
     """Show the run, on the first process."""
     with closing(open_progress() if ranks.rank == 0 else NoProgress()) as progress:
         yield progress
+
+
+@contextmanager
+def _alone_in(folder: Path, ranks: Ranks, progress: Progress) -> Iterator[None]:
+    """Keep other runs out of the folder; the first process does it for all."""
+    with ExitStack() as stack:
+        ranks.on_first(lambda: stack.enter_context(sole_run(folder, progress.say)))
+        yield
 
 
 class _Run:
@@ -104,6 +119,7 @@ class _Run:
         dense = settings.channels_last and not self.sharded
         self.network, self.optimiser = set_up(fabric, task.network, task.optimiser, channels_last=dense)
         task.criterion.to(fabric.device)
+        self.run = run_id(folder) if ranks.rank == 0 else None
         if saved is not None:
             self._restore(saved)
         self.first = self.logged = self.step
@@ -127,7 +143,7 @@ class _Run:
         self.clock.restart()
         steps = self._batches_by_step()
         while self.step < self.settings.steps:
-            batches, error = _next_or_error(steps)
+            batches, error = self._load(steps, interrupts)
             received = self._agree(interrupts.received, error)
             if received is not None:
                 self._save()
@@ -135,6 +151,16 @@ class _Run:
                 return Outcome(self.folder, self.step, received, self.scores)
             self._do(batches, ledger)
         return Outcome(self.folder, self.step, None, self.scores)
+
+    def _load(self, steps: Iterator[list[Batch]], interrupts: Interrupts) -> tuple[list[Batch], Exception | None]:
+        """Return the next step's batches; or why there are none, a picture that was removed for instance."""
+        try:
+            with interrupts.breaking_off(self.settings.patience, f"loading the batches of step {self.step + 1}"):
+                return next(steps), None
+        except Stop:
+            return [], None
+        except Exception as error:  # whatever it is, what was trained so far is saved first
+            return [], None if interrupts.received is not None else error
 
     def _batches_by_step(self) -> Iterator[list[Batch]]:
         """This process's micro-batches, one list a step."""
@@ -236,6 +262,7 @@ class _Run:
         self.log.sync()
         keep = self.ranks.rank == 0
         state = {
+            "run": self.run,
             "recipe": self.task.recipe,
             "preset": self.task.preset,
             "arguments": dict(self.task.arguments),
@@ -254,33 +281,32 @@ class _Run:
         self.saved = self.step
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        load_network(self.task.network, saved["network"])
-        self.task.criterion.load_state_dict(saved["criterion"])
-        load_optimiser(self.optimiser, saved["optimiser"])
-        self.task.scheduler.load_state_dict(saved["scheduler"])
-        load_scaler(self.fabric, saved.get("scaler", {}))
+        try:
+            load_network(self.task.network, saved["network"])
+            self.task.criterion.load_state_dict(saved["criterion"])
+            load_optimiser(self.optimiser, saved["optimiser"])
+            self.task.scheduler.load_state_dict(saved["scheduler"])
+            load_scaler(self.fabric, saved.get("scaler", {}))
+            self.clock, self.scores = Clock(saved["seconds"]), saved["scores"]
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(
+                f"{self.folder}: its checkpoint of step {saved['step']} does not fit what is to be trained ({reason}). "
+                "Resume with the code that began the run, or start a new one."
+            ) from error
         self.step = self.saved = saved["step"]
-        self.clock = Clock(saved["seconds"])
-        self.scores = saved["scores"]
 
     def _say_how_to_resume(self, number: int) -> None:
         name = signal.Signals(number).name
         self.progress.say(
             f"Stopped by {name} after step {self.step} of {self.settings.steps}; the checkpoint is written. "
-            f"Continue with: headwise train {self.task.recipe} --out {self.folder} --resume"
+            f"Continue with: headwise train {self.task.recipe} --out {self.folder} --resume "
+            "(a call in Python: the same with resume=True)"
         )
 
 
 _ERROR = 2**16
 """Above the numbers of all signals: a process cannot load its batches."""
-
-
-def _next_or_error(steps: Iterator[list[Batch]]) -> tuple[list[Batch], Exception | None]:
-    """Return the next step's batches; or why there are none, a picture that was removed for instance."""
-    try:
-        return next(steps), None
-    except Exception as error:  # whatever it is, what was trained so far is saved first
-        return [], error
 
 
 def _summary(scores: Mapping[str, Any]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,6 +14,9 @@ import torch
 import torch.distributed as dist
 
 from headwise.training.lifeline import open_lifeline, stopping
+
+PATIENCE = 300.0
+"""Seconds without a sign of life after which a process counts as lost, if nothing else is said."""
 
 T = TypeVar("T")
 
@@ -147,11 +152,14 @@ def _meeting(rank: int) -> Iterator[None]:
 
 
 @contextmanager
-def naming_lost_ranks(ranks: Ranks) -> Iterator[None]:
+def naming_lost_ranks(ranks: Ranks, patience: float = PATIENCE) -> Iterator[None]:
     """Notice when another process of the run is lost, and tell the others why this one ends; all must call it.
+
+    The error of a process that torchrun started is also what torchrun shows of it.
 
     Args:
         ranks: of the run.
+        patience: seconds without a sign of life after which a process counts as lost.
 
     Yields:
         Nothing.
@@ -160,16 +168,18 @@ def naming_lost_ranks(ranks: Ranks) -> Iterator[None]:
         ConnectionError: another process was lost; the message names it and its reason, once they have met.
     """
     if ranks.count == 1:
-        yield
+        with _recorded():
+            yield
         return
     host = os.environ.get("MASTER_ADDR", "localhost")
     with _meeting(ranks.rank):
-        lifeline = open_lifeline(ranks.rank, ranks.count, host, ranks.from_first)
+        lifeline = open_lifeline(ranks.rank, ranks.count, host, ranks.from_first, patience)
     reason = None
     try:
-        yield
+        with _recorded():
+            yield
     except RuntimeError as error:  # a transfer that breaks off raises these, and so does much else
-        lost = lifeline.lost(_PATIENCE)
+        lost = lifeline.lost(_NEWS)
         if lost is None:
             reason = error_line(error)
             raise
@@ -181,7 +191,21 @@ def naming_lost_ranks(ranks: Ranks) -> Iterator[None]:
         lifeline.close(reason)
 
 
-_PATIENCE = 3.0
+@contextmanager
+def _recorded() -> Iterator[None]:
+    """Write an error to the file that torchrun names for it, if one did, and let the process end fast."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):
+            get_error_handler().record_exception(error)
+        atexit.register(gc.freeze)  # nothing is left to be found there, and the search takes seconds
+        raise
+
+
+_NEWS = 2.0
 """Seconds in which the news of a lost process arrives after a transfer broke off."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import secrets
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -111,7 +112,9 @@ def _keep_arguments(folder: Path, task: Task) -> None:
 
 def _saved_state(folder: Path, task: Task, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Return what to continue from; None where the run was ended before its first checkpoint."""
-    saved = newest_checkpoint(folder / "checkpoints", task.preset, lambda text: say(f"headwise: warning: {text}"))
+    saved = newest_checkpoint(
+        folder / "checkpoints", task.preset, lambda text: say(f"headwise: warning: {text}"), run=run_id(folder)
+    )
     if saved is None:
         say(f"{folder}: no checkpoint yet, so the run begins at its first step.")
         return None
@@ -137,6 +140,7 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
+        "run": secrets.token_hex(8),
         "recipe": task.recipe,
         "preset": task.preset,
         "seed": settings.seed,
@@ -151,6 +155,22 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+
+
+def run_id(folder: Path) -> str | None:
+    """Return by what the checkpoints of a folder know their run.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        What its ``config.json`` says; None where it is missing or says nothing.
+    """
+    try:
+        run = read_config(folder).get("run")
+    except (ValueError, OSError):
+        return None
+    return run if isinstance(run, str) else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from headwise.criterion import Criterion
-from headwise.training.ranks import Ranks
+from headwise.training.ranks import PATIENCE, Ranks
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -22,6 +22,10 @@ class Batch(NamedTuple):
 
     images: Tensor
     targets: dict[str, Any]
+
+
+_LONGEST = 1e6
+"""Seconds, beyond which no system waits for a message."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,12 @@ class Settings:
         clip_norm: largest norm of the gradient over all parameters; None for no limit.
         channels_last: whether images and weights lie channel by channel in memory, which is faster for most
             convolutions.
+        patience: seconds that the batches of a step may take, and that a process may give no sign of life to the
+            others, before the run ends.
 
     Raises:
-        ValueError: a number below 1, a seed below 0, an unknown strategy or precision, or two that exclude each other.
+        ValueError: a number below 1, a seed below 0, a patience out of range, an unknown strategy or precision, or two
+            that exclude each other.
     """
 
     steps: int
@@ -62,10 +69,13 @@ class Settings:
     on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
     clip_norm: float | None = None
     channels_last: bool = True
+    patience: float = PATIENCE
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, but must be at least 0.")
+        if not 0 < self.patience <= _LONGEST:
+            raise ValueError(f"patience is {self.patience} s, but must be above 0 and at most {_LONGEST:.0f}.")
         if self.strategy not in ("ddp", "fsdp2"):
             raise ValueError(f"strategy is ddp or fsdp2, found {self.strategy!r}.")
         if self.precision not in get_args(Precision):
