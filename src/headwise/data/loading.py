@@ -12,17 +12,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from headwise.data.annotation import Annotation, Picture, PictureDataset
+from headwise.structure import leaves
 
 _ORDER, _SAMPLE = 0, 1
 
@@ -171,20 +170,9 @@ class _Shared:
     def __call__(self, samples: list[Any]) -> Any:
         batch = self.collate(samples)
         if get_worker_info() is not None:
-            for tensor in _tensors(batch):
+            for _, tensor in leaves(batch):
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
         return batch
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif is_dataclass(tree) and not isinstance(tree, type):
-        for each in fields(tree):
-            yield from _tensors(getattr(tree, each.name))
-    elif isinstance(tree, Mapping | list | tuple):
-        for value in tree.values() if isinstance(tree, Mapping) else tree:
-            yield from _tensors(value)
 
 
 def live_for_the_loop(worker: int) -> None:

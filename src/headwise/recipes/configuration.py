@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from headwise.recipes.fields import read_fields
+from headwise.training.ranks import PATIENCE
 from headwise.training.task import Precision
 
 
@@ -36,6 +37,8 @@ class Configuration:
         strategy: between processes, "ddp" or "fsdp2".
         on_nonfinite: "keep", "drop" or "raise": what happens to a term whose gradient is not finite.
         num_workers: processes that load; the batches do not depend on it.
+        patience: seconds that the batches of a step may take, and a process may give no sign of life, before the run
+            ends.
         log_every: steps.
         checkpoint_every: steps.
         evaluate_every: steps.
@@ -62,6 +65,7 @@ class Configuration:
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
     num_workers: int = 4
+    patience: float = PATIENCE
     log_every: int = 50
     checkpoint_every: int = 1000
     evaluate_every: int = 5000

@@ -29,6 +29,7 @@ def make_settings(configuration: Configuration) -> Settings:
         device=configuration.device,
         on_nonfinite=configuration.on_nonfinite,
         clip_norm=configuration.clip_norm,
+        patience=configuration.patience,
     )
 
 

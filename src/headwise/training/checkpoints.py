@@ -11,12 +11,14 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from headwise.structure import leaves
 
 FORMAT = "headwise.checkpoint"
 VERSION = 2
@@ -24,6 +26,7 @@ VERSION = 2
 _NAME = re.compile(r"step_(\d{8,})\.pt")
 _DIGEST = b"headwise sha256 "
 _COMMENT = len(_DIGEST) + 64
+_END = 22
 
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: int = 3) -> Path:
@@ -45,7 +48,7 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
         OSError: it could not be written, a full disk for instance; nothing half-written stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: _tensor_digest(tensor) for name, tensor in _tensors(state)}
+    tensors = {name: _tensor_digest(tensor) for name, tensor in leaves(state)}
     content = _archive({"format": FORMAT, "version": VERSION, **state, "step": step, "digests": tensors})
     path = folder / f"step_{step:08d}.pt"
     try:
@@ -76,15 +79,6 @@ def _archive(state: Mapping[str, Any]) -> bytes:
 
 def _comment(content: memoryview) -> bytes:
     return _DIGEST + hashlib.sha256(content).hexdigest().encode()
-
-
-def _tensors(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of nested containers, by the keys that lead to it."""
-    if isinstance(tree, Tensor):
-        yield name, tree
-    elif isinstance(tree, Mapping | list | tuple):
-        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
 def _tensor_digest(tensor: Tensor) -> str:
@@ -198,7 +192,13 @@ def _check_content(path: Path, file: BinaryIO) -> None:
     file.seek(0)
     body, comment = memoryview(content)[:-_COMMENT], content[-_COMMENT:]
     if not comment.startswith(_DIGEST):
-        raise ValueError(f"{path}: truncated, or no checkpoint of Headwise (no digest at its end). Use an earlier one.")
+        whole = content[-_END : 4 - _END] == b"PK\5\6"  # the end of an archive without a comment
+        reason = (
+            "no checkpoint of Headwise: changed, truncated, or no checkpoint"
+            if whole
+            else "truncated, or no checkpoint"
+        )
+        raise ValueError(f"{path}: {reason} (no digest at its end). Use an earlier one.")
     if comment != _comment(body):
         raise ValueError(f"{path}: damaged: its content is not what was written (digest). Use an earlier one.")
 
@@ -213,7 +213,7 @@ def _unpickled(path: Path, file: BinaryIO) -> Any:
 
 def _check_tensors(path: Path, state: Mapping[str, Any]) -> None:
     """Refuse tensors that are not those whose digests were taken, before torch wrote and read them."""
-    found = {name: _tensor_digest(tensor) for name, tensor in _tensors(state)}
+    found = {name: _tensor_digest(tensor) for name, tensor in leaves(state)}
     wanted = state.get("digests")
     if found != wanted:
         known = wanted if isinstance(wanted, Mapping) else {}
