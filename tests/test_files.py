@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 import pytest
 
@@ -39,26 +38,15 @@ def test_a_file_where_a_folder_should_be(tmp_path):
         write_atomically(tmp_path / "file" / "inside", b"")
 
 
-def fill(path: Path, **files: str) -> Path:
-    path.mkdir()
-    for name, content in files.items():
-        (path / name).write_text(content)
-    return path
-
-
 def test_what_is_not_ours_stays(tmp_path):
-    for path, words in [
-        (fill(tmp_path / "thesis", chapter="words"), "thesis holds chapter"),
-        (write_atomically(tmp_path / "notes", b"words"), "notes is a file"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            refuse_to_replace(path, ("config.json", "<!-- headwise"), "run")
+    script = write_atomically(tmp_path / "train.py", b"import torch")
+    for path in (script, tmp_path):
+        with pytest.raises(ValueError, match=f"{path.name} is there and is no page"):
+            refuse_to_replace(path, "<!doctype html>", "page")
+    assert script.read_bytes() == b"import torch"
 
 
 def test_ours_and_nobodys_may_be_replaced(tmp_path):
-    page = write_atomically(tmp_path / "page", b"<!-- headwise -->")
-    for path in (
-        fill(tmp_path / "run", **{"config.json": "{}", "more": ""}), fill(tmp_path / "empty"), page,
-        write_atomically(tmp_path / "nothing", b""), tmp_path / "new",
-    ):  # fmt: skip
-        refuse_to_replace(path, ("config.json", "<!-- headwise"), "run")
+    ours = write_atomically(tmp_path / "page", b"<!doctype html><html>")
+    for path in (ours, write_atomically(tmp_path / "empty", b""), tmp_path / "missing"):
+        refuse_to_replace(path, "<!doctype html>", "page")

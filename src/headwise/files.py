@@ -60,27 +60,22 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def refuse_to_replace(path: Path, marks: tuple[str, ...], what: str) -> None:
-    """Refuses to write into or over what is not ours.
+def refuse_to_replace(path: Path, begins: str, what: str) -> None:
+    """Refuses to replace a file that is not ours, such as a script that was named in place of a result.
 
     Args:
-        path: A folder that is to be written into, or a file that is to be replaced.
-        marks: What tells our own: names of files that a folder of ours holds; for a file what it begins with.
-        what: What is to be written there, for the message.
+        path: Where something is to be written.
+        begins: What a file of ours begins with.
+        what: What is to be written, for the message.
 
     Raises:
-        ValueError: There is something else. An empty folder and an empty file are nobody's.
+        ValueError: Another file is there. One that is empty, or missing, is nobody's.
     """
-    if not path.exists() and not path.is_symlink():
+    if not path.exists():
         return
-    if path.is_dir():
-        held = sorted(entry.name for entry in path.iterdir())
-        if held and not any(mark in held for mark in marks):
-            raise ValueError(
-                f"{path} holds {', '.join(held[:5])}{', ...' if len(held) > 5 else ''}, and is no {what}: nothing is "
-                "written there. Name an empty folder, or a new one"
-            )
-        return
-    begin = path.read_bytes()[:200] if path.is_file() else b"?"
-    if begin and not any(begin.startswith(mark.encode()) for mark in marks):
-        raise ValueError(f"{path} is a file, and no {what}: it is not replaced. Name another")
+    content = b"?"
+    if path.is_file():
+        with path.open("rb") as file:
+            content = file.read(len(begins))
+    if content and content != begins.encode():
+        raise ValueError(f"{path} is there and is no {what}: it is not replaced. Name another file")

@@ -229,7 +229,8 @@ def get(structure: Any, steps: Iterable[Key]) -> Any:
         KeyError: A step leads nowhere; the message lists what there is.
     """
     for step in steps:
-        structure = child(structure, step)[1]
+        plain = type(structure) is dict and step in structure
+        structure = structure[step] if plain else child(structure, step)[1]
     return structure
 
 

@@ -28,9 +28,13 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code: 0 for nothing, 1 for findings.
     """
     from headwise.attribution.audit import audit_target
-    from headwise.files import write_atomically
+    from headwise.files import refuse_to_replace, write_atomically
     from headwise.report.audit import write_audit
 
+    if arguments.json is not None:
+        refuse_to_replace(arguments.json, "{", "audit in JSON")
+    if arguments.html is not None:
+        refuse_to_replace(arguments.html, "<!doctype html>", "page")
     report = audit_target(arguments.target, strict=arguments.strict)
     if arguments.json is not None:
         write_atomically(arguments.json, (report.to_json() + "\n").encode())

@@ -103,6 +103,14 @@ def test_files_that_cannot_be_written(target, capsys):
     assert "cannot write" in capsys.readouterr().err
 
 
+def test_a_script_is_not_replaced_by_a_result(target, capsys):
+    before = target.read_bytes()
+    for option in ("--json", "--html"):
+        assert main(["audit", f"{target}:fine", option, str(target)]) == 2
+        assert "is not replaced" in capsys.readouterr().err
+    assert target.read_bytes() == before
+
+
 def test_json_and_page(target, tmp_path, capsys):
     assert (
         main(["audit", f"{target}:faulty", "--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]) == 1
