@@ -96,6 +96,6 @@ def test_message(label, options, words):
 
 
 def test_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(ImportError, match=r"needs scipy.*headwise\[data\]"):
         encode_border_weights(two(1))

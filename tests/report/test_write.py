@@ -283,8 +283,8 @@ def test_a_report_that_cannot_be_written_is_an_error_of_one_line(fresh_run):
 
 
 def test_without_the_extra_the_error_names_it(fresh_run, monkeypatch):
-    monkeypatch.setattr("headwise.report.write.find_spec", lambda name: None if name == "matplotlib" else name)
-    with pytest.raises(ImportError, match=r"needs matplotlib. Install headwise\[report\]"):
+    monkeypatch.setattr("headwise.require.find_spec", lambda name: None if name == "matplotlib" else name)
+    with pytest.raises(ImportError, match=r"needs matplotlib\. Install with: pip install 'headwise\[report\]'"):
         write_report(fresh_run)
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import headwise as hw
-from headwise.training import callbacks
 from headwise.training.callbacks import AccelerateHooks, Keeper, huggingface_callback, lightning_callback, log_entries
 from tests.training.loops import KEYS, make_criterion, make_network, make_samples
 
@@ -123,8 +122,8 @@ def test_numbers_below_one_are_refused():
     ("make", "package"), [(lightning_callback, "lightning"), (huggingface_callback, "transformers")]
 )
 def test_a_missing_library_is_named_with_its_extra(make, package, monkeypatch):
-    monkeypatch.setattr(callbacks.factories, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=rf"needs {package}\. Install headwise\[loops\]"):
+    monkeypatch.setattr("headwise.require.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=rf"needs {package}\. Install with: pip install 'headwise\[loops\]'"):
         make(make_criterion())
 
 
