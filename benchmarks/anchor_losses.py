@@ -21,10 +21,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import headwise as hw
 from benchmarks.authors.retinanet import authors_loss, torchvision_loss
 from benchmarks.measure import Options, markdown, milliseconds, peak_memory, times_faster
-
-import headwise as hw
 from headwise.coders import anchors as coder
 
 NUM_IMAGES, NUM_CLASSES, SIDE = 4, 20, 600
@@ -33,17 +32,17 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 Total = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def batch() -> Batch:
+def batch(num_images: int = NUM_IMAGES, num_classes: int = NUM_CLASSES, side: int = SIDE) -> Batch:
     """Random outputs near the prior; labels and deltas of eight boxes an image, as they are encoded."""
     generator = torch.Generator().manual_seed(0)
     boxes, labels = [], []
-    for _ in range(NUM_IMAGES):
-        corner = 400 * torch.rand(8, 2, generator=generator)
+    for _ in range(num_images):
+        corner = side * 2 / 3 * torch.rand(8, 2, generator=generator)
         boxes.append(torch.cat([corner, corner + 30 + 170 * torch.rand(8, 2, generator=generator)], 1))
-        labels.append(torch.randint(0, NUM_CLASSES, (8,), generator=generator))
-    levels = coder.encode_boxes(boxes, labels, coder.centered_anchors((SIDE, SIDE)))["levels"]
+        labels.append(torch.randint(0, num_classes, (8,), generator=generator))
+    levels = coder.encode_boxes(boxes, labels, coder.centered_anchors((side, side)))["levels"]
     label, target = (torch.cat([level[key] for level in levels], 1) for key in ("label", "deltas"))
-    logits = 1.5 * torch.randn(*label.shape, NUM_CLASSES, generator=generator) - 4
+    logits = 1.5 * torch.randn(*label.shape, num_classes, generator=generator) - 4
     deltas = torch.randn(*label.shape, 4, generator=generator)
     return logits.requires_grad_(), deltas.requires_grad_(), label, target
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure import machine, markdown, peak_memory
 from tests.criterion.samples import five_targets, five_terms
 
 import headwise as hw
+from benchmarks.measure import machine, markdown, peak_memory
 from headwise import losses
 
 Step = Callable[[], None]

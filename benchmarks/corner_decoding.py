@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.authors import corner_decoding as authors
 from benchmarks.measure import Options, markdown, peak_memory, times_faster
-
 from headwise.coders.corners import decode_corners, encode_corners
 from headwise.coders.corners.peaks import find_peaks
 

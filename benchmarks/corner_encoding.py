@@ -23,9 +23,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.authors import corners as authors
+from benchmarks.authors import corner_encoding as authors
 from benchmarks.measure import Options, markdown, times_faster
-
 from headwise.coders.corners import encode_corners
 
 IMAGE, GRID, NUM_CLASSES, NUM_OBJECTS, OVERLAP = 511, 128, 80, 30, 0.3

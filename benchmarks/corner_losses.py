@@ -24,12 +24,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import headwise as hw
 from benchmarks.authors.corners import cornernet_loss
 from benchmarks.corner_encoding import GRID, IMAGE, NUM_CLASSES, OVERLAP
 from benchmarks.corner_encoding import batch as boxes_of
 from benchmarks.measure import Options, markdown, milliseconds, peak_memory, times_faster
-
-import headwise as hw
 from headwise.coders.corners import encode_corners
 
 NUM_IMAGES, NUM_STACKS = 4, 2

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.measure import machine, markdown
 
+from benchmarks.measure import machine, markdown
 from headwise.recipes import RECIPES
 
 SYSTEMS = ("cornernet", "cornernet_squeeze", "cornernet_saccade", "centernet", "retinanet", "ssd")

@@ -21,10 +21,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import headwise as hw
 from benchmarks.authors.textsnake import textsnake_loss
 from benchmarks.measure import Options, markdown, milliseconds, peak_memory, times_faster
-
-import headwise as hw
 from headwise import losses, normalizers
 
 Targets = dict[str, Tensor]

@@ -27,10 +27,9 @@ from torch.utils.checkpoint import checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import headwise as hw
 from benchmarks.books import Trunk
 from benchmarks.measure import StoragePeak, machine, markdown
-
-import headwise as hw
 from headwise import losses
 
 NUM_HEADS, NUM_CLASSES = 8, 36

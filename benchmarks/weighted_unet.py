@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from benchmarks.measure import machine
 
+from benchmarks.measure import machine
 from headwise.recipes.pixels.configuration import TINY
 from headwise.recipes.pixels.weighted_unet import weighted_unet
 

@@ -1,0 +1,129 @@
+"""(c) CUDA graphs: `torch.compile(mode="reduce-overhead")` and a captured step, with the books open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import headwise as hw
+from benchmarks.gpu.bench import Bench, Missing, Run, Way
+from benchmarks.gpu.networks import ManyHeads, head_terms, heads_batch, plain_heads
+from benchmarks.gpu.report import Table
+
+NOTE = (
+    'The network under `torch.compile(mode="reduce-overhead")`, which captures CUDA graphs on a GPU; the criterion '
+    "outside it, or inside one compiled function with it. A captured step is one `torch.cuda.graph` of everything."
+)
+
+
+def run(bench: Bench) -> Iterator[Table]:
+    torch.manual_seed(0)
+    network = ManyHeads(bench.pick(18, 18, 0)).to(bench.device)
+    image, targets = heads_batch(bench, *bench.pick((8, 512), (1, 64), (1, 32)))
+    table = Table("eight heads on ResNet-18 and a feature pyramid", "criterion", NOTE)
+    compiled = compile_of(bench, network)
+    ways: dict[str, Way] = {
+        "by hand": lambda: stepping(network, lambda: plain_heads(compiled(image), targets)),
+        "criterion": partial(outside, network, compiled, image, targets, None),
+        "again": partial(outside, network, compiled, image, targets, None),
+        "ledger": partial(outside, network, compiled, image, targets, {}),
+        "criterion(compile=True), ledger": partial(outside, network, compiled, image, targets, {}, compile=True),
+        "one function": partial(inside, bench, network, image, targets, None),
+        "one function, ledger": partial(inside, bench, network, image, targets, {}),
+        "eager, criterion": partial(outside, network, network, image, targets, None),
+        "eager, ledger": partial(outside, network, network, image, targets, {}),
+        "captured step": partial(captured, bench, network, image, targets, None),
+        "captured step, ledger": partial(captured, bench, network, image, targets, {}),
+    }
+    if not bench.compiles:
+        ways = {name: ways[name] for name in ("criterion", "ledger", "one function, ledger", "captured step")}
+    table.add("", bench.compare(ways))
+    yield table
+
+
+def compile_of(bench: Bench, function: Any) -> Any:
+    """In its smallest form nothing becomes machine code."""
+    return (
+        torch.compile(function, mode="reduce-overhead") if bench.compiles else torch.compile(function, backend="eager")
+    )
+
+
+def outside(
+    network: nn.Module,
+    forward: Callable[[Tensor], Any],
+    image: Tensor,
+    targets: Any,
+    options: dict[str, Any] | None,
+    *,
+    compile: bool = False,
+) -> Run:
+    """The criterion after the network."""
+    criterion = head_terms(compile)
+    ledger = None if options is None else hw.Ledger(criterion, **options)
+    return stepping(network, lambda: criterion(forward(image), targets).total, ledger)
+
+
+def inside(bench: Bench, network: nn.Module, image: Tensor, targets: Any, options: dict[str, Any] | None) -> Run:
+    """The network and the criterion as one compiled function."""
+    criterion = head_terms()
+    ledger = None if options is None else hw.Ledger(criterion, **options)
+    total = compile_of(bench, lambda given: criterion(network(given), targets).total)
+    return stepping(network, lambda: total(image), ledger)
+
+
+def stepping(network: nn.Module, total: Callable[[], Tensor], kept: object = None) -> Run:
+    """Forward and backward, marked for CUDA graphs as one step."""
+
+    def run() -> object:
+        torch.compiler.cudagraph_mark_step_begin()
+        network.zero_grad(set_to_none=True)
+        total().backward()
+        return kept
+
+    return run
+
+
+def captured(bench: Bench, network: nn.Module, image: Tensor, targets: Any, options: dict[str, Any] | None) -> Run:
+    """Forward and backward in one graph that is replayed; the ledger's books must change with what is replayed."""
+    if bench.device.type != "cuda":
+        raise Missing("a captured step needs a GPU")
+    criterion = head_terms()
+    ledger = None if options is None else hw.Ledger(criterion, **options)
+    run = stepping(network, lambda: criterion(network(image), targets).total, ledger)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    network.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        criterion(network(image), targets).total.backward()
+    if ledger is not None:
+        check_replayed(graph, ledger, targets)
+
+    def replay() -> object:
+        graph.replay()
+        return ledger, network
+
+    return replay
+
+
+def check_replayed(graph: torch.cuda.CUDAGraph, ledger: hw.Ledger, targets: dict[str, Tensor]) -> None:
+    """Other targets in the same memory are other books."""
+    name = next(iter(targets))
+    norms = []
+    for factor in (1.0, 3.0):
+        targets[name].mul_(factor)
+        graph.replay()
+        norms.append(float(ledger.read()[name].grad_norm))
+    targets[name].div_(3.0)
+    if norms[0] == norms[1]:
+        raise AssertionError(
+            f"the books stand still under a replay: {name!r} has the norm {norms[0]:.6g} for both targets"
+        )
