@@ -1,9 +1,9 @@
-# `make demo` and `make test` need Python 3.11 or newer and make; each makes its own environment under .venv.
+# `make demo`, `make test` and the other targets need Python 3.11 or newer and make; each makes its own environment under .venv.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-lower-bound search lint bench-gpu
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,3 +31,26 @@ test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The oldest torch that pyproject.toml allows, in an environment of its own: what reads torch's graphs, and torch.compile.
+LOWER := .venv-lower
+
+$(LOWER)/.ready: pyproject.toml
+	test -x $(LOWER)/bin/python || $(PYTHON) -m venv $(LOWER)
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.11.*" "torchvision==0.26.*" --editable ".[yaml]" "numpy>=1.26" --group test || { echo "torch 2.11 could not be had from this index: the lower bound is not tested"; rm -rf $(LOWER); exit 1; }
+	touch $@
+
+test-lower-bound: export OMP_NUM_THREADS = 1
+test-lower-bound: $(LOWER)/.ready
+	$(LOWER)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" tests/criterion tests/losses tests/presets tests/attribution tests/test_normalizers.py
+
+# Other examples of every property on each run, and more of them; `make test` draws the same ones every time.
+search: export OMP_NUM_THREADS = 1
+search: export HYPOTHESIS_PROFILE = search
+search: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# PARTS=a,c runs these parts alone; without a GPU: make bench-gpu OPTIONS="--device cpu --small".
+bench-gpu: $(VENV)/.ready
+	PYTHONPATH=src $(BIN)/python -m benchmarks.gpu $(if $(PARTS),--parts $(PARTS)) $(OPTIONS)

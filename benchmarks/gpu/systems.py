@@ -17,7 +17,7 @@ from benchmarks.authors.textsnake import textsnake_loss
 from benchmarks.gpu.bench import Bench
 from benchmarks.losses import batch as text_batch
 from headwise.coders.corners import encode_corners
-from headwise.testing import leaves, nested_map
+from headwise.structure import leaves, mapped
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ def textsnake(bench: Bench) -> System:
     return System("textsnake", hw.presets.textsnake, {"maps": maps}, targets, {"authors": authors})
 
 
-def cornernet(bench: Bench, num_stacks: int = 2) -> System:
-    num_images, grid, num_classes = bench.pick((16, 128, 80), (2, 32, 8), (1, 16, 3))
+def cornernet(bench: Bench, num_stacks: int = 2, grid: int | None = None) -> System:
+    num_images, side, num_classes = bench.pick((16, 128, 80), (2, 32, 8), (1, 16, 3))
+    grid = grid or side
     targets = corner_targets(bench, num_images, grid, num_classes)
     generator = torch.Generator(bench.device).manual_seed(0)
     channels = {"heatmap": num_classes, "embedding": 1, "offset": 2}
@@ -103,7 +104,7 @@ SYSTEMS = (cornernet, retinanet, textsnake)
 
 def moved(nested: Any, device: torch.device) -> Any:
     """The same on another device."""
-    return nested_map(nested, lambda _, each: each.to(device))
+    return mapped(nested, lambda each: each.to(device))
 
 
 def num_bytes(nested: Any) -> int:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import headwise as hw
-from headwise.testing import leaves, nested_map
+from headwise.structure import leaves, mapped
+from tests.criterion.test_junction import NoSync
 from tests.presets import test_corner_family as corners
 from tests.presets import test_pyramids_and_pixels as pyramids
 from tests.presets import test_textsnake as text
@@ -64,12 +65,12 @@ GOLDEN: dict[str, Callable[[], Golden]] = {
 
 def moved(nested: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """On the device, floating tensors in the dtype."""
-    return nested_map(nested, lambda _, each: each.detach().to(device, dtype if each.is_floating_point() else None))
+    return mapped(nested, lambda each: each.detach().to(device, dtype if each.is_floating_point() else None))
 
 
 def inputs(nested: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The same as leaves that take gradients."""
-    return nested_map(moved(nested, device, dtype), lambda _, each: each.requires_grad_())
+    return mapped(moved(nested, device, dtype), lambda each: each.requires_grad_())
 
 
 def step(criterion: hw.Criterion, outputs: Any, targets: Any) -> tuple[Tensor, list[Tensor]]:
@@ -92,7 +93,7 @@ def drawn(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -
 def no_sync(device: torch.device) -> Iterator[None]:
     """Within, any wait for the device is an error, a GPU's own mode or the operators that would wait for one."""
     if device.type != "cuda":
-        with corners.NoSync():
+        with NoSync():
             yield
         return
     mode = torch.cuda.get_sync_debug_mode()
