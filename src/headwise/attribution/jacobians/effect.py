@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.optim import Optimizer
 
 from headwise.attribution.jacobians.grouping import chosen_parameters
-from headwise.attribution.jacobians.held import call_with, same_draw, without_reducer
+from headwise.attribution.jacobians.held import call_with, same_draw, through_checkpoints, without_reducer
 from headwise.attribution.jacobians.jacobian import walk_losses
 from headwise.attribution.jacobians.streaming import inner_product, stream
 from headwise.attribution.jacobians.update import LastUpdate, next_update
@@ -190,7 +190,7 @@ def _forward(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Values and changes of all losses by one pass with dual numbers."""
     values, changes = {}, {}
-    with same_draw(model), without_reducer(model), torch.no_grad(), forward_ad.dual_level():
+    with same_draw(model), without_reducer(model), through_checkpoints(), torch.no_grad(), forward_ad.dual_level():
         duals = {name: _dual(parameters[name].detach(), tangent) for name, tangent in move.items()}
         for loss in named_losses(call_with(model, closure, duals), names):
             if loss.value is None:

@@ -1,4 +1,4 @@
-"""Hold still what an extra pass could move: random state, buffers, grad mode."""
+"""Hold still what an extra pass could move: random state, buffers, grad mode; and let it through checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils import checkpoint
 
 
 @contextmanager
@@ -58,6 +60,24 @@ def without_reducer(model: nn.Module) -> Iterator[None]:
             for wrapper, (sync, find_unused) in zip(wrappers, kept, strict=True):
                 wrapper.require_forward_param_sync = sync
                 wrapper.find_unused_parameters = find_unused
+
+
+@contextmanager
+def through_checkpoints() -> Iterator[None]:
+    """Let dual numbers through checkpoints, as torch does since it keeps their inputs without a Function.
+
+    Before (torch 2.11) that Function has no forward mode; its output is empty, and so is its tangent. A
+    reentrant checkpoint is a Function that computes, and stays as it is.
+    """
+    kinds = [each for each in vars(checkpoint).values() if isinstance(each, type) and issubclass(each, Function)]
+    keepers = [each for each in kinds if each is not checkpoint.CheckpointFunction and "jvp" not in vars(each)]
+    for each in keepers:
+        each.jvp = staticmethod(lambda ctx, *tangents: torch.empty(0))  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for each in keepers:
+            del each.jvp
 
 
 class _Closure(nn.Module):
