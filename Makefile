@@ -38,12 +38,14 @@ LOWER := .venv-lower
 $(LOWER)/.ready: pyproject.toml
 	test -x $(LOWER)/bin/python || $(PYTHON) -m venv $(LOWER)
 	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.11.*" "torchvision==0.26.*" --editable ".[yaml]" "numpy>=1.26" --group test || { echo "torch 2.11 could not be had from this index: the lower bound is not tested"; rm -rf $(LOWER); exit 1; }
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.11.*" "torchvision==0.26.*"
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[yaml]" "numpy>=1.26" --group test
 	touch $@
 
 test-lower-bound: export OMP_NUM_THREADS = 1
 test-lower-bound: $(LOWER)/.ready
-	$(LOWER)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" tests/criterion tests/losses tests/presets tests/attribution tests/test_normalizers.py
+	$(LOWER)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" tests/criterion tests/losses tests/presets \
+		tests/attribution tests/test_normalizers.py --ignore tests/attribution/audit
 
 # Other examples of every property on each run, and more of them; `make test` draws the same ones every time.
 search: export OMP_NUM_THREADS = 1

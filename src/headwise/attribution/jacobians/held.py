@@ -72,7 +72,7 @@ def through_checkpoints() -> Iterator[None]:
     kinds = [each for each in vars(checkpoint).values() if isinstance(each, type) and issubclass(each, Function)]
     keepers = [each for each in kinds if each is not checkpoint.CheckpointFunction and "jvp" not in vars(each)]
     for each in keepers:
-        each.jvp = staticmethod(lambda ctx, *tangents: torch.empty(0))  # type: ignore[method-assign, assignment]
+        each.jvp = staticmethod(lambda ctx, *tangents: torch.empty(0))  # type: ignore[method-assign]
     try:
         yield
     finally:
