@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import headwise as hw
 from headwise import losses
+from headwise.declaration import declared
 
 
 def slice_terms(loss=losses.smooth_l1):
@@ -62,18 +64,30 @@ def test_every_backward_pass_has_memory_of_its_own():
 
 def test_a_failed_backward_pass_leaves_nothing_behind():
     x, targets = values_and_targets()
-    breakdown = hw.Criterion(slice_terms())({"x": x}, targets)
+    failing: list[int] = []
 
-    def fail(_grad):
-        raise RuntimeError("halfway")
+    def breaking(number):
+        def fail(grad):
+            if number in failing:
+                raise RuntimeError("halfway")
+            return grad
 
-    (expected,) = torch.autograd.grad(breakdown.total, x, retain_graph=True)
-    for entry in breakdown.values():
-        handle = entry.value.register_hook(fail)
+        def loss(output, target):
+            found = losses.smooth_l1(output, target)
+            found.register_hook(fail)
+            return found
+
+        return declared(closed_form=True)(loss)
+
+    terms = [dataclasses.replace(each, loss=breaking(number)) for number, each in enumerate(slice_terms())]
+    total = hw.Criterion(terms)({"x": x}, targets).total
+    (expected,) = torch.autograd.grad(total, x, retain_graph=True)
+    for number in range(len(terms)):
+        failing[:] = [number]
         with pytest.raises(RuntimeError, match="halfway"):
-            torch.autograd.grad(breakdown.total, x, retain_graph=True)
-        handle.remove()
-    assert torch.equal(torch.autograd.grad(breakdown.total, x, retain_graph=True)[0], expected)
+            torch.autograd.grad(total, x, retain_graph=True)
+    failing.clear()
+    assert torch.equal(torch.autograd.grad(total, x, retain_graph=True)[0], expected)
 
 
 def test_a_loss_of_the_users_may_differentiate_what_it_reads():

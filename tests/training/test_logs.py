@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from headwise.attribution.gram import Gram
 from headwise.attribution.ledger.books import Books, LevelBooks, OutputBooks, TermBooks
 from headwise.training.logs import JsonLines, RunLog, step_entry
 
@@ -14,7 +15,11 @@ def books(value: float = 2.0, finite: bool = True) -> Books:
         levels = {"stacks[0]": LevelBooks(value, value / 2, 0.5, 0.25, finite)} if name == "sin" else {}
         return TermBooks(value, 0.5, value / 2, 0.5, 0.25, finite, True, outputs, levels)
 
-    return Books(3, {"sin": term("sin"), "cos": term("cos"), "radius": term("r")}, cosines={("sin", "cos"): -0.5})
+    squares, products = {("sin", "x"): 1.0, ("cos", "x"): 1.0}, {("sin", "cos", "x"): -0.5}
+    gram = Gram.of_pairs(
+        squares, products, dict.fromkeys(("sin", "cos", "radius"), 1.0), dict.fromkeys(("sin", "cos", "radius"), 1.0)
+    )
+    return Books(3, {"sin": term("sin"), "cos": term("cos"), "radius": term("r")}, gram)
 
 
 def entry(step: int, value: float = 2.0) -> dict[str, Any]:

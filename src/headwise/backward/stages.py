@@ -8,7 +8,6 @@ from typing import Any
 
 from headwise.criterion import Criterion
 from headwise.criterion.binding import bind_targets
-from headwise.criterion.part import part_of
 from headwise.criterion.paths import WILDCARD, Path, Step, parse, places
 from headwise.criterion.unread import check_targets_read
 from headwise.structure import Key, children, mapped_by_path
@@ -78,7 +77,7 @@ def make_stages(criterion: Criterion, heads: Sequence[str], targets: Any) -> lis
     for group in _components(readers):
         names = tuple(name for name in criterion.names if any(head in group for head in readers[name]))
         chosen = tuple(head for head in heads if head in group)
-        stages.append(Stage(chosen, part_of(criterion, names), frozenset().union(*(used[name] for name in names))))
+        stages.append(Stage(chosen, criterion.part(names), frozenset().union(*(used[name] for name in names))))
     return sorted(stages, key=lambda stage: max(heads.index(head) for head in stage.heads))
 
 

@@ -25,9 +25,17 @@ class Read:
     stride: int = 1
     num_spatial: int = 2
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tensor is read as it stands."""
+        return self.channels is None and self.stride == 1
+
     def of(self, targets: Any) -> Tensor:
         """Reads it."""
-        tensor: Tensor = get(targets, self.steps)
+        return self.part_of(get(targets, self.steps))
+
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """The part of the tensor there that is read."""
         if self.channels is not None:
             start, stop = self.channels.bounds(tensor)
             tensor = tensor.narrow(self.channels.dim, start, stop - start)

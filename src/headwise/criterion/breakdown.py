@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from headwise.ratio import Ratio
 
@@ -33,17 +35,46 @@ class Entry:
     split_variant: str | None = None
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Breakdown(Mapping[str, Entry]):
     """An immutable mapping from the terms' names to their entries; `total` is the sum of their ``weighted``.
 
+    The total of a criterion's call is one vector operation; the graph of an entry is made when the entry is asked for.
+    A pytree: whatever moves, casts or rebuilds nested tensors does so with it.
+
     Args:
         entries: The entries, in the order of the terms.
-        total: What ``backward`` is called on.
+        total: What ``backward`` is called on; by default the sum of the entries' ``weighted``.
     """
 
-    entries: dict[str, Entry]
+    __slots__ = ("_entries", "_make", "_names", "_vectors", "total")
+
     total: Tensor
+
+    def __init__(self, entries: Mapping[str, Entry], total: Tensor | None = None) -> None:
+        self._names = tuple(entries)
+        self._entries = dict(entries)
+        self._make: Callable[[int], Entry] | None = None
+        self._vectors: tuple[Tensor, Tensor] | None = None
+        self.total = _sum(self._entries.values()) if total is None else total
+
+    @classmethod
+    def of_call(
+        cls, names: tuple[str, ...], total: Tensor, vectors: tuple[Tensor, Tensor], make: Callable[[int], Entry]
+    ) -> Breakdown:
+        """The breakdown of one call of a criterion.
+
+        Args:
+            names: The terms.
+            total: Their total.
+            vectors: Values and weighted values, (T,) each.
+            make: Makes the entry of a term by its number, when it is asked for.
+
+        Returns:
+            The breakdown.
+        """
+        found = cls({}, total)
+        found._names, found._vectors, found._make = names, vectors, make
+        return found
 
     def __getitem__(self, name: str) -> Entry:
         """One term's entry.
@@ -51,16 +82,18 @@ class Breakdown(Mapping[str, Entry]):
         Raises:
             KeyError: There is no such term; the message lists the terms.
         """
-        try:
-            return self.entries[name]
-        except KeyError:
-            raise KeyError(f"no term {name!r}. The terms are: {', '.join(self.entries)}") from None
+        if name in self._entries:
+            return self._entries[name]
+        if self._make is None or name not in self._names:
+            raise KeyError(f"no term {name!r}. The terms are: {', '.join(self._names)}")
+        entry = self._entries[name] = self._make(self._names.index(name))
+        return entry
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.entries)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._names)
 
     def log(self, prefix: str = "") -> dict[str, Tensor]:
         """A flat dict for any logger.
@@ -69,21 +102,69 @@ class Breakdown(Mapping[str, Entry]):
             prefix: Put before each key, with a slash between.
 
         Returns:
-            Detached 0-d tensors under ``<prefix>/<term>/raw``, ``.../weighted``, ``.../share`` (of the total; 0 where
-            the total is 0) and ``<prefix>/total``. Nothing is copied to the host.
+            Detached 0-d tensors under ``<prefix>/<term>/value``, ``.../weighted``, ``.../share`` (``weighted`` over the
+            sum of all absolute ``weighted``; 0 where that is 0) and ``<prefix>/total``. Nothing is copied to the host.
         """
         head = f"{prefix.rstrip('/')}/" if prefix else ""
-        total = self.total.detach()
-        safe = torch.where(total == 0, torch.ones_like(total), total)
+        values, weighted = self._detached()
+        size = weighted.abs().sum()
+        shares = torch.where(size == 0, torch.zeros_like(weighted), weighted / size)
         found = {}
-        for name, entry in self.items():
-            weighted = entry.weighted.detach()
-            found[f"{head}{name}/raw"] = entry.value.detach()
-            found[f"{head}{name}/weighted"] = weighted
-            found[f"{head}{name}/share"] = weighted / safe
-        found[f"{head}total"] = total
+        for name, value, each, share in zip(self._names, values, weighted, shares, strict=True):
+            found[f"{head}{name}/value"] = value
+            found[f"{head}{name}/weighted"] = each
+            found[f"{head}{name}/share"] = share
+        found[f"{head}total"] = self.total.detach()
         return found
 
+    def _detached(self) -> tuple[Tensor, Tensor]:
+        if self._vectors is not None:
+            return self._vectors[0].detach(), self._vectors[1].detach()
+        entries = list(self.values())
+        weighted = torch.stack([entry.weighted.detach() for entry in entries])
+        return torch.stack([entry.value.detach().to(weighted) for entry in entries]), weighted
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or pickle holds the entries themselves."""
+        return type(self), (dict(self), self.total)
+
     def __repr__(self) -> str:
-        rows = ", ".join(f"{name}={entry.weighted.detach():.6g}" for name, entry in self.items())
+        weighted = self._detached()[1].tolist()
+        rows = ", ".join(f"{name}={each:.6g}" for name, each in zip(self._names, weighted, strict=True))
         return f"Breakdown(total={self.total.detach():.6g}: {rows})"
+
+
+def _sum(entries: Iterable[Entry]) -> Tensor:
+    total, *others = [entry.weighted for entry in entries]
+    for each in others:
+        total = total + each
+    return total
+
+
+_Rest = tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]
+
+
+def _flatten(breakdown: Breakdown) -> tuple[list[Any], _Rest]:
+    entries = list(breakdown.values())
+    leaves: list[Any] = [breakdown.total]
+    rest = []
+    for entry in entries:
+        leaves.append([entry.value, entry.weighted, entry.ratio.numerator, entry.ratio.denominator, entry.levels])
+        rest.append((entry.weight, entry.ratio.smooth, entry.split_variant))
+    return leaves, (tuple(breakdown), tuple(rest))
+
+
+def _unflatten(leaves: Any, context: _Rest) -> Breakdown:
+    total, *parts = leaves
+    names, rest = context
+    entries = {}
+    for name, (value, weighted, numerator, denominator, levels), (weight, smooth, why) in zip(
+        names, parts, rest, strict=True
+    ):
+        entries[name] = Entry(value, weight, weighted, Ratio(numerator, denominator, smooth), levels, why)
+    return Breakdown(entries, total)
+
+
+_pytree.register_pytree_node(
+    Breakdown, _flatten, _unflatten, serialized_type_name="headwise.criterion.breakdown.Breakdown"
+)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,32 +13,38 @@ from headwise.criterion import config
 from headwise.criterion.binding import bind_targets
 from headwise.criterion.breakdown import Breakdown, Entry
 from headwise.criterion.checks import check_denominators, check_terms, warn_of_still_schedules
-from headwise.criterion.evaluate import Job, Row, denominator_of, run
-from headwise.criterion.junction import Policy, Recorder
+from headwise.criterion.combine import Combined, Sums, combine, ratio_of, within
+from headwise.criterion.evaluate import Denominators, Job, denominator_of, evaluate
+from headwise.criterion.hand_out import hand_out
+from headwise.criterion.junction import Policy
 from headwise.criterion.kernels import Kernels
-from headwise.criterion.plan import Plan, make_plan, signature
-from headwise.criterion.term import AnyTerm, Term, Weight, check_weight
+from headwise.criterion.levels import Levels
+from headwise.criterion.plan import Plan, Plans, make_plan
+from headwise.criterion.recording import Record, Recorder
+from headwise.criterion.term import AnyTerm, Term, Weight, modules_of
+from headwise.criterion.weights import Weights
 from headwise.ratio import Ratio
-from headwise.structure import get
-
-_MAX_PLANS = 64
+from headwise.structure import flatten
 
 
 class Criterion(nn.Module):
     """Computes the weighted sum of declared terms, by name, and can keep its books.
 
     ``total = sum_t weight_t * value_t`` and ``value_t = numerator_t / denominator_t`` (0 where the denominator is 0).
+    What can be learned (a `Parameter` as weight, parameters of losses) is among its parameters; step and weights are
+    tensors of its state dict.
 
     Args:
         terms: The terms; or a mapping ``{output path: loss}`` in the manner of Keras, where each loss reads the target
             of the same name (see `config.terms_from_mapping` for what a loss may be there).
         weights: Weights by name, in place of the terms' own.
         unread: Paths of outputs, channels and targets that are meant to be read by nobody.
-        compile: Compile losses, normalizers and junction into fused kernels (`torch.compile`); needs a C++ compiler on
-            the CPU, Triton on a GPU.
+        compile: Compile losses and normalizers into fused kernels (`torch.compile`); needs a C++ compiler on the CPU,
+            Triton on a GPU.
         on_nonfinite: What happens to a term whose gradient is not finite: "keep" passes it on (the books name it),
-            "drop" leaves out all gradients of that term, on all ranks alike, "raise" raises `NonFiniteGradientError`
-            during the backward pass; "raise" alone waits for the device.
+            "drop" leaves out all gradients of that term (each process those of its own samples: a backward pass waits
+            for nobody), "raise" raises `NonFiniteGradientError` during the backward pass; "raise" alone waits for the
+            device. "drop" is refused for float16 outputs: a loss scale that overflows must reach the scaler.
 
     Raises:
         ValueError: There is no term, two have one name, or an argument is not of these forms.
@@ -61,76 +66,88 @@ class Criterion(nn.Module):
         self.unread = (unread,) if isinstance(unread, str) else tuple(unread)
         self.on_nonfinite = on_nonfinite
         self.recorder: Recorder | None = None
-        self.step = 0
         check_terms(self.terms)
         if on_nonfinite not in ("keep", "drop", "raise"):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
-        self._weights: dict[str, Weight] = {term.name: term.weight for term in self.terms}
+        self.names: tuple[str, ...] = tuple(term.name for term in self.terms)
+        self.term_weights = Weights(self.terms)
+        self.losses = nn.ModuleList([module for term in self.terms for module in modules_of(term)])
         for name, weight in (weights or {}).items():
             self.set_weight(name, weight)
-        self._plans: dict[Any, Plan] = {}
-        self._kernels = Kernels(compile)
+        self._plans, self._kernels = Plans(), Kernels(compile)
         self._num_calls = 0
         self._parts: dict[tuple[str, ...], Criterion] = {}
-        self._split_variants = tuple([term.split_variant for term in self.terms])
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle has closed books, and makes its own plans and kernels."""
-        return {
-            **self.__dict__,
+        own: dict[str, Any] = {
             "recorder": None,
-            "_plans": {},
+            "_plans": Plans(),
             "_parts": {},
             "_kernels": Kernels(self._kernels.enabled),
         }
+        return {**self.__dict__, **own}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The terms' names, in order."""
-        return tuple(term.name for term in self.terms)
+    def step(self) -> int:
+        """Steps of the optimizer, as `advance` counts them."""
+        return self.term_weights.step
 
     @property
     def weights(self) -> dict[str, float | Tensor]:
         """The weight of each term at the present step."""
-        return {name: self._weight(name) for name in self.names}
+        return {name: self.term_weights.now(name) for name in self.names}
 
     @property
     def split_variants(self) -> dict[str, str]:
         """The terms whose gradient depends on how a batch is split over micro-batches and ranks, and why."""
-        return {name: why for name, why in zip(self.names, self._split_variants, strict=True) if why is not None}
-
-    def _weight(self, name: str) -> float | Tensor:
-        weight = self._weights[name]
-        return weight if isinstance(weight, Tensor) else float(weight(self.step) if callable(weight) else weight)
+        return {term.name: term.split_variant for term in self.terms if term.split_variant is not None}
 
     def set_weight(self, name: str, weight: Weight) -> None:
         """Gives a term another weight; compiled kernels stay.
 
         Args:
             name: The term.
-            weight: A float, a function of the step, or a 0-d tensor.
+            weight: As in `Term`.
 
         Raises:
-            ValueError: There is no such term, or the weight is not finite.
+            ValueError: There is no such term, or it is no weight.
         """
-        if name not in self._weights:
+        if name not in self.names:
             raise ValueError(f"no term {name!r} to weigh. The terms are: {', '.join(self.names)}")
-        check_weight(name, weight)
-        self._weights[name] = weight
+        self.term_weights.set(name, weight)
 
     def advance(self, steps: int = 1) -> None:
-        """Moves the schedules on; call it beside ``optimizer.step()``.
+        """Marks the end of a step: moves the schedules on, and an open ledger closes the step's books.
+
+        Call it beside ``optimizer.step()``.
 
         Args:
-            steps: How many optimiser steps have passed.
+            steps: How many steps of the optimizer have passed.
 
         Raises:
             ValueError: A schedule gives a weight that is not finite at the new step.
         """
-        self.step += steps
-        for name, weight in self.weights.items():
-            if not isinstance(weight, Tensor) and not math.isfinite(weight):
-                raise ValueError(f"term {name!r}: its schedule gives {weight} at step {self.step}; a weight is finite")
+        self.term_weights.advance(steps)
+        if self.recorder is not None:
+            self.recorder.mark()
+
+    def part(self, names: tuple[str, ...]) -> Criterion:
+        """Some of the terms, at the same step and weights, as a criterion without books of its own.
+
+        Args:
+            names: The terms.
+
+        Returns:
+            The part; the same object each time, so that its plans and kernels stay.
+        """
+        if names not in self._parts:
+            terms = [term for term in self.terms if term.name in names]
+            self._parts[names] = Criterion(terms, unread=self.unread, compile=self._kernels.enabled)
+        part = self._parts[names]
+        part.on_nonfinite = self.on_nonfinite
+        part.term_weights.follow(self.term_weights)
+        return part
 
     def to_dict(self) -> dict[str, Any]:
         """The declaration as plain data, for JSON or YAML; the step and compiled kernels are not part of it.
@@ -141,7 +158,7 @@ class Criterion(nn.Module):
         Raises:
             ValueError: A loss, normalizer or schedule cannot be found again by a name.
         """
-        found: dict[str, Any] = {"terms": config.terms_to_list(self.terms, self._weights)}
+        found: dict[str, Any] = {"terms": config.terms_to_list(self.terms, self.term_weights.given())}
         if self.unread:
             found["unread"] = list(self.unread)
         return {**found, "on_nonfinite": self.on_nonfinite, "compile": self._kernels.enabled}
@@ -180,31 +197,6 @@ class Criterion(nn.Module):
         """Builds a criterion from YAML; errors as in `from_dict`."""
         return cls.from_dict(config.read_yaml(text))
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The step and the present weights, for the state dict."""
-        fixed = {n: float(w) for n, w in self._weights.items() if isinstance(w, Tensor) or not callable(w)}
-        return {"step": self.step, "names": list(self.names), "weights": fixed}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores step and weights.
-
-        Raises:
-            ValueError: The state belongs to other terms.
-        """
-        if tuple(state["names"]) != self.names:
-            raise ValueError(
-                f"the state dict holds the terms {', '.join(state['names'])}; this criterion: {', '.join(self.names)}. "
-                "Load it into the criterion that it was saved from"
-            )
-        self.step = int(state["step"])
-        for name, value in state["weights"].items():
-            held = self._weights[name]
-            if isinstance(held, Tensor):
-                with torch.no_grad():
-                    held.fill_(value)
-            elif not callable(held):
-                self._weights[name] = value
-
     def denominators(self, targets: Any) -> dict[str, Tensor]:
         """What divides each term, from the targets alone.
 
@@ -223,9 +215,7 @@ class Criterion(nn.Module):
             if isinstance(term, Term)
         }
 
-    def forward(
-        self, outputs: Any, targets: Any, denominators: Mapping[str, Tensor | Ratio] | None = None
-    ) -> Breakdown:
+    def forward(self, outputs: Any, targets: Any, denominators: Denominators | None = None) -> Breakdown:
         """Computes all terms.
 
         Args:
@@ -242,55 +232,72 @@ class Criterion(nn.Module):
         """
         outputs = {"output": outputs} if isinstance(outputs, Tensor) else outputs
         targets = {"target": targets} if isinstance(targets, Tensor) else targets
-        if torch.compiler.is_compiling() and self.recorder is not None:
-            # Slots are fresh leaves, which a graph that the user compiles cannot make.
-            outside = torch.compiler.disable(self.forward)  # type: ignore[no-untyped-call]
+        compiling = torch.compiler.is_compiling()
+        if compiling and self.recorder is not None:
+            # What a backward pass sends is booked by Python code, which a compiled graph does not hold.
+            outside = torch.compiler.disable(  # type: ignore[no-untyped-call]
+                self.forward, reason="an open Ledger keeps the books of this criterion outside of compiled graphs"
+            )
             breakdown: Breakdown = outside(outputs, targets, denominators)
             return breakdown
-        if torch.compiler.is_compiling():
-            plan = make_plan(self.terms, outputs, targets, self.unread)
-            return self._evaluate(outputs, targets, denominators, plan, run)
-        plan = self._plan(outputs, targets)
         check_denominators(self.terms, denominators)
+        spec, found = flatten(outputs)
+        target_spec, read = flatten(targets)
+        if compiling:
+            return self._evaluate(make_plan(self.terms, outputs, targets, self.unread), found, read, denominators)
+        self._count_call()
+        key = (spec, target_spec)
+        plan = self._plans.get(key, found, read) or self._plans.put(
+            key, found, read, make_plan(self.terms, outputs, targets, self.unread)
+        )
+        return self._evaluate(plan, found, read, denominators)
+
+    def _count_call(self) -> None:
         self._num_calls += torch.is_grad_enabled() and self.training
         if self._num_calls == 100 and self.step == 0:
-            warn_of_still_schedules(self._weights.values())
-        return self._evaluate(outputs, targets, denominators, plan, self._kernels.run)
-
-    def _plan(self, outputs: Any, targets: Any) -> Plan:
-        key = (signature(outputs), signature(targets))
-        if key not in self._plans:
-            if len(self._plans) >= _MAX_PLANS:
-                self._plans.clear()
-            self._plans[key] = make_plan(self.terms, outputs, targets, self.unread)
-        return self._plans[key]
+            warn_of_still_schedules(self.term_weights.given().values())
 
     def _evaluate(
-        self,
-        outputs: Any,
-        targets: Any,
-        denominators: Mapping[str, Tensor | Ratio] | None,
-        plan: Plan,
-        run_job: Callable[..., tuple[list[Row], Tensor]],
+        self, plan: Plan, outputs: Sequence[Tensor], targets: Sequence[Tensor], given: Denominators | None
     ) -> Breakdown:
-        roots = [get(outputs, steps) for steps in plan.root_steps]
-        weights = [self._weight(name) for name in self.names]
-        scales = [
-            term.levels.at(len(calls), self.step) if term.levels else (1.0,) * len(calls)
-            for term, calls in zip(self.terms, plan.calls, strict=True)
-        ]
-        job = Job(self.terms, plan, self.on_nonfinite, self.recorder is not None and self.recorder.channels)
-        slots = self._open_books(job, roots, denominators is not None)
-        rows, total = run_job(job, roots, targets, denominators, weights, scales, slots)
-        entries = {
-            name: Entry(
-                row.value, weight, row.weighted, Ratio(row.numerator, row.denominator, row.smooth), row.levels, why
-            )
-            for name, weight, row, why in zip(self.names, weights, rows, self._split_variants, strict=True)
-        }
-        return Breakdown(entries, total)
+        roots = [outputs[number] for number in plan.roots]
+        weights = self.term_weights.all_now()
+        record = self._open(plan, roots, given is not None)
+        idle = frozenset(n for n, weight in enumerate(weights) if not isinstance(weight, Tensor) and weight == 0.0)
+        job = Job(self.terms, plan)
+        views, tokens = hand_out(job, self.on_nonfinite, roots, weights, idle, record)
+        run = evaluate if torch.compiler.is_compiling() else self._kernels.evaluate
+        sums = self._sums(run, job, views, targets, given)
+        combined = combine(sums, weights, tokens, idle)
+        if record is not None:
+            record.summed(combined.values.detach(), weights, combined.levels)
+            record.watch_total(combined.total)
+        return Breakdown.of_call(
+            self.names,
+            combined.total,
+            (combined.values, combined.weighted),
+            lambda number: self._entry(number, sums[number], weights[number], record),
+        )
 
-    def _open_books(self, job: Job, roots: list[Tensor], pooled: bool) -> list[Tensor] | None:
+    def _sums(self, run: Any, job: Job, views: list[Tensor], targets: Sequence[Tensor], given: Any) -> list[Sums]:
+        """Each term's sums, with the weights of its levels, as a part of the step where its ratio was pooled."""
+        found = []
+        for term, each in zip(self.terms, run(job, views, targets, given), strict=True):
+            if term.num_wildcards:
+                each = each._replace(levels=(term.levels or Levels()).at(len(each.numerators), self.step))
+            pooled = None if given is None else given.get(term.name)
+            found.append(within(each, pooled) if isinstance(pooled, Ratio) else each)
+        return found
+
+    def _open(self, plan: Plan, roots: Sequence[Tensor], pooled: bool) -> Record | None:
         if self.recorder is None or not torch.is_grad_enabled() or not any(root.requires_grad for root in roots):
             return None
-        return self.recorder.open(tuple([part.layout for part in job.parts]), roots[0].device, pooled)
+        return self.recorder.open(plan.layout, roots, pooled)
+
+    def _entry(self, number: int, sums: Sums, weight: float | Tensor, record: Record | None) -> Entry:
+        """One term's entry, whose graph is its own: entries on different outputs go backward one after another."""
+        one: Combined = combine([sums], [weight])
+        if record is not None:
+            record.watch_value(number, one.values)
+        variant = self.terms[number].split_variant
+        return Entry(one.values[0], weight, one.weighted[0], ratio_of(sums), one.levels[0], variant)

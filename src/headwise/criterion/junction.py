@@ -1,22 +1,22 @@
 """Junctions: one autograd node that hands each reader its own view and receives their gradients side by side.
 
-In the backward pass a junction books what each reader sends back (norm, inner products, finite or not), then passes
-on one summed gradient. The books are the *gradient of a small leaf* (a slot): the node has no side effect, so
-it works wherever autograd works, and costs no synchronisation. The sums are formed by the same operations in the same
-order whether the books are kept or not, hence gradients with and without are equal to the bit.
+In the backward pass a junction shows what each reader sends back to whoever keeps the books (`recording.Record`),
+judges it where a policy asks for that, and passes on one summed gradient. The sums are formed by the same operations in
+the same order whether the books are kept or not, hence gradients with and without are equal to the bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from headwise.criterion.layout import Layout
+from headwise.criterion.layout import Layout, Part
+from headwise.criterion.recording import Record
 from headwise.criterion.sink import Sinks, view
-from headwise.criterion.stats import booked, square_norm, sum_dtype, with_channel
+from headwise.criterion.stats import sum_dtype, with_channel
 
 Policy = Literal["keep", "drop", "raise"]
 
@@ -25,206 +25,171 @@ class NonFiniteGradientError(FloatingPointError):
     """A term sent a gradient that is not finite; the message names the term and the output."""
 
 
-class Recorder(Protocol):
-    """Who keeps the books of a criterion: gives each call the leaves (slots) that its backward pass fills."""
+class Duties(NamedTuple):
+    """What a junction does besides passing on.
 
-    channels: bool
+    Args:
+        policy: What happens to gradients that are not finite.
+        record: Who books what readers send, or None.
+        sinks: Where readers leave functions that write their gradients, or None.
+        weights: Per term the weight of this call where it is a tensor: a weight of 0 sends nothing, whatever its loss
+            sends; None for a term whose weight is a number.
+        token: Whether a zero joins the total, so that a pass from the total sends every output a gradient.
+    """
 
-    def open(self, layouts: tuple[Layout, ...], device: torch.device, pooled: bool) -> list[Tensor]:
-        """The slots of every term's seed, then of every junction, for one call."""
-        ...
+    policy: Policy = "keep"
+    record: Record | None = None
+    sinks: Sinks | None = None
+    weights: tuple[Tensor | None, ...] = ()
+    token: bool = True
 
 
 class Split(torch.autograd.Function):
     """Hands out views of the outputs along a `Layout`; see the module's description.
 
-    ``forward(layout, policy, channels, sinks, slot, *roots)`` returns one view an edge and a token: a 0-d zero that
-    joins the total, so that a backward pass from the total reaches every output, even if no term sent a gradient.
+    ``forward(part, duties, *roots)`` returns one view an edge and, if asked for, a token: a 0-d zero that joins the
+    total, so that a backward pass from the total reaches every output, even if no term sent a gradient.
     """
 
     @staticmethod
-    def forward(
-        layout: Layout, policy: Policy, channels: bool, sinks: Sinks | None, slot: Tensor | None, *roots: Tensor
-    ) -> Any:
+    def forward(part: Part, duties: Duties, *roots: Tensor) -> Any:
         """One view per edge, then the token."""
-        views = [view(roots[edge.root], edge) for edge in layout.edges]
-        return (*views, torch.zeros((), dtype=sum_dtype(roots[0].dtype), device=roots[0].device))
+        views = [view(roots[edge.root], edge) for edge in part.layout.edges]
+        return (*views, _token(roots[0])) if duties.token else tuple(views)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps the plan; no tensor is saved."""
         ctx.set_materialize_grads(False)
-        ctx.layout, ctx.policy, ctx.channels, ctx.sinks, slot, *roots = inputs
-        ctx.slot_dtype = None if slot is None else slot.dtype
+        ctx.part, ctx.duties, *roots = inputs
         ctx.like = [(root.shape, root.dtype, root.device) for root in roots]
-        # Inputs of a node are its tensors: the slot, if there is one, comes before the outputs.
-        first = int(slot is not None)
-        ctx.headwise_routes = tuple((view, root + first, *where) for view, root, *where in ctx.layout.routes)
+        ctx.headwise_routes = ctx.part.layout.routes
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        """Books the readers' gradients and returns their sum for every output."""
-        *edge_grads, token = grads
-        layout: Layout = ctx.layout
-        written = None if ctx.sinks is None else ctx.sinks.write(edge_grads)
+        """Shows the readers' gradients to the books and returns their sum for every output."""
+        layout, duties = ctx.part.layout, ctx.duties
+        edge_grads: Sequence[Tensor | None] = grads[: len(layout.edges)]
+        token = grads[-1] if duties.token else None
+        written = None if duties.sinks is None else duties.sinks.write(edge_grads)
         if written is not None:
-            return None, None, None, None, None, written
-        slot_grad = None
-        if ctx.slot_dtype is not None and ctx.needs_input_grad[4]:
-            with torch.no_grad():
-                slot_grad = booked(layout, edge_grads, ctx.channels, ctx.slot_dtype, ctx.like[0][2])
-        if ctx.policy != "keep":
-            edge_grads = _apply_policy(layout, ctx.policy, edge_grads)
+            return None, None, written
+        edge_grads = _silenced(layout, duties.weights, edge_grads)
+        sent = edge_grads
+        if duties.policy != "keep":
+            edge_grads = _apply_policy(layout, duties.policy, edge_grads)
+        needed = ctx.needs_input_grad[2:]
         roots = [
-            _assemble(layout, root, edge_grads, ctx.like[root], token is not None) if needed else None
-            for root, needed in enumerate(ctx.needs_input_grad[5:])
+            _assemble(layout, root, edge_grads, ctx.like[root], token is not None) if needed[root] else None
+            for root in range(len(needed))
         ]
-        return None, None, None, None, slot_grad, *roots
+        if duties.record is not None:
+            with torch.no_grad():
+                duties.record.sent(ctx.part, sent, roots, [shape for shape, _, _ in ctx.like])
+        return None, None, *roots
 
 
-class Seed(torch.autograd.Function):
-    """Books the factor that the loop multiplied into a term (loss scale, accumulation).
-
-    ``forward(slot, value, weight, levels, weighted)`` returns the weighted value unchanged; its backward fills the slot
-    with `SEED_COLUMNS` (how often the term was part of a backward pass, the factor, its square, the value, the weight)
-    and the values of the term's levels, if it has any.
-    Every term has a node of its own, so that terms on different outputs stay apart in the graph.
-    """
+class EagerSplit(Split):
+    """`Split` in the form in which torch applies it fastest; it has a forward mode, and no transforms of functions."""
 
     @staticmethod
-    def forward(slot: Tensor, value: Tensor, weight: Tensor, levels: Tensor | None, weighted: Tensor) -> Tensor:
-        """The weighted value."""
-        return weighted.view_as(weighted)
+    def forward(ctx: Any, part: Part, duties: Duties, *roots: Tensor) -> Any:  # type: ignore[override]
+        """One view per edge, then the token."""
+        found = Split.forward(part, duties, *roots)
+        Split.setup_context(ctx, (part, duties, *roots), found)
+        return found
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keeps value, weight and levels, numbers without graph."""
-        slot, value, weight, levels, _ = inputs
-        ctx.save_for_backward(value, weight, levels)
-        ctx.slot_dtype = slot.dtype
-
-    @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> Any:
-        """Fills the slot, and passes the factor on."""
-        with torch.no_grad():
-            scale = factor.detach().to(ctx.slot_dtype)
-            booked = [torch.ones_like(scale), scale, scale.square()]
-            value, weight, levels = ctx.saved_tensors
-            slot_grad = torch.stack([*booked, value.to(ctx.slot_dtype), weight.to(ctx.slot_dtype)])
-            if levels is not None:
-                slot_grad = torch.cat([slot_grad, levels.to(ctx.slot_dtype)])
-        return slot_grad, None, None, None, factor
-
-
-class ForwardModeSplit(Split):
-    """`Split` with a forward mode, which `torch.compile` cannot trace."""
+    setup_context = torch.autograd.Function.setup_context
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Forward mode: the same views of the tangents."""
-        roots = tangents[5:]
-        shape_of = ctx.like
+        roots = tangents[2:]
         views = []
-        for edge in ctx.layout.edges:
+        for edge in ctx.part.layout.edges:
             tangent = roots[edge.root]
             if tangent is None:
-                shape, dtype, device = shape_of[edge.root]
+                shape, dtype, device = ctx.like[edge.root]
                 tangent = torch.zeros(shape, dtype=dtype, device=device)
             views.append(view(tangent, edge))
-        return (*views, torch.zeros((), dtype=sum_dtype(shape_of[0][1]), device=shape_of[0][2]))
+        return (*views, _token(views[0])) if ctx.duties.token else tuple(views)
 
 
-class ForwardModeSeed(Seed):
-    """`Seed` with a forward mode, which `torch.compile` cannot trace."""
+class TransformedSplit(Split):
+    """`Split` inside transforms of `torch.func`, which ask for a separate context; Dynamo traces no `jvp`."""
 
-    @staticmethod
-    def jvp(ctx: Any, _slot: None, _value: None, _weight: None, _levels: None, tangent: Tensor) -> Tensor:
-        """Forward mode: the tangent unchanged."""
-        return tangent.view_as(tangent)
+    jvp = EagerSplit.jvp
 
 
-def split(
-    layout: Layout,
-    policy: Policy,
-    channels: bool,
-    slot: Tensor | None,
-    roots: Sequence[Tensor],
-    closed: Collection[int] = (),
-) -> Any:
+def split(part: Part, duties: Duties, roots: Sequence[Tensor], closed: Collection[int] = ()) -> Any:
     """Hands out the outputs along a layout.
 
     Args:
-        layout: Who reads what.
-        policy: What happens to gradients that are not finite.
-        channels: Whether to book every channel.
-        slot: The leaf whose gradient the books are, or None.
+        part: Who reads what.
+        duties: What the junction does besides; sinks are its own affair.
         roots: The output tensors.
         closed: Readings that only a loss of this library sees, so that their gradients need not exist as tensors.
 
     Returns:
-        One view an edge, then the token that joins the total.
+        One view an edge, then the token, if duties ask for it.
     """
     if torch.compiler.is_compiling():
-        return Split.apply(layout, policy, channels, None, slot, *roots)
-    unseen = closed and slot is None and policy == "keep"  # else gradients are booked or judged as tensors
-    sinks = Sinks(layout, roots[0]) if unseen and Sinks.fit(layout, roots) else None
-    handed_out = ForwardModeSplit.apply(layout, policy, channels, sinks, slot, *roots)
+        return Split.apply(part, duties, *roots)
+    if torch._C._are_functorch_transforms_active():
+        return TransformedSplit.apply(part, duties, *roots)
+    unseen = closed and duties._replace(token=True) == Duties()  # else gradients are booked or judged as tensors
+    sinks = Sinks(part.layout, roots[0]) if unseen and Sinks.fit(part.layout, roots) else None
+    handed_out = EagerSplit.apply(part, duties._replace(sinks=sinks) if sinks else duties, *roots)
     if sinks is not None:
         for number in closed:
             handed_out[number].headwise_sink = sinks.of_edge[number]
     return handed_out
 
 
-def seed(slot: Tensor, value: Tensor, weight: Tensor, levels: Tensor | None, weighted: Tensor) -> Tensor:
-    """Passes a weighted value through the node that books the loop's factor.
-
-    Args:
-        slot: The leaf whose gradient the books are.
-        value: The term's value, detached.
-        weight: The term's weight.
-        levels: The values of the term's levels, detached, or None.
-        weighted: The weighted value.
-
-    Returns:
-        The weighted value, as a result of the node.
-    """
-    node = Seed if torch.compiler.is_compiling() else ForwardModeSeed
-    booked: Tensor = node.apply(slot, value, weight, levels, weighted)
-    return booked
+def _token(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=sum_dtype(like.dtype), device=like.device)
 
 
-SEED_COLUMNS = ("calls", "factor", "factor_squared", "value", "weight")
+def _silenced(
+    layout: Layout, weights: Sequence[Tensor | None], grads: Sequence[Tensor | None]
+) -> Sequence[Tensor | None]:
+    """The gradients without those of terms whose weight is a tensor that holds 0: there 0 * inf is 0."""
+    if not any(weight is not None for weight in weights):
+        return grads
+    found = []
+    for edge, grad in zip(layout.edges, grads, strict=True):
+        weight = weights[edge.term]
+        found.append(grad if grad is None or weight is None else torch.where(weight == 0, torch.zeros_like(grad), grad))
+    return found
 
 
 def _apply_policy(layout: Layout, policy: Policy, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Drops every gradient of a term that sent one which is not finite, on all ranks alike, or raises."""
-    device = next((g.device for g in grads if g is not None), torch.device("cpu"))
+    """Drops every gradient of a term that sent one which is not finite, or raises.
+
+    Each process judges what it sees: a backward pass never waits for another rank.
+    """
+    device = next((grad.device for grad in grads if grad is not None), torch.device("cpu"))
     with torch.no_grad():
-        bad = [
-            torch.zeros((), device=device) if g is None else (~torch.isfinite(square_norm(g.detach()))).float()
-            for g in grads
-        ]
-        edges = torch.stack(bad)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(edges, op=torch.distributed.ReduceOp.MAX)
+        fine = torch.ones((), dtype=torch.bool, device=device)
+        finite = [fine if grad is None else torch.isfinite(grad.detach()).all().to(device) for grad in grads]
     if policy == "raise":
-        _raise_if_bad(layout, edges)
+        _raise_if_bad(layout, torch.stack(finite))
         return list(grads)
     kept: list[Tensor | None] = []
     for edge, grad in zip(layout.edges, grads, strict=True):
-        same = [number for number, other in enumerate(layout.edges) if other.term == edge.term]
-        dropped = edges[same[0]] if len(same) == 1 else torch.stack([edges[number] for number in same]).amax()
-        kept.append(None if grad is None else torch.where(dropped > 0, torch.zeros_like(grad), grad))
+        same = [finite[number] for number, other in enumerate(layout.edges) if other.term == edge.term]
+        keep = same[0] if len(same) == 1 else torch.stack(same).all()
+        kept.append(None if grad is None else torch.where(keep.to(grad.device), grad, torch.zeros_like(grad)))
     return kept
 
 
-def _raise_if_bad(layout: Layout, bad: Tensor) -> None:
-    flags = bad.tolist()
-    if any(flags):
+def _raise_if_bad(layout: Layout, finite: Tensor) -> None:
+    flags = finite.tolist()
+    if not all(flags):
         guilty = "; ".join(
             f"term {layout.terms[edge.term]!r} at output {edge.path!r}"
             for edge, flag in zip(layout.edges, flags, strict=True)
-            if flag
+            if not flag
         )
         raise NonFiniteGradientError(
             f"the gradient is not finite: {guilty}. Look for a division by 0, a log or square root of 0, or an "

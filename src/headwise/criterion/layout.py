@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,10 @@ class Edge:
     level: int = -1
     level_name: str = ""
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Two readings of one output by two terms that share channels."""
-
-    left: int
-    right: int
-    start: int
-    stop: int
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the output as it stands."""
+        return self.whole and self.keep
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,36 @@ class Group:
     edges: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Site:
+    """A place at which gradients are compared: channels of one output that the same readings read.
+
+    Args:
+        root: Index of the output.
+        dim: Dimension of the channels; None: the whole output, of which readings slice several dimensions.
+        start: First channel.
+        stop: One past the last.
+        edges: The readings that cover it.
+    """
+
+    root: int
+    dim: int | None
+    start: int
+    stop: int
+    edges: tuple[int, ...]
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """The pairs of readings that can be compared here."""
+        return tuple(combinations(self.edges, 2))
+
+
 Route = tuple[int, int, int | None, int | None, int | None]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All readings of one criterion call, and the columns of the books that the junction fills.
+    """All readings of one criterion call.
 
     Args:
         terms: Names of the terms.
@@ -67,7 +88,7 @@ class Layout:
         edges: The readings, in the terms' order.
         groups: Per output, its readings grouped by slice, in the order of the channels.
         tiles: Per output, whether the slices read cover it without overlap.
-        pairs: The pairs of readings whose gradients can be compared: two terms, one output, common channels.
+        sites: Where gradients are booked: every reading is covered by those that name it.
         routes: (view, output, dim, start, stop) of each reading, for whoever walks the graph; None where all is read.
         levels: Per term, the names of its levels; none for a term without.
     """
@@ -77,7 +98,7 @@ class Layout:
     edges: tuple[Edge, ...]
     groups: tuple[tuple[Group, ...], ...]
     tiles: tuple[bool, ...]
-    pairs: tuple[Pair, ...]
+    sites: tuple[Site, ...]
     routes: tuple[Route, ...]
     levels: tuple[tuple[str, ...], ...]
 
@@ -103,12 +124,13 @@ def make_layout(
     """
     groups = tuple(_groups(root, edges) for root in range(len(roots)))
     tiles = tuple(_tiles(each, shape) for each, shape in zip(groups, shapes, strict=True))
+    sites = tuple(site for root in range(len(roots)) for site in _sites(root, edges))
     routes = tuple(
         (number, edge.root, None, None, None) if edge.whole else (number, edge.root, edge.dim, edge.start, edge.stop)
         for number, edge in enumerate(edges)
     )
     levels = _levels(len(terms), edges) if levels is None else levels
-    return Layout(terms, roots, edges, groups, tiles, _pairs(edges), routes, levels)
+    return Layout(terms, roots, edges, groups, tiles, sites, routes, levels)
 
 
 @dataclass(frozen=True)
@@ -119,11 +141,13 @@ class Part:
         layout: Those readings, their outputs counted from 0.
         roots: Which outputs of the whole call they are.
         edges: Which readings of the whole call they are.
+        first_site: Which site of the whole call is the first of these.
     """
 
     layout: Layout
     roots: tuple[int, ...]
     edges: tuple[int, ...]
+    first_site: int = 0
 
 
 def whole(layout: Layout) -> tuple[Part, ...]:
@@ -148,12 +172,13 @@ def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...]) -> tuple[Par
     Returns:
         The parts.
     """
-    parts = []
+    parts, num_sites = [], 0
     for root, name in enumerate(layout.roots):
         numbers = tuple([number for number, edge in enumerate(layout.edges) if edge.root == root])
         edges = tuple([replace(layout.edges[number], root=0) for number in numbers])
         part = make_layout(layout.terms, (name,), edges, (shapes[root],), layout.levels)
-        parts.append(Part(part, (root,), numbers))
+        parts.append(Part(part, (root,), numbers, num_sites))
+        num_sites += len(part.sites)
     return tuple(parts)
 
 
@@ -174,19 +199,24 @@ def _tiles(groups: tuple[Group, ...], shape: tuple[int, ...]) -> bool:
     return end == shape[groups[0].dim]
 
 
+def _sites(root: int, edges: tuple[Edge, ...]) -> Iterable[Site]:
+    """Cuts an output at the ends of its readings."""
+    here = [(number, edge) for number, edge in enumerate(edges) if edge.root == root]
+    dims = {edge.dim for _, edge in here}
+    if len(dims) != 1:
+        yield Site(root, None, 0, 0, tuple([number for number, _ in here]))
+        return
+    (dim,) = dims
+    ends = sorted({end for _, edge in here for end in (edge.start, edge.stop)})
+    for start, stop in pairwise(ends):
+        readers = tuple([number for number, edge in here if edge.start <= start and stop <= edge.stop])
+        if readers:
+            yield Site(root, dim, start, stop, readers)
+
+
 def _levels(num_terms: int, edges: tuple[Edge, ...]) -> tuple[tuple[str, ...], ...]:
     names: list[dict[int, str]] = [{} for _ in range(num_terms)]
     for edge in edges:
         if edge.level >= 0:
             names[edge.term].setdefault(edge.level, edge.level_name)
     return tuple([tuple([each[level] for level in sorted(each)]) for each in names])
-
-
-def _pairs(edges: tuple[Edge, ...]) -> tuple[Pair, ...]:
-    found = []
-    for j, right in enumerate(edges):
-        for i, left in enumerate(edges[:j]):
-            start, stop = max(left.start, right.start), min(left.stop, right.stop)
-            if left.term != right.term and (left.root, left.dim) == (right.root, right.dim) and start < stop:
-                found.append(Pair(i, j, start, stop))
-    return tuple(found)

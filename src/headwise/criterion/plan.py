@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headwise.criterion.binding import (
     Binding,
+    Read,
     bind_targets,
     check_same_levels,
     complain,
@@ -18,32 +19,39 @@ from headwise.criterion.binding import (
     tell_levels,
     widest_levels,
 )
-from headwise.criterion.layout import Edge, Layout, Part, make_layout, per_output
+from headwise.criterion.layout import Edge, Layout, Part, make_layout, per_output, whole
 from headwise.criterion.paths import Channels, Level, Path, level_name, parse
 from headwise.criterion.term import AnyTerm
 from headwise.criterion.unread import check_outputs_read, check_targets_read, check_unread
-from headwise.structure import Steps, describe, flatten, get, spell
+from headwise.structure import Steps, describe, get, leaves, spell
+
+_MAX_PLANS = 256
+
+ReadTargets = Callable[[Sequence[Tensor]], tuple[list[Tensor], Tensor | None]]
+"""From the leaves of the targets to what a term reads at one level: its targets and its evaluated mask."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """One criterion call, laid out.
 
     Args:
         layout: The readings of outputs.
-        parts: The same, one output a part.
-        root_steps: Where each output tensor is.
+        roots: Which leaves of the outputs these are.
         calls: Per term and level: the edges in the order of the loss's arguments.
-        bindings: Per term and level of the targets: what it reads there.
+        bindings: Per term and level of the targets: reads there.
         level_of: Per term: for each level of the outputs, the level of the targets.
+        per_output: The junctions, one an output.
+        whole: One junction for all outputs, where a policy must judge a term as a whole.
     """
 
     layout: Layout
-    parts: tuple[Part, ...]
-    root_steps: tuple[Steps, ...]
+    roots: tuple[int, ...]
     calls: tuple[tuple[tuple[int, ...], ...], ...]
-    bindings: tuple[tuple[Binding, ...], ...]
+    bindings: tuple[tuple[ReadTargets, ...], ...]
     level_of: tuple[tuple[int, ...], ...]
+    per_output: tuple[Part, ...]
+    whole: tuple[Part, ...]
 
 
 def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iterable[str]) -> Plan:
@@ -63,30 +71,52 @@ def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iter
     """
     edges: list[Edge] = []
     roots: dict[str, Steps] = {}
-    calls, bindings, level_of = [], [], []
+    calls, bound, level_of = [], [], []
     for number, term in enumerate(terms):
-        target_levels, term_bindings = bind_targets(term, targets)
+        target_levels, bindings = bind_targets(term, targets)
         levels, term_calls = _bind_outputs(number, term, outputs, roots, edges)
         _check_level_weights(term, levels)
         level_of.append(_align(term, levels, target_levels))
         calls.append(term_calls)
-        bindings.append(term_bindings)
+        bound.append(bindings)
     tensors = [get(outputs, steps) for steps in roots.values()]
     shapes = tuple([tuple(tensor.shape) or (1,) for tensor in tensors])
     names = tuple([term.name for term in terms])
-    layout = make_layout(names, tuple(roots), tuple(_normalised(edges, tensors)), shapes)
+    layout = make_layout(names, tuple(roots), tuple(_normalized(edges, tensors)), shapes)
     declared = [parse(path) for path in unread]
-    reads = [
-        (f"term {term.name!r}", read.path, read.channels)
-        for term, levels in zip(terms, bindings, strict=True)
-        for binding in levels
-        for read in binding.reads
+    read = [
+        (f"term {term.name!r}", each.path, each.channels)
+        for term, bindings in zip(terms, bound, strict=True)
+        for binding in bindings
+        for each in binding.reads
     ]
-    check_unread(declared, outputs, targets, layout, reads)
+    check_unread(declared, outputs, targets, layout, read)
     check_outputs_read(outputs, layout, declared)
-    check_targets_read(targets, {path for _, path, _ in reads}, declared)
-    parts = per_output(layout, shapes)
-    return Plan(layout, parts, tuple(roots.values()), tuple(calls), tuple(bindings), tuple(level_of))
+    check_targets_read(targets, {path for _, path, _ in read}, declared)
+    place = {path: number for number, (path, _) in enumerate(leaves(outputs))}
+    target_place = {path: number for number, (path, _) in enumerate(leaves(targets))}
+    reads = tuple([tuple([_reader(each, target_place) for each in term]) for term in bound])
+    leaf = tuple([place[path] for path in roots])
+    parts = per_output(layout, shapes), whole(layout)
+    return Plan(layout, leaf, tuple(calls), reads, tuple(level_of), *parts)
+
+
+def _reader(binding: Binding, place: dict[str, int]) -> ReadTargets:
+    """Reads one binding from the leaves."""
+    wanted = [(place[read.path], read) for read in binding.targets]
+    masked = {path: (place[read.path], read) for path, read in binding.mask_reads}
+    mask = binding.mask
+    if mask is None and all(read.is_plain for _, read in wanted):
+        numbers = [number for number, _ in wanted]
+        return lambda found: ([found[number] for number in numbers], None)
+
+    def read(found: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        def of(each: tuple[int, Read]) -> Tensor:
+            return each[1].part_of(found[each[0]])
+
+        return [of(each) for each in wanted], None if mask is None else mask.evaluate(lambda path: of(masked[path]))
+
+    return read
 
 
 def _bind_outputs(
@@ -97,7 +127,8 @@ def _bind_outputs(
     levels = widest_levels(found)
     for path, places in found:
         check_same_levels(term, "output", path, places, levels)
-    widest, named = max(found, key=lambda each: each[0].num_wildcards)
+    num_wildcards = [path.num_wildcards for path, _ in found]
+    widest, named = found[num_wildcards.index(max(num_wildcards))]  # Dynamo traces no `max` with a key
     calls = []
     for index, level in enumerate(levels):
         call = []
@@ -130,11 +161,11 @@ def _edge(number: int, term: AnyTerm, path: Path, name: str, root: int, tensor: 
     return Edge(number, root, dim, start, stop, keep, (start, stop) == (0, tensor.shape[dim]), text)
 
 
-def _normalised(edges: list[Edge], tensors: list[Tensor]) -> Iterable[Edge]:
+def _normalized(edges: list[Edge], tensors: list[Tensor]) -> Iterable[Edge]:
     """Counts the channels of a whole output along the dimension in which its other readers slice it."""
     for edge in edges:
         sliced = {other.dim for other in edges if other.root == edge.root and not other.whole}
-        if edge.whole and edge.keep and len(sliced) == 1 and edge.dim not in sliced:
+        if edge.is_plain and len(sliced) == 1 and edge.dim not in sliced:
             (dim,) = sliced
             size = tensors[edge.root].shape[dim]
             yield replace(edge, dim=dim, start=0, stop=size)
@@ -185,7 +216,51 @@ def _wildcards(term: AnyTerm) -> list[int]:
     return [path.num_wildcards for path in (*term.targets.paths, *masks)]
 
 
-def signature(structure: Any) -> Any:
-    """What a plan depends on: the structure, every tensor's shape and dtype."""
-    spec, tensors = flatten(structure)
-    return spec, tuple([(tensor.shape, tensor.dtype) for tensor in tensors])
+class Plans:
+    """Plans by structure; sizes count only where a slice depends on them."""
+
+    def __init__(self) -> None:
+        self._plans: dict[Any, Plan] = {}
+        self._sliced: dict[Any, tuple[tuple[int, int], ...]] = {}
+
+    def get(self, key: Any, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Plan | None:
+        """The plan of a structure, or None.
+
+        Args:
+            key: What outputs and targets are made of, but for their tensors.
+            outputs: The tensors of the outputs.
+            targets: The tensors of the targets.
+
+        Returns:
+            The plan that was put for them.
+        """
+        kinds = _kinds(key, outputs, targets)
+        sliced = self._sliced.get(kinds)
+        if sliced is None:
+            return None
+        return self._plans.get((kinds, *[outputs[number].shape[dim] for number, dim in sliced]))
+
+    def put(self, key: Any, outputs: Sequence[Tensor], targets: Sequence[Tensor], plan: Plan) -> Plan:
+        """Keeps a plan.
+
+        Args:
+            key: As in `get`.
+            outputs: As in `get`.
+            targets: As in `get`.
+            plan: The plan.
+
+        Returns:
+            The same.
+        """
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans.clear()
+            self._sliced.clear()
+        kinds = _kinds(key, outputs, targets)
+        places = {(plan.roots[edge.root], edge.dim) for edge in plan.layout.edges if not edge.is_plain}
+        self._sliced[kinds] = sliced = tuple(sorted(places))
+        self._plans[(kinds, *[outputs[number].shape[dim] for number, dim in sliced])] = plan
+        return plan
+
+
+def _kinds(key: Any, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Any:
+    return (key, *[(each.dtype, each.dim()) for each in outputs], *[(each.dtype, each.dim()) for each in targets])

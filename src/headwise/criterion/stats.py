@@ -1,4 +1,4 @@
-"""What a junction books: norms, inner products and finiteness, computed on the device."""
+"""Norms and inner products of gradients, on the device, without a synchronisation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from headwise.criterion.layout import Edge, Layout
+from headwise.criterion.layout import Edge, Layout, Site
+
+SMALL = 1 << 16
+"""Up to so many elements float64 costs nothing; above, a norm in it takes many times as long as one in float32."""
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -15,69 +18,45 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def slot_dtype(device: torch.device) -> torch.dtype:
+def book_dtype(device: torch.device) -> torch.dtype:
     """The books are kept in float64 where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def num_columns(layout: Layout, channels: bool) -> int:
-    """How many numbers a junction books: see `booked`."""
-    per_channel = sum(edge.stop - edge.start for edge in layout.edges) if channels else 0
-    return 2 * len(layout.edges) + 3 * len(layout.pairs) + per_channel
+def squares(grads: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Squared norms: finite where the gradient is, up to float64's range for `SMALL` tensors.
 
+    A larger one is accumulated in float32, and over 1.8e19 its norm is infinite although the gradient may be finite;
+    whether it is, its sum tells.
 
-def booked(
-    layout: Layout, grads: Sequence[Tensor | None], channels: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """The booked numbers.
+    Args:
+        grads: Gradients, without a graph, at least one.
 
-    In this order: squared norm per edge, 1 per edge that is not finite, per pair the inner product and both squared
-    norms over the common channels, and on request the squared norms of every edge's channels.
+    Returns:
+        The squares, (len(grads),); and where one is larger than `SMALL`, 1 for those that are finite although their
+        square is not.
     """
-    zero = torch.zeros((), dtype=dtype, device=device)
-    wide = [None if g is None else with_channel(g.detach(), e) for g, e in zip(grads, layout.edges, strict=True)]
-    squares = [zero if g is None else square_norm(g).to(dtype) for g in wide]
-    infinite = [(~torch.isfinite(square)).to(dtype) for square in squares]
-    columns = [*squares, *infinite]
-    for pair in layout.pairs:
-        columns += _pair_stats(layout, pair.left, pair.right, wide, squares, pair.start, pair.stop)
-    stacked = torch.stack([column.to(dtype) for column in columns])
-    if not channels:
-        return stacked
-    rows = [
-        torch.zeros(e.stop - e.start, dtype=dtype, device=device) if g is None else _channel_squares(g, e).to(dtype)
-        for g, e in zip(wide, layout.edges, strict=True)
-    ]
-    return torch.cat([stacked, *rows])
-
-
-def _pair_stats(
-    layout: Layout, i: int, j: int, grads: list[Tensor | None], squares: list[Tensor], start: int, stop: int
-) -> list[Tensor]:
-    left, right = grads[i], grads[j]
-    if left is None or right is None:
-        return [torch.zeros_like(squares[i]), squares[i] * 0, squares[j] * 0]
-    common, norms = [], []
-    for number, grad in ((i, left), (j, right)):
-        edge = layout.edges[number]
-        if (edge.start, edge.stop) == (start, stop):
-            common.append(grad)
-            norms.append(squares[number])
+    wide = book_dtype(grads[0].device)
+    small = [grad for grad in grads if 0 < grad.numel() <= SMALL]
+    if len(small) == len(grads):
+        return torch.stack(torch._foreach_norm(small, 2, dtype=wide)).square(), None
+    quick = iter(torch._foreach_norm(small, 2, dtype=wide) if small else ())
+    norms, sums = [], []
+    for grad in grads:
+        if 0 < grad.numel() <= SMALL:
+            norms.append(next(quick))
+            sums.append(norms[-1])
         else:
-            common.append(grad.narrow(edge.dim, start - edge.start, stop - start))
-            norms.append(square_norm(common[-1]))
-    return [inner(*common), *norms]
-
-
-def square_norm(grad: Tensor) -> Tensor:
-    """Sum of squares, accumulated in float32 or wider; not finite where an element is not (or its square overflows)."""
-    norm: Tensor = torch.linalg.vector_norm(grad, dtype=sum_dtype(grad.dtype))
-    return norm.square()
+            dtype = sum_dtype(grad.dtype)
+            norms.append(torch.linalg.vector_norm(grad, dtype=dtype).to(wide))
+            sums.append(grad.sum(dtype=dtype).to(wide))
+    found = torch.stack(norms).square()
+    return found, (torch.isinf(found) & torch.isfinite(torch.stack(sums))).to(wide)
 
 
 def inner(left: Tensor, right: Tensor) -> Tensor:
-    """Inner product of two tensors of one shape, without a temporary where both are contiguous."""
-    dtype = sum_dtype(left.dtype)
+    """Inner product of two tensors of one shape, without a temporary where both are large and contiguous."""
+    dtype = book_dtype(left.device) if left.numel() <= SMALL else sum_dtype(left.dtype)
     if left.dtype == dtype and right.dtype == dtype and left.is_contiguous() and right.is_contiguous():
         product: Tensor = torch.dot(left.view(-1), right.view(-1))
         return product
@@ -91,10 +70,47 @@ def with_channel(grad: Tensor, edge: Edge) -> Tensor:
     return grad.unsqueeze(edge.dim if edge.dim >= 0 else grad.dim() + 1 + edge.dim)
 
 
-def _channel_squares(grad: Tensor, edge: Edge) -> Tensor:
+def at_site(grad: Tensor, edge: Edge, site: Site, like: Tensor | torch.Size) -> Tensor:
+    """The part of a reading's gradient that lies at a site.
+
+    Args:
+        grad: The gradient, as the reading's view has it.
+        edge: The reading.
+        site: One of the sites that it covers.
+        like: The output's shape.
+
+    Returns:
+        A view of it; of a site that is a whole output, the gradient there, zeros where the reading does not read.
+    """
+    grad = with_channel(grad, edge)
+    if site.dim is None:
+        shape = like.shape if isinstance(like, Tensor) else like
+        whole = torch.zeros(shape, dtype=grad.dtype, device=grad.device)
+        whole.narrow(edge.dim, edge.start, edge.stop - edge.start).copy_(grad)
+        return whole
+    if (edge.start, edge.stop) == (site.start, site.stop):
+        return grad
+    return grad.narrow(edge.dim, site.start - edge.start, site.stop - site.start)
+
+
+def channel_squares(grad: Tensor, edge: Edge) -> Tensor:
+    """Squared norm of every channel of a reading's gradient."""
+    grad = with_channel(grad, edge)
+    num = edge.stop - edge.start
     if grad.dim() < 2:
-        return square_norm(grad).expand(edge.stop - edge.start)
+        norm: Tensor = torch.linalg.vector_norm(grad, dtype=sum_dtype(grad.dtype))
+        return norm.square().expand(num)
     dim = edge.dim % grad.dim()
     others = [d for d in range(grad.dim()) if d != dim]
     norms: Tensor = torch.linalg.vector_norm(grad, dim=others, dtype=sum_dtype(grad.dtype))
     return norms.square()
+
+
+def site_readings(layout: Layout) -> tuple[tuple[int, int], ...]:
+    """All pairs (site, reading), in the order in which they are booked."""
+    return tuple((number, edge) for number, site in enumerate(layout.sites) for edge in site.edges)
+
+
+def site_pairs(layout: Layout) -> tuple[tuple[int, int, int], ...]:
+    """All triples (site, reading, reading) that are compared, in the order in which they are booked."""
+    return tuple((number, *pair) for number, site in enumerate(layout.sites) for pair in site.pairs)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headwise.criterion.counting import Count, make_count
 from headwise.criterion.levels import Levels
@@ -314,3 +314,23 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     told = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
     return told[:1000]
+
+
+def modules_of(term: AnyTerm) -> list[nn.Module]:
+    """The modules that a term's loss and count are made of: what they hold moves and learns with the criterion.
+
+    Args:
+        term: The term.
+
+    Returns:
+        Each once.
+    """
+    found: dict[int, nn.Module] = {}
+    waiting: list[Any] = [term.loss, term.divisor.function if isinstance(term, Term) else None]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, nn.Module):
+            found.setdefault(id(each), each)
+        elif isinstance(each, partial):
+            waiting += [each.func, *each.args, *each.keywords.values()]
+    return list(found.values())

@@ -5,6 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Literal
+
+from headwise.attribution.gram import Gram
+
+_ROUNDING = 1e-5
+"""Sums of float32 numbers agree to this part; what differs by more is another number."""
+
+_LEAST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class LevelBooks:
     Args:
         value: The level's part of the term's value, its level weight included: the levels' values add up to the term's.
         weighted: The term's weight times that.
-        share: ``weighted / total``: the level's part of the total; 0 where the total is 0.
+        share: The level's share, as `TermBooks.share`.
         grad_norm: Norm over what the term reads at this level, of d(weight * value) / d(outputs).
         finite: Whether value and gradient are finite.
     """
@@ -47,11 +56,13 @@ class TermBooks:
 
     Args:
         value: The term's value.
-        weight: Its weight.
+        weight: What its value was multiplied by on the way to the number that backward was called on, whoever did it;
+            what all terms have in common is divided out.
         weighted: ``weight * value``.
-        share: ``weighted / total``; 0 where the total is 0.
-        grad_norm: Norm over all that the term reads, of d(weighted) / d(outputs); the loop's own factors (loss scale,
-            accumulation) are divided out.
+        share: ``weighted`` over the sum of all terms' absolute ``weighted``: with positive terms the part of their
+            total; a negative term has a negative share, and no share is above 1. 0 where the sum is 0.
+        grad_norm: Norm over all that the term reads, of d(weighted) / d(outputs), as the loop weighted it; what all
+            terms have in common (loss scale, accumulation) is divided out.
         finite: Whether value and gradient are finite.
         trained: Whether a backward pass went through the term.
         outputs: The same per output path (with its channels).
@@ -88,6 +99,54 @@ class FeatureBooks:
         return self.cosines[(left, right) if (left, right) in self.cosines else (right, left)]
 
 
+@dataclass(frozen=True)
+class LoopFactor:
+    """What the loop multiplied all terms by (a loss scale, 1 / accumulation, the number of ranks); it is divided out.
+
+    Args:
+        value: The factor.
+        known: "seen": the backward passes began at the criterion's own total, so that it is exact; "given": by the
+            ledger's `scaler`; "unknown": the loop went on from single terms, and 1 stands in its place.
+    """
+
+    value: float = 1.0
+    known: Literal["seen", "given", "unknown"] = "seen"
+
+
+@dataclass(frozen=True)
+class Unbooked:
+    """What belongs to no term: the difference between what was booked and what came.
+
+    Args:
+        value: The number on which backward was called, less the sum of the terms' ``weighted``; the loop's factor is
+            divided out. NaN where that number was not seen (`torch.autograd.grad` instead of `backward`).
+        norms: Per output the norm of the gradient that arrived there, less what the terms sent.
+        size: Sum of the terms' absolute ``weighted``, by which the value is judged.
+        sent: Norm of what the terms sent to all outputs, by which the norms are judged.
+    """
+
+    value: float
+    norms: dict[str, float]
+    size: float
+    sent: float = 0.0
+
+    @property
+    def grad_norm(self) -> float:
+        """The norm over all outputs."""
+        return math.hypot(*self.norms.values())
+
+    @property
+    def share(self) -> float:
+        """Its value over the sum of all terms' absolute ``weighted``; NaN where the value is."""
+        return self.value / self.size if self.size else math.copysign(math.inf, self.value) if self.value else 0.0
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether both are zero but for rounding; a value that is not known is taken for nothing."""
+        seen = math.isnan(self.value) or abs(self.value) <= _ROUNDING * max(self.size, _LEAST)
+        return seen and self.grad_norm <= _ROUNDING * max(self.sent, _LEAST)
+
+
 @dataclass(frozen=True, repr=False)
 class Books(Mapping[str, TermBooks]):
     """The books of one step: a mapping from the terms' names.
@@ -98,17 +157,18 @@ class Books(Mapping[str, TermBooks]):
     Args:
         step: Number of the step since the ledger was opened, from 0.
         terms: The terms' books.
-        products: Per pair of terms, the inner product of their gradients over the outputs (and channels) that both
-            read.
-        cosines: The same, divided by the norms over what both read.
+        gram: The inner products of the terms' gradients at the outputs.
+        unbooked: What belongs to no term.
+        factor: What the loop multiplied all terms by.
         features: The books of the network's `Junction` modules, by name.
         scope: "local", or "global" after a reduction over ranks.
     """
 
     step: int
     terms: dict[str, TermBooks]
-    products: dict[tuple[str, str], float] = field(default_factory=dict)
-    cosines: dict[tuple[str, str], float | None] = field(default_factory=dict)
+    gram: Gram
+    unbooked: Unbooked = field(default_factory=lambda: Unbooked(0.0, {}, 0.0))
+    factor: LoopFactor = LoopFactor()
     features: dict[str, FeatureBooks] = field(default_factory=dict)
     scope: str = "local"
 
@@ -136,8 +196,19 @@ class Books(Mapping[str, TermBooks]):
 
     @property
     def total(self) -> float:
-        """Sum of the weighted values."""
-        return math.fsum(each.weighted for each in self.terms.values()) if self.finite_values else math.nan
+        """Sum of the weighted values, and of what is unbooked: the number on which backward was called.
+
+        The loop's factor is divided out. NaN where a value is not finite.
+        """
+        if not self.finite_values:
+            return math.nan
+        rest = 0.0 if math.isnan(self.unbooked.value) or self.unbooked.is_nothing else self.unbooked.value
+        return math.fsum([*(each.weighted for each in self.terms.values()), rest])
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the terms are all that trains: nothing is unbooked at any output, nor in the total."""
+        return self.unbooked.is_nothing
 
     @property
     def finite_values(self) -> bool:
@@ -152,10 +223,10 @@ class Books(Mapping[str, TermBooks]):
             right: Another.
 
         Returns:
-            The product; None where they share nothing.
+            The product; None where they share nothing, or no backward pass went through both.
         """
         _ = self[left], self[right]
-        return self.products.get((left, right), self.products.get((right, left)))
+        return self.gram.inner(left, right)
 
     def cosine(self, left: str, right: str) -> float | None:
         """Cosine between two terms' gradients, over the outputs and channels that both read.
@@ -165,21 +236,34 @@ class Books(Mapping[str, TermBooks]):
             right: Another.
 
         Returns:
-            The cosine; None where they share nothing, or where one gradient is 0 or not finite.
+            The cosine; None where they share nothing, where no backward pass went through both, or where one gradient
+            is 0 or not finite.
         """
         _ = self[left], self[right]
-        return self.cosines.get((left, right), self.cosines.get((right, left)))
+        return self.gram.cosine(left, right)
+
+    @property
+    def cosines(self) -> dict[tuple[str, str], float | None]:
+        """The cosine of every pair of terms that share an output or channels."""
+        pairs = combinations(self.names, 2)
+        return {pair: self.gram.cosine(*pair) for pair in pairs if self.gram.share_a_site(*pair)}
 
     def __str__(self) -> str:
         """The books as a table of at most 100 columns."""
-        width = min(max(4, *(len(name) for name in self)), 28)
+        width = min(max(8, *(len(name) for name in self)), 28)
         head = f"{'term':<{width}} {'value':>11} {'weight':>9} {'weighted':>11} {'share':>7} {'grad norm':>11}  finite"
         rows = [
             f"{name[:width]:<{width}} {b.value:>11.5g} {b.weight:>9.4g} {b.weighted:>11.5g} {b.share:>6.1%} "
             f"{b.grad_norm:>11.4g}  {'yes' if b.finite else 'NO'}{'' if b.trained else ' (no backward)'}"
             for name, b in self.items()
         ]
+        rest = self.unbooked
+        if not self.balanced:
+            rows.append(
+                f"{'unbooked':<{width}} {'':>11} {'':>9} {rest.value:>11.5g} {rest.share:>6.1%} {rest.grad_norm:>11.4g}"
+            )
         end = f"{'total':<{width}} {'':>11} {'':>9} {self.total:>11.5g}"
-        return "\n".join([f"step {self.step} ({self.scope}, at outputs)", head, *rows, end])
+        factor = "" if self.factor.known == "seen" else f", loop's factor {self.factor.known}"
+        return "\n".join([f"step {self.step} ({self.scope}, at outputs{factor})", head, *rows, end])
 
     __repr__ = __str__

@@ -1,43 +1,31 @@
-"""The ledger: books every step of an unchanged training loop, on the device, without a synchronisation."""
+"""The ledger: books every step of an unchanged training loop, on the device, without a synchronization."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from headwise.attribution.ledger.books import Books
-from headwise.attribution.ledger.rows import Columns, Step, read_steps
+from headwise.attribution.ledger.clock import CLOCK, Under
+from headwise.attribution.ledger.fold import fold
+from headwise.attribution.ledger.record import CallRecord
+from headwise.attribution.ledger.ring import Ring, StepRows
+from headwise.attribution.ledger.schema import Feature, Schema
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.feature_junction import Junction
 from headwise.criterion.junction import Policy
 from headwise.criterion.layout import Layout
-from headwise.criterion.stats import slot_dtype
 
-_MAX_PENDING = 256
+_MAX_LAYOUTS = 512
 
-
-@dataclass
-class _Pending:
-    """A criterion call whose backward pass may still come."""
-
-    columns: Columns
-    slots: list[Tensor]
-    pooled: bool
-
-
-@dataclass
-class _Segment:
-    """A ring of rows of one layout."""
-
-    columns: Columns
-    rows: Tensor
-    pooled: list[bool]
-    first: int
+Scaler = Any
+"""What knows the loss scale: a GradScaler (``get_scale()``), a number, or a function that returns one."""
 
 
 class Ledger:
@@ -45,23 +33,31 @@ class Ledger:
 
     In an unchanged loop::
 
-        ledger = hw.Ledger(criterion)
+        ledger = hw.Ledger(criterion, optimizer=optimizer)
         for batch in loader:
             breakdown = criterion(network(batch), targets)
             breakdown.total.backward()
+            optimizer.step()
         print(ledger.read())
 
-    A row is booked when a backward pass came by, whether from ``total`` or from single entries; calls without one
+    A row is booked when a backward pass came by, whether from ``total``, ``weighted`` or ``value``; calls without one
     (evaluation) leave no trace. Rows lie in a ring buffer on the device; `read`, `history` and `table` fetch them in
-    one transfer. Gradients with and without a ledger are equal to the bit. What is booked is what arrives through a
-    term: where a loop differentiates a gradient once more (a gradient penalty), the penalty's part is in it.
+    one transfer. Gradients with and without a ledger are equal to the bit.
+
+    A step ends when an optimizer steps, or when the loop says so (`Criterion.advance`, `Ledger.step`), whichever comes,
+    once. Where nobody marks steps, `micro_batches` calls with a backward pass are one. Passes of `torch.autograd.grad`
+    count only in a call that no `backward` goes through: beside one they are looks.
 
     Args:
         criterion: Whose books to keep.
         network: The network, if it holds `Junction` modules: their books are kept as well.
-        capacity: How many rows the ring holds.
-        micro_batches: Criterion calls a step. Their books are pooled: values are summed if the calls were given
-            totalled denominators and averaged otherwise, norms are those of the whole step's outputs.
+        optimizer: The optimizer, or several, whose steps end the books' steps.
+        scaler: What knows the loop's own factor (a loss scale) where it cannot be seen: where the loop goes on from
+            single terms. A GradScaler, a number, or a function that returns one.
+        capacity: How many steps the ring holds.
+        micro_batches: Criterion calls a step, as long as nobody marks steps. Their books are pooled: values are summed
+            if the calls were given totalled denominators and averaged by the loop's factors otherwise, norms are those
+            of the whole step's outputs.
         channels: Book every channel's gradient norm too.
         on_nonfinite: If given, replaces the criterion's policy while the ledger is open.
 
@@ -74,6 +70,8 @@ class Ledger:
         criterion: Criterion,
         network: nn.Module | None = None,
         *,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
+        scaler: Scaler = None,
         capacity: int = 1024,
         micro_batches: int = 1,
         channels: bool = False,
@@ -86,67 +84,79 @@ class Ledger:
         if on_nonfinite not in (None, "keep", "drop", "raise"):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
         self.channels = channels
-        self._criterion, self._capacity, self._micro_batches = criterion, capacity * micro_batches, micro_batches
-        self._junctions = [m for m in network.modules() if isinstance(m, Junction)] if network is not None else []
-        self._pending: list[_Pending] = []
-        self._segments: list[_Segment] = []
-        self._num_rows = 0
-        self._policy, criterion.on_nonfinite = criterion.on_nonfinite, on_nonfinite or criterion.on_nonfinite
+        self._criterion, self._scaler = criterion, scaler
+        self._ring = Ring(capacity, micro_batches)
+        self._stirred: dict[int, CallRecord] = {}
+        self._schemas: dict[int, tuple[Layout, Schema]] = {}
+        modules = list(network.modules()) if network is not None else []
+        self._junctions = [module for module in modules if isinstance(module, Junction)]
         for junction in self._junctions:
             junction.open()
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+        self._handles = [each.register_step_post_hook(lambda *_: self.step()) for each in optimizers]
+        self._unwatch = _watch_scaler(scaler, self.step)
+        self._policy, criterion.on_nonfinite = criterion.on_nonfinite, on_nonfinite or criterion.on_nonfinite
         criterion.recorder = self
+        CLOCK.start(self._pass_ended)
 
-    def open(self, layouts: tuple[Layout, ...], device: torch.device, pooled: bool) -> list[Tensor]:
-        """Gives one criterion call its slots; called by the criterion.
+    def open(self, layout: Layout, roots: Sequence[Tensor], pooled: bool) -> CallRecord:
+        """Begins the record of one call; called by the criterion.
 
         Args:
-            layouts: What each of the call's junctions serves.
-            device: Where its outputs are.
-            pooled: Whether its denominators were totalled over the step.
+            layout: Who reads what.
+            roots: The outputs.
+            pooled: Whether the denominators were totalled over the step.
 
         Returns:
-            The slots of every term's seed, then of each junction.
+            The record.
         """
         self._flush()
-        columns = Columns(layouts, self.channels, tuple((each.name, each.readers) for each in self._junctions))
-        dtype = slot_dtype(device)
-        slots = [torch.zeros(num, dtype=dtype, device=device, requires_grad=True) for num in columns.sizes]
-        self._pending.append(_Pending(columns, slots, pooled))
-        del self._pending[:-_MAX_PENDING]
-        return slots
+        known = self._schemas.get(id(layout))
+        if known is None or known[0] is not layout:
+            features = [Feature(each.name, each.readers) for each in self._junctions]
+            schema = Schema.of(layout, self.channels, features)
+            if len(self._schemas) >= _MAX_LAYOUTS:
+                self._schemas.clear()
+            same = next((held for _, held in self._schemas.values() if held == schema), schema)
+            known = self._schemas[id(layout)] = layout, same
+        return CallRecord(self, known[1], layout, roots, pooled)
 
-    @torch.no_grad()
+    def stirred(self, record: CallRecord) -> None:
+        """Notes that a backward pass came to a call; called by the record.
+
+        Args:
+            record: The call.
+        """
+        if record.place is None:
+            record.place = self._ring.reserve(record.schema, record.pooled)
+        self._stirred[id(record)] = record
+
+    def mark(self) -> None:
+        """Ends a step, if a backward pass came by since the last one; called by `Criterion.advance`."""
+        self._ring.mark()
+
+    step = mark
+
+    def _pass_ended(self, under: Under) -> None:
+        """Takes what junctions at features booked in a pass, if it came to a call of this criterion."""
+        found = {f"feature {each.name}": taken for each in self._junctions if (taken := each.take(under)) is not None}
+        ours = [each for each in under.records.values() if isinstance(each, CallRecord) and id(each) in self._stirred]
+        if found and ours:
+            ours[0].at_features(under, found)
+
     def _flush(self) -> None:
-        """Moves what backward passes have filled into the ring."""
-        waiting = []
-        for pending in self._pending:
-            if all(slot.grad is None for slot in pending.slots):
-                waiting.append(pending)
-                continue
-            parts = [slot.grad if slot.grad is not None else torch.zeros_like(slot) for slot in pending.slots]
-            for junction in self._junctions:
-                taken = junction.take()
-                assert junction.slot is not None
-                parts.append((torch.zeros_like(junction.slot) if taken is None else taken).to(parts[0]))
-            self._write(pending, torch.cat(parts))
-        self._pending = waiting
-
-    def _write(self, pending: _Pending, row: Tensor) -> None:
-        last = self._segments[-1] if self._segments else None
-        if last is None or last.columns != pending.columns or last.rows.device != row.device:
-            rows = torch.zeros(self._capacity, row.numel(), dtype=row.dtype, device=row.device)
-            last = _Segment(pending.columns, rows, [], self._num_rows)
-            self._segments.append(last)
-            del self._segments[:-8]
-        last.rows[len(last.pooled) % self._capacity].copy_(row)
-        last.pooled.append(pending.pooled)
-        self._num_rows += 1
+        """Writes what backward passes have brought into the ring."""
+        stirred, self._stirred = self._stirred, {}
+        for record in stirred.values():
+            assert record.place is not None
+            self._ring.write(record.place, record.row())
 
     def read(self, *, across_ranks: bool = False, group: Any = None) -> Books:
         """The books of the last step, by one transfer to the host.
 
         Args:
-            across_ranks: Pool the books of all ranks, as those of micro-batches: all must call it (one all-gather).
+            across_ranks: Pool the books of all ranks, as those of micro-batches: all must call it. Ranks may have
+                different numbers of micro-batches.
             group: The process group; None means the default one.
 
         Returns:
@@ -154,58 +164,37 @@ class Ledger:
 
         Raises:
             RuntimeError: No backward pass has been booked yet.
+            ValueError: The ranks' last steps read different outputs; raised on all of them.
         """
         self._flush()
-        steps = self._steps(self._micro_batches)
-        if steps and across_ranks:
-            return read_steps([self._gathered(steps[-1], group)])[0]
+        steps = self._ring.steps(1)
+        if across_ranks:
+            steps = [_over_ranks(steps[-1] if steps else None, group)]
         if steps:
-            return read_steps(steps)[-1]
+            return fold(steps[-1], self._scale())
         raise RuntimeError(
-            "the ledger is empty: no backward pass of this criterion's total has run since it was opened. "
+            "the ledger is empty: no backward pass of this criterion's terms has run since it was opened. "
             "Call criterion(...).total.backward() first"
         )
-
-    def _gathered(self, step: Step, group: Any) -> Step:
-        """The same step with the rows of all ranks."""
-        own = step.rows.to(self._segments[-1].rows.device)
-        rows = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size(group))]
-        torch.distributed.all_gather(rows, own, group=group)
-        return replace(step, rows=torch.cat(rows).cpu(), scope="global")
 
     def history(self) -> list[Books]:
         """The books of all steps that the ring still holds, oldest first, by one transfer to the host."""
         self._flush()
-        return read_steps(self._steps(self._capacity))
+        scale = self._scale()
+        return [fold(step, scale) for step in self._ring.steps(len(self._ring))]
 
     def table(self) -> str:
         """The last step as a printable table."""
         return str(self.read())
 
-    def _steps(self, num_rows: int) -> list[Step]:
-        """The last `num_rows` rows as steps."""
-        steps: list[Step] = []
-        for segment in reversed(self._segments):
-            held = min(len(segment.pooled), self._capacity, num_rows - sum(len(step.rows) for step in steps))
-            if held <= 0:
-                break
-            numbers = range(len(segment.pooled) - held, len(segment.pooled))
-            rows = (
-                segment.rows[[number % self._capacity for number in numbers]]
-                if held > 1
-                else segment.rows[numbers[0] % self._capacity].unsqueeze(0)
-            )
-            steps = list(self._grouped(segment, numbers, rows.cpu())) + steps
-        return steps
-
-    def _grouped(self, segment: _Segment, numbers: Sequence[int], rows: Tensor) -> Iterator[Step]:
-        """Splits rows into steps of `micro_batches` calls; the last step may be incomplete."""
-        begin = 0
-        while begin < len(rows):
-            first = segment.first + numbers[begin]
-            end = begin + self._micro_batches - first % self._micro_batches
-            yield Step(first // self._micro_batches, segment.columns, rows[begin:end], segment.pooled[numbers[begin]])
-            begin = end
+    def _scale(self) -> float | None:
+        """The loop's factor as its caller gives it."""
+        if self._scaler is None:
+            return None
+        get: Callable[[], float] | None = getattr(self._scaler, "get_scale", None)
+        if get is not None:
+            return float(get())
+        return float(self._scaler() if callable(self._scaler) else self._scaler)
 
     def close(self) -> None:
         """Ends the booking; what was booked stays readable."""
@@ -213,6 +202,10 @@ class Ledger:
             self._flush()
             self._criterion.recorder = None
             self._criterion.on_nonfinite = self._policy
+            CLOCK.stop(self._pass_ended)
+            self._unwatch()
+            for handle in self._handles:
+                handle.remove()
             for junction in self._junctions:
                 junction.close()
 
@@ -224,3 +217,46 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:
+    """Marks a step where a GradScaler updates, since it does so after a step that it skipped too.
+
+    Args:
+        scaler: A GradScaler, or anything else.
+        step: What marks.
+
+    Returns:
+        What ends it.
+    """
+    if not isinstance(scaler, torch.amp.GradScaler):
+        return lambda: None
+    update = scaler.update
+
+    def marking(*arguments: Any, **named: Any) -> None:
+        update(*arguments, **named)
+        step()
+
+    scaler.update = marking  # type: ignore[method-assign]
+    return lambda: delattr(scaler, "update")
+
+
+def _over_ranks(step: StepRows | None, group: Any) -> StepRows:
+    """The same step with the rows of all ranks; the ranks agree on what they read before they add anything up."""
+    ranks = torch.distributed.get_world_size(group)
+    found: list[Any] = [None] * ranks
+    torch.distributed.all_gather_object(found, None if step is None else (step.schema, step.row), group=group)
+    held = [each for each in found if each is not None]
+    if step is None or len(held) < ranks or any(schema != step.schema for schema, _ in held):
+        told = "; ".join(f"rank {rank}: {_told(each)}" for rank, each in enumerate(found))
+        raise ValueError(
+            "read(across_ranks=True) pools the last step of every rank, of the same terms and outputs; found "
+            f"{told}. Let every rank run the same criterion on outputs of one structure, or read each by itself"
+        )
+    return replace(step, row=torch.stack([row for _, row in held]).sum(0), scope="global")
+
+
+def _told(found: tuple[Schema, Tensor] | None) -> str:
+    if found is None:
+        return "no step"
+    return ", ".join(sorted({reading.path for reading in found[0].readings}))

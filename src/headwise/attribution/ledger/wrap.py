@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from headwise.attribution.audit.losses import Entry, take_apart
 from headwise.attribution.audit.structure import resolve
+from headwise.attribution.gram import Gram, Where
 from headwise.attribution.ledger.books import Books, OutputBooks, TermBooks
 from headwise.criterion.paths import Channels as Slice
 from headwise.structure import by_path
@@ -24,11 +25,11 @@ _PER_OUTPUT = 2  # a square, and a count of elements that are not finite
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the numbers of a row mean: per loss its value and factor, per edge a square and a count, per pair three."""
+    """What the numbers of a row mean: a value and factor a loss, a square and a count an edge, products of pairs."""
 
     names: tuple[str, ...]
     edges: tuple[tuple[str, str], ...]
-    pairs: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[str, str, str], ...]
 
 
 @dataclass
@@ -256,25 +257,21 @@ def _within(grad: Tensor, slices: Sequence[Slice | None]) -> Tensor:
 def _plan(terms: Sequence[Entry], grads: Mapping[str, Mapping[str, Tensor]]) -> _Plan:
     names = tuple(term.name for term in terms)
     edges = tuple((name, path) for name in names for path in grads[name])
-    pairs = tuple((a, b) for a, b in itertools.combinations(names, 2) if grads[a].keys() & grads[b].keys())
+    pairs = tuple((a, b, path) for a, b in itertools.combinations(names, 2) for path in grads[a] if path in grads[b])
     return _Plan(names, edges, pairs)
 
 
 def _numbers(
     terms: Sequence[Entry], plan: _Plan, grads: Mapping[str, Mapping[str, Tensor]], device: torch.device
 ) -> list[Tensor]:
-    """Values, then per edge the square and the count of bad elements, then per pair product and two squares."""
+    """Values, then per edge the square and the count of bad elements, then the products."""
     # MPS has no float64.
     wide = torch.float32 if device.type == "mps" else torch.float64
     found = [torch.as_tensor(term.value).detach().to(device, wide).mean() for term in terms]
     for name, path in plan.edges:
         grad = grads[name][path].to(wide)
         found += [grad.square().sum(), (~grad.isfinite()).sum().to(wide)]
-    for left, right in plan.pairs:
-        shared = [path for path in grads[left] if path in grads[right]]
-        rows = [(grads[left][path].to(wide), grads[right][path].to(wide)) for path in shared]
-        both = [torch.stack([(a * b).sum(), (a * a).sum(), (b * b).sum()]) for a, b in rows]
-        found += list(torch.stack(both).sum(0))
+    found += [(grads[left][path].to(wide) * grads[right][path].to(wide)).sum() for left, right, path in plan.pairs]
     return found
 
 
@@ -287,22 +284,19 @@ def _read(step: int, plan: _Plan, numbers: Sequence[float]) -> Books:
         square, bad = rest[_PER_OUTPUT * index : _PER_OUTPUT * (index + 1)]
         outputs[name][path] = OutputBooks(abs(factor[name]) * math.sqrt(square), bad == 0)
     terms = {name: _term(value, factor[name], outputs[name]) for name, value in zip(plan.names, values, strict=True)}
-    total = math.fsum(term.weighted for term in terms.values()) if all(t.finite for t in terms.values()) else math.nan
-    terms = {name: replace(term, share=term.weighted / total if total else 0.0) for name, term in terms.items()}
+    size = math.fsum(abs(term.weighted) for term in terms.values() if math.isfinite(term.weighted))
+    terms = {name: replace(term, share=term.weighted / size if size else 0.0) for name, term in terms.items()}
     begin = _PER_OUTPUT * len(plan.edges)
-    shared = {pair: rest[begin + 3 * i : begin + 3 * i + 3] for i, pair in enumerate(plan.pairs)}
-    products = {pair: factor[pair[0]] * factor[pair[1]] * numbers[0] for pair, numbers in shared.items()}
-    cosines = {pair: _cosine(numbers, factor[pair[0]] * factor[pair[1]]) for pair, numbers in shared.items()}
-    return Books(step, terms, products=products, cosines=cosines)
+    squares = {edge: outputs[edge[0]][edge[1]].grad_norm ** 2 for edge in plan.edges}
+    products = {
+        (left, right, path): factor[left] * factor[right] * number
+        for (left, right, path), number in zip(plan.pairs, rest[begin:], strict=True)
+    }
+    value = {name: term.value for name, term in terms.items()}
+    return Books(step, terms, Gram.of_pairs(squares, products, value, factor, Where(step=step)))
 
 
 def _term(value: float, factor: float, outputs: dict[str, OutputBooks]) -> TermBooks:
     norm = math.hypot(*(each.grad_norm for each in outputs.values()))
     finite = math.isfinite(value) and all(each.finite for each in outputs.values())
     return TermBooks(value, factor, value * factor if factor else 0.0, math.nan, norm, finite, factor != 0, outputs)
-
-
-def _cosine(numbers: Sequence[float], sign: float) -> float | None:
-    product, left, right = numbers
-    scale = math.sqrt(left) * math.sqrt(right) if left >= 0 and right >= 0 else math.nan
-    return math.copysign(1.0, sign) * product / scale if scale > 0 and math.isfinite(product / scale) else None

@@ -1,0 +1,211 @@
+"""The one table of attribution: inner products of the terms' gradients at places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+TOTAL = "total"
+"""The name of the last row and column: what arrived."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a table is about.
+
+    Args:
+        level: Where gradients were taken: "output", "feature", or "parameter".
+        scope: "local": of this process's samples; "global": of those of all ranks.
+        step: Number of the step; None outside of steps.
+        exact: Whether every block is exact; else it was sampled.
+    """
+
+    level: Literal["output", "feature", "parameter"] = "output"
+    scope: Literal["local", "global"] = "local"
+    step: int | None = None
+    exact: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Gram:
+    """Inner products of the gradients of terms, per place.
+
+    ``products[s, a, b]`` is the inner product of what terms a and b send to place s; the diagonal holds squared norms.
+    The last row and column are the total: what arrived there. What was not asked for, or is not known, is NaN. Terms
+    that do not read a place are NaN there: they have no gradient to compare.
+
+    Args:
+        terms: T names.
+        sites: S names of places.
+        products: (S, T + 1, T + 1), float64.
+        finite: (S, T), bool: whether the gradient is finite; True where a term does not read.
+        values: (T,), float64.
+        weights: (T,), float64: what each value was multiplied by.
+        where: What the table is about.
+    """
+
+    terms: tuple[str, ...]
+    sites: tuple[str, ...]
+    products: Tensor
+    finite: Tensor
+    values: Tensor
+    weights: Tensor
+    where: Where = Where()
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.sites), len(self.terms) + 1, len(self.terms) + 1)
+        if tuple(self.products.shape) != wanted:
+            raise ValueError(
+                f"a Gram of these sites and terms has products {wanted}; found {tuple(self.products.shape)}"
+            )
+
+    @classmethod
+    def of_pairs(
+        cls,
+        squares: Mapping[tuple[str, str], float],
+        products: Mapping[tuple[str, str, str], float],
+        values: Mapping[str, float],
+        weights: Mapping[str, float],
+        where: Where = Where(),
+    ) -> Gram:
+        """A table from numbers by name.
+
+        Args:
+            squares: By (term, place) the squared norm of what the term sends there.
+            products: By (term, term, place) their inner product there.
+            values: By term.
+            weights: By term.
+            where: What the table is about.
+
+        Returns:
+            The table; a gradient is finite where its square is.
+        """
+        terms, sites = tuple(values), tuple(dict.fromkeys(site for _, site in squares))
+        found = torch.full((len(sites), len(terms) + 1, len(terms) + 1), math.nan, dtype=torch.float64)
+        finite = torch.ones(len(sites), len(terms), dtype=torch.bool)
+        for (term, site), square in squares.items():
+            place, number = sites.index(site), terms.index(term)
+            found[place, number, number] = square
+            finite[place, number] = math.isfinite(square)
+        for (left, right, site), product in products.items():
+            place, a, b = sites.index(site), terms.index(left), terms.index(right)
+            found[place, a, b] = found[place, b, a] = product
+        add_total(found)
+        value, weight = (torch.tensor(list(each.values()), dtype=torch.float64) for each in (values, weights))
+        return cls(terms, sites, found, finite, value, weight, where)
+
+    def _rows(self, sites: Sequence[str] | None) -> Tensor:
+        if sites is None:
+            return self.products
+        return self.products[[self.sites.index(each) for each in sites]]
+
+    def _number(self, term: str) -> int:
+        if term == TOTAL:
+            return len(self.terms)
+        if term not in self.terms:
+            raise KeyError(f"no term {term!r}. The terms are: {', '.join(self.terms)}")
+        return self.terms.index(term)
+
+    def reads(self, term: str) -> tuple[str, ...]:
+        """The places that a term reads."""
+        number = self._number(term)
+        known = ~self.products[:, number, number].isnan() | ~self.finite[:, min(number, len(self.terms) - 1)]
+        return tuple(site for site, read in zip(self.sites, known.tolist(), strict=True) if read)
+
+    def norm(self, term: str, sites: Sequence[str] | None = None) -> float:
+        """The norm of a term's gradient over places.
+
+        Args:
+            term: The term, or "total".
+            sites: The places; None: all.
+
+        Returns:
+            The norm; NaN where one is not finite, 0 where the term reads none of them.
+        """
+        number = self._number(term)
+        found = self._rows(sites)[:, number, number]
+        bad = number < len(self.terms) and not bool(self._finite(number, sites).all())
+        return math.nan if bad and not bool(torch.isinf(found).any()) else math.sqrt(max(0.0, float(found.nansum())))
+
+    def _finite(self, number: int, sites: Sequence[str] | None) -> Tensor:
+        found = self.finite[:, number]
+        return found if sites is None else found[[self.sites.index(each) for each in sites]]
+
+    def inner(self, left: str, right: str, sites: Sequence[str] | None = None) -> float | None:
+        """The inner product of two terms' gradients over the places that both read.
+
+        Args:
+            left: One term.
+            right: Another.
+            sites: The places; None: all.
+
+        Returns:
+            The product; None where they share no place, or it is not known.
+        """
+        found = self._rows(sites)[:, self._number(left), self._number(right)]
+        known = ~found.isnan()
+        return float(found[known].sum()) if bool(known.any()) else None
+
+    def share_a_site(self, left: str, right: str) -> bool:
+        """Whether two terms read a place in common."""
+        return bool(set(self.reads(left)) & set(self.reads(right)))
+
+    def cosine(self, left: str, right: str, sites: Sequence[str] | None = None) -> float | None:
+        """The cosine between two terms' gradients over the places that both read.
+
+        Args:
+            left: One term.
+            right: Another.
+            sites: The places; None: all.
+
+        Returns:
+            The cosine; None where they share no place, or where one gradient is 0 or not finite.
+        """
+        a, b = self._number(left), self._number(right)
+        rows = self._rows(sites)
+        known = ~rows[:, a, b].isnan()
+        if not bool(known.any()):
+            return None
+        product, one, other = (float(rows[known][:, i, j].sum()) for i, j in ((a, b), (a, a), (b, b)))
+        scale = math.sqrt(one) * math.sqrt(other) if one >= 0 and other >= 0 else math.nan
+        return product / scale if scale > 0 and math.isfinite(product / scale) else None
+
+    def share(self, term: str) -> float:
+        """A term's part of the loss: ``weight * value`` over the sum of the absolute parts."""
+        parts = self.weights * self.values
+        size = float(parts.abs().sum())
+        return float(parts[self._number(term)]) / size if size else 0.0
+
+    def coefficients(self, term: str) -> float | None:
+        """How much of what arrived lies along a term's gradient: ``<g_term, g_total> / |g_total|^2``; all add up to 1.
+
+        Args:
+            term: The term.
+
+        Returns:
+            The coefficient; None where it is not known.
+        """
+        number, last = self._number(term), len(self.terms)
+        whole = float(self.products[:, last, last].nansum())
+        along = self.products[:, number, last]
+        known = ~along.isnan()
+        return float(along[known].sum()) / whole if whole > 0 and bool(known.any()) else None
+
+
+def add_total(products: Tensor) -> None:
+    """Fills the last row and column of a table: the sum of what the terms send, where all of it is known.
+
+    Args:
+        products: (S, T + 1, T + 1), in place.
+    """
+    last = products.shape[1] - 1
+    for block in products:
+        readers = (~block.diagonal()[:last].isnan()).nonzero().flatten()
+        inner = block[readers][:, readers]
+        block[last, readers] = block[readers, last] = inner.sum(0)
+        block[last, last] = inner.sum() if len(readers) else math.nan

@@ -1,0 +1,119 @@
+"""Which backward pass is under way: every record of every ledger asks the one clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.passes import BackwardWatch, watch_backward
+
+
+class Booking(Protocol):
+    """A record that a pass went through."""
+
+    def booked(self, under: Under) -> Tensor:
+        """What its terms add to the number on which a pass began."""
+        ...
+
+
+class Under:
+    """A pass under way.
+
+    Args:
+        task: Its number in torch's engine, where it was not seen to begin; such a pass is a look (`autograd.grad`).
+        number: What backward was called on; None if that was not seen.
+    """
+
+    def __init__(self, task: int | None, number: Tensor | None) -> None:
+        self.task, self.number = task, number
+        self.records: dict[int, Booking] = {}  # while it is under way, by identity
+        self.sent: dict[int, list[Tensor]] = {}  # while it is under way, by the identity of an output
+        self._parts: dict[int, Tensor] = {}
+
+    @property
+    def trains(self) -> bool:
+        """Whether it fills ``.grad``."""
+        return self.task is None
+
+    def over(self) -> None:
+        """Lets go of what lives only while the pass is under way."""
+        if len(self.records) > 1:
+            self._parts = {key: record.booked(self) for key, record in self.records.items()}
+        self.records, self.sent = {}, {}
+
+    def number_of(self, record: Booking) -> Tensor | None:
+        """The number on which the pass began, without what other calls of criteria added to it.
+
+        Args:
+            record: One of the calls.
+
+        Returns:
+            0-d; None if the number was not seen.
+        """
+        number = self.number
+        if number is None:
+            return None
+        for key, part in self._parts.items():
+            number = number if key == id(record) else number.to(part) - part
+        return number
+
+
+class Clock:
+    """Sees backward passes begin and end, while a ledger is open."""
+
+    def __init__(self) -> None:
+        self._watch: BackwardWatch | None = None
+        self._ends: list[Callable[[Under], None]] = []
+        self._under: Under | None = None
+
+    def start(self, at_end: Callable[[Under], None]) -> None:
+        """Lets a ledger know of the end of every pass.
+
+        Args:
+            at_end: Called with the pass.
+        """
+        self._ends.append(at_end)
+        if self._watch is None:
+            self._watch = watch_backward(self._begin)
+
+    def stop(self, at_end: Callable[[Under], None]) -> None:
+        """Ends what `start` began."""
+        self._ends.remove(at_end)
+        if not self._ends and self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def under(self) -> Under:
+        """The pass under way."""
+        task = torch._C._current_graph_task_id()
+        if self._under is None or self._under.task not in (None, task):
+            self._under = Under(task, None)
+        return self._under
+
+    def _begin(self, roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> Callable[[bool], None]:
+        self._under = Under(None, _number(roots, gradients))
+        return self._finish
+
+    def _finish(self, done: bool) -> None:
+        under, self._under = self._under, None
+        if under is None:
+            return
+        for at_end in list(self._ends):
+            at_end(under)
+        under.over()
+
+
+def _number(roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> Tensor | None:
+    """The number whose gradient a pass takes: the roots, times what backward was called with."""
+    total: Tensor | None = None
+    with torch.no_grad():
+        for root, gradient in zip(roots, gradients, strict=True):
+            part = root.detach() if gradient is None else (root.detach() * gradient).sum()
+            total = part if total is None else total + part
+    return total
+
+
+CLOCK = Clock()

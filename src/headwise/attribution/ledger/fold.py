@@ -1,0 +1,252 @@
+"""From the sums of a step's rows to its books."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.gram import Gram, Where, add_total
+from headwise.attribution.ledger.books import (
+    Books,
+    FeatureBooks,
+    LevelBooks,
+    LoopFactor,
+    OutputBooks,
+    TermBooks,
+    Unbooked,
+)
+from headwise.attribution.ledger.ring import StepRows
+from headwise.attribution.ledger.schema import Schema
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """A step's numbers, the loop's factor divided out.
+
+    Args:
+        factor: The loop's factor, and how it is known.
+        common: What sums over the step are divided by.
+        weights: (T,).
+        values: (T,).
+        per_call: What a sum over calls is divided by before it is compared with a value: their number, or 1.
+    """
+
+    factor: LoopFactor
+    common: float
+    weights: Tensor
+    values: Tensor
+    per_call: float
+
+
+def fold(step: StepRows, scale: float | None) -> Books:
+    """Makes the books of a step.
+
+    Args:
+        step: The sum of its rows.
+        scale: The loop's factor as its caller gives it, or None; used where it is not known.
+
+    Returns:
+        The books.
+    """
+    schema, fields = step.schema, step.schema.read(step.row)
+    scales = _scales(step, fields, scale)
+    gram = _gram(step, fields, scales)
+    weighted = torch.where(scales.weights == 0, 0.0, scales.weights * scales.values)
+    unbooked = _unbooked(step, fields, scales, weighted)
+    size = float(weighted.abs().sum())
+    readings = _readings(schema, fields, scales)
+    terms = {}
+    for number, name in enumerate(schema.terms):
+        outputs = _outputs(schema, number, fields, scales, readings)
+        finite_gradient = all(each.finite for each in outputs.values())
+        value = float(scales.values[number])
+        part = float(weighted[number])
+        terms[name] = TermBooks(
+            value,
+            float(scales.weights[number]),
+            part,
+            part / size if size else 0.0,
+            gram.norm(name),
+            math.isfinite(value) and finite_gradient,
+            bool(fields["trained"][number] > 0) or gram.norm(name) > 0,
+            outputs,
+            _levels(schema, number, fields, scales, readings, size),
+        )
+    features = {each.name: _feature(schema, each.name, fields, scales) for each in schema.features}
+    return Books(step.number, terms, gram, unbooked, scales.factor, features, step.scope)
+
+
+def _scales(step: StepRows, fields: dict[str, Tensor], scale: float | None) -> _Scales:
+    calls = float(fields["calls"])
+    per_call = calls if step.pooled else 1.0
+    exact = bool(fields["exact"] == fields["calls"]) and float(fields["common"]) != 0
+    if exact:
+        factor = LoopFactor(float(fields["common"]) / per_call, "seen")
+    else:
+        factor = LoopFactor(1.0, "unknown") if scale is None else LoopFactor(scale, "given")
+    sums = fields["factor"] / per_call
+    weights = fields["weight"] / calls if exact else sums / factor.value
+    alone = fields["value"] / calls
+    spread = fields["factored"] / torch.where(sums == 0, 1.0, sums)
+    values = alone if calls == 1 else torch.where(sums == 0, alone, spread)
+    untrained = (fields["trained"] == 0) & (not exact)
+    weights = torch.where(untrained, fields["weight"] / calls, weights)
+    return _Scales(factor, factor.value, weights, values, per_call)
+
+
+def _gram(step: StepRows, fields: dict[str, Tensor], scales: _Scales) -> Gram:
+    schema, num = step.schema, len(step.schema.terms)
+    products = torch.full((len(schema.sites), num + 1, num + 1), math.nan, dtype=torch.float64)
+    finite = torch.ones(len(schema.sites), num, dtype=torch.bool)
+    unit = 1.0 / scales.common**2
+    for (site, reading), square, told in zip(
+        schema.covered, fields["squares"].tolist(), fields["finite"].tolist(), strict=True
+    ):
+        term = schema.readings[reading].term
+        _add(products, site, term, term, square * unit)
+        finite[site, term] &= math.isfinite(square) or told > 0
+    unknown = []
+    pairs = zip(schema.compared, fields["products"].tolist(), fields["known"].tolist(), strict=True)
+    for (site, left, right), product, known in pairs:
+        a, b = schema.readings[left].term, schema.readings[right].term
+        if not known:
+            unknown.append((site, a, b))
+            continue
+        for one, other in ((a, b), (b, a)):
+            _add(products, site, one, other, product * unit)
+    for site, a, b in unknown:
+        if a != b:
+            products[site, a, b] = products[site, b, a] = math.nan
+    add_total(products)
+    sites = tuple(_site_name(schema, number) for number in range(len(schema.sites)))
+    where = Where("output", "global" if step.scope == "global" else "local", step.number)
+    return Gram(schema.terms, sites, products, finite, scales.values, scales.weights, where)
+
+
+def _add(products: Tensor, site: int, left: int, right: int, number: float) -> None:
+    before = float(products[site, left, right])
+    products[site, left, right] = number if math.isnan(before) else before + number
+
+
+@lru_cache(maxsize=4096)
+def _site_name(schema: Schema, site: int) -> str:
+    """A place by the readings that cover it; one alone by its own path."""
+    root, readings = schema.sites[site]
+    paths = sorted({schema.readings[each].path for each in readings}, key=len)
+    twins = [other for other, (other_root, _) in enumerate(schema.sites) if other_root == root]
+    shared = {tuple(sorted({schema.readings[r].path for r in schema.sites[t][1]}, key=len)) for t in twins}
+    same = len(shared) == len(twins) and len(paths) == 1
+    return paths[0] if same else " & ".join(paths) + (f" ({twins.index(site)})" if len(paths) == 1 else "")
+
+
+@dataclass(frozen=True)
+class _Read:
+    square: float
+    finite: bool
+    channels: tuple[float, ...] | None
+
+
+def _readings(schema: Schema, fields: dict[str, Tensor], scales: _Scales) -> list[_Read]:
+    """What each reading was sent, over all its places."""
+    square: dict[int, float] = defaultdict(float)
+    bad: dict[int, float] = defaultdict(float)
+    for (_, reading), each, flag in zip(
+        schema.covered, fields["squares"].tolist(), fields["finite"].tolist(), strict=True
+    ):
+        square[reading] += each
+        bad[reading] += not (math.isfinite(each) or flag > 0)
+    channels = torch.split(fields["channels"], [reading.num_channels for reading in schema.readings])
+    size = abs(scales.common)
+    return [
+        _Read(
+            square[number] / scales.common**2,
+            bad[number] == 0,
+            tuple(_root(each) / size for each in channels[number].tolist()) if reading.num_channels else None,
+        )
+        for number, reading in enumerate(schema.readings)
+    ]
+
+
+def _outputs(
+    schema: Schema, term: int, fields: dict[str, Tensor], scales: _Scales, readings: list[_Read]
+) -> dict[str, OutputBooks]:
+    """What one term sent to each path; what several levels send to one path is one gradient."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for number, reading in enumerate(schema.readings):
+        if reading.term == term:
+            numbers[reading.path].append(number)
+    found = {}
+    for path, same in numbers.items():
+        square = sum(readings[number].square for number in same)
+        if len(same) > 1:
+            pairs = zip(schema.compared, fields["products"].tolist(), strict=True)
+            square += sum(2 * p / scales.common**2 for (_, a, b), p in pairs if a in same and b in same)
+        channels = readings[same[0]].channels if len(same) == 1 else None
+        found[path] = OutputBooks(_root(square), all(readings[number].finite for number in same), channels)
+    return found
+
+
+def _levels(
+    schema: Schema, term: int, fields: dict[str, Tensor], scales: _Scales, readings: list[_Read], size: float
+) -> dict[str, LevelBooks]:
+    """The levels of one term: their values, and what they sent to the outputs that they read."""
+    names = schema.levels[term]
+    if not names:
+        return {}
+    begin = sum(len(each) for each in schema.levels[:term])
+    sums = float(fields["factor"][term]) / scales.per_call
+    found = {}
+    for level, name in enumerate(names):
+        alone = float(fields["level values"][begin + level]) / float(fields["calls"])
+        value = float(fields["levels"][begin + level]) / sums if sums else alone
+        weight = float(scales.weights[term])
+        read = [readings[n] for n, each in enumerate(schema.readings) if (each.term, each.level) == (term, level)]
+        weighted = value * weight if weight else 0.0
+        finite = math.isfinite(value) and all(each.finite for each in read)
+        norm = math.sqrt(math.fsum(each.square for each in read)) if finite else math.nan
+        found[name] = LevelBooks(value, weighted, weighted / size if size else 0.0, norm, finite)
+    return found
+
+
+def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _Scales, weighted: Tensor) -> Unbooked:
+    """What the backward passes began with, and what arrived, beyond the terms."""
+    value = math.nan
+    if bool(fields["numbers"] == fields["calls"]):
+        booked = float(torch.where(fields["factor"] == 0, 0.0, fields["factored"]).sum())
+        value = (float(fields["number"]) - booked) / scales.common
+    norms = {
+        path: _root(square) / abs(scales.common)
+        for path, square in zip(step.schema.roots, fields["unbooked"].tolist(), strict=True)
+    }
+    sent = math.sqrt(float(fields["squares"].nansum())) / abs(scales.common)
+    return Unbooked(value, norms, float(weighted.abs().sum()), sent)
+
+
+def _feature(schema: Schema, name: str, fields: dict[str, Tensor], scales: _Scales) -> FeatureBooks:
+    feature = next(each for each in schema.features if each.name == name)
+    num = len(feature.readers)
+    square, product = torch.split(fields[f"feature {name}"], [num, len(feature.pairs)])
+    norms = {
+        reader: _root(each) / abs(scales.common) for reader, each in zip(feature.readers, square.tolist(), strict=True)
+    }
+    raw = dict(zip(feature.readers, square.tolist(), strict=True))
+    cosines = {
+        pair: _cosine(each, raw[pair[0]], raw[pair[1]])
+        for pair, each in zip(feature.pairs, product.tolist(), strict=True)
+    }
+    finite = {reader: math.isfinite(each) for reader, each in raw.items()}
+    return FeatureBooks(norms, finite, cosines)
+
+
+def _cosine(product: float, left: float, right: float) -> float | None:
+    scale = math.sqrt(left) * math.sqrt(right) if left >= 0 and right >= 0 else math.nan
+    return product / scale if scale > 0 and math.isfinite(product / scale) else None
+
+
+def _root(square: float) -> float:
+    return math.sqrt(square) if square >= 0 else math.nan

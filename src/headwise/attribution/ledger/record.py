@@ -1,0 +1,328 @@
+"""One call of a criterion while its backward passes may still come: what they brought, on the device.
+
+Nothing is computed in a backward pass that can wait: small gradients are kept as they are until the row is written, so
+that one launch serves them all; large ones become numbers at once, so that their memory is free.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Size, Tensor
+
+from headwise.attribution.ledger.clock import CLOCK, Under
+from headwise.attribution.ledger.schema import Schema
+from headwise.criterion.combine import vector
+from headwise.criterion.layout import Layout, Part
+from headwise.criterion.stats import SMALL, at_site, book_dtype, channel_squares, inner, squares
+
+Fields = dict[str, Tensor]
+
+
+class Owner(Protocol):
+    """What a record asks of its ledger."""
+
+    def stirred(self, record: CallRecord) -> None:
+        """A backward pass came by."""
+        ...
+
+
+@dataclass
+class BackwardPass:
+    """What one backward pass brought.
+
+    Args:
+        under: Which pass.
+        common: The factor at the total.
+        own: Factors at the values of single terms.
+        kept: Small gradients at sites, by (site, reading).
+        booked: Squares and flags of large ones.
+        pairs: Inner products, by (site, reading, reading).
+        channels: Squares of channels, by reading.
+        strangers: Per output the square of what arrived beyond what was sent.
+        features: Columns of the features.
+    """
+
+    under: Under
+    common: Tensor | None = None
+    own: dict[int, Tensor] = field(default_factory=dict)
+    kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    booked: dict[tuple[int, int], tuple[Tensor, Tensor | float]] = field(default_factory=dict)
+    pairs: dict[tuple[int, int, int], Callable[[], Tensor]] = field(default_factory=dict)
+    channels: dict[int, Tensor] = field(default_factory=dict)
+    strangers: dict[int, Tensor] = field(default_factory=dict)
+    features: Fields = field(default_factory=dict)
+    fields: Fields | None = None
+
+
+class CallRecord:
+    """The books of one call; implements `criterion.recording.Record`.
+
+    Args:
+        owner: The ledger.
+        schema: The columns.
+        layout: Who reads what.
+        roots: The outputs.
+        pooled: Whether the denominators were totalled over the step.
+    """
+
+    def __init__(self, owner: Owner, schema: Schema, layout: Layout, roots: Sequence[Tensor], pooled: bool) -> None:
+        self.schema, self.pooled = schema, pooled
+        self.place: int | None = None  # its row, once a backward pass has come by
+        self.passes: list[BackwardPass] = []
+        self._owner, self._layout = owner, layout
+        self._device = roots[0].device
+        self._ids = [id(root) for root in roots]
+        self._leaves = [root.is_leaf for root in roots]
+        self._sums: dict[int, Tensor] = {}  # what junctions passed on in the pass under way, until it arrives
+        # Not to be kept alive by the hooks: an output that is a parameter outlives every call.
+        own = weakref.ref(self)
+        self._handles = [
+            root.register_hook(partial(_arrive, own, number))  # type: ignore[no-untyped-call]
+            if root.requires_grad
+            else None
+            for number, root in enumerate(roots)
+        ]
+
+    def __del__(self) -> None:
+        for handle in self._handles:
+            if handle is not None:
+                handle.remove()
+
+    def summed(self, values: Tensor, weights: Sequence[float | Tensor], levels: Sequence[Tensor | None]) -> None:
+        """Keeps what the call summed; see `Record`."""
+        self._values = values
+        self._weights = [each.detach() if isinstance(each, Tensor) else each for each in weights]
+        self._levels = [(number, each.detach()) for number, each in enumerate(levels) if each is not None]
+
+    def watch_total(self, total: Tensor) -> None:
+        """Notes with which factor a pass comes to the total."""
+        if total.requires_grad:
+            total.register_hook(self._at_total)  # type: ignore[no-untyped-call]
+
+    def watch_value(self, term: int, value: Tensor) -> None:
+        """Notes with which factor a pass comes to the value of one term."""
+        if value.requires_grad:
+            value.register_hook(partial(self._at_value, term))  # type: ignore[no-untyped-call]
+
+    def _at_total(self, factor: Tensor) -> None:
+        now = self._stirred()
+        now.common = _add(now.common, factor.detach())
+
+    def _at_value(self, term: int, factor: Tensor) -> None:
+        now = self._stirred()
+        now.own[term] = _add(now.own.get(term), factor.detach().sum())
+
+    def now(self) -> BackwardPass:
+        """The pass under way."""
+        under = CLOCK.under()
+        if not self.passes or self.passes[-1].under is not under or self.passes[-1].fields is not None:
+            self.passes.append(BackwardPass(under))
+            under.records[id(self)] = self
+        return self.passes[-1]
+
+    def _stirred(self) -> BackwardPass:
+        self._owner.stirred(self)
+        return self.now()
+
+    def sent(
+        self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
+    ) -> None:
+        """Books what readers sent; see `Record`."""
+        now = self._stirred()
+        for number, each in zip(part.roots, sums, strict=True):
+            if each is not None:
+                self._sums[number] = each
+                now.under.sent.setdefault(self._ids[number], []).append(each)
+        for number, site in enumerate(part.layout.sites):
+            here = {
+                part.edges[edge]: at_site(grad.detach(), part.layout.edges[edge], site, shapes[site.root])
+                for edge in site.edges
+                if (grad := grads[edge]) is not None
+            }
+            self._book_site(now, part.first_site + number, here)
+        for edge, grad in enumerate(grads):
+            if grad is not None and self.schema.readings[part.edges[edge]].num_channels:
+                found = channel_squares(grad.detach(), part.layout.edges[edge])
+                now.channels[part.edges[edge]] = _add(now.channels.get(part.edges[edge]), found)
+
+    def _book_site(self, now: BackwardPass, site: int, here: dict[int, Tensor]) -> None:
+        for reading, grad in here.items():
+            if 0 < grad.numel() <= SMALL:
+                now.kept[site, reading] = grad
+            else:
+                square, finite = squares([grad])
+                now.booked[site, reading] = square.squeeze(0), 0.0 if finite is None else finite.squeeze(0)
+        readings = list(here)
+        for place, left in enumerate(readings):
+            for right in readings[place + 1 :]:
+                one, other = here[left], here[right]
+                if one.numel() <= SMALL:
+                    now.pairs[site, left, right] = partial(inner, one, other)
+                else:
+                    product = inner(one, other)
+                    now.pairs[site, left, right] = partial(torch.clone, product)
+
+    def at_features(self, under: Under, columns: Fields) -> None:
+        """What a pass brought to features inside the network.
+
+        Args:
+            under: The pass.
+            columns: By the names of the schema's fields.
+        """
+        for one in self.passes:
+            if one.under is under:
+                one.features = columns
+
+    def arrived(self, root: int, grad: Tensor) -> None:
+        """What a backward pass hands to the network at one output, beside what was sent there."""
+        if self._sums.pop(root, None) is grad:
+            return
+        # Every loop's passes come to a leaf: this call's are those in which it sent something.
+        if self._leaves[root] and id(self) not in CLOCK.under().records:
+            return
+        now = self.now()
+        with torch.no_grad():
+            rest = grad.detach()
+            for sent in now.under.sent.get(self._ids[root], ()):
+                rest = rest.to(book_dtype(grad.device)) - sent
+            found = squares([rest])[0].squeeze(0)
+        now.strangers[root] = _add(now.strangers.get(root), found)
+
+    @torch.no_grad()
+    def row(self) -> Tensor:
+        """The row of this call: of the passes that train, or of looks where there are no others."""
+        for each in self.passes:
+            if each.fields is None:
+                each.fields = self._fields(each)
+        chosen = [each for each in self.passes if each.under.trains] or self.passes
+        found = [each.fields for each in chosen if each.fields is not None]
+        return self.schema.write(found[0] if len(found) == 1 else self._merged(found))
+
+    def _vector(self, numbers: Sequence[float | Tensor]) -> Tensor:
+        return vector(numbers, book_dtype(self._device), self._device)
+
+    def _fields(self, one: BackwardPass) -> Fields:
+        """The numbers of one pass."""
+        schema, num = self.schema, len(self.schema.terms)
+        number = one.under.number_of(self)
+        weight = self._vector(self._weights)
+        value, common, begun = self._wide(one.common, number)
+        factor = self._factor(one, weight, common)
+        through = [1.0 if one.common is not None or number in one.own else 0.0 for number in range(num)]
+        fields = {
+            "weight": weight,
+            "value": value,
+            "factor": factor,
+            "factored": factor * value,
+            "trained": self._vector(through),
+            "common": common,
+            "exact": self._vector((float(one.common is not None and not one.own),)),
+            "calls": self._vector((1.0,)),
+            "number": begun,
+            "numbers": self._vector((float(number is not None),)),
+            **self._at_sites(one),
+            **{name: each.to(value) for name, each in one.features.items()},
+        }
+        if self._levels:
+            fields["levels"] = torch.cat([each.to(weight) * factor[number] for number, each in self._levels])
+            fields["level values"] = torch.cat([each.to(weight) for _, each in self._levels])
+        if one.strangers:
+            fields["unbooked"] = self._vector([one.strangers.get(root, 0.0) for root in range(len(schema.roots))])
+        if one.channels:
+            fields["channels"] = torch.cat(
+                [
+                    one.channels[number].to(weight) if number in one.channels else weight.new_zeros(each.num_channels)
+                    for number, each in enumerate(schema.readings)
+                ]
+            )
+        one.kept, one.pairs = {}, {}
+        return fields
+
+    def _wide(self, *scalars: Tensor | None) -> list[Tensor]:
+        """The values, and scalars as vectors of one element (0 for none), as the books keep them: one conversion."""
+        held = [each for each in scalars if each is not None]
+        parts = [each if each.dtype == self._values.dtype else each.to(self._values.dtype) for each in held]
+        if any(each.dtype == torch.float64 for each in held) or any(
+            each.device != self._values.device for each in held
+        ):
+            parts = [each.to(self._values.device, torch.float64) for each in held]
+        values = self._values.to(parts[0].dtype) if parts else self._values
+        packed = torch.cat([values, *(each.reshape(1) for each in parts)])
+        wide = list(torch.split(packed.to(self._device, book_dtype(self._device)), [len(values), *(1,) * len(parts)]))
+        rest = iter(wide[1:])
+        return [wide[0], *(self._vector((0.0,)) if each is None else next(rest) for each in scalars)]
+
+    def _factor(self, one: BackwardPass, weight: Tensor, common: Tensor) -> Tensor:
+        """What each value was multiplied by, on its way to the number that backward was called on."""
+        factor = weight * common
+        if one.own:
+            factor = factor + self._vector([one.own.get(number, 0.0) for number in range(len(self._weights))])
+        return factor
+
+    def booked(self, under: Under) -> Tensor:
+        """What this call's terms add to the number on which a pass began."""
+        found = torch.zeros((), dtype=book_dtype(self._device), device=self._device)
+        with torch.no_grad():
+            for one in self.passes:
+                if one.under is under:
+                    value, common = self._wide(one.common)
+                    factor = self._factor(one, self._vector(self._weights), common)
+                    found = found + torch.where(factor == 0, 0.0, factor * value).sum()
+        return found
+
+    def _at_sites(self, one: BackwardPass) -> Fields:
+        found: Fields = {}
+        schema = self.schema
+        if one.kept:
+            square, _ = squares(list(one.kept.values()))
+            if tuple(one.kept) == schema.covered:
+                found["squares"] = square
+            else:
+                one.booked.update(
+                    {key: (square[place], 0.0) for place, key in enumerate(one.kept) if key not in one.booked}
+                )
+        if "squares" not in found and one.booked:
+            pairs = [one.booked.get(each, (0.0, 0.0)) for each in schema.covered]
+            found["squares"] = self._vector([square for square, _ in pairs])
+            found["finite"] = self._vector([finite for _, finite in pairs])
+        if one.pairs:
+            found["products"] = self._vector([one.pairs[p]() if p in one.pairs else 0.0 for p in schema.compared])
+            found["known"] = self._vector([float(p in one.pairs) for p in schema.compared])
+        return found
+
+    def _merged(self, found: Sequence[Fields]) -> Fields:
+        """Several passes over one call: gradients add up, so that norms grow with the sum of factors."""
+        schema = self.schema
+        names = {name for each in found for name in each}
+        total = {name: torch.stack([each[name] for each in found if name in each]).sum(0) for name in names}
+        for name in {"weight", "value", "level values"} & names:
+            total[name] = found[0][name]
+        for name in ("trained", "known", "calls"):
+            if name in total:
+                total[name] = total[name].clamp(max=1)
+        total["exact"] = torch.stack([each["exact"] for each in found]).amin(0)
+        total["numbers"] = torch.stack([each["numbers"] for each in found]).amin(0)
+        squared = torch.stack([each["factor"].square() for each in found]).sum(0)
+        grown = torch.where(squared > 0, total["factor"].square() / torch.where(squared > 0, squared, 1.0), 1.0)
+        term = [reading.term for reading in schema.readings]
+        if "squares" in total:
+            total["squares"] = total["squares"] * grown[[term[reading] for _, reading in schema.covered]]
+        if "products" in total:
+            left, right = ([term[pair[side]] for pair in schema.compared] for side in (1, 2))
+            total["products"] = total["products"] * (grown[left] * grown[right]).sqrt()
+        return total
+
+
+def _add(before: Tensor | None, found: Tensor) -> Tensor:
+    return found if before is None else before + found
+
+
+def _arrive(record: weakref.ref[CallRecord], root: int, grad: Tensor) -> None:
+    if (found := record()) is not None:
+        found.arrived(root, grad)

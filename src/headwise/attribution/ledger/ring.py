@@ -1,0 +1,156 @@
+"""Where the rows lie: a ring on the device for each schema, and which of them make a step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.ledger.schema import Schema
+
+_FEW = 8
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """The rows of one step.
+
+    Args:
+        number: Number of the step.
+        schema: What the columns mean.
+        row: (width,), float64, on the host: the sum of its rows.
+        pooled: Whether the calls' denominators were totalled over the step.
+        scope: "local", or "global" if the rows are those of all ranks.
+    """
+
+    number: int
+    schema: Schema
+    row: Tensor
+    pooled: bool
+    scope: str = "local"
+
+
+@dataclass
+class _Row:
+    schema: Schema
+    place: int  # in the ring of its schema
+    pooled: bool
+
+
+class Ring:
+    """Rows in the order in which backward passes first came to their calls.
+
+    Args:
+        capacity: How many steps are kept.
+        micro_batches: Calls a step, as long as nobody marks the steps.
+    """
+
+    def __init__(self, capacity: int, micro_batches: int) -> None:
+        self._capacity, self._micro_batches = capacity, micro_batches
+        self._size = capacity * micro_batches
+        self._rows: deque[_Row] = deque(maxlen=self._size)
+        self._first = 0  # number of the oldest row
+        self._buffers: dict[Schema, Tensor] = {}
+        self._used: dict[Schema, int] = {}
+        self._ends: deque[int] = deque(maxlen=capacity + 1)  # the rows before which a step ended
+        self._num_ends = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def reserve(self, schema: Schema, pooled: bool) -> int:
+        """A place for a new row, the last in the order.
+
+        Args:
+            schema: What its columns mean.
+            pooled: Whether the denominators of its call were totalled.
+
+        Returns:
+            Its number.
+        """
+        place = self._used.get(schema, 0)
+        self._used[schema] = place + 1
+        if len(self._rows) == self._size:
+            self._first += 1
+        self._rows.append(_Row(schema, place % self._size, pooled))
+        return self._first + len(self._rows) - 1
+
+    def write(self, number: int, row: Tensor) -> None:
+        """Writes a row; one that is no longer kept is let go.
+
+        Args:
+            number: From `reserve`.
+            row: Its columns, on any device.
+        """
+        if number < self._first:
+            return
+        held = self._rows[number - self._first]
+        with torch.inference_mode(False):
+            if held.schema not in self._buffers:
+                size = (self._size, held.schema.width)
+                self._buffers[held.schema] = torch.zeros(size, dtype=row.dtype, device=row.device)
+            self._buffers[held.schema][held.place].copy_(row)
+
+    def mark(self) -> None:
+        """A step ends here, if a row has come since the last mark."""
+        end = self._first + len(self._rows)
+        if end and (not self._ends or self._ends[-1] < end):
+            self._ends.append(end)
+            self._num_ends += 1
+
+    def steps(self, most: int) -> list[StepRows]:
+        """The last steps, oldest first, by one transfer to the host for each schema.
+
+        Args:
+            most: How many.
+
+        Returns:
+            The steps; a first one of which rows are lost is left out.
+        """
+        spans = self._spans()[-most:]
+        if not spans:
+            return []
+        hosted = self._hosted(spans)
+        found = []
+        for number, begin, end in spans:
+            rows = [self._rows[place - self._first] for place in range(begin, end)]
+            by_schema: dict[Schema, list[_Row]] = {}
+            for row in rows:
+                by_schema.setdefault(row.schema, []).append(row)
+            for schema, same in by_schema.items():
+                total = torch.stack([hosted[schema][row.place] for row in same]).sum(0)
+                found.append(StepRows(number, schema, total, same[0].pooled))
+        return found
+
+    def _hosted(self, spans: Sequence[tuple[int, int, int]]) -> dict[Schema, dict[int, Tensor]]:
+        """The rows of some steps on the host, by schema and place."""
+        places: dict[Schema, list[int]] = {}
+        for _, begin, end in spans:
+            for number in range(begin, end):
+                row = self._rows[number - self._first]
+                places.setdefault(row.schema, []).append(row.place)
+        found = {}
+        for schema, wanted in places.items():
+            buffer = self._buffers[schema]
+            rows = torch.stack([buffer[place] for place in wanted]) if len(wanted) <= _FEW else buffer[wanted]
+            found[schema] = dict(zip(wanted, rows.double().cpu(), strict=True))
+        return found
+
+    def _spans(self) -> list[tuple[int, int, int]]:
+        """(number of the step, first row, end) of all steps of which every row is kept."""
+        last = self._first + len(self._rows)
+        if not self._num_ends:
+            each = self._micro_batches
+            numbers = range(-(-self._first // each), -(-last // each))
+            return [(number, number * each, min(last, (number + 1) * each)) for number in numbers]
+        ends = list(self._ends)
+        before = self._num_ends - len(ends)
+        spans = [(before + place, ends[place - 1] if place else 0, end) for place, end in enumerate(ends)]
+        if before:
+            spans = spans[1:]  # where the first of these begins is forgotten
+        if last > ends[-1]:
+            spans.append((self._num_ends, ends[-1], last))
+        return [span for span in spans if span[1] >= self._first][-self._capacity :]

@@ -1,0 +1,166 @@
+"""The columns of a row of the books: one description writes and reads them.
+
+A row holds sums that add up over the calls, micro-batches and ranks of a step; `fold` makes books of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from headwise.criterion.combine import vector
+from headwise.criterion.layout import Layout
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading, as the books know it: sizes are no part of it.
+
+    Args:
+        term: Number of the term.
+        path: The concrete path, channels included.
+        level: Number of its level; -1 without levels.
+        num_channels: How many channels are booked one by one; 0 for none.
+    """
+
+    term: int
+    path: str
+    level: int
+    num_channels: int
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature inside the network that several heads read."""
+
+    name: str
+    readers: tuple[str, ...]
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of heads, in the order in which they are booked."""
+        return tuple(combinations(self.readers, 2))
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns of a row mean.
+
+    Args:
+        terms: Names of the terms.
+        levels: Per term the names of its levels.
+        roots: Paths of the outputs.
+        readings: The readings.
+        sites: Per site the number of its output, and the numbers of the readings that cover it.
+        features: The features that are booked.
+    """
+
+    terms: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+    roots: tuple[str, ...]
+    readings: tuple[Reading, ...]
+    sites: tuple[tuple[int, tuple[int, ...]], ...]
+    features: tuple[Feature, ...]
+
+    @classmethod
+    def of(cls, layout: Layout, channels: bool, features: Sequence[Feature]) -> Schema:
+        """The schema of the calls of one layout.
+
+        Args:
+            layout: Who reads what.
+            channels: Whether every channel's norm is booked.
+            features: The features that are booked.
+
+        Returns:
+            The schema.
+        """
+        readings = tuple(
+            Reading(edge.term, edge.path, edge.level, edge.stop - edge.start if channels else 0)
+            for edge in layout.edges
+        )
+        sites = tuple((site.root, site.edges) for site in layout.sites)
+        return cls(layout.terms, layout.levels, layout.roots, readings, sites, tuple(features))
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.terms, self.levels, self.roots, self.readings, self.sites, self.features))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def covered(self) -> tuple[tuple[int, int], ...]:
+        """(site, reading), in the order of the columns ``squares`` and ``finite``."""
+        return tuple((site, reading) for site, (_, readings) in enumerate(self.sites) for reading in readings)
+
+    @cached_property
+    def compared(self) -> tuple[tuple[int, int, int], ...]:
+        """(site, reading, reading), in the order of the columns ``products`` and ``known``."""
+        return tuple(
+            (site, left, right)
+            for site, (_, readings) in enumerate(self.sites)
+            for left, right in combinations(readings, 2)
+        )
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """The fields of a row, in order, and how many columns each has."""
+        num = len(self.terms)
+        return {
+            "weight": num,  # as declared
+            "value": num,
+            "factor": num,  # what the loop multiplied the value by, the weight included
+            "factored": num,  # factor * value
+            "trained": num,  # how many calls a backward pass went through
+            "common": 1,  # what the loop multiplied the total by
+            "exact": 1,  # calls of which every pass began at the total, so that `common` is the loop's whole factor
+            "calls": 1,
+            "number": 1,  # what backward was called on, as far as it is this criterion's
+            "numbers": 1,  # calls of which that is known
+            "levels": sum(map(len, self.levels)),  # factor of the term * value of the level
+            "level values": sum(map(len, self.levels)),
+            "squares": len(self.covered),
+            "finite": len(self.covered),  # 1 where a gradient is finite although its square is not
+            "products": len(self.compared),
+            "known": len(self.compared),
+            "unbooked": len(self.roots),  # square of what arrived beyond what was sent
+            "channels": sum(reading.num_channels for reading in self.readings),
+            **{f"feature {each.name}": len(each.readers) + len(each.pairs) for each in self.features},
+        }
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of a row."""
+        return sum(self.sizes.values())
+
+    def write(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Puts the fields of a row together; a field that is not given is zeros.
+
+        Args:
+            fields: By name, (size,) each.
+
+        Returns:
+            (width,).
+        """
+        like = fields["value"]
+        parts = []
+        for name, size in self.sizes.items():
+            if size:
+                parts.append(fields[name] if name in fields else vector((0.0,) * size, like.dtype, like.device))
+        return torch.cat(parts)
+
+    def read(self, row: Tensor) -> dict[str, Tensor]:
+        """Takes a row apart.
+
+        Args:
+            row: (width,).
+
+        Returns:
+            The fields by name, (size,) each.
+        """
+        return dict(zip(self.sizes, torch.split(row, list(self.sizes.values())), strict=True))

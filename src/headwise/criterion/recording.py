@@ -1,0 +1,51 @@
+"""What a criterion asks of whoever keeps its books, and nothing more: the books themselves live in `attribution`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Size, Tensor
+
+from headwise.criterion.layout import Layout, Part
+
+
+class Record(Protocol):
+    """One call of a criterion in the books: told in the forward pass what was summed, in the backward what was sent."""
+
+    def summed(self, values: Tensor, weights: Sequence[float | Tensor], levels: Sequence[Tensor | None]) -> None:
+        """The terms' values (T,), their weights, and the values of the levels of those that have any."""
+
+    def watch_total(self, total: Tensor) -> None:
+        """The total, on which `backward` may be called."""
+
+    def watch_value(self, term: int, value: Tensor) -> None:
+        """The value of one term, from which the loop may go on by itself."""
+
+    def sent(
+        self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
+    ) -> None:
+        """What readers sent in a backward pass, and what was made of it for each output."""
+
+
+class Recorder(Protocol):
+    """Keeps the books of a criterion."""
+
+    def open(self, layout: Layout, roots: Sequence[Tensor], pooled: bool) -> Record:
+        """Begins the record of one call.
+
+        Args:
+            layout: Who reads what.
+            roots: The outputs.
+            pooled: Whether the denominators were totalled over the step.
+        """
+        ...
+
+    def mark(self) -> None:
+        """A step of the optimizer is over."""
+        ...
+
+
+def is_idle(weight: Any) -> bool:
+    """Whether a weight is the number 0: such a term is computed for the books alone."""
+    return not isinstance(weight, Tensor) and weight == 0
