@@ -116,14 +116,15 @@ def test_predict_writes_polygons_and_overlays(run, tmp_path, capsys):
     assert "one.json" in capsys.readouterr().out
 
 
-def test_predict_refuses_what_it_cannot_read_before_it_writes(run, tmp_path, fails):
+def test_predict_goes_on_past_a_broken_picture_but_checks_names_before_it_writes(run, tmp_path, fails):
     out = tmp_path / "out"
     good = tmp_path / "good.png"
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(good)
     broken = tmp_path / "broken.jpg"
     Image.fromarray(np.zeros((99, 99, 3), np.uint8)).save(broken)
     broken.write_bytes(broken.read_bytes()[:300])
-    assert f"{broken}: the picture cannot be decoded" in fails("predict", run, good, broken, "--out", out)
+    assert f"{broken}: the picture cannot be decoded" in fails("predict", run, good, broken, "--out", tmp_path / "some")
+    assert (tmp_path / "some" / "good.json").is_file()
     assert "absent.png: no such picture" in fails("predict", run, good, tmp_path / "absent.png", "--out", out)
     assert "two pictures are called" in fails("predict", run, good, good, "--out", out)
     assert not out.exists()

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from headwise.recipes import RECIPES
+from headwise.recipes.coco_results import ImageIds, write_results
 from headwise.recipes.configuration import Configuration
-from headwise.recipes.run import Recipe
+from headwise.recipes.places import INDEX, RESULTS, Place, plan_places
+from headwise.recipes.run import Prediction, Recipe, Seen
 from headwise.recipes.start import find_checkpoint
 from headwise.training.checkpoints import load_checkpoint, write_atomically
+
+Done = Callable[[Path | None, int], None]
+Failed = dict[Path, str]
+
+_TOLD = 50
+"""Pictures that an error lists; the index of the results lists all."""
 
 
 def load_network(checkpoint: str | Path) -> tuple[nn.Module, Recipe[Any], Configuration]:
@@ -50,39 +60,129 @@ def load_network(checkpoint: str | Path) -> tuple[nn.Module, Recipe[Any], Config
     return network.eval(), recipe, configuration
 
 
-def predict(checkpoint: str | Path, images: Iterable[str | Path], out: str | Path) -> list[Path]:
+def predict(
+    checkpoint: str | Path,
+    images: Iterable[str | Path],
+    out: str | Path,
+    *,
+    annotations: str | Path | None = None,
+    batch_size: int = 1,
+    threshold: float | None = None,
+    device: str = "auto",
+    done: Done = lambda path, total: None,
+) -> list[Path]:
     """Write what a network finds on pictures: ``<picture>.json``, and an overlay ``<picture>.png``, for each.
 
-    All pictures are decoded before anything is written.
+    A picture that cannot be read stops nothing: it is named at the end. Each is decoded once, by threads, while the
+    network reads others.
+    Detectors also write ``coco_results.json``, the list that COCO's evaluations take; ``index.json`` says which
+    picture has which number in it, and why others could not be read.
 
     Args:
         checkpoint: as in `load_network`.
-        images: files.
+        images: files, folders and patterns such as ``"shots/*.jpg"``.
         out: folder; created if missing.
+        annotations: a COCO file whose ``images`` give the pictures their numbers, by file name, and whose
+            ``categories`` give the classes theirs, by name; without it, pictures are numbered from 1.
+        batch_size: pictures that are decoded together, and read together by detectors with anchors.
+        threshold: least score of what is written and drawn; None for the recipe's own.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        done: called with the JSON file of each picture, or None for one that could not be read, and how many pictures
+            there are.
 
     Returns:
-        The JSON files, in the order of the pictures; what they hold, the recipe's prediction says.
+        The JSON files, in the order of the pictures.
 
     Raises:
-        ValueError: the checkpoint cannot be used, or two pictures have one name.
-        OSError: a picture cannot be read or a result cannot be written.
+        ValueError: the checkpoint or an argument cannot be used, or a result would replace a picture, another result
+            or a file that no earlier prediction wrote.
+        OSError: there is no such picture, or a result cannot be written; or, when all others are done, pictures could
+            not be read.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+    network, recipe, configuration = load_network(checkpoint)
+    folder = Path(out)
+    places = plan_places(images, folder, (".json", *recipe.endings))
+    ids = ImageIds([place.path for place in places], annotations, configuration)
+    network.to(_device(device))
+    written: list[Path] = []
+    failed: Failed = {}
+    entries: list[dict[str, Any]] = []
+    _write_index(folder, checkpoint, places, failed, ids)
+    try:
+        for pictures in _decoded(places, batch_size, failed, done):
+            seen = [Seen(place.path, image) for place, image in pictures]
+            predictions = recipe.predict(network, configuration, seen, threshold)
+            for (place, _), prediction in zip(pictures, predictions, strict=True):
+                entries += ids.entries(place.path, prediction.boxes)
+                written.append(_write_prediction(folder / place.name, prediction))
+                done(written[-1], len(places))
+    finally:
+        if ids.categories:
+            write_results(folder / RESULTS, entries)
+        _write_index(folder, checkpoint, places, failed, ids)
+    if failed:
+        told = "; ".join(list(failed.values())[:_TOLD]) + ("; ..." if len(failed) > _TOLD else "")
+        raise OSError(f"{len(failed)} of {len(places)} pictures could not be read: {told}")
+    return written
+
+
+def _decoded(places: Sequence[Place], size: int, failed: Failed, done: Done) -> Iterator[list[tuple[Place, Any]]]:
+    """Decode pictures by threads, some batches ahead; note those that cannot be."""
     from headwise.data import load_picture
 
-    network, recipe, configuration = load_network(checkpoint)
-    paths = [Path(image) for image in images]
-    names = [path.stem for path in paths]
-    for path in paths:
-        if names.count(path.stem) > 1:
-            raise ValueError(f"{path}: two pictures are called {path.stem!r}. Predict them into two folders.")
-        load_picture(path)
-    folder = Path(out)
+    groups = [places[start : start + size] for start in range(0, len(places), size)]
+    with ThreadPoolExecutor() as pool:
+        waiting = [[pool.submit(load_picture, place.path) for place in group] for group in groups[:_AHEAD]]
+        for number, group in enumerate(groups):
+            pictures = []
+            for place, task in zip(group, waiting.pop(0), strict=True):
+                try:
+                    pictures.append((place, task.result()))
+                except Exception as error:  # whatever a decoder raises is about this file
+                    text = " ".join(str(error).split())
+                    failed[place.path] = text if str(place.path) in text else f"{place.path}: {text}"
+                    done(None, len(places))
+            if number + _AHEAD < len(groups):
+                waiting.append([pool.submit(load_picture, place.path) for place in groups[number + _AHEAD]])
+            if pictures:
+                yield pictures
+
+
+_AHEAD = 4
+"""Batches that are decoded before they are read."""
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used ({reason}). Take auto or cpu.") from None
+    return device
+
+
+def _write_prediction(path: Path, prediction: Prediction) -> Path:
+    """Write a picture's files; return the JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for ending, content in prediction.files.items():
+        write_atomically(path.with_name(f"{path.name}{ending}"), content)
+    record = path.with_name(f"{path.name}.json")
+    write_atomically(record, json.dumps(prediction.record, indent=1).encode() + b"\n")
+    return record
+
+
+def _write_index(folder: Path, checkpoint: str | Path, places: Sequence[Place], failed: Failed, ids: ImageIds) -> None:
+    """Write which picture has which files; at the start too, so that files of an ended prediction are known as ours."""
+    content = {
+        "checkpoint": str(checkpoint),
+        "files": sorted({INDEX, RESULTS, *(name for place in places for name in place.files)}),
+        "images": [{"id": ids.of(place.path), "file": str(place.path), "name": place.name} for place in places],
+        "failed": {str(path): reason for path, reason in failed.items()},
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for path in paths:
-        found = recipe.predict(network, configuration, path, load_picture(path))
-        for ending, content in found.files.items():
-            write_atomically(folder / f"{path.stem}{ending}", content)
-        written.append(folder / f"{path.stem}.json")
-        write_atomically(written[-1], json.dumps(found.record, indent=1).encode() + b"\n")
-    return written
+    write_atomically(folder / INDEX, json.dumps(content, indent=1).encode() + b"\n")

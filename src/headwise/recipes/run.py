@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
@@ -47,11 +47,25 @@ class Prediction(NamedTuple):
 
     Args:
         record: goes to ``<picture>.json``.
-        files: contents by ending: ``{".png": the overlay, ...}``.
+        files: contents by ending, those of `ENDINGS` that the recipe has.
+        boxes: ``boxes``, ``scores`` and ``labels`` for COCO's list of results; None where there are no boxes.
     """
 
     record: dict[str, Any]
     files: dict[str, bytes]
+    boxes: Mapping[str, Any] | None = None
+
+
+class Seen(NamedTuple):
+    """A picture to be read.
+
+    Args:
+        path: its file.
+        image: (H, W, 3) uint8.
+    """
+
+    path: Path
+    image: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,8 @@ class Recipe(Generic[C]):
             `pretrained` is true.
         make_criterion: configuration -> the preset.
         make_data: configuration -> batches and evaluation.
-        predict: (network, configuration, path, picture (H, W, 3) uint8) -> what was found.
+        predict: (network, configuration, pictures, least score or None) -> what was found on each.
+        endings: of the files that a prediction has beside its JSON.
         complete: fills in what only the data tell, the names of the classes for instance, when a run starts.
     """
 
@@ -74,7 +89,8 @@ class Recipe(Generic[C]):
     make_network: Callable[[C, bool], nn.Module]
     make_criterion: Callable[[C], Criterion]
     make_data: Callable[[C], Data]
-    predict: Callable[[nn.Module, C, Path, NDArray[np.uint8]], Prediction]
+    predict: Callable[[nn.Module, C, Sequence[Seen], float | None], list[Prediction]]
+    endings: tuple[str, ...] = (".png",)
     complete: Callable[[C], C] = lambda configuration: configuration
 
     def __call__(

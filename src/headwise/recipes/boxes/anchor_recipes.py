@@ -114,7 +114,7 @@ retinanet: Recipe[AnchorConfiguration] = Recipe(
     _retinanet_criterion,
     partial(_data, make_retinanet),
     box_predictor(read_anchors),
-    with_classes,
+    complete=with_classes,
 )
 
 SSD = replace(
@@ -141,5 +141,5 @@ ssd: Recipe[AnchorConfiguration] = Recipe(
     _ssd_criterion,
     partial(_data, make_ssd),
     box_predictor(read_anchors),
-    with_classes,
+    complete=with_classes,
 )

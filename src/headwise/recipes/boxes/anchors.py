@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,22 +109,24 @@ class AnchorCollate:
         )
 
 
-def read_anchors(network: nn.Module, configuration: AnchorConfiguration, image: NDArray[np.uint8]) -> dict[str, Tensor]:
-    """Find the boxes on one picture, stretched to the size of the training pictures.
+def read_anchors(
+    network: nn.Module, configuration: AnchorConfiguration, images: Sequence[NDArray[np.uint8]]
+) -> list[Mapping[str, Any]]:
+    """Find the boxes on pictures, each stretched to the size of the training pictures.
 
     Args:
         network: in evaluation mode, with ``anchors(image_size)``.
         configuration: of the run.
-        image: (H, W, 3) uint8.
+        images: each (H, W, 3) uint8.
 
     Returns:
-        ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
+        For each ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
     """
     from headwise.coders.anchors import decode_boxes
 
     side = configuration.image_size
     found = decode_boxes(
-        network(_as_input(image, configuration, network)),
+        network(_as_input(images, configuration, network)),
         _anchors(network, side),
         activation=configuration.activation,
         weights=configuration.delta_weights,
@@ -132,21 +135,23 @@ def read_anchors(network: nn.Module, configuration: AnchorConfiguration, image: 
         num_candidates=configuration.num_candidates,
         nms_threshold=configuration.nms_threshold,
         num_detections=configuration.max_detections,
-    )[0]
-    height, width = image.shape[:2]
-    back = torch.tensor([width / side, height / side] * 2)
-    return {**{name: each.cpu() for name, each in found.items()}, "boxes": found["boxes"].cpu() * back}
+    )
+    backs = [torch.tensor([image.shape[1] / side, image.shape[0] / side] * 2) for image in images]
+    return [
+        {**{name: part.cpu() for name, part in each.items()}, "boxes": each["boxes"].cpu() * back}
+        for each, back in zip(found, backs, strict=True)
+    ]
 
 
-def _as_input(image: NDArray[np.uint8], configuration: AnchorConfiguration, network: nn.Module) -> Tensor:
-    """The picture (1, 3, side, side), stretched, normalised, on the network's device."""
+def _as_input(images: Sequence[NDArray[np.uint8]], configuration: AnchorConfiguration, network: nn.Module) -> Tensor:
+    """The pictures (N, 3, side, side), stretched, normalised, on the network's device."""
     from torchvision.transforms.v2 import functional
 
     from headwise.data import normalise
 
     side = [configuration.image_size] * 2
-    pixels = functional.resize(torch.from_numpy(image).permute(2, 0, 1), side, antialias=True)
-    normal = normalise(pixels, configuration.mean, configuration.std)[None]
+    pixels = [functional.resize(torch.from_numpy(image).permute(2, 0, 1), side, antialias=True) for image in images]
+    normal = torch.stack([normalise(each, configuration.mean, configuration.std) for each in pixels])
     return normal.to(next(network.parameters()).device, memory_format=torch.channels_last)
 
 
@@ -174,7 +179,7 @@ def show_anchors(network: nn.Module, configuration: AnchorConfiguration, picture
     height, width = picture.image.shape[:2]
     known = picture.annotation
     stretched = replace(known, boxes=known.boxes * np.array([side / width, side / height] * 2, np.float32))
-    outputs = network(_as_input(picture.image, configuration, network))["levels"]
+    outputs = network(_as_input([picture.image], configuration, network))["levels"]
     anchors = [level.cpu() for level in _anchors(network, side)]
     targets = AnchorCollate(configuration, anchors).encode([stretched])
     maps = []

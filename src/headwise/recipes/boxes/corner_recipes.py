@@ -108,7 +108,7 @@ cornernet: Recipe[CornerConfiguration] = Recipe(
     partial(_criterion, presets.cornernet),
     partial(_data, read_corners, show_corners, False),
     box_predictor(read_corners),
-    with_classes,
+    complete=with_classes,
 )
 
 SQUEEZE = replace(
@@ -134,7 +134,7 @@ cornernet_squeeze: Recipe[CornerConfiguration] = Recipe(
     partial(_criterion, presets.cornernet_squeeze),
     partial(_data, read_corners, show_corners, False),
     box_predictor(read_corners),
-    with_classes,
+    complete=with_classes,
 )
 
 CENTERNET = replace(
@@ -158,7 +158,7 @@ centernet: Recipe[CornerConfiguration] = Recipe(
     partial(_criterion, presets.centernet),
     partial(_data, _read_centers, partial(show_corners, points=POINTS), True),
     box_predictor(_read_centers),
-    with_classes,
+    complete=with_classes,
 )
 
 cornernet_saccade: Recipe[SaccadeConfiguration] = Recipe(
@@ -168,5 +168,5 @@ cornernet_saccade: Recipe[SaccadeConfiguration] = Recipe(
     _saccade_criterion,
     _saccade_data,
     box_predictor(read_saccade),
-    with_classes,
+    complete=with_classes,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -128,19 +129,29 @@ def as_input(image: NDArray[np.uint8], network: nn.Module) -> Tensor:
 
 
 def read_corners(
-    network: nn.Module, configuration: CornerConfiguration, image: NDArray[np.uint8], *, center: bool = False
-) -> dict[str, Tensor]:
-    """Find the boxes on one picture, at its own size.
+    network: nn.Module,
+    configuration: CornerConfiguration,
+    images: Sequence[NDArray[np.uint8]],
+    *,
+    center: bool = False,
+) -> list[Mapping[str, Any]]:
+    """Find the boxes on pictures, each at its own size and so one after the other.
 
     Args:
         network: in evaluation mode.
         configuration: of the run.
-        image: (H, W, 3) uint8.
+        images: each (H, W, 3) uint8.
         center: let centres confirm boxes (CenterNet).
 
     Returns:
-        ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
+        For each ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
     """
+    return [_read_one(network, configuration, image, center) for image in images]
+
+
+def _read_one(
+    network: nn.Module, configuration: CornerConfiguration, image: NDArray[np.uint8], center: bool
+) -> Mapping[str, Any]:
     from headwise.coders.corners import Pass, merge_passes, place_picture
     from headwise.coders.soft_nms import Suppression
 

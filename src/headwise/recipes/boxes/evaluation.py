@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class Panels(NamedTuple):
     note: str = ""
 
 
-Reader = Callable[[nn.Module, B, "NDArray[np.uint8]"], Found]
+Reader = Callable[[nn.Module, B, "Sequence[NDArray[np.uint8]]"], list[Found]]
 Show = Callable[[nn.Module, B, "Picture[BoxAnnotation]"], Panels]
 
 
@@ -59,8 +59,8 @@ class BoxEvaluation(Generic[B]):
     Args:
         pictures: held out.
         configuration: of the run.
-        read: (network in evaluation mode, configuration, picture (H, W, 3) uint8) -> ``boxes`` in pixels of the
-            picture, ``scores``, ``labels``.
+        read: (network in evaluation mode, configuration, pictures (H, W, 3) uint8) -> for each ``boxes`` in pixels
+            of the picture, ``scores``, ``labels``, on the CPU, the best first.
         show: (network, configuration, picture) -> panels of the report.
         num_samples: how many pictures are saved for the report.
     """
@@ -77,7 +77,7 @@ class BoxEvaluation(Generic[B]):
         with evaluating(network):
             for index in ranks.share(len(self.pictures)):
                 picture = self.pictures[index]
-                found = self.read(network, self.configuration, picture.image)
+                (found,) = self.read(network, self.configuration, [picture.image])
                 pairs.append((found, picture.annotation))
                 if samples is not None and index < self.num_samples:
                     self._save(samples, index, network, picture, found)

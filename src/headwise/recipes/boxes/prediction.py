@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from headwise.recipes.boxes.configuration import BoxConfiguration
-from headwise.recipes.boxes.evaluation import SHOWN_SCORE, B, Reader, evaluating
-from headwise.recipes.run import Prediction
+from headwise.recipes.boxes.evaluation import SHOWN_SCORE, B, Found, Reader, evaluating
+from headwise.recipes.run import Prediction, Seen
 from headwise.training.samples import encode_png
 
 if TYPE_CHECKING:
@@ -19,24 +19,44 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def box_predictor(read: Reader[B]) -> Callable[[nn.Module, B, Path, NDArray[np.uint8]], Prediction]:
+def box_predictor(
+    read: Reader[B],
+) -> Callable[[nn.Module, B, Sequence[Seen], float | None], list[Prediction]]:
     """Return the prediction of a recipe from its reader.
 
     Args:
         read: as in `BoxEvaluation`.
 
     Returns:
-        (network, configuration, path, picture) -> a COCO file of the picture: ``images``, ``categories`` and
-        ``annotations``, each with ``bbox`` (x, y, width, height in pixels of the picture), ``category_id`` and
-        ``score``, the best first; and the overlay, which shows those that score 0.3 or more.
+        (network, configuration, pictures, least score) -> for each a COCO file of the picture: ``images``,
+        ``categories`` and ``annotations``, each with ``bbox`` (x, y, width, height in pixels of the picture),
+        ``category_id`` and ``score``, the best first; and the overlay, which shows those that score 0.3 or more, or the
+        least score.
     """
 
-    def predict(network: nn.Module, configuration: B, path: Path, image: NDArray[np.uint8]) -> Prediction:
+    def predict(
+        network: nn.Module, configuration: B, pictures: Sequence[Seen], threshold: float | None
+    ) -> list[Prediction]:
         with evaluating(network):
-            found = read(network, configuration, image)
-        return Prediction(_record(path, image, found, configuration), {".png": _overlay(image, found, configuration)})
+            found = read(network, configuration, [picture.image for picture in pictures])
+        return [
+            _prediction(picture, _above(each, threshold or 0.0), configuration, threshold)
+            for picture, each in zip(pictures, found, strict=True)
+        ]
 
     return predict
+
+
+def _prediction(picture: Seen, found: Found, configuration: BoxConfiguration, threshold: float | None) -> Prediction:
+    shown = _above(found, SHOWN_SCORE if threshold is None else threshold)
+    overlay = _overlay(picture.image, shown, configuration)
+    return Prediction(_record(picture.path, picture.image, found, configuration), {".png": overlay}, found)
+
+
+def _above(found: Found, threshold: float) -> Found:
+    """Return the boxes that score as much."""
+    kept = found["scores"] >= threshold
+    return {name: found[name][kept] for name in ("boxes", "scores", "labels")}
 
 
 def _record(
@@ -73,7 +93,7 @@ def _overlay(image: NDArray[np.uint8], found: Mapping[str, Any], configuration: 
     unit = max(picture.size) / 512
     font = ImageFont.load_default(max(12 * unit, 10))
     rows = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
-    for box, score, label in reversed([row for row in rows if row[1] >= SHOWN_SCORE]):
+    for box, score, label in reversed(list(rows)):
         color = _color(label, configuration.num_classes)
         draw.rectangle(box, outline=color, width=max(round(2 * unit), 1))
         draw.text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
@@ -155,18 +156,22 @@ def _encode(configuration: SaccadeConfiguration, annotations: list[BoxAnnotation
 
 
 def read_saccade(
-    network: nn.Module, configuration: SaccadeConfiguration, image: NDArray[np.uint8]
-) -> dict[str, Tensor]:
-    """Find the boxes on one picture.
+    network: nn.Module, configuration: SaccadeConfiguration, images: Sequence[NDArray[np.uint8]]
+) -> list[Mapping[str, Any]]:
+    """Find the boxes on pictures, one after the other.
 
     Args:
         network: in evaluation mode.
         configuration: of the run.
-        image: (H, W, 3) uint8.
+        images: each (H, W, 3) uint8.
 
     Returns:
-        ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
+        For each ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
     """
+    return [_read_one(network, configuration, image) for image in images]
+
+
+def _read_one(network: nn.Module, configuration: SaccadeConfiguration, image: NDArray[np.uint8]) -> Mapping[str, Any]:
     from headwise.coders.corners import saccade_inference
 
     found = saccade_inference(

@@ -8,7 +8,7 @@ from headwise.criterion.schedules import StepDecay
 from headwise.presets import deep_supervision as build_criterion
 from headwise.recipes.pixels.configuration import DEEP_FULL, DEEP_TINY, DeepConfiguration
 from headwise.recipes.pixels.parts import make_data, make_network
-from headwise.recipes.pixels.prediction import predict_instances
+from headwise.recipes.pixels.prediction import ENDINGS, predict_instances
 from headwise.recipes.run import Recipe
 
 
@@ -43,4 +43,5 @@ deep_supervision: Recipe[DeepConfiguration] = Recipe(
     make_criterion,
     make_data,
     predict_instances,
+    ENDINGS,
 )

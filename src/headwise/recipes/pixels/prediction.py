@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from headwise.recipes.pixels.configuration import PixelConfiguration
-from headwise.recipes.run import Prediction
+from headwise.recipes.run import Prediction, Seen
 from headwise.training.instance_reading import Found, find_instances
 from headwise.training.samples import encode_png
 
@@ -18,31 +22,45 @@ _MOST_OBJECTS = 2**16 - 1  # that a 16-bit PNG can number
 _TURN = 0.618034  # of the colour circle between two numbers: neighbours never look alike
 
 
+ENDINGS = (".png", "_label.png")
+
+
 def predict_instances(
-    network: Any, configuration: PixelConfiguration, path: Path, image: NDArray[np.uint8]
-) -> Prediction:
-    """Find the objects on a picture.
+    network: Any, configuration: PixelConfiguration, pictures: Sequence[Seen], threshold: float | None
+) -> list[Prediction]:
+    """Find the objects on pictures, each at its own size and so one after the other.
 
     Args:
         network: the U-Net.
         configuration: that it was trained with.
-        path: of the picture, for its name.
-        image: (H, W, 3) uint8.
+        pictures: to read.
+        threshold: least score of an object; None for all that the decoder finds.
 
     Returns:
-        ``image``, ``width``, ``height`` and ``objects``, a list of ``number``, ``score``, ``area`` (pixels) and
-        ``box`` (x1, y1, x2, y2, pixel edges); the overlay, and ``_label.png``, whose 16-bit pixels are the objects'
-        numbers.
+        For each ``image``, ``width``, ``height`` and ``objects``, a list of ``number``, ``score``, ``area`` (pixels)
+        and ``box`` (x1, y1, x2, y2, pixel edges); the overlay, and ``_label.png``, whose 16-bit pixels are the
+        objects' numbers.
 
     Raises:
         ValueError: more objects than 16 bits can number.
     """
-    found = find_instances(network, image, configuration.decode)
-    if len(found.scores) > _MOST_OBJECTS:
-        raise ValueError(
-            f"{path}: {len(found.scores)} objects, but a label PNG numbers {_MOST_OBJECTS} at most. Raise min_area."
-        )
-    return Prediction(_record(path, found), {".png": _overlay(image, found), "_label.png": _label(found)})
+    predictions = []
+    for path, image in pictures:
+        found = _above(find_instances(network, image, configuration.decode), threshold or 0.0)
+        if len(found.scores) > _MOST_OBJECTS:
+            raise ValueError(
+                f"{path}: {len(found.scores)} objects, but a label PNG numbers {_MOST_OBJECTS} at most. Raise min_area."
+            )
+        files = dict(zip(ENDINGS, (_overlay(image, found), _label(found)), strict=True))
+        predictions.append(Prediction(_record(path, found), files))
+    return predictions
+
+
+def _above(found: Found, threshold: float) -> Found:
+    """Return the objects that score as much, numbered anew."""
+    kept = found.scores >= threshold
+    numbers = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0) * kept])
+    return replace(found, label=numbers[found.label], scores=found.scores[kept])
 
 
 def _record(path: Path, found: Found) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from headwise.criterion import Criterion
 from headwise.presets import weighted_unet as build_criterion
 from headwise.recipes.pixels.configuration import FULL, TINY, PixelConfiguration
 from headwise.recipes.pixels.parts import make_data, make_network
-from headwise.recipes.pixels.prediction import predict_instances
+from headwise.recipes.pixels.prediction import ENDINGS, predict_instances
 from headwise.recipes.run import Recipe
 
 
@@ -17,5 +17,5 @@ def make_criterion(configuration: PixelConfiguration) -> Criterion:
 
 
 weighted_unet: Recipe[PixelConfiguration] = Recipe(
-    "weighted_unet", {"tiny": TINY, "full": FULL}, make_network, make_criterion, make_data, predict_instances
+    "weighted_unet", {"tiny": TINY, "full": FULL}, make_network, make_criterion, make_data, predict_instances, ENDINGS
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from headwise.recipes.run import Prediction
+from headwise.recipes.run import Prediction, Seen
 from headwise.recipes.text.configuration import TextConfiguration
 from headwise.training.samples import encode_png
 from headwise.training.text_reading import Reading, read_text
@@ -20,22 +22,27 @@ _COLOR = (20, 230, 90)
 
 
 def predict_words(
-    network: nn.Module, configuration: TextConfiguration, path: Path, image: NDArray[np.uint8]
-) -> Prediction:
-    """Find the words on a picture.
+    network: nn.Module, configuration: TextConfiguration, pictures: Sequence[Seen], threshold: float | None
+) -> list[Prediction]:
+    """Find the words on pictures, each at its own shape and so one after the other.
 
     Args:
         network: in evaluation mode.
         configuration: that it was trained with.
-        path: of the picture, for its name.
-        image: (H, W, 3) uint8.
+        pictures: to read.
+        threshold: least score of a word; None for all that the decoder finds.
 
     Returns:
-        ``image``, ``width``, ``height`` and ``words``, a list of ``polygon`` (points x, y in pixels of the picture)
-        and ``score``, the best first; and the overlay.
+        For each ``image``, ``width``, ``height`` and ``words``, a list of ``polygon`` (points x, y in pixels of the
+        picture) and ``score``, the best first; and the overlay.
     """
-    reading = read_text(network, image, size=configuration.inference_size, decode=configuration.decode)
-    return Prediction(_words(path, image, reading), {".png": _overlay(image, reading)})
+    found = []
+    for path, image in pictures:
+        reading = read_text(network, image, size=configuration.inference_size, decode=configuration.decode)
+        number = int((reading.scores >= (threshold or 0.0)).sum())  # the best come first
+        reading = replace(reading, polygons=reading.polygons[:number], scores=reading.scores[:number])
+        found.append(Prediction(_words(path, image, reading), {".png": _overlay(image, reading)}))
+    return found
 
 
 def _words(path: Path, image: NDArray[np.uint8], reading: Reading) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""COCO's list of results: the boxes on all pictures, by the numbers of an annotation file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from headwise.recipes.configuration import Configuration
+from headwise.training.checkpoints import write_atomically
+
+
+class ImageIds:
+    """The numbers of pictures and classes in a list of results.
+
+    Args:
+        paths: of the pictures.
+        annotations: a COCO file; None to number the pictures from 1 and keep the run's classes.
+        configuration: of the run.
+
+    Attributes:
+        categories: COCO's number of each label; empty where the recipe finds no boxes.
+
+    Raises:
+        ValueError: the recipe finds no boxes, it is no COCO file, it lacks a class of the run, or it lists none of the
+            pictures.
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], annotations: str | Path | None, configuration: Configuration) -> None:
+        self.categories: tuple[int, ...] = tuple(getattr(configuration, "category_ids", ()))
+        self._numbers: dict[Path, int] = {path: number for number, path in enumerate(paths, start=1)}
+        if annotations is None:
+            return
+        if not self.categories:
+            raise ValueError(f"{annotations}: this run finds no boxes, so there is no list of results. Leave it out.")
+        file = Path(annotations)
+        content = _read(file)
+        self.categories = _categories(content, getattr(configuration, "class_names", ()), file)
+        self._numbers = _match(paths, content, file)
+
+    def of(self, path: Path) -> int | None:
+        """Return the number of a picture; None for one that the annotation file does not list."""
+        return self._numbers.get(path)
+
+    def entries(self, path: Path, boxes: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """Return the entries of a picture.
+
+        Args:
+            path: of the picture.
+            boxes: ``boxes``, ``scores`` and ``labels``; None for none.
+
+        Returns:
+            One for each box: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``score``.
+        """
+        number = self.of(path)
+        if boxes is None or number is None:
+            return []
+        rows = zip(boxes["boxes"].tolist(), boxes["scores"].tolist(), boxes["labels"].tolist(), strict=True)
+        return [
+            {
+                "image_id": number,
+                "category_id": self.categories[label],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+            for (x1, y1, x2, y2), score, label in rows
+        ]
+
+
+def write_results(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write a list of results, whole or not at all.
+
+    Args:
+        path: the JSON file.
+        entries: of all pictures.
+    """
+    write_atomically(path, json.dumps(entries).encode() + b"\n")
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: no JSON ({error}). Give a COCO annotation file.") from None
+    for key in ("images", "categories"):
+        rows = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
+            raise ValueError(f"{file}: no list of {key!r}, each with an id. Give a COCO annotation file.")
+    return dict(content)
+
+
+def _categories(content: Mapping[str, Any], names: Sequence[str], file: Path) -> tuple[int, ...]:
+    known = {category.get("name"): category["id"] for category in content["categories"]}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(
+            f"{file}: no category {missing[0]!r}, which the run finds. Give a file with the run's classes."
+        )
+    return tuple(known[name] for name in names)
+
+
+def _match(paths: Sequence[Path], content: Mapping[str, Any], file: Path) -> dict[Path, int]:
+    """Return the number of each picture whose path ends as an image's file name, or has the name that only it has."""
+    by_name: dict[str, list[tuple[tuple[str, ...], int]]] = defaultdict(list)
+    for image in content["images"]:
+        parts = PurePosixPath(str(image.get("file_name", "")).replace("\\", "/")).parts
+        if parts:
+            by_name[parts[-1]].append((parts, image["id"]))
+    found = {}
+    for path in paths:
+        own, listed = path.absolute().parts, by_name.get(path.name, [])
+        ending = [number for parts, number in listed if own[-len(parts) :] == parts]
+        numbers = ending if len(ending) == 1 else [number for _, number in listed]
+        if len(numbers) == 1:
+            found[path] = numbers[0]
+    missing = [path for path in paths if path not in found]
+    if missing:
+        told = f"{file}: lists {len(missing)} of {len(paths)} pictures not, or under several numbers: {missing[0]}"
+        if not found:
+            raise ValueError(f"{told}. Give the file that belongs to the pictures.")
+        warnings.warn(f"{told}; they are not in {file.name}'s results.", stacklevel=3)
+    return found
