@@ -90,7 +90,8 @@ def decode_instances(
         probability over its piece.
 
     Raises:
-        ValueError: An option is out of its range, or the outputs have neither of these forms.
+        ValueError: An option is out of its range, the outputs have neither of these forms, or hold a value that is not
+            a number.
         ImportError: scipy is missing.
     """
     if not 0 <= threshold < 1 or min_area < 0 or close < 0:
@@ -110,7 +111,7 @@ def object_probability(outputs: Mapping[str, Any]) -> Tensor:
         The probabilities.
 
     Raises:
-        ValueError: The outputs have neither of the two forms, or less than two classes.
+        ValueError: The outputs have neither of the two forms, less than two classes, or a value that is not a number.
     """
     logits = outputs["levels"][0] if outputs.get("levels") else outputs.get("logits")
     if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] < 2:
@@ -119,7 +120,14 @@ def object_probability(outputs: Mapping[str, Any]) -> Tensor:
             "decode_instances: outputs are 'logits' (N, C, H, W) or a list 'levels' of them, with C >= 2; "
             f"found {found}."
         )
-    return 1 - logits.detach().float().softmax(dim=1)[:, 0].cpu()
+    probability = 1 - logits.detach().float().softmax(dim=1)[:, 0].cpu()
+    broken = probability.isnan().flatten(1).any(1).tolist()
+    if any(broken):
+        raise ValueError(
+            f"decode_instances: the logits of image {broken.index(True)} hold a value that is not a number. The "
+            "network has diverged, or overflowed in half precision."
+        )
+    return probability
 
 
 def _decode(probability: npt.NDArray[Any], threshold: float, min_area: int, close: int) -> dict[str, Tensor]:

@@ -65,7 +65,8 @@ def decode_boxes(
 
     Raises:
         ImportError: torchvision is missing.
-        ValueError: The levels do not fit the anchors, or an option is out of its range.
+        ValueError: The levels do not fit the anchors, hold a value that is not a number, or an option is out of its
+            range.
 
     Reference:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, section 4; kuangliu/pytorch-retinanet at 2d7c6633,
@@ -160,4 +161,21 @@ def _checked(
                 f"decode_boxes: level {number} has {tuple(boxes.shape)} anchors, but logits {tuple(logits.shape)} and "
                 f"deltas {tuple(deltas.shape)}. Make the anchors for this image size."
             )
+    _check_finite(levels)
     return levels
+
+
+def _check_finite(levels: Sequence[Mapping[str, Tensor]]) -> None:
+    """Asks for numbers in all outputs; one wait for the device."""
+    broken = {
+        (name, number): (level[name].isnan() if name == "logits" else ~level[name].isfinite()).flatten(1).any(1)
+        for number, level in enumerate(levels)
+        for name in ("logits", "deltas")
+    }
+    flags = torch.stack(list(broken.values())).tolist()
+    for (name, number), images in zip(broken, flags, strict=True):
+        if any(images):
+            raise ValueError(
+                f"decode_boxes: {name} of level {number}, image {images.index(True)} hold a value that is not a "
+                "number. The network has diverged, or overflowed in half precision."
+            )

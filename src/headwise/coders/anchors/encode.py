@@ -27,6 +27,7 @@ def encode_boxes(
     weights: Weights = UNIT,
     ignored_overlap: float = 0.5,
     plus_one: bool = False,
+    num_classes: int | None = None,
 ) -> Targets:
     """Encode the boxes of images as targets of RetinaNet or SSD.
 
@@ -52,10 +53,12 @@ def encode_boxes(
         plus_one: The conventions of the RetinaNet whose losses `presets.retinanet(as_published=True)` has: widths are
             ``x2 - x1 + 1``, overlaps count another pixel, and an overlap of exactly `background` is background. Set
             ``forced="none"`` too.
+        num_classes: C, for a label beyond it to be refused here and not to train another anchor's class; None: any
+            label.
 
     Returns:
         ``{"levels": [{"label": (N, A_l) int64: -1 ignored, 0 background, 1..C, "deltas": (N, A_l, 4) float32}, ...]}``,
-        on the anchors' device. Deltas are those of the best box, 0 in an image without boxes.
+        on the anchors' device. Deltas are those of the best box, 0 where an anchor meets none.
 
     Raises:
         ImportError: torchvision is missing.
@@ -81,7 +84,7 @@ def encode_boxes(
     images = []
     for number, (each, names) in enumerate(zip(boxes, labels, strict=True)):
         crowd = None if ignored is None else ignored[number]
-        here = _checked(number, each.to(every), names.to(every.device), crowd)
+        here = _checked(number, each.to(every), names.to(every.device), crowd, num_classes)
         images.append(_encode_image(*here, every, weights, ignored_overlap, plus_one, options))
     sizes = [len(level) for level in anchors]
     label = torch.stack([label for label, _ in images]) if images else torch.zeros(0, len(every), dtype=torch.long)
@@ -115,8 +118,12 @@ def _encode_image(
     if not len(boxes):
         return (matched == IGNORED).long().neg(), torch.zeros_like(anchors)
     label = torch.where(matched >= 0, labels[matched.clamp(min=0)].long() + 1, (matched == IGNORED).long().neg())
-    owner = torch.where(matched >= 0, matched, overlap.argmax(0))
-    return label, encode_deltas(boxes[owner], anchors, weights)
+    most, best = overlap.max(0)
+    owner = torch.where(matched >= 0, matched, best)
+    deltas = encode_deltas(boxes[owner], anchors, weights)
+    meets = (matched >= 0) | (most > 0)
+    # Published: what an anchor that meets nothing would be moved by, which no loss reads.
+    return label, deltas if plus_one else torch.where(meets.unsqueeze(1), deltas, 0.0)
 
 
 def _covered(anchors: Tensor, regions: Tensor) -> Tensor:
@@ -127,7 +134,9 @@ def _covered(anchors: Tensor, regions: Tensor) -> Tensor:
     return shared / (anchors[:, 2:] - anchors[:, :2]).prod(-1)
 
 
-def _checked(number: int, boxes: Tensor, labels: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _checked(
+    number: int, boxes: Tensor, labels: Tensor, ignored: Tensor | None, num_classes: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """An image's boxes (n, 4), labels (n,) and what is ignored (n,) bool."""
     boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
     crowd = torch.zeros(len(boxes), dtype=torch.bool) if ignored is None else ignored
@@ -140,6 +149,12 @@ def _checked(number: int, boxes: Tensor, labels: Tensor, ignored: Tensor | None)
         raise ValueError(
             f"encode_boxes: image {number} needs integer labels and bool ignored, found {labels.dtype} and "
             f"{crowd.dtype}. Convert them."
+        )
+    if num_classes is not None and bool((labels >= num_classes).any()):
+        box = int((labels >= num_classes).nonzero()[0])
+        raise ValueError(
+            f"encode_boxes: box {box} of image {number} has the label {int(labels[box])}, but labels are "
+            f"0..{num_classes - 1}. COCO's category ids have gaps: map them to consecutive numbers."
         )
     bad = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1) & (labels >= 0))
     if bad.any():

@@ -11,6 +11,8 @@ Forced = Literal["none", "ties", "best"]
 
 BACKGROUND = -1
 IGNORED = -2
+NOWHERE = -1
+"""In place of an anchor's number, for a box that meets none."""
 
 
 def match(
@@ -23,8 +25,8 @@ def match(
         foreground: From this overlap on an anchor belongs to its best box.
         background: Below this overlap it is background; between the two it is ignored.
         forced: What is done for boxes that have no anchor so: "none" nothing; "ties" each box's anchors of its highest
-            overlap (if not 0) belong to their own best box; "best" the first of them belongs to this box, and of two
-            boxes that want one anchor the later gets it.
+            overlap (if not 0) belong to their own best box; "best" the first of them (if not 0) belongs to this box,
+            and of two boxes that want one anchor the later gets it.
         keep_at_background: Whether an overlap of exactly `background` is ignored, not background.
 
     Returns:
@@ -42,6 +44,7 @@ def match(
     if forced == "ties":
         tied = ((overlap == highest[:, None]) & (highest[:, None] > 0)).any(0)
         return torch.where(tied, best, matched)
-    for box, anchor in enumerate(first.tolist()):
-        matched[anchor] = box
+    for box, anchor in enumerate(torch.where(highest > 0, first, NOWHERE).tolist()):
+        if anchor != NOWHERE:
+            matched[anchor] = box
     return matched
