@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
-from headwise.data.inspection import Inspection, Progress, inspect, warn_of_orientations
+from headwise.data.annotation import Picture
+from headwise.data.inspection import Failure, Inspection, Progress, inspect, warn_of_orientations
 from headwise.data.look_cache import Inspectable
 from headwise.data.oddities import Oddity
 from headwise.data.pictures import Look
+from headwise.data.skipping import Skipping
 
 Broken = Literal["refuse", "skip"]
 
 
 class CheckedDataset(Inspectable, Protocol):
     """A data set of files that can judge itself."""
+
+    def __getitem__(self, index: int, /) -> Picture[Any]:
+        """Return picture number `index`."""
+        ...
 
     def select(self, indices: Sequence[int]) -> Self:
         """Return some of the pictures."""
@@ -30,7 +36,9 @@ class CheckedDataset(Inspectable, Protocol):
 D = TypeVar("D", bound=CheckedDataset)
 
 
-def check_splits(train: D, held_out: D, *, progress: Progress | None = None) -> None:
+def check_splits(
+    train: D, held_out: D, *, broken: Broken = "refuse", progress: Progress | None = None
+) -> tuple[D | Skipping[Any], D]:
     """Look at every picture of both splits, and tell what a training on them would suffer from, once, with a count.
 
     Of several processes that share a training, only the first looks.
@@ -38,23 +46,46 @@ def check_splits(train: D, held_out: D, *, progress: Progress | None = None) -> 
     Args:
         train: to train on.
         held_out: to score.
+        broken: "refuse" a picture that cannot be used; or "skip" it: training pictures are not looked at now, but left
+            out where they are met, and counted at the end; held-out ones are left out, and counted, now.
         progress: called with the number of pictures of a split that were looked at, and of all.
+
+    Returns:
+        The pictures to train on, and those to score, which are as many in every process.
 
     Raises:
         OSError: a picture does not decode.
         ValueError: a picture does not fit its annotation, nothing can be learnt from the data, or the splits are the
             same.
     """
-    if os.environ.get("RANK", "0") != "0":
-        return
-    found = []
-    for data in (train, held_out):
-        inspection = inspect(data, progress)
+    if os.environ.get("RANK", "0") != "0" and broken == "refuse":
+        return train, held_out
+    second = inspect(held_out, progress)
+    if broken == "skip":
+        held_out, second = _usable(held_out, second)
+        return Skipping(train), held_out
+    first = inspect(train, progress)
+    for data, inspection in ((train, first), (held_out, second)):
         inspection.refuse(data)
         warn_of_orientations(data, inspection)
         tell_oddities(data, inspection)
-        found.append(inspection)
-    _tell_shared(train, held_out, *found)
+    _tell_shared(train, held_out, first, second)
+    return train, held_out
+
+
+def _usable(data: D, inspection: Inspection) -> tuple[D, Inspection]:
+    """Leave out what cannot be used, and say how much that is."""
+    left_out = len(data) - len(inspection.usable)
+    if not inspection.usable:
+        inspection.refuse(data)
+    if left_out:
+        first = next(each for each in inspection.found if isinstance(each, Failure))
+        warnings.warn(
+            f"{left_out} of {len(data)} held-out pictures are broken and left out, the first: {first.message}",
+            stacklevel=3,
+        )
+        data = data.select(inspection.usable)
+    return data, Inspection(tuple(inspection.looks))
 
 
 def tell_oddities(data: CheckedDataset, inspection: Inspection) -> None:

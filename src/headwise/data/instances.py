@@ -161,6 +161,11 @@ def read_instances(
     return data
 
 
+def list_splits(root: Path) -> list[str]:
+    """Return the names of the splits of a folder: those of the folders that hold ``pictures``."""
+    return sorted(path.parent.name for path in root.glob("*/pictures") if path.is_dir())
+
+
 def _check_names(root: Path, pictures: list[Path]) -> None:
     mistakes, labels = Mistakes(), {path.stem: path for path in sorted((root / "labels").glob("*.png"))}
     counts = Counter(picture.stem for picture in pictures)

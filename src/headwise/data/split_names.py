@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +70,35 @@ def choose_splits(names: Sequence[str], train: str | None, held_out: str | None,
             "trained on says nothing. Name another with --held-out (held_out_split in Python)."
         )
     return best[0]
+
+
+def name_folders(
+    data: str | None,
+    list_splits: Callable[[Path], list[str]],
+    train: str | None,
+    held_out: str | None,
+    usual: tuple[str, str],
+) -> tuple[str, str]:
+    """Return the split to train on and the one to hold out, where each is a folder.
+
+    Args:
+        data: the folder of the data set; None where both splits are folders of their own.
+        list_splits: the names of the splits in it.
+        train: a split or its folder; None to look for the usual names.
+        held_out: likewise.
+        usual: what is looked for where nothing is found, and then missed.
+
+    Returns:
+        Two names.
+
+    Raises:
+        ValueError: the splits cannot be told, or are one.
+    """
+    root = Path(data or ".")
+    names = list_splits(root)
+    if not names and train is None and held_out is None:
+        return usual
+    return choose_splits(names, train, held_out, root)
 
 
 def _candidates(names: Sequence[str], given: str | None, roles: Sequence[Role], other: str | None) -> list[str]:

@@ -138,6 +138,14 @@ def read_total_text(
     return data
 
 
+def list_splits(root: Path) -> list[str]:
+    """Return the names of the splits of a folder: those of the folders in ``Images``."""
+    try:
+        return sorted(folder.name for folder in _images_folder(root).iterdir() if folder.is_dir())
+    except OSError:
+        return []
+
+
 def _images_folder(root: Path) -> Path:
     for folder in root.iterdir():
         if folder.is_dir() and folder.name.lower() == "images":

@@ -33,6 +33,7 @@ class Batches:
     def __call__(self, first_step: int, last_step: int, micro_batches: int, ranks: Ranks) -> Iterable[Batch]:
         """Return this process's micro-batches of these steps."""
         from headwise.data import BatchSampler, seeded_loader
+        from headwise.data.skipping import Skipping
 
         sampler = BatchSampler(
             len(self.pictures),
@@ -44,6 +45,7 @@ class Batches:
             num_ranks=ranks.count,
             micro_batches=micro_batches,
         )
-        return seeded_loader(
+        loader = seeded_loader(
             self.pictures, self.prepare, self.collate, sampler, num_workers=self.configuration.num_workers
         )
+        return self.pictures.counted(loader) if isinstance(self.pictures, Skipping) else loader

@@ -42,6 +42,9 @@ class Configuration:
         log_every: steps.
         checkpoint_every: steps.
         evaluate_every: steps.
+        broken_pictures: "refuse" those of one's own data that cannot be used, before the first step, or "skip" and
+            count
+            them: the held-out ones before, the others on the way.
         num_images: how many pictures there are to train on and how many are held out; from the data.
     """
 
@@ -69,6 +72,7 @@ class Configuration:
     log_every: int = 50
     checkpoint_every: int = 1000
     evaluate_every: int = 5000
+    broken_pictures: Literal["refuse", "skip"] = "refuse"
     num_images: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -77,6 +81,11 @@ class Configuration:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, but must be above 0.")
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the pictures are the user's: a folder, or a file each for the two splits."""
+        return self.data is not None or self.train_split is not None
 
     @classmethod
     def from_dict(cls, arguments: Mapping[str, Any], where: str) -> Self:

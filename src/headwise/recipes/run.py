@@ -133,7 +133,9 @@ class Recipe(Generic[C]):
         if resume and (folder / "config.json").is_file():
             configuration = self._resumed(folder, chosen)
         else:
-            configuration = self.complete(self.configure(size or ("full" if data else "tiny"), chosen))
+            configuration = self.complete(
+                self.configure(size or ("full" if data or chosen.get("train_split") else "tiny"), chosen)
+            )
         settings = make_settings(configuration)
         return train(self.make_task(configuration), settings, folder, resume=resume)
 

@@ -58,7 +58,8 @@ def encode_boxes(
 
     Returns:
         ``{"levels": [{"label": (N, A_l) int64: -1 ignored, 0 background, 1..C, "deltas": (N, A_l, 4) float32}, ...]}``,
-        on the anchors' device. Deltas are those of the best box, 0 where an anchor meets none.
+        on the anchors' device. Deltas are those of the best box, 0 in an image without boxes and, with
+        "best", where an anchor meets none.
 
     Raises:
         ImportError: torchvision is missing.
@@ -121,9 +122,9 @@ def _encode_image(
     most, best = overlap.max(0)
     owner = torch.where(matched >= 0, matched, best)
     deltas = encode_deltas(boxes[owner], anchors, weights)
-    meets = (matched >= 0) | (most > 0)
-    # Published: what an anchor that meets nothing would be moved by, which no loss reads.
-    return label, deltas if plus_one else torch.where(meets.unsqueeze(1), deltas, 0.0)
+    if options["forced"] == "best":
+        deltas = torch.where(((matched >= 0) | (most > 0)).unsqueeze(1), deltas, 0.0)
+    return label, deltas
 
 
 def _covered(anchors: Tensor, regions: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def find_file(root: Path, split: str) -> Path:
 
     Args:
         root: the folder of a data set, or of the split alone, or the file itself.
-        split: its name; or a file or folder, from here or from the root.
+        split: its name; or a file or folder, from the root or from here.
 
     Returns:
         The JSON file.
@@ -41,29 +41,29 @@ def find_file(root: Path, split: str) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    if root.suffix.lower() == ".json" and not root.is_dir():
-        return root
-    for given in (Path(split), root / split):
-        if given.suffix.lower() == ".json":
-            if given.is_file():
-                return given
-        elif given.is_dir() and (inside := _only_file(given)) is not None:
+    if _is_file(root):
+        if not _is_path(split):
+            return root
+        root = root.parent
+    files = list_files(root) if root.is_dir() else {}
+    if split in files:
+        return files[split]
+    for given in (root / split, Path(split)) if _is_path(split) else (root / split,):
+        inside = _only_file(given) if given.is_dir() else given
+        if inside is not None and _is_file(inside) and inside.is_file():
             return inside
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder. Give the folder that holds COCO's 'annotations'.")
-    files = list_files(root)
-    if split in files:
-        return files[split]
-    found = ", ".join(sorted(file.name for file in (root / "annotations").glob("*.json"))) or "none"
-    others = ", ".join(files) or "none"
+    held = ", ".join(sorted(file.name for file in (root / "annotations").glob("*.json"))) or "none"
     raise FileNotFoundError(
-        f"{root / f'annotations/instances_{split}.json'}: no such file; 'annotations' holds {found}; the splits "
-        f"found are: {others}. Name a split that is there, or give the file."
+        f"{root / f'annotations/instances_{split}.json'}: no such file; 'annotations' holds {held}; the splits found "
+        f"are: {', '.join(files) or 'none'}. Name those that are there with --train and --held-out (train_split and "
+        "held_out_split in Python), or give a file each."
     )
 
 
-def find_files(root: Path | None, train: str | None, held_out: str | None) -> tuple[Path, Path]:
-    """Return the files of the training and of the held-out pictures.
+def name_splits(root: Path | None, train: str | None, held_out: str | None) -> tuple[str, str]:
+    """Return the splits to train on and to hold out, as `find_file` takes them.
 
     Args:
         root: the folder of the data set, or the file to train on; None where both splits are files or folders.
@@ -71,31 +71,45 @@ def find_files(root: Path | None, train: str | None, held_out: str | None) -> tu
         held_out: likewise.
 
     Returns:
-        Two files.
+        Two splits that are two files.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: the splits cannot be told, or are one file.
     """
-    if root is not None and root.suffix.lower() == ".json" and not root.is_dir():
-        train, root = train or str(root), root.parent
+    if root is not None and _is_file(root):
+        train = train or root.name
     elif root is not None and root.is_dir() and not (train and held_out):
-        names = choose_splits(list(list_files(root)), train, held_out, root)
-        train, held_out = names
+        train, held_out = choose_splits(list(list_files(root)), train, held_out, root)
     if train is None or held_out is None:
         raise ValueError(
             f"{train or held_out or root}: one file cannot be the training and the held-out data both. Give the "
             "folder of both splits, or a file each with --train FILE and --held-out FILE (train_split and "
             "held_out_split in Python)."
         )
-    base = root or Path()
-    first, second = find_file(base, train), find_file(base, held_out)
-    if first.samefile(second) if first.exists() and second.exists() else first == second:
+    first, second = (find_file(root or Path(), split) for split in (train, held_out))
+    if first.resolve() == second.resolve():
         raise ValueError(
             f"{first}: the training and the held-out split are the same file, and a score on pictures that were "
             "trained on says nothing. Give another with --held-out (held_out_split in Python)."
         )
-    return first, second
+    return _from_anywhere(root, train), _from_anywhere(root, held_out)
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix.lower() == ".json" and not path.is_dir()
+
+
+def _is_path(split: str) -> bool:
+    return split.lower().endswith(".json") or "/" in split or "\\" in split
+
+
+def _from_anywhere(root: Path | None, split: str) -> str:
+    """A split that is a path from here, as one from anywhere."""
+    base = None if root is None else root.parent if _is_file(root) else root
+    if not _is_path(split) or (base is not None and (base / split).exists() and not Path(split).is_absolute()):
+        return split
+    return str(Path(split).absolute())
 
 
 def list_files(root: Path) -> dict[str, Path]:

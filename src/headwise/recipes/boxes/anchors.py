@@ -106,6 +106,7 @@ class AnchorCollate:
             background=self.configuration.background,
             forced=self.configuration.forced,
             weights=self.configuration.delta_weights,
+            num_classes=self.configuration.num_classes,
         )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from headwise.recipes.configuration import Configuration
+from headwise.recipes.own_data import open_splits, with_splits
 
 if TYPE_CHECKING:
-    from headwise.data import BoxDataset
+    from headwise.data import BoxDataset, Coco
 
 B = TypeVar("B", bound="BoxConfiguration")
-Split = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,30 @@ class BoxConfiguration(Configuration):
         """How many classes the network tells apart."""
         return len(self.class_names)
 
+    def name_splits(self) -> tuple[str, str]:
+        """Return the splits to train on and to hold out."""
+        from headwise.data.coco import name_splits
 
-def read_pictures(configuration: BoxConfiguration, split: Split) -> BoxDataset:
-    """Return the pictures of a split, of the classes that the network is for.
+        return name_splits(None if self.data is None else Path(self.data), self.train_split, self.held_out_split)
+
+    def read_split(self, split: str) -> Coco:
+        """Return COCO's pictures of a split, not yet looked at."""
+        from headwise.data import read_coco
+
+        return read_coco(self.data or ".", split)
+
+    def categories(self, split: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return the names of the classes of a split, and COCO's numbers of them."""
+        from headwise.data.coco import find_file, read_categories
+
+        return read_categories(find_file(Path(self.data or "."), split))
+
+
+def read_pictures(configuration: BoxConfiguration) -> tuple[BoxDataset, BoxDataset]:
+    """Return the pictures to train on and to hold out, of the classes that the network is for.
 
     Args:
         configuration: of the run, with its classes.
-        split: which.
 
     Returns:
         COCO's, or the embedded digits.
@@ -64,38 +82,47 @@ def read_pictures(configuration: BoxConfiguration, split: Split) -> BoxDataset:
         OSError: data cannot be read.
         ValueError: bad data, or other categories than the run's: a label would mean another class.
     """
-    pictures = _read(configuration, split)
+    if not configuration.has_own_data:
+        return _digits(configuration, "train"), _digits(configuration, "held_out")
+    for split in configuration.name_splits():
+        _check_categories(configuration, split)
+    train, held_out = open_splits(configuration)
+    return train, held_out
+
+
+def _check_categories(configuration: BoxConfiguration, split: str) -> None:
     run = set(zip(configuration.category_ids, configuration.class_names, strict=True))
-    found = set(zip(pictures.category_ids, pictures.class_names, strict=True))
+    names, numbers = configuration.categories(split)
+    found = set(zip(numbers, names, strict=True))
     if run != found:
         differing = [f"{number} {name!r}" for number, name in sorted(run ^ found)]
         raise ValueError(
-            f"{configuration.data or 'embedded digits'}: split {_name(configuration, split)!r} has {len(found)} "
-            f"categories, the run {len(run)}; they differ in {', '.join(differing[:6])}"
-            f"{', ...' if len(differing) > 6 else ''}. List the same categories, by number and name, in the training "
-            "and the held-out file; a run that is resumed keeps those that it began with."
+            f"{configuration.data}: split {split!r} has {len(found)} categories, the run {len(run)}; they differ in "
+            f"{', '.join(differing[:6])}{', ...' if len(differing) > 6 else ''}. List the same categories, by number "
+            "and name, in the training and the held-out file; a run that is resumed keeps those that it began with."
         )
-    return pictures
 
 
 def with_classes(configuration: B) -> B:
-    """Fill in the classes of the data, from the held-out split, whose file is the smaller.
+    """Fill in the splits of the data and their classes, from the held-out one, whose file is the smaller.
 
     Args:
         configuration: of a run that is about to start.
 
     Returns:
-        The same with ``class_names`` and ``category_ids``.
+        The same with ``train_split``, ``held_out_split``, ``class_names`` and ``category_ids``.
     """
-    pictures = _read(configuration, "held_out")
-    return replace(configuration, class_names=pictures.class_names, category_ids=pictures.category_ids)
+    if not configuration.has_own_data:
+        digits = _digits(configuration, "held_out")
+        return replace(configuration, class_names=digits.class_names, category_ids=digits.category_ids)
+    configuration = with_splits(configuration)
+    names, numbers = configuration.categories(configuration.name_splits()[1])
+    return replace(configuration, class_names=names, category_ids=numbers)
 
 
-def _read(configuration: BoxConfiguration, split: Split) -> BoxDataset:
-    from headwise.data import embedded_digits, read_coco
+def _digits(configuration: BoxConfiguration, split: Literal["train", "held_out"]) -> BoxDataset:
+    from headwise.data import embedded_digits
 
-    if configuration.data is not None:
-        return read_coco(configuration.data, _name(configuration, split))
     return embedded_digits(
         split,
         num_pictures=configuration.num_pictures if split == "train" else configuration.num_held_out,
@@ -103,9 +130,3 @@ def _read(configuration: BoxConfiguration, split: Split) -> BoxDataset:
         min_side=configuration.min_side,
         max_side=configuration.max_side,
     )
-
-
-def _name(configuration: BoxConfiguration, split: Split) -> str:
-    if split == "train":
-        return configuration.train_split or "train2017"
-    return configuration.held_out_split or "val2017"

@@ -122,7 +122,7 @@ def box_data(
     Returns:
         Batches and evaluation.
     """
-    pictures, held_out = read_pictures(configuration, "train"), read_pictures(configuration, "held_out")
+    pictures, held_out = read_pictures(configuration)
     batches = Batches(pictures, prepare, collate, configuration)
     return Data(batches, BoxEvaluation(held_out, configuration, read, show), (len(pictures), len(held_out)))
 

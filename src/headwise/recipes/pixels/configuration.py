@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from headwise.recipes.configuration import Configuration
+
+if TYPE_CHECKING:
+    from headwise.data.instances import InstanceFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,19 @@ class PixelConfiguration(Configuration):
     threshold: float = 0.5
     min_area: int = 50
     close: int = 1
+
+    def name_splits(self) -> tuple[str, str]:
+        """Return the splits to train on and to hold out."""
+        from headwise.data.instances import list_splits
+        from headwise.data.split_names import name_folders
+
+        return name_folders(self.data, list_splits, self.train_split, self.held_out_split, ("train", "held_out"))
+
+    def read_split(self, split: str) -> InstanceFolder:
+        """Return the pictures of a split, not yet looked at."""
+        from headwise.data import read_instances
+
+        return read_instances(self.data or ".", split, check_pictures=False)
 
     @property
     def encode(self) -> dict[str, Any]:

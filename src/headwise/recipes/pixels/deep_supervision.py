@@ -6,6 +6,7 @@ from headwise import losses
 from headwise.criterion import Criterion
 from headwise.criterion.schedules import StepDecay
 from headwise.presets import deep_supervision as build_criterion
+from headwise.recipes.own_data import with_splits
 from headwise.recipes.pixels.configuration import DEEP_FULL, DEEP_TINY, DeepConfiguration
 from headwise.recipes.pixels.parts import make_data, make_network
 from headwise.recipes.pixels.prediction import ENDINGS, predict_instances
@@ -44,4 +45,5 @@ deep_supervision: Recipe[DeepConfiguration] = Recipe(
     make_data,
     predict_instances,
     ENDINGS,
+    with_splits,
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 from headwise.networks import unet
 from headwise.networks.unet import UNet
 from headwise.recipes.batches import Batches
+from headwise.recipes.own_data import open_splits
 from headwise.recipes.pixels.configuration import DeepConfiguration, PixelConfiguration
 from headwise.recipes.run import Data
 from headwise.training import Batch
@@ -65,13 +66,10 @@ def _pictures(
     configuration: PixelConfiguration,
 ) -> tuple[PictureDataset[InstanceAnnotation], PictureDataset[InstanceAnnotation]]:
     """Return the training and the held-out pictures."""
-    from headwise.data import embedded_instances, read_instances
+    from headwise.data import embedded_instances
 
-    if configuration.data is not None:
-        return (
-            read_instances(configuration.data, configuration.train_split or "train"),
-            read_instances(configuration.data, configuration.held_out_split or "held_out"),
-        )
+    if configuration.has_own_data:
+        return open_splits(configuration)
     size = configuration.picture_size
     return (
         embedded_instances("train", num_pictures=configuration.num_pictures, size=size),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headwise.criterion import Criterion
 from headwise.presets import weighted_unet as build_criterion
+from headwise.recipes.own_data import with_splits
 from headwise.recipes.pixels.configuration import FULL, TINY, PixelConfiguration
 from headwise.recipes.pixels.parts import make_data, make_network
 from headwise.recipes.pixels.prediction import ENDINGS, predict_instances
@@ -17,5 +18,12 @@ def make_criterion(configuration: PixelConfiguration) -> Criterion:
 
 
 weighted_unet: Recipe[PixelConfiguration] = Recipe(
-    "weighted_unet", {"tiny": TINY, "full": FULL}, make_network, make_criterion, make_data, predict_instances, ENDINGS
+    "weighted_unet",
+    {"tiny": TINY, "full": FULL},
+    make_network,
+    make_criterion,
+    make_data,
+    predict_instances,
+    ENDINGS,
+    with_splits,
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from headwise.recipes.configuration import Configuration
+
+if TYPE_CHECKING:
+    from headwise.data.total_text import TotalText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,19 @@ class TextConfiguration(Configuration):
     center_line_threshold: float = 0.4
     within_region: bool = False
     min_area: float = 0.0
+
+    def name_splits(self) -> tuple[str, str]:
+        """Return the splits to train on and to hold out."""
+        from headwise.data.split_names import name_folders
+        from headwise.data.total_text import list_splits
+
+        return name_folders(self.data, list_splits, self.train_split, self.held_out_split, ("Train", "Test"))
+
+    def read_split(self, split: str) -> TotalText:
+        """Return the pictures of a split, not yet looked at."""
+        from headwise.data import read_total_text
+
+        return read_total_text(self.data or ".", split, check_pictures=False)
 
     @property
     def decode(self) -> dict[str, Any]:

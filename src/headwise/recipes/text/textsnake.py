@@ -13,6 +13,7 @@ from headwise.criterion import Criterion
 from headwise.networks import textsnake as build_network
 from headwise.presets import textsnake as build_criterion
 from headwise.recipes.batches import Batches
+from headwise.recipes.own_data import open_splits, with_splits
 from headwise.recipes.run import Data, Recipe
 from headwise.recipes.start import PRETRAINED
 from headwise.recipes.text.configuration import FULL, TINY, TextConfiguration
@@ -55,13 +56,10 @@ def make_data(configuration: TextConfiguration) -> Data:
 
 def _pictures(configuration: TextConfiguration) -> tuple[PictureDataset, PictureDataset]:
     """Return the training and the held-out pictures."""
-    from headwise.data import embedded_text, read_total_text
+    from headwise.data import embedded_text
 
-    if configuration.data is not None:
-        return (
-            read_total_text(configuration.data, configuration.train_split or "Train"),
-            read_total_text(configuration.data, configuration.held_out_split or "Test"),
-        )
+    if configuration.has_own_data:
+        return open_splits(configuration)
     size = configuration.picture_size
     return (
         embedded_text("train", num_pictures=configuration.num_pictures, size=size),
@@ -112,5 +110,11 @@ class _Evaluation:
 
 
 textsnake: Recipe[TextConfiguration] = Recipe(
-    "textsnake", {"tiny": TINY, "full": FULL}, make_network, make_criterion, make_data, predict_words
+    "textsnake",
+    {"tiny": TINY, "full": FULL},
+    make_network,
+    make_criterion,
+    make_data,
+    predict_words,
+    complete=with_splits,
 )
