@@ -39,6 +39,7 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("train a network by a recipe", "headwise.commands.train"),
     "recipes": Verb("list the recipes", "headwise.commands.recipes"),
+    "check": Verb("look at data of your own before training: exit code 0, 1 for warnings", "headwise.commands.check"),
     "predict": Verb("find objects on pictures: JSON, and overlays as PNG", "headwise.commands.predict"),
     "audit": Verb(
         "find what trains wrongly in any training code (exit code 0: nothing, 1: findings)", "headwise.commands.audit"

@@ -76,12 +76,23 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> NoReturn:
         name = getattr(namespace, "recipe", None)
         if name is not None:
-            parser.epilog = f"{_fields(_recipe(name))}\n{EXAMPLE.format(name=name)}"
+            parser.epilog = f"{_fields(find_recipe(name))}\n{EXAMPLE.format(name=name)}"
         parser.print_help()
         parser.exit()
 
 
-def _recipe(name: str) -> Recipe[Any]:
+def find_recipe(name: str) -> Recipe[Any]:
+    """Return a recipe by its name.
+
+    Args:
+        name: of the recipe.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     from difflib import get_close_matches
 
     from headwise.recipes import RECIPES
@@ -119,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code.
     """
     require("headwise train", "train")
-    recipe = _recipe(arguments.recipe)
+    recipe = find_recipe(arguments.recipe)
     try:
         changes = _changes(recipe, arguments)
     except ValueError as error:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 from headwise.data.annotation import Picture
-from headwise.data.inspection import Failure, Inspection, Progress, inspect, warn_of_orientations
+from headwise.data.inspection import Failure, Inspection, Progress, inspect
 from headwise.data.look_cache import Inspectable
 from headwise.data.oddities import Oddity
 from headwise.data.pictures import Look
@@ -67,10 +67,59 @@ def check_splits(
     first = inspect(train, progress)
     for data, inspection in ((train, first), (held_out, second)):
         inspection.refuse(data)
-        warn_of_orientations(data, inspection)
-        tell_oddities(data, inspection)
-    _tell_shared(train, held_out, first, second)
+    found = [*judge(train, first), *judge(held_out, second), *find_shared(train, held_out, first, second)]
+    for oddity in found:
+        if oddity.hopeless:
+            raise ValueError(oddity.text)
+    for oddity in found:
+        warnings.warn(oddity.text, stacklevel=2)
     return train, held_out
+
+
+def judge(data: CheckedDataset, inspection: Inspection) -> list[Oddity]:
+    """Return what is to be told of the pictures of a split that can be used.
+
+    Args:
+        data: the split.
+        inspection: of it.
+
+    Returns:
+        What cannot be meant, or may be meant otherwise.
+    """
+    used = data if len(inspection.usable) == len(data) else data.select(inspection.usable)
+    doubt = inspection.doubt()
+    told = [Oddity(doubt)] if doubt else []
+    told += used.oddities(inspection.looks) if inspection.usable else []
+    return [each._replace(text=f"{data.where}: {each.text}") for each in told]
+
+
+def find_shared(train: CheckedDataset, held_out: CheckedDataset, first: Inspection, second: Inspection) -> list[Oddity]:
+    """Return what is to be told of pictures that are in both splits, whatever they are called.
+
+    Args:
+        train: to train on.
+        held_out: to score.
+        first: of `train`.
+        second: of `held_out`.
+
+    Returns:
+        Nothing where there are none.
+    """
+    trained = {look.digest: index for index, look in enumerate(first.found) if isinstance(look, Look)}
+    pairs = [
+        (index, trained[look.digest])
+        for index, look in enumerate(second.found)
+        if isinstance(look, Look) and look.digest in trained
+    ]
+    if not pairs:
+        return []
+    here, there = (data.files(index)[0] for data, index in zip((held_out, train), pairs[0], strict=True))
+    text = (
+        f"{held_out.where}: {len(pairs)} of {len(held_out)} held-out pictures are training pictures too, the same "
+        f"bytes: "
+        f"{here} and {there}. Scores on them say nothing of new pictures; leave them out of one split."
+    )
+    return [Oddity(text, hopeless=len(pairs) == len(held_out))]
 
 
 def _usable(data: D, inspection: Inspection) -> tuple[D, Inspection]:
@@ -86,36 +135,3 @@ def _usable(data: D, inspection: Inspection) -> tuple[D, Inspection]:
         )
         data = data.select(inspection.usable)
     return data, Inspection(tuple(inspection.looks))
-
-
-def tell_oddities(data: CheckedDataset, inspection: Inspection) -> None:
-    """Warn of what cannot be meant.
-
-    Args:
-        data: of which every picture can be used.
-        inspection: of it.
-
-    Raises:
-        ValueError: nothing can be learnt from it.
-    """
-    for oddity in data.oddities(inspection.looks):
-        text = f"{data.where}: {oddity.text}"
-        if oddity.hopeless:
-            raise ValueError(text)
-        warnings.warn(text, stacklevel=3)
-
-
-def _tell_shared(train: CheckedDataset, held_out: CheckedDataset, first: Inspection, second: Inspection) -> None:
-    """Tell of pictures that are in both splits, whatever they are called."""
-    trained = {look.digest: index for index, look in enumerate(first.looks)}
-    shared = [(index, trained[look.digest]) for index, look in enumerate(second.looks) if look.digest in trained]
-    if not shared:
-        return
-    here, there = (data.files(index)[0] for data, index in zip((held_out, train), shared[0], strict=True))
-    text = (
-        f"{held_out.where}: {len(shared)} of {len(held_out)} held-out pictures are training pictures too, the same "
-        f"bytes: {here} and {there}. Scores on them say nothing of new pictures; leave them out of one split."
-    )
-    if len(shared) == len(held_out):
-        raise ValueError(text)
-    warnings.warn(text, stacklevel=3)

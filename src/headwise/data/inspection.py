@@ -46,6 +46,11 @@ class Inspection(NamedTuple):
         """The numbers of the samples that can be used."""
         return [index for index, each in enumerate(self.found) if isinstance(each, Look)]
 
+    def doubt(self) -> str:
+        """Return how many pictures may have been annotated otherwise than they are read; "" for none."""
+        count = sum(look.doubtful for look in self.looks)
+        return f"{count} of {len(self.looks)} {MIXED_UP}." if count else ""
+
     def refuse(self, data: Inspectable) -> None:
         """Raise what is wrong, the first word for word, the others by their number; nothing where nothing is.
 
@@ -100,15 +105,10 @@ def check_files(data: Inspectable, progress: Progress | None = None) -> Inspecti
     """
     inspection = inspect(data, progress)
     inspection.refuse(data)
-    warn_of_orientations(data, inspection)
+    doubt = inspection.doubt()
+    if doubt:
+        warnings.warn(f"{data.where}: {doubt}", stacklevel=3)
     return inspection
-
-
-def warn_of_orientations(data: Inspectable, inspection: Inspection) -> None:
-    """Say how many pictures may have been annotated otherwise than they are read; nothing where there are none."""
-    count = sum(look.doubtful for look in inspection.looks)
-    if count:
-        warnings.warn(f"{data.where}: {count} of {len(inspection.looks)} {MIXED_UP}.", stacklevel=3)
 
 
 class _Looks(Dataset[tuple[int, Look | Failure]]):
