@@ -66,8 +66,8 @@ def parse_coco(path: Path) -> CocoContent:
             rule and remedy, and counts the others.
     """
     lists, mistakes = load_lists(path), Mistakes()
-    categories = sorted(_categories(read_categories(lists["categories"], mistakes), mistakes))
-    images = sorted(_images(read_images(lists["images"], mistakes), mistakes))
+    categories = sorted(_categories(read_categories(lists.pop("categories"), mistakes), mistakes))
+    images = sorted(_images(read_images(lists.pop("images"), mistakes), mistakes))
     whole = not mistakes.count
     objects = read_objects(lists.pop("annotations"), mistakes)
     known = {

@@ -147,6 +147,8 @@ def read_objects(listed: list[Any], mistakes: Mistakes) -> ObjectColumns:
         if columns is None or not columns.keeps_rules():
             columns = ObjectColumns.of(keep_rules(_plain(piece), "annotation", start, mistakes))
         parts.append(columns)
+    # Unread entries hold the whole text of the file.
+    del listed
     return ObjectColumns.joined(parts)
 
 
