@@ -194,6 +194,33 @@ def test_some_shared_pictures_are_warned_of_and_all_are_refused(tmp_path):
         check_splits(train, read_coco(data, "val2017"))
 
 
+def test_a_picture_is_the_same_under_another_name_and_with_other_tags(tmp_path):
+    data = kit.coco(tmp_path / "data", names="p{:02d}.png", size=(300, 280))
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    Image.fromarray(kit.pixels(data / "train2017/p02.png")).save(data / "val2017/p04.png", exif=exif, compress_level=1)
+    with pytest.warns(UserWarning, match=r"1 of 6 held-out pictures are training pictures too.*p04\.png.*p02\.png"):
+        check_splits(read_coco(data, "train2017"), read_coco(data, "val2017"))
+
+
+def test_masks_among_maps_are_counted(tmp_path):
+    data = kit.instances(tmp_path / "data", number=4)
+    mask = (np.asarray(Image.open(data / "train/labels/i1.png")) > 0).astype(np.uint8) * 255
+    Image.fromarray(mask).save(data / "train/labels/i1.png")
+    with pytest.warns(UserWarning, match="1 of 4 label maps are masks of 0 and 255"):
+        check_splits(read_instances(data, "train"), read_instances(data, "held_out"))
+
+
+def test_crowds_alone_are_no_objects(tmp_path):
+    def crowds(content, split):
+        for one in content["annotations"]:
+            one["iscrowd"] = 1
+
+    data = kit.coco(tmp_path / "data", change=crowds)
+    with pytest.raises(ValueError, match="not one object that is no crowd, of 18 boxes"):
+        check_splits(read_coco(data, "train2017"), read_coco(data, "val2017"))
+
+
 def test_broken_pictures_are_skipped_and_counted_where_that_is_asked_for(tmp_path):
     data = kit.coco(tmp_path / "data")
     for path in (data / "train2017/p01.jpg", data / "val2017/p03.jpg"):

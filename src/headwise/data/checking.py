@@ -116,7 +116,7 @@ def find_shared(train: CheckedDataset, held_out: CheckedDataset, first: Inspecti
     here, there = (data.files(index)[0] for data, index in zip((held_out, train), pairs[0], strict=True))
     text = (
         f"{held_out.where}: {len(pairs)} of {len(held_out)} held-out pictures are training pictures too, the same "
-        f"bytes: "
+        f"content: "
         f"{here} and {there}. Scores on them say nothing of new pictures; leave them out of one split."
     )
     return [Oddity(text, hopeless=len(pairs) == len(held_out))]

@@ -21,6 +21,7 @@ _OFTEN = 0.25  # share of boxes that reach beyond their pictures, as hand-drawn 
 _NEARLY_ALL = 0.95
 _SLACK = 2.0  # pixels by which a careful annotation may miss the border
 _SMALL = 16  # pixels; smaller pictures may be full of boxes of one pixel
+_WHITE = (255, 65535)  # what image programs mean by a mask's foreground, and data sets by void
 _VOID_GAP = 1  # numbers missing below 255, where it stands for no object
 
 
@@ -47,8 +48,9 @@ def odd_boxes(boxes: BoxAnnotation, starts: NDArray[np.int64], sizes: Sequence[S
     Returns:
         What cannot be meant; nothing of good data.
     """
-    if not len(boxes):
-        return [Oddity(f"there is not one object on its {len(sizes)} pictures. Annotate some.", hopeless=True)]
+    if boxes.ignored.all():
+        crowds = f" that is no crowd, of {len(boxes)} boxes," if len(boxes) else ""
+        return [Oddity(f"there is not one object{crowds} on its {len(sizes)} pictures. Annotate some.", hopeless=True)]
     sides = np.repeat(np.array(sizes, np.float64).reshape(-1, 2)[:, ::-1], np.diff(starts), axis=0)
     first, last = (boxes.boxes[:, each].astype(np.float64) for each in (slice(2), slice(2, 4)))
     total = len(boxes)
@@ -131,19 +133,19 @@ def odd_maps(maps: Sequence[Numbers]) -> list[Oddity]:
     if not filled:
         return [Oddity(f"there is no object in its {len(maps)} label maps. Number the objects from 1.", hopeless=True)]
     single = [each for each in filled if each.objects == 1]
-    white = sum(each.largest in (255, 65535) for each in single)
-    several = sum(each.parts > 1 for each in single)
-    if len(single) >= _NEARLY_ALL * len(filled) and len({each.largest for each in single}) == 1 and (white or several):
-        number = single[0].largest
+    white = [each for each in single if each.largest in _WHITE]
+    alike = len(single) >= _NEARLY_ALL * len(filled) and len({each.largest for each in single}) == 1
+    masks = white if len(white) > _NOTABLE * len(filled) else single if alike else []
+    several = sum(each.parts > 1 for each in masks)
+    if (white and masks) or several:
         return [
             Oddity(
-                f"{len(single)} of {len(maps)} label maps are masks of 0 and {number}, one object each, {several} of "
-                "which fall into separate parts: these are read as one object. Give each object a number of its own."
+                f"{len(masks)} of {len(maps)} label maps are masks of 0 and {masks[0].largest}, one object each, "
+                f"{several} of which fall into separate parts: these are read as one object. Give each object a number "
+                "of its own."
             )
         ]
-    void = sum(
-        each.largest in (255, 65535) and each.second < each.largest - _VOID_GAP for each in filled if each.objects > 1
-    )
+    void = sum(each.largest in _WHITE and each.second < each.largest - _VOID_GAP for each in filled if each.objects > 1)
     if void > _NOTABLE * len(filled):
         return [
             Oddity(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +28,7 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda raw: raw.swapaxes(0, 1)[::-1, ::-1],
     8: np.rot90,
 }
+_LARGE = 256  # pixels; an eighth of what is smaller may look like that of another picture
 _BACK = {6: 8, 8: 6}  # every other turn is its own inverse
 _SIDEWAYS = (5, 6, 7, 8)  # height and width change places
 
@@ -54,7 +55,8 @@ class Look(NamedTuple):
     Args:
         size: (height, width) in pixels, as the picture is read.
         doubtful: whether an EXIF orientation turns it, and no annotated size says that this was meant.
-        digest: of the file's bytes; the same picture has the same.
+        digest: of its pixels, of a large JPEG those of its eighth; the same picture has the same, whatever its file is
+            called and tells beside.
         numbers: of an instance map that goes with it; None where there is none.
     """
 
@@ -106,7 +108,7 @@ def load_numbers(path: str | Path) -> tuple[Pixels, str]:
 def look_at(path: str | Path, size: Size | None = None) -> Look:
     """Decode a picture file to its last byte, for what is wrong with it.
 
-    A JPEG is decoded at an eighth of its size, which reads all of its bytes in a fraction of the time.
+    A large JPEG is decoded at an eighth of its size, which reads all of its bytes in a fraction of the time.
 
     Args:
         path: the file.
@@ -119,13 +121,13 @@ def look_at(path: str | Path, size: Size | None = None) -> Look:
         OSError: the file is missing, truncated, too large for Pillow or no picture; the message names it.
         ValueError: its values have more than 8 bits.
     """
-    content = _content(path)
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    with opened(path, content) as picture:
+    with opened(path) as picture:
         mode, turn, stored = picture.mode, _orientation(picture), (picture.height, picture.width)
-        picture.draft("L", (max(picture.width // 8, 1), max(picture.height // 8, 1)))
+        if min(stored) >= _LARGE:
+            picture.draft("L", (picture.width // 8, picture.height // 8))
         picture.load()
         left = _orientation(picture)
+        digest = hashlib.blake2b(repr((picture.size, stored)).encode() + picture.tobytes(), digest_size=16).hexdigest()
     _refuse_deep(path, mode)
     displayed = stored[::-1] if left in _SIDEWAYS else stored
     oblong = turn in _SIDEWAYS and displayed[0] != displayed[1]
@@ -135,12 +137,11 @@ def look_at(path: str | Path, size: Size | None = None) -> Look:
 
 
 @contextmanager
-def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
+def opened(path: str | Path) -> Iterator[Image.Image]:
     """Open a picture file. Whatever goes wrong inside, of whatever class, is one error that names the file.
 
     Args:
         path: the file.
-        content: its bytes, if they were read already.
 
     Yields:
         Pillow's picture, not yet decoded.
@@ -148,10 +149,11 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
     Raises:
         OSError: the file is missing, too large for Pillow, or cannot be decoded.
     """
-    content = _content(path) if content is None else content
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(path) as picture:
             yield picture
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such picture. Check the path.") from None
     except Image.DecompressionBombError as error:
         raise OSError(
             f"{path}: the picture is too large to be opened ({_reason(error)}). Save it in parts or smaller, or raise "
@@ -163,23 +165,12 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
         ) from None
 
 
-def _content(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such picture. Check the path.") from None
-    except OSError as error:
-        raise OSError(
-            f"{path}: the picture cannot be read ({_reason(error)}). Check the path and its permissions."
-        ) from None
-
-
 def _reason(error: Exception) -> str:
-    """The first line of what a library says, without the address of the buffer that it read from."""
+    """The first line of what a library says, which may name the file again."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).splitlines()
-    return lines[0].partition(" <_io.")[0] if lines else type(error).__name__
+    return re.sub(r" (file )?'.*'$", "", lines[0]) if lines else type(error).__name__
 
 
 def _is_deep(mode: str) -> bool:
