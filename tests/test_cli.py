@@ -186,10 +186,10 @@ def test_missing_data(tmp_path, fails):
 
 def total_text(folder: Path) -> None:
     """Write a small Total-Text folder."""
-    for split in ("Train", "Test"):
+    for seed, split in enumerate(("Train", "Test")):
         (folder / "Images" / split).mkdir(parents=True)
         (folder / "Groundtruth" / split).mkdir(parents=True)
-        pixels = np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(seed).integers(0, 256, (80, 90, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "Images" / split / "img1.jpg")
         line = "x: [[10 70 70 10]], y: [[10 10 40 40]], ornt: [u'h'], transcriptions: [u'word']\n"
         (folder / "Groundtruth" / split / "gt_img1.txt").write_text(line)

@@ -121,8 +121,8 @@ def test_a_checkpoint_gives_the_same_network_again(run):
 
 def test_training_on_a_coco_folder(tmp_path):
     """Classes and their numbers come from the file."""
-    digits = embedded_digits("train", num_pictures=3, size=63, min_side=20, max_side=40)
-    for split in ("train2017", "val2017"):
+    for ours, split in (("train", "train2017"), ("held_out", "val2017")):
+        digits = embedded_digits(ours, num_pictures=3, size=63, min_side=20, max_side=40)
         write_coco(tmp_path / "coco", digits, split)
     out = tmp_path / "run"
     RECIPES["cornernet_squeeze"](tmp_path / "coco", out=out, size="tiny", **SMALL)

@@ -55,8 +55,7 @@ def check_splits(
 
     Raises:
         OSError: a picture does not decode.
-        ValueError: a picture does not fit its annotation, nothing can be learnt from the data, or the splits are the
-            same.
+        ValueError: a picture does not fit its annotation, or nothing can be learnt from the data.
     """
     if os.environ.get("RANK", "0") != "0" and broken == "refuse":
         return train, held_out
@@ -116,10 +115,9 @@ def find_shared(train: CheckedDataset, held_out: CheckedDataset, first: Inspecti
     here, there = (data.files(index)[0] for data, index in zip((held_out, train), pairs[0], strict=True))
     text = (
         f"{held_out.where}: {len(pairs)} of {len(held_out)} held-out pictures are training pictures too, the same "
-        f"content: "
-        f"{here} and {there}. Scores on them say nothing of new pictures; leave them out of one split."
+        f"content: {here} and {there}. Scores on them say nothing of new pictures; leave them out of one split."
     )
-    return [Oddity(text, hopeless=len(pairs) == len(held_out))]
+    return [Oddity(text)]
 
 
 def _usable(data: D, inspection: Inspection) -> tuple[D, Inspection]:

@@ -14,7 +14,7 @@ from headwise.data.annotation import Picture
 from headwise.data.inspection import Progress, check_files
 from headwise.data.mistakes import Mistakes
 from headwise.data.oddities import Oddity, odd_maps
-from headwise.data.pictures import Look, Numbers, load_numbers, load_picture, look_at
+from headwise.data.pictures import Look, Numbers, load_numbers, load_picture, check_picture
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _MODES = ("L", "P", "I", "I;16", "I;16B")  # of PNGs whose pixels are numbers, not colours
@@ -103,7 +103,7 @@ class InstanceFolder:
         """
         picture, label = self._pairs[index]
         numbers = _load_label(label)
-        look = look_at(picture, numbers.shape)
+        look = check_picture(picture, numbers.shape)
         if look.size != numbers.shape:
             (height, width), seen = numbers.shape, look.size
             raise ValueError(

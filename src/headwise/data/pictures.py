@@ -105,7 +105,7 @@ def load_numbers(path: str | Path) -> tuple[Pixels, str]:
         return _displayed(picture, picture), picture.mode
 
 
-def look_at(path: str | Path, size: Size | None = None) -> Look:
+def check_picture(path: str | Path, size: Size | None = None) -> Look:
     """Decode a picture file to its last byte, for what is wrong with it.
 
     A large JPEG is decoded at an eighth of its size, which reads all of its bytes in a fraction of the time.

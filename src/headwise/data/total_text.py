@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headwise.data.annotation import Picture, Polygon, TextAnnotation, check_area
-from headwise.data.inspection import Progress, check_files
+from headwise.data.inspection import Progress, check_files, inspect
 from headwise.data.mistakes import Mistakes
 from headwise.data.oddities import Oddity, odd_words
-from headwise.data.pictures import Look, load_picture, look_at
+from headwise.data.pictures import Look, load_picture, check_picture
 
 _PICTURES = {".jpg", ".jpeg", ".png"}
 _ANNOTATIONS = {".mat", ".txt"}
@@ -73,7 +73,7 @@ class TotalText:
             OSError: the picture cannot be decoded.
             ValueError: its values have more than 8 bits.
         """
-        return look_at(self._pictures[index])
+        return check_picture(self._pictures[index])
 
     def select(self, indices: Sequence[int]) -> TotalText:
         """Return some of the pictures."""
@@ -131,6 +131,10 @@ def read_total_text(
         mistakes.add(split, ValueError(f"{root}: split {split!r} holds no pictures. Put them into Images/{split}."))
     names = sorted(pictures.keys() & annotations.keys())
     read = [_read(annotations[name], mistakes) for name in names]
+    if mistakes.count:
+        # Pictures that are broken too are told first: they are the ones to be fetched again.
+        files = TotalText(images, [pictures[name] for name in names], [])
+        inspect(files, progress).refuse(files)
     mistakes.refuse()
     data = TotalText(images, [pictures[name] for name in names], [each for each in read if each is not None])
     if check_pictures:

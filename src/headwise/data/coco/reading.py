@@ -13,7 +13,7 @@ from headwise.data.coco.files import find_file, split_of
 from headwise.data.coco.places import find_pictures
 from headwise.data.inspection import Progress, check_files
 from headwise.data.oddities import Oddity, odd_boxes
-from headwise.data.pictures import Look, load_picture, look_at
+from headwise.data.pictures import Look, load_picture, check_picture
 
 
 class Coco:
@@ -69,7 +69,7 @@ class Coco:
             ValueError: it has another size than the file of annotations says.
         """
         size = self._content.images[index].size
-        look = look_at(self._paths[index], size)
+        look = check_picture(self._paths[index], size)
         self._check_size(index, look.size)
         return look
 
