@@ -14,7 +14,7 @@ from headwise.data.annotation import Picture
 from headwise.data.inspection import Progress, check_files
 from headwise.data.mistakes import Mistakes
 from headwise.data.oddities import Oddity, odd_maps
-from headwise.data.pictures import Look, Numbers, load_numbers, load_picture, check_picture
+from headwise.data.pictures import Look, Numbers, check_picture, load_numbers, load_picture
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _MODES = ("L", "P", "I", "I;16", "I;16B")  # of PNGs whose pixels are numbers, not colours

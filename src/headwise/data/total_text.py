@@ -13,7 +13,7 @@ from headwise.data.annotation import Picture, Polygon, TextAnnotation, check_are
 from headwise.data.inspection import Progress, check_files, inspect
 from headwise.data.mistakes import Mistakes
 from headwise.data.oddities import Oddity, odd_words
-from headwise.data.pictures import Look, load_picture, check_picture
+from headwise.data.pictures import Look, check_picture, load_picture
 
 _PICTURES = {".jpg", ".jpeg", ".png"}
 _ANNOTATIONS = {".mat", ".txt"}

@@ -13,7 +13,7 @@ from headwise.data.coco.files import find_file, split_of
 from headwise.data.coco.places import find_pictures
 from headwise.data.inspection import Progress, check_files
 from headwise.data.oddities import Oddity, odd_boxes
-from headwise.data.pictures import Look, load_picture, check_picture
+from headwise.data.pictures import Look, check_picture, load_picture
 
 
 class Coco:
