@@ -1,5 +1,7 @@
 """Which loss trains what: the ledger of every step, the static trace, the exact table, and the audit."""
 
+from headwise.attribution.apart.table import Summand, TakenApart
+from headwise.attribution.apart.take_apart import take_apart
 from headwise.attribution.audit import AuditReport, Finding, Subject, audit
 from headwise.attribution.jacobians.effect import Effect, ForwardModeWarning, effect
 from headwise.attribution.jacobians.jacobian import jacobian
@@ -23,3 +25,4 @@ __all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]
 __all__ += ["Cause", "PrecisionCheck", "SumCheck", "SumRow", "check_sum"]
 __all__ += ["AuditReport", "Finding", "Subject", "audit"]
 __all__ += ["ForeignLedger", "WatchedModel", "WrappedCriterion", "watch", "wrap"]
+__all__ += ["Summand", "TakenApart", "take_apart"]

@@ -1,0 +1,1 @@
+"""Any scalar taken apart: its summands, their factors, their names, and what they reach."""

@@ -1,0 +1,122 @@
+"""Names of losses from the variables of the code that is running: its frames, their dicts, lists and objects."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headwise.attribution.apart.dissect import Candidate
+
+_KEY, _ATTRIBUTE, _VARIABLE, _POSITION = range(4)
+_HERE = str(Path(__file__).resolve().parents[2])
+_TORCH = str(Path(torch.__file__).resolve().parent)
+_MANY = 4096
+
+
+def callers(depth: int = 1) -> list[FrameType]:
+    """The frames above, innermost first, without those of PyTorch and of this library.
+
+    Args:
+        depth: How many frames to leave out.
+
+    Returns:
+        The frames.
+    """
+    found: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith((_HERE, _TORCH)):
+            found.append(frame)
+        frame = frame.f_back
+    return found
+
+
+def candidates_in(frames: list[FrameType]) -> list[Candidate]:
+    """The losses that variables hold, under the names that the code gives them.
+
+    Args:
+        frames: The frames, innermost first.
+
+    Returns:
+        Scalars with a graph, each tensor once: by the key of a dict rather than by an attribute, a variable or a
+        position in a list; of two variables by the one that is longer.
+    """
+    best: dict[int, tuple[tuple[int, int, int], str, Tensor]] = {}
+    for level, frame in enumerate(frames):
+        for kind, name, tensor in _held(frame.f_locals):
+            order = (kind, level, -len(name))
+            if id(tensor) not in best or order < best[id(tensor)][0]:
+                best[id(tensor)] = (order, name, tensor)
+    taken: dict[str, int] = {}
+    found = []
+    for (kind, level, _), name, tensor in sorted(best.values(), key=lambda each: each[0][1:]):
+        taken[name] = taken.get(name, 0) + 1
+        unique = name if taken[name] == 1 else f"{name} ({taken[name]})"
+        found.append(Candidate(unique, tensor, 10 * kind + level))
+    return found
+
+
+def modules_in(frames: list[FrameType]) -> list[nn.Module]:
+    """The modules that variables, and the attributes of objects in variables, hold.
+
+    Args:
+        frames: The frames.
+
+    Returns:
+        The modules, each once; those inside of others left out.
+    """
+    found: dict[int, nn.Module] = {}
+    for frame in frames:
+        for value in list(frame.f_locals.values()):
+            held = [value, *_attributes(value).values()]
+            found |= {id(each): each for each in held if isinstance(each, nn.Module)}
+    inner = {id(child) for module in found.values() for child in module.modules() if child is not module}
+    return [module for key, module in found.items() if key not in inner]
+
+
+def _held(variables: Mapping[str, Any]) -> Iterator[tuple[int, str, Tensor]]:
+    for name, value in list(variables.items()):
+        if not name.isidentifier():  # made by tools, such as the assertions of pytest
+            continue
+        if _is_loss(value):
+            yield _VARIABLE, name, value
+        elif isinstance(value, Mapping) or (type(value).__module__ != "builtins" and not isinstance(value, Tensor)):
+            yield from _inside(name, value)
+        elif isinstance(value, list | tuple) and len(value) <= _MANY:
+            yield from ((_POSITION, f"{name}[{number}]", each) for number, each in enumerate(value) if _is_loss(each))
+            yield from (each for number, part in enumerate(value) for each in _inside(f"{name}[{number}]", part))
+
+
+def _inside(name: str, value: Any) -> Iterator[tuple[int, str, Tensor]]:
+    """The losses in a dict, or in the attributes of an object."""
+    kind, parts = (_KEY, value) if isinstance(value, Mapping) else (_ATTRIBUTE, _attributes(value))
+    if len(parts) > _MANY:
+        return
+    for key, part in list(parts.items()):
+        if _is_loss(part):
+            yield kind, str(key), part
+        elif isinstance(part, Mapping) and len(part) <= _MANY:
+            yield from ((_KEY, f"{key}.{inner}", each) for inner, each in list(part.items()) if _is_loss(each))
+        elif isinstance(part, list | tuple) and len(part) <= _MANY:
+            yield from ((_POSITION, f"{key}[{nr}]", each) for nr, each in enumerate(part) if _is_loss(each))
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """What an object keeps in its own dictionary: no property of it is called."""
+    if isinstance(value, type | Tensor) or (callable(value) and not isinstance(value, nn.Module)):
+        return {}
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return {str(key): each for key, each in found.items()} if isinstance(found, dict) else {}
+
+
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and value.grad_fn is not None

@@ -1,0 +1,98 @@
+"""Which outputs of a network a loss reads, from the graph alone: where it leaves the last module with parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.autograd.graph import Node
+
+from headwise.attribution.apart.linear import is_leaf
+from headwise.attribution.tracing.graph import Edge, opaque_reason
+
+_VIEWS = ("TBackward", "Transpose", "Permute", "View", "Reshape", "ToCopy", "Unsqueeze", "Squeeze", "Expand", "Clone")
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The modules whose outputs losses read.
+
+    Args:
+        edges: Per head the places where its outputs enter the graph.
+        opaque: Why parameters may be hidden, where a part of the graph cannot be seen into.
+    """
+
+    edges: Mapping[str, tuple[Edge, ...]]
+    opaque: tuple[str, ...] = ()
+
+
+def names_of(models: Iterable[nn.Module]) -> dict[int, tuple[str, ...]]:
+    """Under which modules each parameter is found.
+
+    Args:
+        models: The models; with several, a name begins with the model's class.
+
+    Returns:
+        By the identity of the parameter, the names of the modules that own it; "" is the model itself.
+    """
+    models = list(models)
+    found: dict[int, tuple[str, ...]] = {}
+    for model in models:
+        prefix = type(model).__name__ if len(models) > 1 else ""
+        for name, module in model.named_modules():
+            for parameter in module.parameters(recurse=False):
+                full = ".".join(filter(None, (prefix, name)))
+                found[id(parameter)] = (*found.get(id(parameter), ()), full)
+    return found
+
+
+def heads_below(edges: Sequence[Edge], owners: Mapping[int, tuple[str, ...]]) -> Heads:
+    """Follows losses down to the first operations that use a parameter.
+
+    Args:
+        edges: Where the losses are.
+        owners: Which modules own a parameter; see `names_of`.
+
+    Returns:
+        The heads, in the order of their names.
+    """
+    found: dict[str, dict[Edge, None]] = {}
+    opaque: dict[str, None] = {}
+    stack, seen = list(edges), set(edges)
+    while stack:
+        node, port = stack.pop()
+        modules = [owners[id(leaf)] for leaf in _parameters(node) if id(leaf) in owners]
+        if modules:
+            found.setdefault(_common(modules), {})[node, port] = None
+            continue
+        reason = opaque_reason(node)
+        if reason is not None:
+            opaque[reason] = None
+        for child, number in node.next_functions:
+            if child is not None and (child, number) not in seen:
+                seen.add((child, number))
+                stack.append((child, number))
+    return Heads({name: tuple(found[name])[::-1] for name in sorted(found)}, tuple(opaque))
+
+
+def _parameters(node: Node) -> list[object]:
+    """The leaves that an operation uses as they are, or behind a view or a cast."""
+    found = []
+    for child, _ in node.next_functions:
+        steps = 0
+        while child is not None and not is_leaf(child) and steps < 4 and child.name().startswith(_VIEWS):
+            child, steps = child.next_functions[0][0], steps + 1
+        if child is not None and is_leaf(child):
+            found.append(child.variable)  # type: ignore[attr-defined]
+    return found
+
+
+def _common(modules: Sequence[tuple[str, ...]]) -> str:
+    """The module that owns all parameters of an operation; of a tied one that which owns the others too."""
+    shared = set(modules[0]).intersection(*modules[1:])
+    if shared:
+        return min(shared, key=modules[0].index)
+    parts = [owners[-1].split(".") for owners in modules]
+    same = [each[0] for each in zip(*parts, strict=False) if len(set(each)) == 1]
+    return ".".join(same)

@@ -1,0 +1,41 @@
+"""What computed a loss, in a word or two, for losses that have no name."""
+
+from __future__ import annotations
+
+import re
+
+from torch.autograd.graph import Node
+
+_STEPS = ("Mean", "Sum", "View", "Reshape", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Neg", "Mul", "Div", "Select")
+_WORDS = {"nll_loss": "cross_entropy", "nll_loss_2d": "cross_entropy", "pow": "square", "leaf": "parameter"}
+
+
+def made_by(node: Node) -> str:
+    """The operation that makes a loss what it is: ``cross_entropy``, ``abs``.
+
+    Args:
+        node: The node that computed it.
+
+    Returns:
+        The operation's name, without sums, factors and views after it; the name of the leaf's kind for a leaf.
+    """
+    current: Node | None = node
+    last = node
+    for _ in range(8):
+        if current is None:
+            break
+        last = current
+        if not current.name().startswith(_STEPS):
+            break
+        current = next((child for child, _ in current.next_functions if child is not None), None)
+    name = _plain(last.name())
+    if name == "nll_loss" or name == "nll_loss_2d":
+        below = last.next_functions[0][0]
+        return "cross_entropy" if below is not None and below.name().startswith("LogSoftmax") else "nll_loss"
+    return _WORDS.get(name, name)
+
+
+def _plain(name: str) -> str:
+    name = name.rpartition("::")[2]
+    name = "leaf" if name == "AccumulateGrad" else re.sub(r"Backward\w*$", "", name)
+    return re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", name).lower() or "unknown"

@@ -1,0 +1,122 @@
+"""A total taken apart, as a frozen table that prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Summand:
+    """One thing that a total adds.
+
+    Args:
+        name: What the code calls it; where it has no name, what computed it.
+        factor: What it is multiplied by on its way to the total; of losses of single samples, what their mean is
+            multiplied by, on average.
+        value: Its value; None where nobody holds it.
+        weighted: What it adds to the total, ``factor * value``; None where that is not known.
+        named: Whether the code names it.
+        heads: The outputs, or modules, whose outputs it reads.
+        reach: The parameters that it reaches, by name.
+        place: The function, file and line that computed it, where that was seen.
+    """
+
+    name: str
+    factor: float
+    value: float | None
+    weighted: float | None
+    named: bool = True
+    heads: tuple[str, ...] = ()
+    reach: tuple[str, ...] = ()
+    place: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class TakenApart(Mapping[str, Summand]):
+    """The summands of a number, by name; `print` shows the table.
+
+    Args:
+        total: The number.
+        summands: What it adds.
+        rest: What the summands whose value is known do not explain: constants and losses without a graph, if every
+            value is known, else also the summands whose value is not.
+        groups: Losses with a name that are sums of others, with the names of those.
+        whole: Names of the total itself.
+        absent: Losses with a name that the total does not add.
+        unknown: What could not be told, in sentences.
+    """
+
+    total: float
+    summands: dict[str, Summand]
+    rest: float
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    whole: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Summand:
+        """One summand.
+
+        Raises:
+            KeyError: There is none of this name; the message lists the names.
+        """
+        try:
+            return self.summands[name]
+        except KeyError:
+            raise KeyError(f"no summand {name!r} in the total. Its summands are: {', '.join(self)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.summands)
+
+    def __len__(self) -> int:
+        return len(self.summands)
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """The factor of each summand."""
+        return {name: each.factor for name, each in self.summands.items()}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every value is known, and the summands add up to the total."""
+        known = all(each.weighted is not None for each in self.summands.values())
+        return known and not self.has_rest
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether the rest is more than rounding."""
+        scale = math.fsum(abs(each.weighted) for each in self.summands.values() if each.weighted is not None)
+        return not abs(self.rest) <= 1e-5 * max(abs(self.total), scale)
+
+    def __str__(self) -> str:
+        """The table, in lines of at most 120 columns where names are short."""
+        width = min(max(8, *(len(name) for name in self), 8), 32)
+        head = f"{'summand':<{width}} {'factor':>10} {'value':>11} {'in total':>11} {'share':>7}  heads, parameters"
+        lines = [f"total {self.total:.5g}", head]
+        lines += [self._row(each, width) for each in self.summands.values()]
+        if self.has_rest:
+            what = "no gradient, or not known" if not self._known else "no gradient: a constant, or a detached loss"
+            lines.append(f"{'(rest)':<{width}} {'':>10} {'':>11} {self.rest:>11.5g} {self._share(self.rest)}  {what}")
+        lines += [f"{name} is the sum of {', '.join(parts)}" for name, parts in self.groups.items()]
+        if self.absent:
+            lines.append(f"not in the total: {', '.join(self.absent)}")
+        return "\n".join([*lines, *self.unknown])
+
+    __repr__ = __str__
+
+    @property
+    def _known(self) -> bool:
+        return all(each.weighted is not None for each in self.summands.values())
+
+    def _row(self, each: Summand, width: int) -> str:
+        value = "" if each.value is None else f"{each.value:.5g}"
+        weighted = "unknown" if each.weighted is None else f"{each.weighted:.5g}"
+        share = self._share(each.weighted)
+        reach = f"{len(each.reach)} parameters" if each.reach else ""
+        where = "; ".join(filter(None, [", ".join(each.heads), reach, each.place]))
+        return f"{each.name:<{width}} {each.factor:>10.4g} {value:>11} {weighted:>11} {share}  {where}".rstrip()
+
+    def _share(self, weighted: float | None) -> str:
+        return f"{'':>7}" if weighted is None or not self.total else f"{weighted / self.total:>7.1%}"

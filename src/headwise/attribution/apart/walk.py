@@ -1,0 +1,114 @@
+"""A walk over the additive top of a graph: where a sum ends, and with which factor each of its summands enters it.
+
+The factors are the derivatives along the way, formed by the nodes' own formulas, from one node to the next: no hook of
+the user's fires, nothing of the network is visited, nothing that the backward pass needs is freed, and no number is
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from headwise.attribution.apart.linear import Linearity, like
+from headwise.attribution.tracing.graph import Edge, output_shapes, routes_of
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A number as a sum.
+
+    Args:
+        points: Where the sum ends, each with the derivative of the number with respect to it.
+        passed: The same for every edge on the way, from the number downwards.
+    """
+
+    points: Mapping[Edge, Tensor]
+    passed: Mapping[Edge, Tensor]
+
+
+def walk_sum(
+    roots: Sequence[tuple[Edge, Tensor]],
+    *,
+    ends: Collection[Edge] = (),
+    known: Collection[Edge] = (),
+    wide: bool = False,
+) -> Sum:
+    """Follows a number down to its summands.
+
+    Args:
+        roots: Where it starts, each edge with the derivative of the number with respect to it.
+        ends: Edges at which the walk ends, whatever lies below.
+        known: Edges of losses that have a name; see `Linearity`.
+        wide: Whether tensors of any size are followed.
+
+    Returns:
+        The sum.
+    """
+    linear, stops = Linearity(wide, ends, known), frozenset(ends)
+    order = _order([edge for edge, _ in roots if edge not in stops], linear, stops)
+    passed: dict[Edge, Tensor] = {}
+    for edge, derivative in roots:
+        passed[edge] = passed[edge] + derivative if edge in passed else derivative
+    ended = {edge for edge, _ in roots if edge in stops}
+    with torch.no_grad():
+        for node in order:
+            ports = range(max(1, len(output_shapes(node))))
+            arriving = [passed.get((node, port)) if (node, port) not in stops else None for port in ports]
+            through = linear.through(node)
+            if not through:
+                ended |= {(node, port) for port, derivative in enumerate(arriving) if derivative is not None}
+                continue
+            for edge, derivative in _sent(node, arriving, through):
+                passed[edge] = passed[edge] + derivative if edge in passed else derivative
+                ended |= {edge} & stops
+    return Sum({edge: passed[edge] for edge in passed if edge in ended}, passed)
+
+
+def _order(edges: Sequence[Edge], linear: Linearity, stops: frozenset[Edge]) -> list[Node]:
+    """The nodes of the sum, each before what it passes on to."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    for root, _ in edges:
+        if root in seen:
+            continue
+        seen.add(root)
+        stack = [(root, iter(_children(root, linear, stops)))]
+        while stack:
+            node, children = stack[-1]
+            child = next((each for each in children if each not in seen), None)
+            if child is None:
+                order.append(node)
+                stack.pop()
+            else:
+                seen.add(child)
+                stack.append((child, iter(_children(child, linear, stops))))
+    order.reverse()
+    return order
+
+
+def _children(node: Node, linear: Linearity, stops: frozenset[Edge]) -> list[Node]:
+    edges = [node.next_functions[number] for number in linear.through(node)]
+    return [child for child, port in edges if child is not None and (child, port) not in stops]
+
+
+def _sent(node: Node, arriving: list[Tensor | None], through: Collection[int]) -> list[tuple[Edge, Tensor]]:
+    """What a node passes on to its inputs."""
+    routes = routes_of(node)
+    if routes is not None:
+        parts = {input_nr: arriving[output_nr] for output_nr, input_nr, *_ in routes}
+    else:
+        formula: Any = node  # a node of autograd is its own formula, though its type does not say so
+        found = formula(*arriving)
+        parts = dict(enumerate(found if isinstance(found, tuple) else (found,)))
+    sent = []
+    for number in through:
+        (child, port), part = node.next_functions[number], parts.get(number)
+        if child is not None and part is not None:
+            sent.append(((child, port), like((child, port), part)))
+    return sent
