@@ -19,7 +19,7 @@ from headwise.attribution.apart.solve import weights_of
 from headwise.attribution.apart.table import Summand, TakenApart
 from headwise.attribution.apart.walk import walk_sum
 from headwise.attribution.tracing.graph import Edge, gradient_edge, leaf_masks, walk
-from headwise.attribution.tracing.named import named_tensors
+from headwise.structure import by_path
 
 
 def take_apart(
@@ -190,7 +190,7 @@ class _Reader:
     def __init__(self, outputs: Any, models: Sequence[nn.Module]) -> None:
         self._edges = {
             path: edge
-            for path, tensor in (named_tensors(outputs) if outputs is not None else {}).items()
+            for path, tensor in (by_path(outputs) if outputs is not None else {}).items()
             if (edge := gradient_edge(tensor)) is not None
         }
         self._owners = names_of(models)
