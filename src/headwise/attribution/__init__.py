@@ -9,9 +9,10 @@ from headwise.attribution.jacobians.jacobian_table import JacobianRow, JacobianT
 from headwise.attribution.jacobians.sampler import JacobianSampler, SampledRow
 from headwise.attribution.jacobians.update import LastUpdate
 from headwise.attribution.ledger.books import Books, FeatureBooks, LevelBooks, OutputBooks, TermBooks
+from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.ledger import Ledger
-from headwise.attribution.ledger.watch import WatchedModel, watch
-from headwise.attribution.ledger.wrap import ForeignLedger, WrappedCriterion, wrap
+from headwise.attribution.ledger.watch import watch
+from headwise.attribution.ledger.wrap import wrap
 from headwise.attribution.sums.sum_causes import Cause
 from headwise.attribution.sums.sum_check import PrecisionCheck, SumCheck, SumRow, check_sum
 from headwise.attribution.tracing.channels import Channels
@@ -24,5 +25,5 @@ __all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "ja
 __all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]
 __all__ += ["Cause", "PrecisionCheck", "SumCheck", "SumRow", "check_sum"]
 __all__ += ["AuditReport", "Finding", "Subject", "audit"]
-__all__ += ["ForeignLedger", "WatchedModel", "WrappedCriterion", "watch", "wrap"]
+__all__ += ["ForeignLedger", "watch", "wrap"]
 __all__ += ["Summand", "TakenApart", "take_apart"]

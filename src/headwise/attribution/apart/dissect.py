@@ -15,6 +15,8 @@ from torch import Tensor
 from headwise.attribution.apart.walk import Sum, walk_sum
 from headwise.attribution.tracing.graph import Edge, gradient_edge
 
+LAST = 100
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -23,7 +25,8 @@ class Candidate:
     Args:
         name: The name.
         tensor: Its value: a scalar, or the losses of single samples, the mean of which is the loss.
-        rank: Which of two names of one loss is kept: that of the lower rank.
+        rank: Which of two names of one loss is kept: that which is nearer to the total, then that of the lower rank; a
+            name of rank `LAST` or more only if there is no other.
     """
 
     name: str
@@ -81,6 +84,8 @@ class Anatomy:
         groups: Losses that are sums of others, with their names.
         whole: Names of the total itself.
         absent: Losses that it does not add.
+        totals: Names of the total itself, and of sums of others, that lie on its way: the derivative of the total with
+            respect to them.
     """
 
     direct: tuple[Direct, ...]
@@ -89,6 +94,12 @@ class Anatomy:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     whole: tuple[str, ...] = ()
     absent: tuple[Candidate, ...] = ()
+    totals: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the total adds any of the losses."""
+        return bool(self.direct or self.copies or self.groups or self.whole)
 
 
 def dissect(
@@ -137,6 +148,11 @@ def _compared(
         choice.groups,
         choice.whole,
         tuple(each for each in candidates if each.name in choice.absent),
+        {
+            each.name: total.passed[each.edge]
+            for each in candidates
+            if each.edge in total.passed and (each.name in choice.groups or each.name in choice.whole)
+        },
     )
 
 
@@ -159,7 +175,7 @@ def _choose(
     absent = {each.name for each in candidates if not sets[each.name] & points}
     place = {edge: number for number, edge in enumerate(total.passed)}
     # The name nearest to the total: constants and divisions below it belong to the loss.
-    inside.sort(key=lambda each: (place.get(each.edge, len(place)), each.rank))
+    inside.sort(key=lambda each: (each.rank >= LAST, place.get(each.edge, len(place)), each.rank))
     first: dict[frozenset[Edge], Candidate] = {}
     for each in inside:
         first.setdefault(sets[each.name], each)

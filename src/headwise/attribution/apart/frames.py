@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.apart.dissect import Candidate
+from headwise.attribution.apart.dissect import LAST, Candidate
+from headwise.attribution.apart.returned import says_total
 
 _KEY, _ATTRIBUTE, _VARIABLE, _POSITION = range(4)
 _HERE = str(Path(__file__).resolve().parents[2])
@@ -58,7 +59,7 @@ def candidates_in(frames: list[FrameType]) -> list[Candidate]:
     for (kind, level, _), name, tensor in sorted(best.values(), key=lambda each: each[0][1:]):
         taken[name] = taken.get(name, 0) + 1
         unique = name if taken[name] == 1 else f"{name} ({taken[name]})"
-        found.append(Candidate(unique, tensor, 10 * kind + level))
+        found.append(Candidate(unique, tensor, LAST * says_total(name) + 10 * kind + min(level, 9)))
     return found
 
 

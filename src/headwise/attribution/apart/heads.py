@@ -96,3 +96,8 @@ def _common(modules: Sequence[tuple[str, ...]]) -> str:
     parts = [owners[-1].split(".") for owners in modules]
     same = [each[0] for each in zip(*parts, strict=False) if len(set(each)) == 1]
     return ".".join(same)
+
+
+def short(path: str) -> str:
+    """The last two parts of a module's name, for names of losses."""
+    return ".".join(path.split(".")[-2:])

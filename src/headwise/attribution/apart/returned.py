@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headwise.attribution.apart.dissect import Candidate
+from headwise.attribution.apart.dissect import LAST, Candidate
 from headwise.attribution.tracing.named import Weighted
 
 TOTAL_NAMES = frozenset({
@@ -18,6 +18,11 @@ TOTAL_NAMES = frozenset({
     "combined", "combined_loss", "output",
 })  # fmt: skip
 """Names under which training code keeps a sum of losses."""
+
+_METRIC = re.compile(
+    r"(^|_)(acc|accuracy|iou|miou|mae|rmse|psnr|ssim|f1|precision|recall|err|error|num|n|count|lr|norm|ap|map|score|top\d|"
+    r"scale|temperature|temp|ratio|rate|step|epoch|perplexity|ppl|metric|metrics|class_error|cardinality_error)(_|$)"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def candidates(found: Sequence[Entry]) -> list[Candidate]:
     """
     live = [entry for entry in found if entry.trains]
     return [
-        Candidate(entry.name, entry.value, int(entry.value.numel() != 1))
+        Candidate(entry.name, entry.value, LAST * says_total(entry.name) + int(entry.value.numel() != 1))
         for entry in sorted(live, key=lambda entry: isinstance(entry.value, Tensor) and entry.value.numel() != 1)
         if isinstance(entry.value, Tensor)
     ]
@@ -79,8 +84,18 @@ def candidates(found: Sequence[Entry]) -> list[Candidate]:
 
 def says_total(name: str) -> bool:
     """Whether a name is one under which code keeps a sum of losses."""
+    return _plain(name) in TOTAL_NAMES
+
+
+def is_metric(name: str) -> bool:
+    """Whether a name is that of something measured rather than trained on."""
+    return "loss" not in name.lower() and _METRIC.search(_plain(name)) is not None
+
+
+def _plain(name: str) -> str:
+    """A name in lower case with underscores, without the keys above it."""
     text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rpartition(".")[2] or name)
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") in TOTAL_NAMES
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def _split_total(returned: Any) -> tuple[Tensor | None, Any]:

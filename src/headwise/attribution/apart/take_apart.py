@@ -35,7 +35,7 @@ def take_apart(
 
     The walk sees through sums and differences, clones, views, casts, stacked losses that are summed, averaged or
     picked, numbers that multiply or divide, learned weights (``exp(-s) * loss``), and `torch.where`. A loss that was
-    computed from the same by other steps (divided for the log, say) is recognised by what it adds up. Nothing of the
+    computed from the same by other steps (divided for the log, say) is recognized by what it adds up. Nothing of the
     network is computed again, and the graph stays as it is; call this before `backward`, or keep the graph.
 
         loss = loss_cls + 0.5 * loss_box

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.ledger.wrap import ForeignLedger
+from headwise.attribution.apart.heads import heads_below, names_of
+from headwise.attribution.ledger.calls import Places
+from headwise.attribution.ledger.foreign import ForeignLedger
+from headwise.attribution.ledger.wrap import slices_of
+from headwise.attribution.tracing.graph import Edge, gradient_edge
 from headwise.structure import by_path, mapped
 
 
-class WatchedModel:
+class Watched:
     """What `watch` returns: the books of a model's calls, in a `ledger`.
 
     Args:
         model: The model that returns losses.
-        heads: The modules inside of it whose outputs are booked.
+        heads: The modules inside of it whose outputs are booked, by name; none: where the graph leaves the last modules
+            with parameters.
         names: Names for the losses of a tuple or list.
         reads: Per loss the paths of the outputs that are booked for it.
         capacity: How many steps the ledger holds.
@@ -29,19 +35,20 @@ class WatchedModel:
     def __init__(
         self,
         model: nn.Module,
-        heads: Sequence[str],
-        names: Sequence[str] | None,
-        reads: Mapping[str, str | Sequence[str]] | None,
+        heads: Mapping[str, nn.Module],
+        names: Sequence[str],
+        reads: Mapping[str, str | Sequence[str]],
         capacity: int,
     ) -> None:
-        modules = _modules(model, heads)
-        self.ledger = ForeignLedger(names or tuple(reads or ()), reads or {}, capacity)
+        self.ledger = ForeignLedger(names, capacity)
+        self._reads, self._automatic = reads, not heads
+        self._owners = names_of([model]) if not heads else {}
         self._calls: dict[str, list[Any]] | None = None  # per head, what each of its calls returned
-        self._edges: dict[int, GradientEdge] = {}  # by the identity of a tensor that is held in a call
+        self._edges: dict[int, Edge | None] = {}  # by the identity of a tensor that is held in a call
         self._warned = False
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._begin),
-            *(module.register_forward_hook(_Collect(self, name)) for name, module in modules.items()),
+            *(module.register_forward_hook(partial(self._collect, name)) for name, module in heads.items()),
             model.register_forward_hook(self._end),
         ]
 
@@ -51,24 +58,18 @@ class WatchedModel:
         for handle in self._handles:
             handle.remove()
 
-    def collect(self, head: str, output: Any) -> None:
-        """Keep what a head returned in the present call of the model.
-
-        Args:
-            head: The head.
-            output: Its output.
-        """
-        if self._calls is None:
-            return
-        self._calls.setdefault(head, []).append(mapped(output, lambda tensor: tensor))
-        # The edges at once: an output that is overwritten in place stays what the head returned.
-        tensors = [tensor for tensor in by_path(output).values() if tensor.requires_grad]
-        self._edges |= {id(tensor): get_gradient_edge(tensor) for tensor in tensors}
-
     def _begin(self, model: nn.Module, inputs: Any) -> None:
         booked = model.training and torch.is_grad_enabled() and self.ledger.is_open
         self._calls = {} if booked and not torch.compiler.is_compiling() else None
         self._edges = {}
+
+    def _collect(self, head: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Keep what a head returned in the present call of the model."""
+        if self._calls is None:
+            return
+        self._calls.setdefault(head, []).append(mapped(output, lambda tensor: tensor))
+        # The edges at once: an output that is overwritten in place stays what the head returned.
+        self._edges |= {id(tensor): gradient_edge(tensor) for tensor in by_path(output).values()}
 
     def _end(self, model: nn.Module, inputs: Any, returned: Any) -> None:
         calls, edges = self._calls, self._edges
@@ -76,80 +77,117 @@ class WatchedModel:
         if calls is None:
             return
         outputs = _nested(calls)
-        places = {path: edges[id(tensor)] for path, tensor in by_path(outputs).items() if id(tensor) in edges}
-        unreached = self.ledger.book(returned, outputs, places)
-        if unreached and not self._warned:
+        found = {path: edges.get(id(tensor)) for path, tensor in by_path(outputs).items()}
+        places = {path: edge for path, edge in found.items() if edge is not None}
+        slices = {name: slices_of(name, paths, outputs, places) for name, paths in self._reads.items()}
+        if self._automatic:
+            self.ledger.book(returned, self._leaving)
+            return
+        unread = partial(self._unread, ", ".join(calls) or "any head (none was called)")
+        self.ledger.book(returned, lambda losses: places, places.values(), slices, unread)
+
+    def _leaving(self, losses: Sequence[Edge]) -> Places:
+        """Where the graph of losses leaves the last modules with parameters."""
+        heads = heads_below(losses, self._owners)
+        if heads.opaque:
+            self._warn(f"{'; '.join(heads.opaque)}: outputs behind it are not booked")
+        return {
+            f"{name or 'model'}[{number}]" if len(edges) > 1 else name or "model": edge
+            for name, edges in heads.edges.items()
+            for number, edge in enumerate(edges)
+        }
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
             self._warned = True
-            heads = ", ".join(calls) or "any head (none was called)"
-            warnings.warn(
-                f"watch: {', '.join(unreached)}: computed from no output of {heads}, so the gradient norm is booked as "
-                "0. Name the module whose output is read",
-                stacklevel=4,
-            )
+            warnings.warn(f"watch: {text}", stacklevel=2)
 
-
-class _Collect:
-    """A hook on a head."""
-
-    def __init__(self, watched: WatchedModel, name: str) -> None:
-        self._watched, self._name = watched, name
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._watched.collect(self._name, output)
+    def _unread(self, heads: str, names: Sequence[str]) -> None:
+        self._warn(
+            f"{', '.join(names)}: computed from no output of {heads}, so the gradient norm is booked as 0. Name the "
+            "module whose output is read"
+        )
 
 
 def watch(
     model: nn.Module,
-    heads: str | Sequence[str],
+    heads: str | Sequence[str] | None = None,
     *,
     names: Sequence[str] | None = None,
     reads: Mapping[str, str | Sequence[str]] | None = None,
     capacity: int = 1024,
-) -> WatchedModel:
+) -> Watched:
     """Keep the books of a model that returns its losses, such as torchvision's detectors, in an unchanged loop.
 
     ::
 
-        watched = headwise.attribution.watch(detector, ["rpn.head", "roi_heads.box_predictor"])
+        watched = headwise.attribution.watch(detector)
         losses = detector(images, targets)
         sum(losses.values()).backward()
         print(watched.ledger.read())
 
-    Every call of the model in training mode, with gradients enabled, is booked. The numbers, their meaning and their
-    cost are those of `wrap`, taken at the outputs of the heads: the paths are ``rpn.head[0][2]`` and the like, and a
-    head that a call uses several times has a list of outputs. Heads that are not needed for a loss cost nothing.
-    Calls inside `torch.compile` are not booked. Under DDP give the model inside, ``ddp.module``.
+    Every call of the model in training mode, with gradients enabled, is noted, and booked when a backward pass comes
+    by. The numbers, their meaning and their cost are those of `wrap`. Without `heads` they are taken where the graph of
+    a loss leaves the last modules with parameters, under the names of those modules. With `heads` they are taken at the
+    outputs of the modules that are named: the paths are ``rpn.head[0][2]`` and the like, and a head that a call uses
+    several times has a list of outputs. A model that returns one number (as Hugging Face models do) has a term per
+    summand of it, named by what computed it and from which head. Calls inside `torch.compile` are not noted; what a
+    compiled model returns is booked as far as its graph shows. Under DDP give the model inside, ``ddp.module``.
 
     Args:
         model: Called as always; returns a loss, or a tuple, list or dict of losses, while it trains.
-        heads: The modules (as in ``named_modules()``) whose outputs the losses read.
+        heads: The modules (as in ``named_modules()``) whose outputs the losses read; a pattern such as
+            ``heads.*.final`` stands for all that it fits, a `ModuleList` or `ModuleDict` for the modules in it.
         names: Names for the losses of a tuple or list, in order.
         reads: Per loss the path (or paths) of the outputs that are booked for it; by default all that it was computed
-            from.
+            from. Needs `heads`.
         capacity: How many steps the ledger holds.
 
     Returns:
         The books: ``.ledger``, and ``.close()``.
 
     Raises:
-        ValueError: No head is given, the model has no such module, or one head lies inside another.
+        ValueError: No head is given, the model has no such module, one head lies inside another, or `reads` is given without `heads`.
     """
-    return WatchedModel(model, [heads] if isinstance(heads, str) else heads, names, reads, capacity)
+    named = [heads] if isinstance(heads, str) else list(heads or ())
+    if heads is not None and not named:
+        raise ValueError(
+            f"watch: no head is given. Name modules of {type(model).__name__} whose outputs losses read, or leave heads "
+            "out: then they are found in the graph"
+        )
+    if reads and not named:
+        raise ValueError("watch: reads names outputs of heads, but no head is given. Name the heads too")
+    return Watched(model, _modules(model, named), names or tuple(reads or ()), reads or {}, capacity)
 
 
 def _modules(model: nn.Module, heads: Sequence[str]) -> dict[str, nn.Module]:
     known = dict(model.named_modules(remove_duplicate=False))
-    if not heads:
-        raise ValueError(f"watch: no head is given. Name modules of {type(model).__name__} whose outputs losses read")
+    found: dict[str, nn.Module] = {}
     for head in heads:
-        if not head or head not in known:
+        fitting = [name for name in known if name and fnmatchcase(name, head)] if "*" in head else [head]
+        fitting = [name for name in fitting if head.count(".") == name.count(".")] if "*" in head else fitting
+        if not fitting or not all(name in known and name for name in fitting):
             near = [name for name in known if name.rpartition(".")[2] == head.rpartition(".")[2] and name]
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"watch: {type(model).__name__} has no module {head!r}; see model.named_modules().{hint}")
-        inner = [other for other in heads if other.startswith(f"{head}.")]
+        for name in fitting:
+            found |= _opened(name, known[name])
+    for head in (*heads, *found):
+        inner = [
+            other for other in (*heads, *found) if other.startswith(f"{head}.") and (head in found or other in heads)
+        ]
         if inner:
             raise ValueError(f"watch: the head {inner[0]!r} lies inside the head {head!r}. Name one of them")
-    return {head: known[head] for head in heads}
+    return found
+
+
+def _opened(name: str, module: nn.Module) -> dict[str, nn.Module]:
+    """The module, or those inside of a container, which is never called itself."""
+    if not isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return {name: module}
+    return {
+        full: part for key, child in module.named_children() for full, part in _opened(f"{name}.{key}", child).items()
+    }
 
 
 def _nested(calls: Mapping[str, list[Any]]) -> dict[str, Any]:

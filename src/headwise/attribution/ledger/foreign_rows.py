@@ -1,0 +1,244 @@
+"""Reading what was booked of code that is not ours: plain numbers, on the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import torch
+
+from headwise.attribution.apart.returned import is_metric
+from headwise.attribution.apart.solve import EXACT, weights_of
+from headwise.attribution.ledger.books import Books, OutputBooks, TermBooks
+from headwise.attribution.ledger.calls import REST, Call, Key, Numbers
+
+UNBOOKED = "unbooked"
+"""The row of what belongs to no loss that was returned."""
+
+_SAME = 1e-4
+"""How far a sum of values in float32 may be from the number, by its size."""
+
+
+def read_calls(calls: Sequence[Call]) -> list[Books]:
+    """Makes the books of calls, by one transfer to the host.
+
+    Args:
+        calls: The calls; each with at least one pass.
+
+    Returns:
+        Their books, in the same order.
+    """
+    passes = [each for call in calls for each in call.passes]
+    if not passes:
+        return []
+    flat = torch.cat([each.flat.to(passes[0].flat) for each in passes]).tolist()
+    found: dict[int, _Solved] = {}
+    begin = 0
+    for each in passes:
+        end = begin + len(each.keys)
+        found[id(each)] = _solve(each, dict(zip(each.keys, flat[begin:end], strict=True)))
+        begin = end
+    return [_books(call, [found[id(each)] for each in call.passes]) for call in calls]
+
+
+@dataclass
+class _Solved:
+    """A pass on the host.
+
+    Args:
+        numbers: What was booked.
+        paths: The outputs.
+        weights: What each loss was multiplied by.
+        weighted: What each adds to the number.
+        scales: What each booked gradient is multiplied by.
+        rest: What the row of the rest is multiplied by, and less which losses; None where nothing is left.
+        value: The rest's value.
+    """
+
+    numbers: Mapping[Key, float]
+    paths: tuple[str, ...]
+    weights: dict[str, float] = field(default_factory=dict)
+    weighted: dict[str, float] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    rest: dict[str, float] | None = None
+    value: float = 0.0
+
+    def gram(self, left: str, right: str, path: str | None = None) -> float:
+        """The inner product of two booked gradients, at one output or all."""
+        paths = self.paths if path is None else (path,)
+        keys = [("gram", each, *pair) for each in paths for pair in {(left, right), (right, left)}]
+        return math.fsum(self.numbers[key] for key in keys if key in self.numbers)
+
+    def reads(self, name: str, path: str) -> bool:
+        """Whether something was booked for a loss at an output."""
+        return ("gram", path, name, name) in self.numbers
+
+    def square(self, weights: Mapping[str, float], path: str | None = None) -> float:
+        """The squared norm of a sum of booked gradients."""
+        pairs = [(a, b) for a in weights for b in weights]
+        return math.fsum(weights[a] * weights[b] * self.gram(a, b, path) for a, b in pairs)
+
+
+def _solve(booked: Numbers, numbers: Mapping[Key, float]) -> _Solved:
+    solved = _Solved(numbers, booked.paths)
+    for name in booked.names:
+        factor = numbers.get(("factor", name))
+        if factor is None:
+            continue
+        weighted = numbers.get(("weighted", name), math.nan)
+        value = numbers.get(("value", name), 0.0)
+        scaled = name in booked.scaled
+        solved.weights[name] = weighted / value if not scaled and value and math.isfinite(weighted / value) else factor
+        solved.weighted[name] = weighted
+        solved.scales[name] = factor if scaled else 1.0
+    for group, losses in enumerate(booked.copies):
+        size = range(len(losses))
+        products = [[numbers["product", group, a, b] for b in size] for a in size]
+        found = weights_of(products, [numbers["arriving", group, a] for a in size], numbers["square", group])
+        if found is not None:
+            _add(solved, losses, found)
+    _left_over(solved, booked)
+    return solved
+
+
+def _add(solved: _Solved, losses: Sequence[str], weights: Sequence[float]) -> None:
+    for name, weight in zip(losses, weights, strict=True):
+        solved.weights[name] = solved.scales[name] = weight
+        solved.weighted[name] = weight * solved.numbers["value", name] if weight else 0.0
+
+
+def _left_over(solved: _Solved, booked: Numbers) -> None:
+    """What no loss explains; losses that were computed twice are recognized by gradient and value."""
+    copied = {name for group in booked.copies for name in group}
+    known = {name: -solved.scales[name] for name in copied if name in solved.scales}
+    number = solved.numbers.get(("number",), math.nan)
+    blank = [name for name, each in solved.weighted.items() if math.isnan(each)]
+    value = number - math.fsum(each for each in solved.weighted.values() if not math.isnan(each))
+    if REST in booked.names:
+        rest = {REST: 1.0, **known}
+        whole, left = solved.square({REST: 1.0}), solved.square(rest)
+        candidates = [name for name in booked.names if name not in solved.weights and name != REST]
+        if left > 1e-9 * whole or not known:
+            found = _again(solved, rest, candidates, left, value)
+            if found is not None:
+                _add(solved, list(found), list(found.values()))
+                value -= math.fsum(solved.weighted[name] for name in found)
+            else:
+                solved.rest = rest
+    if len(blank) == 1 and math.isfinite(value):
+        solved.weighted[blank[0]], value = value, 0.0
+    solved.value = value
+    size = math.fsum(abs(each) for each in solved.weighted.values() if not math.isnan(each))
+    if solved.rest is None and abs(value) > EXACT * max(size, abs(number)):
+        solved.rest = {}
+
+
+def _again(
+    solved: _Solved, rest: Mapping[str, float], losses: Sequence[str], square: float, value: float
+) -> dict[str, float] | None:
+    """Losses whose gradients, and values, add up to what is left."""
+    sets = [list(losses), *([each] for each in losses)] if len(losses) > 1 else [list(losses)]
+    for names in sets:
+        if not names or not square > 0:
+            continue
+        products = [[solved.gram(a, b) for b in names] for a in names]
+        arriving = [math.fsum(part * solved.gram(each, other) for other, part in rest.items()) for each in names]
+        weights = weights_of(products, arriving, square)
+        if weights is None:
+            continue
+        found = dict(zip(names, weights, strict=True))
+        total = math.fsum(weight * solved.numbers["value", name] for name, weight in found.items())
+        size = math.fsum(abs(weight * solved.numbers["value", name]) for name, weight in found.items())
+        if math.isnan(value) or abs(total - value) <= _SAME * max(size, abs(value)):
+            return {name: weight for name, weight in found.items() if abs(weight) > EXACT * max(map(abs, weights))}
+    return None
+
+
+def _books(call: Call, passes: Sequence[_Solved]) -> Books:
+    common = _common(passes)
+    names = [each.name for each in call.losses if any(each.name in solved.weights for solved in passes)]
+    names += [name for solved in passes for name in solved.weights if name not in names]
+    terms = {name: _term(name, passes, common) for name in dict.fromkeys(names)}
+    terms |= _forgotten(passes, names)
+    if any(solved.rest is not None for solved in passes):
+        terms[UNBOOKED] = _unbooked(passes, common)
+    size = math.fsum(abs(each.weighted) for each in terms.values())
+    share = {name: each.weighted / size if size and math.isfinite(size) else 0.0 for name, each in terms.items()}
+    terms = {name: replace(each, share=share[name]) for name, each in terms.items()}
+    found = {pair: _product(*pair, passes) for pair in combinations(terms, 2)}
+    shared = {pair: numbers for pair, numbers in found.items() if numbers is not None}
+    products = {pair: numbers[0] / common**2 for pair, numbers in shared.items()}
+    return Books(call.step, terms, products, {pair: _cosine(numbers) for pair, numbers in shared.items()})
+
+
+def _common(passes: Sequence[_Solved]) -> float:
+    """What the loop multiplied the returned total by, where all passes began at it."""
+    found = {each.numbers.get(("common",), 1.0) for each in passes}
+    common = found.pop() if len(found) == 1 else 1.0
+    return common if common and math.isfinite(common) else 1.0
+
+
+def _forgotten(passes: Sequence[_Solved], names: Sequence[str]) -> dict[str, TermBooks]:
+    """Losses that were returned and that no pass went through."""
+    values = {str(key[1]): value for each in passes for key, value in each.numbers.items() if key[0] == "absent"}
+    return {
+        name: TermBooks(value, 0.0, 0.0, 0.0, 0.0, math.isfinite(value), False, {})
+        for name, value in values.items()
+        if name not in names and not is_metric(name)
+    }
+
+
+def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:
+    mine = [each for each in passes if name in each.weights]
+    weight = math.fsum(each.weights[name] for each in mine) / common
+    weighted = math.fsum(each.weighted[name] for each in mine) / common
+    value = next((n for each in mine if (n := each.numbers.get(("value", name))) is not None), None)
+    if value is None:
+        value = weighted / weight if weight else math.nan
+    scale = math.fsum(each.scales[name] for each in mine) / common
+    outputs = {
+        path: OutputBooks(abs(scale) * math.sqrt(max(0.0, square)), math.isfinite(square))
+        for path in mine[0].paths
+        if mine[0].reads(name, path)
+        for square in [mine[0].gram(name, name, path)]
+    }
+    finite = math.isfinite(value) and all(each.finite for each in outputs.values())
+    norm = math.hypot(*(each.grad_norm for each in outputs.values()))
+    return TermBooks(value, weight, weighted, 0.0, norm, finite, weight != 0 or norm > 0, outputs)
+
+
+def _unbooked(passes: Sequence[_Solved], common: float) -> TermBooks:
+    mine = [each for each in passes if each.rest is not None]
+    value = math.fsum(each.value for each in mine if not math.isnan(each.value)) / common
+    squares: dict[str, float] = {}
+    for each in mine:
+        for path in each.paths:
+            square = each.square(each.rest or {}, path)
+            if each.rest and each.reads(REST, path):
+                squares[path] = squares.get(path, 0.0) + max(0.0, square)
+    outputs = {
+        path: OutputBooks(math.sqrt(square) / abs(common), math.isfinite(square)) for path, square in squares.items()
+    }
+    norm = math.hypot(*(each.grad_norm for each in outputs.values()))
+    return TermBooks(value, 1.0, value, 0.0, norm, math.isfinite(value), norm > 0, outputs)
+
+
+def _product(left: str, right: str, passes: Sequence[_Solved]) -> tuple[float, float, float] | None:
+    """Inner product and squares of two losses over the outputs that both read, in the first pass that booked both."""
+    for each in passes:
+        shared = [path for path in each.paths if each.reads(left, path) and each.reads(right, path)]
+        if not shared or left not in each.scales or right not in each.scales:
+            continue
+        pairs = ((left, right), (left, left), (right, right))
+        return tuple(  # type: ignore[return-value]
+            math.fsum(each.gram(a, b, path) for path in shared) * each.scales[a] * each.scales[b] for a, b in pairs
+        )
+    return None
+
+
+def _cosine(numbers: tuple[float, float, float]) -> float | None:
+    product, left, right = numbers
+    scale = math.sqrt(left) * math.sqrt(right) if left >= 0 and right >= 0 else math.nan
+    return product / scale if scale > 0 and math.isfinite(product / scale) else None
