@@ -44,6 +44,7 @@ VERBS = {
     "audit": Verb(
         "find what trains wrongly in any training code (exit code 0: nothing, 1: findings)", "headwise.commands.audit"
     ),
+    "run": Verb("run any training script, unchanged, and keep its books", "headwise.commands.run"),
     "report": Verb("write the report of a run: one HTML page, and PNG files", "headwise.commands.report"),
 }
 """The verbs, in the order of ``--help``."""

@@ -112,6 +112,7 @@ class _Passes:
 
 
 _PASSES = _Passes()
+_INSIDE = threading.local()
 
 
 def watch_backward(observer: Observer) -> BackwardWatch:
@@ -139,7 +140,8 @@ def _seen(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def backward(tensors: Any, grad_tensors: Any = None, *others: Any, **named: Any) -> Any:
         watches = _PASSES.watches
-        inside = torch._C._current_graph_task_id() != -1
+        # Of a tensor of another class, or under a mode, the original calls itself once more.
+        inside = getattr(_INSIDE, "now", False) or torch._C._current_graph_task_id() != -1
         if not watches or inside or torch.compiler.is_compiling():
             return original(tensors, grad_tensors, *others, **named)
         roots = _tensors(tensors)
@@ -148,11 +150,12 @@ def _seen(original: Callable[..., Any]) -> Callable[..., Any]:
         pending = []
         if roots and all(isinstance(root, Tensor) for root in roots):
             pending = [(watch, finish) for watch in watches if (finish := watch.begin(roots, gradients)) is not None]
-        done = False
+        done, _INSIDE.now = False, True
         try:
             original(tensors, grad_tensors, *others, **named)
             done = True
         finally:
+            _INSIDE.now = False
             for watch, finish in pending:
                 watch.finish(finish, done)
 

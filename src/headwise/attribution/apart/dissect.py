@@ -27,16 +27,18 @@ class Candidate:
         tensor: Its value: a scalar, or the losses of single samples, the mean of which is the loss.
         rank: Which of two names of one loss is kept: that which is nearer to the total, then that of the lower rank; a
             name of rank `LAST` or more only if there is no other.
+        at: Where its gradient enters the graph, if the tensor was kept without.
     """
 
     name: str
     tensor: Tensor
     rank: int = 0
+    at: Edge | None = None
 
     @property
     def edge(self) -> Edge:
         """Where its gradient enters the graph."""
-        edge = gradient_edge(self.tensor)
+        edge = self.at or gradient_edge(self.tensor)
         assert edge is not None
         return edge
 
@@ -84,8 +86,8 @@ class Anatomy:
         groups: Losses that are sums of others, with their names.
         whole: Names of the total itself.
         absent: Losses that it does not add.
-        totals: Names of the total itself, and of sums of others, that lie on its way: the derivative of the total with
-            respect to them.
+        totals: Names of the total itself, and of sums of others, that lie on its way, from the losses upwards: the
+            derivative of the total with respect to them.
     """
 
     direct: tuple[Direct, ...]
@@ -123,10 +125,9 @@ def _compared(
     roots: Sequence[tuple[Edge, Tensor]], candidates: Sequence[Candidate], outputs: Collection[Edge], wide: bool
 ) -> Anatomy:
     known = {each.edge for each in candidates}
-    sums = {
-        each.name: walk_sum([(each.edge, each.seed)], ends=outputs, known=known - {each.edge}, wide=wide)
-        for each in candidates
-    }
+    found = {each.name: _sum_of(each, outputs, known - {each.edge}, wide) for each in candidates}
+    sums = {name: each for name, each in found.items() if each is not None}
+    candidates = [each for each in candidates if each.name in sums]
     total = walk_sum(roots, ends=outputs, known=known, wide=wide)
     sets = {name: frozenset(each.points) for name, each in sums.items()}
     whole = {
@@ -136,6 +137,7 @@ def _compared(
         and walk_sum(roots, ends={*outputs, each.edge}, known=known, wide=wide).points.keys() <= {each.edge}
     }
     choice = _choose(total, candidates, sets, whole)
+    place = {edge: number for number, edge in enumerate(total.passed)}
     kept = [each for each in candidates if each.name in choice.kept]
     direct = [each for each in kept if each.edge in total.passed and _alone(each, kept, sets)]
     final = walk_sum(roots, ends={*outputs, *(each.edge for each in direct)}, known=known, wide=wide)
@@ -150,10 +152,18 @@ def _compared(
         tuple(each for each in candidates if each.name in choice.absent),
         {
             each.name: total.passed[each.edge]
-            for each in candidates
-            if each.edge in total.passed and (each.name in choice.groups or each.name in choice.whole)
+            for each in sorted(candidates, key=lambda each: place.get(each.edge, 0), reverse=True)
+            if each.edge in place and (each.name in choice.groups or each.name in choice.whole)
         },
     )
+
+
+def _sum_of(loss: Candidate, outputs: Collection[Edge], known: Collection[Edge], wide: bool) -> Sum | None:
+    """What a loss adds up; None if a backward pass has freed its graph."""
+    try:
+        return walk_sum([(loss.edge, loss.seed)], ends=outputs, known=known, wide=wide)
+    except RuntimeError:
+        return None
 
 
 @dataclass(frozen=True)

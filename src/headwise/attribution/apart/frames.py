@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,13 +32,18 @@ def callers(depth: int = 1) -> list[FrameType]:
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith((_HERE, _TORCH)):
+        if not is_ours(frame):
             found.append(frame)
         frame = frame.f_back
     return found
 
 
-def candidates_in(frames: list[FrameType]) -> list[Candidate]:
+def is_ours(frame: FrameType) -> bool:
+    """Whether a frame belongs to PyTorch or to this library."""
+    return frame.f_code.co_filename.startswith((_HERE, _TORCH))
+
+
+def candidates_in(frames: Sequence[FrameType]) -> list[Candidate]:
     """The losses that variables hold, under the names that the code gives them.
 
     Args:
@@ -63,22 +68,40 @@ def candidates_in(frames: list[FrameType]) -> list[Candidate]:
     return found
 
 
-def modules_in(frames: list[FrameType]) -> list[nn.Module]:
+def modules_in(frames: Sequence[FrameType]) -> dict[str, nn.Module]:
     """The modules that variables, and the attributes of objects in variables, hold.
 
     Args:
         frames: The frames.
 
     Returns:
-        The modules, each once; those inside of others left out.
+        The modules with parameters by the name of the variable or attribute, each once; those inside of others, and
+        the wrappers of DDP and torch.compile, left out.
     """
-    found: dict[int, nn.Module] = {}
+    found: dict[int, tuple[str, nn.Module]] = {}
     for frame in frames:
-        for value in list(frame.f_locals.values()):
-            held = [value, *_attributes(value).values()]
-            found |= {id(each): each for each in held if isinstance(each, nn.Module)}
-    inner = {id(child) for module in found.values() for child in module.modules() if child is not module}
-    return [module for key, module in found.items() if key not in inner]
+        for name, value in list(frame.f_locals.items()):
+            for key, each in [(name, value), *_attributes(value).items()]:
+                if isinstance(each, nn.Module) and next(each.parameters(), None) is not None:
+                    module = _unwrapped(each)
+                    found.setdefault(id(module), (key, module))
+    inner = {id(child) for _, module in found.values() for child in module.modules() if child is not module}
+    outer = [(name, module) for key, (name, module) in found.items() if key not in inner]
+    return {
+        name if all(name != other for other, _ in outer[:nr]) else f"{name} ({nr})": module
+        for nr, (name, module) in enumerate(outer)
+    }
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside of DDP, DataParallel or torch.compile, which add a part to every name."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
 
 
 def _held(variables: Mapping[str, Any]) -> Iterator[tuple[int, str, Tensor]]:

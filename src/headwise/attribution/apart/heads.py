@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -27,24 +27,39 @@ class Heads:
     opaque: tuple[str, ...] = ()
 
 
-def names_of(models: Iterable[nn.Module]) -> dict[int, tuple[str, ...]]:
+def names_of(models: Mapping[str, nn.Module]) -> dict[int, tuple[str, ...]]:
     """Under which modules each parameter is found.
 
     Args:
-        models: The models; with several, a name begins with the model's class.
+        models: The models by name; with several, the name of a module begins with that of its model.
 
     Returns:
-        By the identity of the parameter, the names of the modules that own it; "" is the model itself.
+        By the identity of the parameter, the names of the modules that own it; "" is the only model itself.
     """
-    models = list(models)
     found: dict[int, tuple[str, ...]] = {}
-    for model in models:
-        prefix = type(model).__name__ if len(models) > 1 else ""
+    for prefix, model in models.items():
         for name, module in model.named_modules():
             for parameter in module.parameters(recurse=False):
-                full = ".".join(filter(None, (prefix, name)))
+                full = ".".join(filter(None, (prefix if len(models) > 1 else "", name)))
                 found[id(parameter)] = (*found.get(id(parameter), ()), full)
     return found
+
+
+def leaving(edges: Sequence[Edge], owners: Mapping[int, tuple[str, ...]]) -> dict[str, Edge]:
+    """Where the graph of losses leaves the last modules with parameters, by the paths of these outputs.
+
+    Args:
+        edges: Where the losses are.
+        owners: Which modules own a parameter; see `names_of`.
+
+    Returns:
+        The edges by the names of the modules; several of one module are numbered, ``head[0]``.
+    """
+    return {
+        f"{name or 'model'}[{number}]" if len(found) > 1 else name or "model": edge
+        for name, found in heads_below(edges, owners).edges.items()
+        for number, edge in enumerate(found)
+    }
 
 
 def heads_below(edges: Sequence[Edge], owners: Mapping[int, tuple[str, ...]]) -> Heads:

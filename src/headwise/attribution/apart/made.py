@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from torch import Tensor
 from torch.autograd.graph import Node
 
 _STEPS = ("Mean", "Sum", "View", "Reshape", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Neg", "Mul", "Div", "Select")
@@ -39,3 +40,19 @@ def _plain(name: str) -> str:
     name = name.rpartition("::")[2]
     name = "leaf" if name == "AccumulateGrad" else re.sub(r"Backward\w*$", "", name)
     return re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", name).lower() or "unknown"
+
+
+def kept_value(node: Node) -> Tensor | None:
+    """What a node computed, where the graph keeps it.
+
+    Args:
+        node: The node.
+
+    Returns:
+        Its value; the leaf itself where the node stands for one.
+    """
+    variable = getattr(node, "variable", None)
+    if isinstance(variable, Tensor):
+        return variable.detach()
+    saved = getattr(node, "_raw_saved_result", None)
+    return saved.data.detach() if saved is not None and getattr(saved, "unpack_hook", None) is None else None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from headwise.attribution.apart.dissect import Anatomy, Candidate, Direct, dissect
 from headwise.attribution.apart.frames import callers, candidates_in, modules_in
 from headwise.attribution.apart.heads import heads_below, names_of
-from headwise.attribution.apart.made import made_by
+from headwise.attribution.apart.made import kept_value, made_by
+from headwise.attribution.apart.places import candidates_at, place_of
 from headwise.attribution.apart.returned import candidates, entries
 from headwise.attribution.apart.solve import weights_of
 from headwise.attribution.apart.table import Summand, TakenApart
@@ -67,10 +68,28 @@ def take_apart(
     frames = callers(2)
     seed = torch.ones_like(total.detach()) if gradient is None else gradient.detach()
     returned = candidates(entries(losses, names)) if losses is not None else []
-    found = _parts([(edge, seed)], returned, lambda: candidates_in(frames))
-    reader = _Reader(outputs, [model] if model is not None else [] if outputs is not None else modules_in(frames))
+    found = _parts([(edge, seed)], returned, lambda: variables_of([(edge, seed)], frames))
+    models = {"model": model} if model is not None else {} if outputs is not None else modules_in(frames)
+    reader = _Reader(outputs, models)
     number = float((seed * total.detach()).sum())
     return _table(number, found, reader)
+
+
+def variables_of(roots: Sequence[tuple[Edge, Tensor]], frames: Sequence[FrameType]) -> list[Candidate]:
+    """The losses that code names: in its variables, and where they were made, if that was seen.
+
+    Args:
+        roots: The edges of the total, each with its derivative.
+        frames: The frames of the code.
+
+    Returns:
+        The losses, each edge and each name once.
+    """
+    found = candidates_in(frames)
+    held = {each.edge for each in found}
+    made = candidates_at(edge for edge in walk_sum(roots).passed if edge not in held)
+    taken = {each.name for each in found}
+    return [*found, *(each for each in made if each.name not in taken)]
 
 
 @dataclass(frozen=True)
@@ -149,28 +168,13 @@ def _copied(anatomy: Anatomy, rest: dict[Edge, Tensor]) -> list[_Part]:
 
 
 def _unnamed(edge: Edge, derivative: Tensor, held: Tensor | None) -> _Part:
-    tensor = held.detach() if held is not None else kept_value(edge[0])
+    place = place_of(edge[0])
+    tensor = held.detach() if held is not None else place.value if place is not None else kept_value(edge[0])
     factor = float(derivative.double().sum())
     if tensor is None:
         return _Part(made_by(edge[0]), (edge,), factor, None, None, named=False)
     weighted = float((derivative.double() * tensor.double()).sum())
     return _Part(made_by(edge[0]), (edge,), factor, float(tensor.double().mean()), weighted, named=False)
-
-
-def kept_value(node: Node) -> Tensor | None:
-    """What a node computed, where the graph keeps it.
-
-    Args:
-        node: The node.
-
-    Returns:
-        Its value; the leaf itself where the node stands for one.
-    """
-    variable = getattr(node, "variable", None)
-    if isinstance(variable, Tensor):
-        return variable.detach()
-    saved = getattr(node, "_raw_saved_result", None)
-    return saved.data.detach() if saved is not None and getattr(saved, "unpack_hook", None) is None else None
 
 
 def _distinct(parts: Sequence[_Part]) -> list[_Part]:
@@ -187,14 +191,18 @@ def _distinct(parts: Sequence[_Part]) -> list[_Part]:
 class _Reader:
     """Which outputs and parameters each summand reaches."""
 
-    def __init__(self, outputs: Any, models: Sequence[nn.Module]) -> None:
+    def __init__(self, outputs: Any, models: Mapping[str, nn.Module]) -> None:
         self._edges = {
             path: edge
             for path, tensor in (by_path(outputs) if outputs is not None else {}).items()
             if (edge := gradient_edge(tensor)) is not None
         }
         self._owners = names_of(models)
-        self._names = {id(leaf): name for model in models for name, leaf in model.named_parameters()}
+        self._names = {
+            id(leaf): f"{prefix}.{name}" if len(models) > 1 else name
+            for prefix, model in models.items()
+            for name, leaf in model.named_parameters()
+        }
 
     def read(self, parts: Sequence[_Part]) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]:
         """Heads, parameters, and what hides parameters, of each part.

@@ -35,6 +35,8 @@ class Call:
         fixed: Where outputs are known to be, whatever reads them.
         slices: Per loss the outputs that are booked for it, and which channels; without an entry all.
         unread: Is told of losses that read none of the outputs.
+        names_rest: Whether summands that have no name get one of what computed them, each a row of its own, even
+            beside losses that have names.
         passes: What backward passes brought.
     """
 
@@ -44,6 +46,7 @@ class Call:
     fixed: frozenset[Edge]
     slices: Mapping[str, Slices]
     unread: Callable[[Sequence[str]], None] | None = None
+    names_rest: bool = False
     passes: list[Numbers] = field(default_factory=list)
 
 

@@ -122,21 +122,16 @@ class ForeignLedger:
 
     def _begin(self, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
         """Takes a backward pass apart, before it runs."""
-        started = _started(roots, seeds)
-        if not started or not self._waiting:
+        begun = started(roots, seeds)
+        if not begun or not self._waiting:
             return None
-        try:
-            anatomy = self._dissected(started)
-        except RuntimeError:
-            # A pass that kept no graph freed what a call needs: that call is over.
-            self._waiting = deque((call for call in self._waiting if not call.passes), maxlen=_WAITING)
-            anatomy = self._dissected(started)
+        anatomy = self._dissected(begun)
         calls = list(self._waiting)
         reached = [number for number in range(len(calls)) if _of(anatomy, number).is_reached]
         if not reached:
             self._missed = f"Backward was called on a tensor of shape {tuple(roots[0].shape)} that adds none of them. "
             return None
-        number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in started]).sum()
+        number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
         takings = [
             Taking(calls[each], _of(anatomy, each), number if reached == [each] else None, each == reached[-1])
             for each in reached
@@ -145,7 +140,7 @@ class ForeignLedger:
         self._waiting = deque(calls[reached[0] :], maxlen=_WAITING)
         return partial(self._finish, takings)
 
-    def _dissected(self, started: Sequence[tuple[Edge, Tensor, Tensor]]) -> Anatomy:
+    def _dissected(self, begun: Sequence[tuple[Edge, Tensor, Tensor]]) -> Anatomy:
         """The number beside the losses of all calls that wait, each tagged with the number of its call."""
         losses = [
             replace(each, name=f"{number}:{each.name}")
@@ -153,7 +148,7 @@ class ForeignLedger:
             for each in call.losses
         ]
         ends = {edge for call in self._waiting for edge in call.fixed}
-        return dissect([(edge, seed) for edge, seed, _ in started], losses, outputs=ends)
+        return dissect([(edge, seed) for edge, seed, _ in begun], losses, outputs=ends)
 
     def _finish(self, takings: Sequence[Taking], done: bool) -> None:
         for taking in takings:
@@ -164,8 +159,16 @@ class ForeignLedger:
                     self._rows.append(taking.call)
 
 
-def _started(roots: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> list[tuple[Edge, Tensor, Tensor]]:
-    """Where a pass begins, what it was called with, and on what."""
+def started(roots: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> list[tuple[Edge, Tensor, Tensor]]:
+    """Where a pass begins, what it was called with, and on what.
+
+    Args:
+        roots: What backward was called on.
+        seeds: What it was called with.
+
+    Returns:
+        The three, for each root that has a graph.
+    """
     return [
         (edge, torch.ones_like(root.detach()) if seed is None else seed.detach(), root)
         for root, seed in zip(roots, seeds, strict=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from headwise.attribution.apart.dissect import Anatomy, Candidate, Direct
 from headwise.attribution.apart.heads import short
-from headwise.attribution.apart.made import made_by
+from headwise.attribution.apart.made import kept_value, made_by
+from headwise.attribution.apart.places import place_of
 from headwise.attribution.ledger.calls import REST, Arrivals, Call, Key, Numbers, Pass, Unit, gradients, wide, within
 from headwise.attribution.tracing.graph import Edge
 
@@ -30,8 +31,8 @@ class Taking:
         self._values: dict[Key, Tensor] = {}
         rest = dict(anatomy.rest) if keeps_rest else {}
         named = [self._direct(each) for each in anatomy.direct]
-        if not named and not anatomy.copies and len(rest) > 1:
-            named, rest = self._anonymous(rest), {}
+        if rest and (call.names_rest or not (named or anatomy.copies or len(rest) == 1)):
+            named, rest = [*named, *self._anonymous(rest)], {}
         units = [*named, *self._copies(anatomy)]
         if rest:
             units.append(Unit(REST, tuple(rest.items())))
@@ -86,15 +87,21 @@ class Taking:
 
     def _anonymous(self, rest: Mapping[Edge, Tensor]) -> list[Unit]:
         """Summands of code that returned one number: named by what computed them, and from which outputs."""
-        found, names = [], set[str]()
+        found, names = [], {each.name for each in self.call.losses}
         for edge, derivative in rest.items():
-            heads = ", ".join(short(path) for path in self.call.outputs([edge]))
+            place, heads = place_of(edge[0]), ", ".join(short(path) for path in self.call.outputs([edge]))
             name = f"{made_by(edge[0])}({heads})" if heads else made_by(edge[0])
+            if name in names and place is not None:
+                name = f"{name} in {place.function}"
             while name in names:
                 name += "'"
             names.add(name)
             scalar = derivative.numel() == 1
             self._values["factor", name] = wide(derivative).sum()
+            value = place.value if place is not None else kept_value(edge[0])
+            if value is not None and scalar:
+                self._values["value", name] = wide(value).sum()
+                self._values["weighted", name] = (wide(derivative) * wide(value)).sum()
             seed = torch.ones_like(derivative) if scalar else derivative
             found.append(Unit(name, ((edge, seed),), derivative if scalar else None))
         return found

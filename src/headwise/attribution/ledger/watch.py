@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.apart.heads import heads_below, names_of
+from headwise.attribution.apart.heads import heads_below, leaving, names_of
 from headwise.attribution.ledger.calls import Places
 from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.wrap import slices_of
@@ -42,7 +42,7 @@ class Watched:
     ) -> None:
         self.ledger = ForeignLedger(names, capacity)
         self._reads, self._automatic = reads, not heads
-        self._owners = names_of([model]) if not heads else {}
+        self._owners = names_of({"model": model}) if not heads else {}
         self._calls: dict[str, list[Any]] | None = None  # per head, what each of its calls returned
         self._edges: dict[int, Edge | None] = {}  # by the identity of a tensor that is held in a call
         self._warned = False
@@ -88,14 +88,10 @@ class Watched:
 
     def _leaving(self, losses: Sequence[Edge]) -> Places:
         """Where the graph of losses leaves the last modules with parameters."""
-        heads = heads_below(losses, self._owners)
-        if heads.opaque:
-            self._warn(f"{'; '.join(heads.opaque)}: outputs behind it are not booked")
-        return {
-            f"{name or 'model'}[{number}]" if len(edges) > 1 else name or "model": edge
-            for name, edges in heads.edges.items()
-            for number, edge in enumerate(edges)
-        }
+        hidden = heads_below(losses, self._owners).opaque
+        if hidden:
+            self._warn(f"{'; '.join(hidden)}: outputs behind it are not booked")
+        return leaving(losses, self._owners)
 
     def _warn(self, text: str) -> None:
         if not self._warned:
@@ -147,13 +143,14 @@ def watch(
         The books: ``.ledger``, and ``.close()``.
 
     Raises:
-        ValueError: No head is given, the model has no such module, one head lies inside another, or `reads` is given without `heads`.
+        ValueError: No head is given, the model has no such module, one head lies inside another, or `reads` is given
+            without `heads`.
     """
     named = [heads] if isinstance(heads, str) else list(heads or ())
     if heads is not None and not named:
         raise ValueError(
-            f"watch: no head is given. Name modules of {type(model).__name__} whose outputs losses read, or leave heads "
-            "out: then they are found in the graph"
+            f"watch: no head is given. Name modules of {type(model).__name__} whose outputs losses read, or leave "
+            "heads out: then they are found in the graph"
         )
     if reads and not named:
         raise ValueError("watch: reads names outputs of heads, but no head is given. Name the heads too")

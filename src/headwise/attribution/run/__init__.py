@@ -1,0 +1,1 @@
+"""The books of a script that knows nothing of Headwise, while it runs unchanged."""

@@ -1,0 +1,223 @@
+"""Every backward pass of a script is seen; every N-th of each place in the code is taken apart and booked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from headwise.attribution.apart.dissect import dissect
+from headwise.attribution.apart.frames import callers, modules_in
+from headwise.attribution.apart.heads import leaving, names_of
+from headwise.attribution.apart.places import Places
+from headwise.attribution.apart.take_apart import variables_of
+from headwise.attribution.ledger.books import Books
+from headwise.attribution.ledger.calls import Call, wide
+from headwise.attribution.ledger.foreign import started
+from headwise.attribution.ledger.foreign_rows import read_calls
+from headwise.attribution.ledger.taking import Taking
+from headwise.attribution.passes import BackwardWatch, Finish, watch_backward
+from headwise.attribution.run.notes import Notes
+
+
+@dataclass
+class Site:
+    """A place in the code that calls backward.
+
+    Args:
+        name: Function, file and line.
+        passes: How many passes began there.
+        books: Those of the last pass that was booked; None before the first.
+        booked: How many were booked.
+    """
+
+    name: str
+    passes: int = 0
+    booked: int = 0
+    books: Books | None = None
+
+
+@dataclass(frozen=True)
+class Booked:
+    """A pass that was booked.
+
+    Args:
+        step: How many steps optimizers had made.
+        site: Where backward was called.
+        books: The books.
+    """
+
+    step: int
+    site: Site
+    books: Books
+
+
+class Enough(BaseException):
+    """Ends a script after the steps that were asked for; code that catches every `Exception` lets it through."""
+
+
+class ScriptBooks:
+    """Keeps the books of a script while it is open.
+
+    Args:
+        every: Which pass of each place is booked: the first, and every N-th after it.
+        steps: After how many steps of optimizers the script is ended by `Enough`; None: never.
+        on_booked: Is given each pass that was booked.
+    """
+
+    def __init__(self, every: int, steps: int | None, on_booked: Callable[[Booked], None]) -> None:
+        self.sites: dict[tuple[str, int], Site] = {}
+        self.steps = 0
+        self.notes = Notes()
+        self._every, self._limit, self._on_booked = every, steps, on_booked
+        self._recorder = _Recorder()
+        self._models: dict[str, nn.Module] = {}
+        self._watch: BackwardWatch | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> ScriptBooks:
+        self._watch = watch_backward(self._begin)
+        self._handles = [
+            register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
+        ]
+        self._recorder.open()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._recorder.close()
+        for handle in self._handles:
+            handle.remove()
+        if self._watch is not None:
+            self._watch.close()
+
+    def told(self) -> list[str]:
+        """What the first passes showed, in sentences."""
+        named = [pair for model in self._models.values() for pair in model.named_parameters()]
+        error = self._watch.error if self._watch is not None else None
+        failed = [] if error is None else [f"a pass could not be booked: {type(error).__name__}: {error}"]
+        return [*self.notes.lines(named), *failed]
+
+    def _begin(self, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
+        frames = callers(3)
+        code = _place(frames)
+        key = code.f_code.co_filename, code.f_lineno
+        name = f"{code.f_code.co_name}, {key[0].rpartition('/')[2]}:{key[1]}"
+        site = self.sites.setdefault(key, Site(name))
+        site.passes += 1
+        if (site.passes - 1) % self._every or not roots:
+            self._next()
+            return None
+        self._recorder.pause()
+        taking = self._taken(site, roots, seeds, frames)
+        return None if taking is None else partial(self._finish, site, taking)
+
+    def _taken(
+        self, site: Site, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...], frames: Sequence[FrameType]
+    ) -> Taking | None:
+        begun = started(roots, seeds)
+        if not begun:
+            return None
+        edges = [(edge, seed) for edge, seed, _ in begun]
+        models = modules_in(frames)
+        self._models |= models
+        owners = names_of(models)
+        losses = tuple(variables_of(edges, frames))
+        anatomy = dissect(edges, losses)
+        number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
+        self.notes.saw(anatomy, roots[0])
+        call = Call(site.booked, losses, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
+        return Taking(call, anatomy, number, keeps_rest=True)
+
+    def _finish(self, site: Site, taking: Taking, done: bool) -> None:
+        numbers = taking.over()
+        if done:
+            taking.call.passes.append(numbers)
+            site.books = read_calls([taking.call])[0]
+            site.booked += 1
+            self.notes.read(site.name, site.books)
+            self._on_booked(Booked(self.steps, site, site.books))
+        self._next()
+
+    def _next(self) -> None:
+        """Records where losses are made before a pass that will be booked, and only then."""
+        if any(site.passes % self._every == 0 for site in self.sites.values()):
+            self._recorder.open()
+        else:
+            self._recorder.pause()
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.notes.before_step(optimizer)
+        if not self._recorder.mode.is_recording:
+            self._recorder.pause()
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.steps += 1
+        if self._limit is not None and self.steps >= self._limit:
+            raise Enough
+
+
+@dataclass
+class _Recorder:
+    """Enters and leaves `Places` in the thread that trains; not at all once something was compiled.
+
+    A compiled function is compiled again under a mode, so that after the first call of `torch.compile` losses are told
+    apart by variables and operations only.
+    """
+
+    mode: Places = field(default_factory=Places)
+    entered: bool = False
+    compiled: bool = False
+    thread: int = field(default_factory=threading.get_ident)
+    original: Callable[..., Any] | None = None
+
+    def open(self) -> None:
+        """Records from here on."""
+        if self.original is None:
+            self.original = torch.compile
+            torch.compile = self._compile
+        if self.compiled or threading.get_ident() != self.thread:
+            return
+        self.mode.is_recording = True
+        if not self.entered:
+            self.mode.__enter__()
+            self.entered = True
+
+    def pause(self) -> None:
+        """Stops recording, and leaves the mode where that can be done.
+
+        While a function runs under the mode, or code has entered a mode of its own since, it cannot: then it stays,
+        does nothing, and is left at a later call.
+        """
+        self.mode.is_recording = False
+        if self.entered and threading.get_ident() == self.thread:
+            stack = torch.overrides._get_current_function_mode_stack()
+            if stack and stack[-1] is self.mode:
+                self.mode.__exit__(None, None, None)
+                self.entered = False
+
+    def close(self) -> None:
+        """Stops, and puts `torch.compile` back."""
+        self.pause()
+        if self.original is not None and torch.compile == self._compile:
+            torch.compile = self.original
+
+    def _compile(self, *args: Any, **kwargs: Any) -> Any:
+        self.compiled = True
+        self.pause()
+        assert self.original is not None
+        return self.original(*args, **kwargs)
+
+
+def _place(frames: Sequence[FrameType]) -> FrameType:
+    """The frame that calls backward: the innermost of the user's own files, or of any."""
+    own = [frame for frame in frames if "site-packages" not in frame.f_code.co_filename]
+    return (own or list(frames))[0]
