@@ -10,7 +10,7 @@ criterion = nn.BCEWithLogitsLoss()
 optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
 optimizer_g = torch.optim.Adam(generator.parameters(), lr=1e-3)
 
-for step in range(6):
+for _ in range(6):
     real = torch.randn(16, 2) + 2
     fake = generator(torch.randn(16, 4))
 

@@ -1,4 +1,4 @@
-"""torchvision's reference loop for detection, ``train_one_epoch``, on made-up pictures; run it with ``headwise run``."""
+"""torchvision's reference loop for detection on made-up pictures; run it with ``headwise run``."""
 
 import math
 import sys

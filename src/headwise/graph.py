@@ -50,7 +50,8 @@ PRIVATE_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "MulBackward0": ("_raw_saved_self", "_raw_saved_other", "_saved_self", "_saved_other"),
     "ConvolutionBackward0": ("_saved_groups",),
     "NativeBatchNormBackward0": ("_saved_training",),
-    "AddBackward0": ("_input_metadata",),  # as every node that is no leaf
+    "AddBackward0": ("_input_metadata", "_sequence_nr"),  # as every node that is no leaf
+    "ExpBackward0": ("_saved_result", "_raw_saved_result"),
 }
 
 PRIVATE_NAMES: tuple[str, ...] = (
@@ -59,6 +60,7 @@ PRIVATE_NAMES: tuple[str, ...] = (
     "torch._C._functorch.is_legacy_batchedtensor",
     "torch._functorch.config.aggressive_recomputation",  # compiled kernels recompute
     "torch._functorch.config.donated_buffer",  # whether a compiled part frees what a second pass needs
+    "torch.overrides._get_current_function_mode_stack",  # a mode is left only where it is the innermost
     "torch._foreach_norm",  # the norms of many tensors in one launch
     "torch.utils._python_dispatch.TorchDispatchMode",  # sees copies to the host
     "torch.utils._pytree.register_pytree_node",  # a breakdown is taken apart and put together by torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
 from typing import Any
@@ -13,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 
 from headwise.attribution.passes import watch_backward
 
-ORIGINAL = torch.autograd.backward
-
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_replaced():
+    gc.collect()  # ledgers of other tests close when they go
+    before = torch.autograd.backward
     yield
-    assert torch.autograd.backward is ORIGINAL
+    assert torch.autograd.backward is before
 
 
 class Log:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import linecache
 import math
 import os
 import sys
@@ -33,12 +34,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLE
-    parser.add_argument(
-        "--out", metavar="RUN", help="folder of the run (default: runs/<script>, numbered if it exists)"
-    )
-    parser.add_argument(
-        "--every", type=int, default=20, metavar="N", help="book the first backward pass of a place in the code, and every N-th after it (default: 20)"
-    )  # fmt: skip
+    parser.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one, runs/<script>)")
+    every = "book the first backward pass of each place in the code, and every N-th after it (default: 20)"
+    parser.add_argument("--every", type=int, default=20, metavar="N", help=every)
     parser.add_argument("--steps", type=int, metavar="N", help="end the script after N steps of its optimizers")
     parser.add_argument(
         "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module, as python -m"
@@ -69,8 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from headwise.attribution.run.execute import execute, interrupted
     from headwise.attribution.run.script import ScriptBooks
 
-    # The script's warnings look as without us.
-    warnings.formatwarning = getattr(warnings, "_formatwarning_orig", warnings.formatwarning)
+    warnings.formatwarning = _plain_warning
     writer = _Writer(_folder(arguments.out, target)) if _is_first() else None
     books = ScriptBooks(arguments.every, arguments.steps, writer.write if writer is not None else lambda booked: None)
     stopped = False
@@ -119,6 +116,14 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_strict(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of the script as Python shows it, not in the form of this command."""
+    code = (linecache.getline(filename, lineno) if line is None else line).strip()
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n" + (f"  {code}\n" if code else "")
 
 
 def _folder(given: str | None, target: str) -> Path:

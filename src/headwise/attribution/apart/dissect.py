@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.walk import Sum, walk_sum
-from headwise.attribution.tracing.graph import Edge, gradient_edge
+from headwise.graph import Edge, gradient_edge
 
 LAST = 100
 

@@ -96,7 +96,7 @@ def modules_in(frames: Sequence[FrameType]) -> dict[str, nn.Module]:
 def _unwrapped(module: nn.Module) -> nn.Module:
     """The module inside of DDP, DataParallel or torch.compile, which add a part to every name."""
     while True:
-        inner = getattr(module, "_orig_mod", None)
+        inner = next(module.children(), None) if type(module).__name__ == "OptimizedModule" else None
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = module.module
         if not isinstance(inner, nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd.graph import Node
 
 from headwise.attribution.apart.linear import is_leaf
-from headwise.attribution.tracing.graph import Edge, opaque_reason
+from headwise.graph import Edge, opaque_reason
 
 _VIEWS = ("TBackward", "Transpose", "Permute", "View", "Reshape", "ToCopy", "Unsqueeze", "Squeeze", "Expand", "Clone")
 

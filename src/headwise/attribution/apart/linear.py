@@ -8,7 +8,7 @@ from collections.abc import Collection
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.tracing.graph import Edge, output_shapes, routes_of
+from headwise.graph import Edge, output_shapes, routes_of
 
 SMALL = 256
 """The most elements of a weight that is learned, and of a stack of losses."""

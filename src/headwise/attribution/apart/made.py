@@ -7,6 +7,8 @@ import re
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from headwise.graph import saved
+
 _STEPS = ("Mean", "Sum", "View", "Reshape", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Neg", "Mul", "Div", "Select")
 _WORDS = {"nll_loss": "cross_entropy", "nll_loss_2d": "cross_entropy", "pow": "square", "leaf": "parameter"}
 
@@ -54,5 +56,8 @@ def kept_value(node: Node) -> Tensor | None:
     variable = getattr(node, "variable", None)
     if isinstance(variable, Tensor):
         return variable.detach()
-    saved = getattr(node, "_raw_saved_result", None)
-    return saved.data.detach() if saved is not None and getattr(saved, "unpack_hook", None) is None else None
+    try:
+        found = saved(node, "_saved_result")
+    except (AttributeError, RuntimeError):
+        return None
+    return found.detach() if isinstance(found, Tensor) else None

@@ -23,7 +23,7 @@ from headwise.attribution.apart.frames import is_ours
 from headwise.attribution.apart.returned import says_total
 from headwise.attribution.apart.spelled import RETURNED, name_of_result
 from headwise.attribution.apart.walk import walk_sum
-from headwise.attribution.tracing.graph import Edge
+from headwise.graph import Edge
 
 _KEY = "headwise"
 _RANK = 50

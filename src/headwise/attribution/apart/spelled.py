@@ -65,7 +65,9 @@ def _given(node: ast.AST) -> Iterator[tuple[ast.expr, str]]:
         yield from _assigned(node.target, node.value)
     elif isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
-        yield from ((value, key.value) for key, value in pairs if isinstance(key, ast.Constant) and _is_name(key.value))
+        yield from (
+            (value, str(key.value)) for key, value in pairs if isinstance(key, ast.Constant) and _is_name(key.value)
+        )
     elif isinstance(node, ast.Call):
         yield from ((each.value, each.arg) for each in node.keywords if each.arg and _calls_dict(node))
     elif (isinstance(node, ast.Return) and node.value is not None) or isinstance(node, ast.Lambda):

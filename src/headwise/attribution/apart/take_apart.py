@@ -19,7 +19,7 @@ from headwise.attribution.apart.returned import candidates, entries
 from headwise.attribution.apart.solve import weights_of
 from headwise.attribution.apart.table import Summand, TakenApart
 from headwise.attribution.apart.walk import walk_sum
-from headwise.attribution.tracing.graph import Edge, gradient_edge, leaf_masks, walk
+from headwise.graph import Edge, gradient_edge, leaf_masks, walk
 from headwise.structure import by_path
 
 

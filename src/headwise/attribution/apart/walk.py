@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from headwise.attribution.apart.linear import Linearity, like
-from headwise.attribution.tracing.graph import Edge, output_shapes, routes_of
+from headwise.graph import Edge, output_shapes, routes_of
 
 
 @dataclass(frozen=True)

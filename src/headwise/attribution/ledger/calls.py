@@ -11,8 +11,8 @@ from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
 from headwise.attribution.apart.dissect import Candidate
-from headwise.attribution.tracing.graph import Edge
 from headwise.criterion.paths import Channels as Slice
+from headwise.graph import Edge
 
 REST = "\0rest"
 """The row of what belongs to no loss that was returned."""

@@ -19,7 +19,7 @@ from headwise.attribution.ledger.calls import Call, Places, Slices, wide
 from headwise.attribution.ledger.foreign_rows import read_calls
 from headwise.attribution.ledger.taking import Taking
 from headwise.attribution.passes import Finish, watch_backward
-from headwise.attribution.tracing.graph import Edge, gradient_edge
+from headwise.graph import Edge, gradient_edge
 
 _WAITING = 16
 """How many calls wait for a backward pass: as long as they wait, their graph is kept."""

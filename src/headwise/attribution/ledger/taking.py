@@ -13,7 +13,7 @@ from headwise.attribution.apart.heads import short
 from headwise.attribution.apart.made import kept_value, made_by
 from headwise.attribution.apart.places import place_of
 from headwise.attribution.ledger.calls import REST, Arrivals, Call, Key, Numbers, Pass, Unit, gradients, wide, within
-from headwise.attribution.tracing.graph import Edge
+from headwise.graph import Edge
 
 
 class Taking:

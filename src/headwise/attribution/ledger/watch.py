@@ -16,7 +16,7 @@ from headwise.attribution.apart.heads import heads_below, leaving, names_of
 from headwise.attribution.ledger.calls import Places
 from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.wrap import slices_of
-from headwise.attribution.tracing.graph import Edge, gradient_edge
+from headwise.graph import Edge, gradient_edge
 from headwise.structure import by_path, mapped
 
 

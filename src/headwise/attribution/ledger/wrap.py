@@ -10,8 +10,8 @@ import torch
 from headwise.attribution.audit.structure import resolve
 from headwise.attribution.ledger.calls import Places, Slices
 from headwise.attribution.ledger.foreign import ForeignLedger
-from headwise.attribution.tracing.graph import Edge, gradient_edge
 from headwise.criterion.paths import Channels as Slice
+from headwise.graph import Edge, gradient_edge
 from headwise.structure import by_path
 
 
