@@ -33,7 +33,8 @@ def right_or_refused(
             yield
         except kinds as error:
             missing = [name for name in names if name not in str(error)]
-            assert not missing, f"refused, but without a word of {missing}: {error}"
+            if missing:
+                raise AssertionError(f"refused, but without a word of {missing}: {error}") from error
         except AssertionError:
             if not (told and any(all(name in str(each.message) for name in names) for each in caught)):
                 raise

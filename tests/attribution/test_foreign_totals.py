@@ -337,9 +337,9 @@ def test_watch_takes_a_container_of_heads():
 
 
 def test_stays_exact_for_plain_parts():
-    books, total = wrapped_step(
-        lambda out, batch: dict(zip("abcd", parts(out), strict=True)),
-        of=lambda L: sum((i + 1) * v for i, v in enumerate(L.values())),
-    )
+    def criterion(out, batch):
+        return dict(zip("abcd", parts(out), strict=True))
+
+    books, total = wrapped_step(criterion, of=lambda L: sum((i + 1) * v for i, v in enumerate(L.values())))
     adds_up(books, total)
     assert [round(t.weight, 5) for t in books.values()] == [1, 2, 3, 4]
