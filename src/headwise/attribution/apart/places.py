@@ -79,7 +79,7 @@ def place_of(node: Node) -> Place | None:
     Returns:
         The place.
     """
-    found = node.metadata.get(_KEY)
+    found = _notes(node).get(_KEY)
     return found if isinstance(found, Place) else None
 
 
@@ -108,11 +108,17 @@ def candidates_at(edges: Iterable[Edge]) -> list[Candidate]:
     return found
 
 
+def _notes(node: Node) -> dict[str, Any]:
+    """What code may keep with a node: a dict, though its type says a method."""
+    notes: Any = node.metadata
+    return notes if isinstance(notes, dict) else {}
+
+
 def _mark(result: Tensor, frame: FrameType | None) -> None:
     """Keeps a place with the node: it lives as long as the graph does."""
     while frame is not None and is_ours(frame):
         frame = frame.f_back
-    if frame is None or result.grad_fn is None or _KEY in result.grad_fn.metadata:
+    if frame is None or result.grad_fn is None or _KEY in _notes(result.grad_fn):
         return
     code = frame.f_code
     line = f"{code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
@@ -123,4 +129,4 @@ def _mark(result: Tensor, frame: FrameType | None) -> None:
         name = None if caller is None else name_of_result(caller)
         caller = None if caller is None else caller.f_back
     value = result.detach().clone()
-    result.grad_fn.metadata[_KEY] = Place(None if name == RETURNED else name, code.co_name, line, value)
+    _notes(result.grad_fn)[_KEY] = Place(None if name == RETURNED else name, code.co_name, line, value)

@@ -17,6 +17,7 @@ from headwise.attribution.ledger.calls import REST, Call, Key, Numbers
 UNBOOKED = "unbooked"
 """The row of what belongs to no loss that was returned."""
 
+_STRAY = 1e-4
 _SAME = 1e-4
 """How far a sum of values in float32 may be from the number, by its size."""
 
@@ -74,6 +75,13 @@ class _Solved:
     def reads(self, name: str, path: str) -> bool:
         """Whether something was booked for a loss at an output."""
         return ("gram", path, name, name) in self.numbers
+
+    @property
+    def strays(self) -> dict[str, float]:
+        """Per output the squared norm of what arrived there and was not booked, where it is more than rounding."""
+        found = {path: self.numbers.get(("unbooked", path), 0.0) for path in self.paths}
+        sent = self.scales
+        return {path: each for path, each in found.items() if each > _STRAY**2 * self.square(sent, path)}
 
     def square(self, weights: Mapping[str, float], path: str | None = None) -> float:
         """The squared norm of a sum of booked gradients."""
@@ -162,7 +170,7 @@ def _books(call: Call, passes: Sequence[_Solved]) -> Books:
     names += [name for solved in passes for name in solved.weights if name not in names]
     terms = {name: _term(name, passes, common) for name in dict.fromkeys(names)}
     terms |= _forgotten(passes, names)
-    if any(solved.rest is not None for solved in passes):
+    if any(solved.rest is not None or solved.strays for solved in passes):
         terms[UNBOOKED] = _unbooked(passes, common)
     size = math.fsum(abs(each.weighted) for each in terms.values())
     share = {name: each.weighted / size if size and math.isfinite(size) else 0.0 for name, each in terms.items()}
@@ -210,7 +218,7 @@ def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:
 
 
 def _unbooked(passes: Sequence[_Solved], common: float) -> TermBooks:
-    mine = [each for each in passes if each.rest is not None]
+    mine = [each for each in passes if each.rest is not None or each.strays]
     value = math.fsum(each.value for each in mine if not math.isnan(each.value)) / common
     squares: dict[str, float] = {}
     for each in mine:
@@ -218,6 +226,8 @@ def _unbooked(passes: Sequence[_Solved], common: float) -> TermBooks:
             square = each.square(each.rest or {}, path)
             if each.rest and each.reads(REST, path):
                 squares[path] = squares.get(path, 0.0) + max(0.0, square)
+        for path, stray in each.strays.items():
+            squares[path] = squares.get(path, 0.0) + stray
     outputs = {
         path: OutputBooks(math.sqrt(square) / abs(common), math.isfinite(square)) for path, square in squares.items()
     }

@@ -188,7 +188,8 @@ class _Recorder:
             return
         self.mode.is_recording = True
         if not self.entered:
-            self.mode.__enter__()
+            mode: Any = self.mode
+            mode.__enter__()
             self.entered = True
 
     def pause(self) -> None:
@@ -199,7 +200,8 @@ class _Recorder:
         """
         self.mode.is_recording = False
         if self.entered and threading.get_ident() == self.thread:
-            stack = torch.overrides._get_current_function_mode_stack()
+            overrides: Any = torch.overrides
+            stack = overrides._get_current_function_mode_stack()
             if stack and stack[-1] is self.mode:
                 self.mode.__exit__(None, None, None)
                 self.entered = False
