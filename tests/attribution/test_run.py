@@ -139,7 +139,10 @@ def test_ctrl_c_shows_the_table_and_ends_as_python_does(tmp_path: Path):
     code = (BEFORE / "three_outputs.py").read_text() + "\nimport time\nprint('now', flush=True)\ntime.sleep(100)\n"
     (tmp_path / "slow.py").write_text(code)
     command = [sys.executable, "-m", "headwise", "run", "--out", "run", "slow.py"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     assert process.stdout is not None
     while "now" not in process.stdout.readline():
         time.sleep(0.01)

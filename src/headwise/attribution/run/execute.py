@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import runpy
 import signal
 import sys
 import traceback
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from headwise.attribution.run.script import Enough
 
@@ -41,6 +44,8 @@ def execute(target: str, arguments: Sequence[str], *, is_module: bool) -> int:
     try:
         if is_module:
             runpy.run_module(target, run_name="__main__", alter_sys=True)
+        elif Path(target).is_file() and not zipfile.is_zipfile(target):
+            _run_file(Path(target))
         else:
             runpy.run_path(target, run_name="__main__")
     except Enough:
@@ -54,6 +59,17 @@ def execute(target: str, arguments: Sequence[str], *, is_module: bool) -> int:
         _print(error)
         return 1
     return 0
+
+
+def _run_file(path: Path) -> None:
+    """Runs a file as the main module, which stays in its place to the end, for threads, workers and `atexit`."""
+    main = ModuleType("__main__")
+    main.__file__ = str(path.absolute())
+    main.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = main
+    with io.open_code(main.__file__) as file:
+        code = compile(file.read(), main.__file__, "exec")
+    exec(code, main.__dict__)
 
 
 def interrupted() -> None:

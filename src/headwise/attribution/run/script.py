@@ -101,7 +101,11 @@ class ScriptBooks:
 
     def told(self) -> list[str]:
         """What the first passes showed, in sentences."""
-        named = [pair for model in self._models.values() for pair in model.named_parameters()]
+        named = [
+            (f"{prefix}.{name}" if len(self._models) > 1 else name, parameter)
+            for prefix, model in self._models.items()
+            for name, parameter in model.named_parameters()
+        ]
         error = self._watch.error if self._watch is not None else None
         failed = [] if error is None else [f"a pass could not be booked: {type(error).__name__}: {error}"]
         return [*self.notes.lines(named), *failed]
