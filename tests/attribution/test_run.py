@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tests.attribution.run_scripts import BEFORE, booked, ran, under_us
 
 SCRIPTS: dict[str, tuple[str | None, dict[str, dict[str, float]]]] = {
-    "gan": (None, {"gan.py:22": {"loss_real": 0.5, "loss_fake": 0.5}, "gan.py:27": {"loss_g": 1.0}}),
+    "gan": (None, {"gan.py:21": {"loss_real": 0.5, "loss_fake": 0.5}, "gan.py:26": {"loss_g": 1.0}}),
     "in_accelerate": ("accelerate", {"": {"loss_label": 1.0, "loss_place": 5.0, "loss_norm": 0.1}}),
     "in_lightning": ("lightning", {"": {"loss_height": 1.0, "loss_slope": 0.5}}),
     "in_hf_trainer": ("transformers", {"": {"masked_lm_loss": 1.0, "next_sentence_loss": 1.0}}),

@@ -15,6 +15,9 @@ _ROUNDING = 1e-5
 
 _LEAST = 1e-30
 
+UNBOOKED = "unbooked"
+"""The row of what belongs to no term. Where code that is not ours has a total, it is a row like those of its losses."""
+
 
 @dataclass(frozen=True)
 class OutputBooks:
@@ -208,7 +211,7 @@ class Books(Mapping[str, TermBooks]):
     @property
     def balanced(self) -> bool:
         """Whether the terms are all that trains: nothing is unbooked at any output, nor in the total."""
-        return self.unbooked.is_nothing
+        return self.unbooked.is_nothing and UNBOOKED not in self.terms
 
     @property
     def finite_values(self) -> bool:
@@ -258,9 +261,9 @@ class Books(Mapping[str, TermBooks]):
             for name, b in self.items()
         ]
         rest = self.unbooked
-        if not self.balanced:
+        if not rest.is_nothing:
             rows.append(
-                f"{'unbooked':<{width}} {'':>11} {'':>9} {rest.value:>11.5g} {rest.share:>6.1%} {rest.grad_norm:>11.4g}"
+                f"{UNBOOKED:<{width}} {'':>11} {'':>9} {rest.value:>11.5g} {rest.share:>6.1%} {rest.grad_norm:>11.4g}"
             )
         end = f"{'total':<{width}} {'':>11} {'':>9} {self.total:>11.5g}"
         factor = "" if self.factor.known == "seen" else f", loop's factor {self.factor.known}"

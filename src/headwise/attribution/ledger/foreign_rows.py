@@ -11,11 +11,9 @@ import torch
 
 from headwise.attribution.apart.returned import is_metric
 from headwise.attribution.apart.solve import EXACT, weights_of
-from headwise.attribution.ledger.books import Books, OutputBooks, TermBooks
+from headwise.attribution.gram import Gram, Where
+from headwise.attribution.ledger.books import UNBOOKED, Books, LoopFactor, OutputBooks, TermBooks, Unbooked
 from headwise.attribution.ledger.calls import REST, Call, Key, Numbers
-
-UNBOOKED = "unbooked"
-"""The row of what belongs to no loss that was returned."""
 
 _STRAY = 1e-4
 _SAME = 1e-4
@@ -170,15 +168,42 @@ def _books(call: Call, passes: Sequence[_Solved]) -> Books:
     names += [name for solved in passes for name in solved.weights if name not in names]
     terms = {name: _term(name, passes, common) for name in dict.fromkeys(names)}
     terms |= _forgotten(passes, names)
-    if any(solved.rest is not None or solved.strays for solved in passes):
+    if any(solved.rest is not None for solved in passes):
         terms[UNBOOKED] = _unbooked(passes, common)
     size = math.fsum(abs(each.weighted) for each in terms.values())
     share = {name: each.weighted / size if size and math.isfinite(size) else 0.0 for name, each in terms.items()}
     terms = {name: replace(each, share=share[name]) for name, each in terms.items()}
-    found = {pair: _product(*pair, passes) for pair in combinations(terms, 2)}
-    shared = {pair: numbers for pair, numbers in found.items() if numbers is not None}
-    products = {pair: numbers[0] / common**2 for pair, numbers in shared.items()}
-    return Books(call.step, terms, products, {pair: _cosine(numbers) for pair, numbers in shared.items()})
+    return Books(
+        call.step,
+        terms,
+        _gram(call.step, terms, passes, common),
+        _strays(passes, size, common),
+        LoopFactor(common, "seen" if any(("common",) in each.numbers for each in passes) else "unknown"),
+    )
+
+
+def _gram(step: int, terms: Mapping[str, TermBooks], passes: Sequence[_Solved], common: float) -> Gram:
+    squares = {(name, path): each.grad_norm**2 for name, term in terms.items() for path, each in term.outputs.items()}
+    products = {}
+    for left, right in combinations(terms, 2):
+        both = [each for each in passes if left in each.scales and right in each.scales]
+        for each in both[:1]:
+            scale = each.scales[left] * each.scales[right] / common**2
+            shared = [path for path in each.paths if each.reads(left, path) and each.reads(right, path)]
+            products |= {(left, right, path): scale * each.gram(left, right, path) for path in shared}
+    values = {name: term.value for name, term in terms.items()}
+    weights = {name: term.weight for name, term in terms.items()}
+    return Gram.of_pairs(squares, products, values, weights, Where(step=step))
+
+
+def _strays(passes: Sequence[_Solved], size: float, common: float) -> Unbooked:
+    """What arrived at outputs beyond what was booked there."""
+    norms: dict[str, float] = {}
+    for each in passes:
+        for path, square in each.strays.items():
+            norms[path] = math.hypot(norms.get(path, 0.0), math.sqrt(square) / abs(common))
+    sent = math.sqrt(math.fsum(max(0.0, each.square(each.scales)) for each in passes)) / abs(common)
+    return Unbooked(0.0, norms, size, sent)
 
 
 def _common(passes: Sequence[_Solved]) -> float:
@@ -218,7 +243,7 @@ def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:
 
 
 def _unbooked(passes: Sequence[_Solved], common: float) -> TermBooks:
-    mine = [each for each in passes if each.rest is not None or each.strays]
+    mine = [each for each in passes if each.rest is not None]
     value = math.fsum(each.value for each in mine if not math.isnan(each.value)) / common
     squares: dict[str, float] = {}
     for each in mine:
@@ -226,29 +251,8 @@ def _unbooked(passes: Sequence[_Solved], common: float) -> TermBooks:
             square = each.square(each.rest or {}, path)
             if each.rest and each.reads(REST, path):
                 squares[path] = squares.get(path, 0.0) + max(0.0, square)
-        for path, stray in each.strays.items():
-            squares[path] = squares.get(path, 0.0) + stray
     outputs = {
         path: OutputBooks(math.sqrt(square) / abs(common), math.isfinite(square)) for path, square in squares.items()
     }
     norm = math.hypot(*(each.grad_norm for each in outputs.values()))
     return TermBooks(value, 1.0, value, 0.0, norm, math.isfinite(value), norm > 0, outputs)
-
-
-def _product(left: str, right: str, passes: Sequence[_Solved]) -> tuple[float, float, float] | None:
-    """Inner product and squares of two losses over the outputs that both read, in the first pass that booked both."""
-    for each in passes:
-        shared = [path for path in each.paths if each.reads(left, path) and each.reads(right, path)]
-        if not shared or left not in each.scales or right not in each.scales:
-            continue
-        pairs = ((left, right), (left, left), (right, right))
-        return tuple(  # type: ignore[return-value]
-            math.fsum(each.gram(a, b, path) for path in shared) * each.scales[a] * each.scales[b] for a, b in pairs
-        )
-    return None
-
-
-def _cosine(numbers: tuple[float, float, float]) -> float | None:
-    product, left, right = numbers
-    scale = math.sqrt(left) * math.sqrt(right) if left >= 0 and right >= 0 else math.nan
-    return product / scale if scale > 0 and math.isfinite(product / scale) else None

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from headwise.attribution.apart.dissect import Anatomy
 from headwise.attribution.apart.returned import is_metric
-from headwise.attribution.ledger.books import Books
-from headwise.attribution.ledger.foreign_rows import UNBOOKED
+from headwise.attribution.ledger.books import UNBOOKED, Books
 
 _FIRST_STEPS = 5
 
