@@ -86,6 +86,11 @@ class Bench:
         """Whether to compile: the smallest form does not."""
         return self.size != "smoke"
 
+    @property
+    def over(self) -> bool:
+        """Whether the part's seconds are over."""
+        return time.monotonic() > self._deadline
+
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
         """A part: at its end what runs is broken off, and every further line says so."""
@@ -161,7 +166,7 @@ class Bench:
 
     def _guard(self, measured: Measured, work: Callable[[], Any]) -> Any:
         try:
-            if time.monotonic() > self._deadline:
+            if self.over:
                 raise OverBudget("the part's seconds are over")
             return work()
         except Exception as error:

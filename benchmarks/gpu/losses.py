@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,24 +25,32 @@ NOTE = (
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    ahead = compile_ahead(bench)
-    for number, make in enumerate(SYSTEMS):
-        table = system_table(bench, make(bench))
-        table.note = "" if number else f"{NOTE} {ahead}".strip()
+    """Eager first: what compiling costs must not leave the rest without a figure."""
+    systems = [make(bench) for make in SYSTEMS]
+    for number, system in enumerate(systems):
+        table = system_table(bench, system, compiled=False)
+        table.note = "" if number else NOTE
         yield table
-    yield single_table(bench)
+    yield single_table(bench, CASES, compiled=False)
+    if bench.compiles:
+        ahead = compile_ahead(bench)
+        for number, system in enumerate(bench.pick(systems, systems[-1:])):
+            table = system_table(bench, system, compiled=True)
+            table.note = "" if number else ahead
+            yield table
+        yield single_table(bench, bench.pick(CASES, CASES[:1]), compiled=True)
 
 
-def system_table(bench: Bench, system: System) -> Table:
-    """A preset, eager and compiled, with and without books, beside the authors' formulation."""
+def system_table(bench: Bench, system: System, compiled: bool) -> Table:
+    """A preset, with and without books, beside the authors' formulation."""
     inputs = differentiable(system.outputs)
-    ways: dict[str, Way] = {name: lambda peer=peer: step(peer, inputs) for name, peer in system.peers.items()}
-    for compiled in (False, True) if bench.compiles else (False,):
-        for booked in (False, True):
-            name = f"{'compiled' if compiled else 'eager'}{', ledger' if booked else ''}"
-            ways[name] = partial(ours, system, inputs, compiled, booked)
-    table = Table(f"`presets.{system.name}`", "authors", extra=FLOOR)
-    found = bench.compare(ways)
+    peers = list(system.peers)[: 1 if compiled else None]
+    ways: dict[str, Way] = {name: partial(step, system.peers[name], inputs) for name in peers}
+    kind = "compiled" if compiled else "eager"
+    for name, booked in {kind: False, f"{kind}, ledger": True}.items():
+        ways[name] = partial(ours, system, inputs, compiled, booked)
+    table = Table(f"`presets.{system.name}`, {kind}", "authors", extra=FLOOR)
+    found = bench.compare(ways, seconds=3)
     table.add(
         f"{num_bytes(system.outputs) / 2**20:.0f} MiB", found, floors(bench, found, system.outputs, system.targets)
     )
@@ -50,17 +58,22 @@ def system_table(bench: Bench, system: System) -> Table:
     return table
 
 
-def single_table(bench: Bench) -> Table:
-    """Each loss alone, in a criterion of one term."""
-    table = Table("each loss alone", "plain torch", extra=FLOOR)
+def single_table(bench: Bench, cases: Sequence[Callable[[Draw], Case]], compiled: bool) -> Table:
+    """Each loss alone, in a criterion of one term; where the seconds end, the lines do."""
+    kind = "compiled" if compiled else "eager"
+    table = Table(f"each loss alone, {kind}", "plain torch", extra=FLOOR)
     draw = Draw(bench)
-    for number, make in enumerate(CASES):
+    for number, make in enumerate(cases):
+        if bench.over:
+            table.note = (
+                f"Not measured, the part's seconds are over: {', '.join(each.__name__ for each in cases[number:])}."
+            )
+            break
         case = make(draw)
-        ways: dict[str, Way] = {"plain torch": partial(plain, case), "eager": partial(alone, case, False)}
-        if bench.compiles and (bench.size == "full" or number == 0):
-            ways["compiled"] = partial(alone, case, True)
-        found = bench.compare(ways, seconds=0.5)
-        found["eager"].remark = ", ".join(filter(None, (found["eager"].remark, apart(case))))
+        ways: dict[str, Way] = {"plain torch": partial(plain, case), kind: partial(alone, case, compiled)}
+        found = bench.compare(ways, seconds=0.4)
+        if not compiled:
+            found[kind].remark = ", ".join(filter(None, (found[kind].remark, apart(case))))
         table.add(case.name, found, floors(bench, found, case.outputs, case.targets))
         del case, ways
         bench.clear()

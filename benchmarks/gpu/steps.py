@@ -38,9 +38,25 @@ class Work:
 
 def run(bench: Bench) -> Iterator[Table]:
     table = Table("eight heads on ResNet-50 and a feature pyramid", "criterion", NOTE)
-    yield fill(bench, table, heads(bench), PRECISIONS)
+    first = heads(bench)
+    yield fill(bench, table, first, PRECISIONS)
     table = Table("CornerNet-104" if bench.size == "full" else "a tiny CornerNet", "criterion")
-    yield fill(bench, table, corners(bench), bench.pick(PRECISIONS, PRECISIONS, {"float32": None}))
+    second = corners(bench)
+    yield fill(bench, table, second, bench.pick(PRECISIONS, PRECISIONS, {"float32": None}))
+    table = Table("in float32, with more", "criterion")
+    for case, work, more in (
+        ("eight heads", first, {"ledger": {"samples": 16}}),
+        ("eight heads", first, {"ledger": {}, "compile": True}),
+        ("CornerNet", second, {"ledger": {}, "compile": True}),
+    ):
+        name = "compiled, ledger" if "compile" in more else "ledger of 16 samples"
+        ways: dict[str, Way] = {
+            "criterion": partial(stepping, bench, work, None, {}),
+            name: partial(stepping, bench, work, None, more),
+        }
+        if bench.compiles or "compile" not in more:
+            table.add(case, bench.compare(ways, seconds=5))
+    yield table
 
 
 def heads(bench: Bench) -> Work:
@@ -78,9 +94,6 @@ def fill(bench: Bench, table: Table, work: Work, precisions: dict[str, torch.dty
             "again": partial(stepping, bench, work, dtype, {}),
             "ledger": partial(stepping, bench, work, dtype, {"ledger": {}}),
         }
-        if dtype is None and bench.compiles:
-            ways["compiled, ledger"] = partial(stepping, bench, work, dtype, {"ledger": {}, "compile": True})
-            ways["ledger of 16 samples"] = partial(stepping, bench, work, dtype, {"ledger": {"samples": 16}})
         deep = dtype is None or bench.size != "full"  # a profile of so many kernels takes seconds
         table.add(case, bench.compare(ways, seconds=7, deep=deep))
         bench.clear()

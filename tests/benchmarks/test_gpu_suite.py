@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MAY_BE_MISSING = ("needs a GPU", "needs TorchJD", "seconds are over")
+MAY_BE_MISSING = ("needs a GPU", "needs TorchJD", "seconds are over", "unexpected keyword argument 'samples'")
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
