@@ -60,6 +60,7 @@ PRIVATE_NAMES: tuple[str, ...] = (
     "torch._C._functorch.is_legacy_batchedtensor",
     "torch._functorch.config.aggressive_recomputation",  # compiled kernels recompute
     "torch._functorch.config.donated_buffer",  # whether a compiled part frees what a second pass needs
+    "torch.nn.Module._compiled_call_impl",  # whether a module was compiled in place
     "torch.overrides._get_current_function_mode_stack",  # a mode is left only where it is the innermost
     "torch._foreach_norm",  # the norms of many tensors in one launch
     "torch.utils._python_dispatch.TorchDispatchMode",  # sees copies to the host

@@ -143,3 +143,76 @@ def test_a_compiled_call_is_not_booked_and_runs():
     model.forward = lambda x: {"score": model.body["score"](model.trunk(x)).sum()}  # type: ignore[method-assign]
     torch.compile(model, backend="aot_eager", fullgraph=True)(x)["score"].backward()
     assert watched.ledger.history() == []
+
+
+class TwoLosses(nn.Module):
+    """Returns one number, as models of Hugging Face do; or its losses, or one of them for each sample."""
+
+    def __init__(self, returns: str = "one") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.label, self.places = nn.Linear(3, 8), nn.Linear(8, 4), nn.ModuleList([nn.Linear(8, 2)] * 1)
+        self.returns = returns
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        features = self.trunk(x).tanh()
+        label, place = self.label(features), self.places[0](features)
+        self.seen = [label, place]
+        first = nn.functional.cross_entropy(label, torch.arange(len(x)) % 4)
+        second = place.abs().mean()
+        if self.returns == "one":
+            return first + 0.5 * second
+        return {"first": first, "second": second}
+
+
+def test_heads_are_found_where_the_graph_leaves_the_last_modules():
+    model = TwoLosses("dict")
+    watched = watch(model)
+    losses = model(torch.randn(8, 3))
+    assert isinstance(losses, dict)
+    total = losses["first"] + 0.25 * losses["second"]
+    expected = torch.autograd.grad(total, model.seen, retain_graph=True)
+    total.backward()
+    books = watched.ledger.read()
+    assert list(books["first"].outputs) == ["label"]
+    assert list(books["second"].outputs) == ["places.0"]
+    assert books["first"].grad_norm == pytest.approx(float(expected[0].norm()), rel=1e-6)
+    assert books["second"].grad_norm == pytest.approx(float(expected[1].norm()), rel=1e-6)
+    assert books.balanced
+
+
+def test_one_number_is_taken_apart():
+    model = TwoLosses()
+    watched = watch(model)
+    loss = model(torch.randn(8, 3))
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    books = watched.ledger.read()
+    assert books.names == ("first", "second")
+    assert {name: term.weight for name, term in books.items()} == pytest.approx(dict(zip(books, (1, 0.5), strict=True)))
+    assert books.total == pytest.approx(loss.item())
+    assert list(books["second"].outputs) == ["places.0"]
+
+
+def test_a_call_that_raises_leaves_no_mode_behind():
+    model = TwoLosses()
+    watch(model)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(8, 5))
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+@pytest.mark.parametrize("heads", ["places", "places.*", ["label", "places"]])
+def test_containers_and_patterns_name_their_modules(heads: str | list[str]):
+    model = TwoLosses("dict")
+    watched = watch(model, heads)
+    losses = model(torch.randn(8, 3))
+    assert isinstance(losses, dict)
+    losses["second"].backward()
+    assert list(watched.ledger.read()["second"].outputs) == ["places.0"]
+
+
+def test_reads_without_heads_are_refused():
+    with pytest.raises(ValueError, match="reads names outputs of heads, but no head is given"):
+        watch(TwoLosses(), reads={"first": "label"})

@@ -137,7 +137,9 @@ def _left_over(solved: _Solved, booked: Numbers) -> None:
         solved.weighted[blank[0]], value = value, 0.0
     solved.value = value
     size = math.fsum(abs(each) for each in solved.weighted.values() if not math.isnan(each))
-    if solved.rest is None and abs(value) > EXACT * max(size, abs(number)):
+    if len(blank) > 1:
+        solved.value = math.nan
+    elif solved.rest is None and abs(value) > EXACT * max(size, abs(number)):
         solved.rest = {}
 
 
@@ -171,7 +173,8 @@ def _books(call: Call, passes: Sequence[_Solved]) -> Books:
     if any(solved.rest is not None for solved in passes):
         terms[UNBOOKED] = _unbooked(passes, common)
     size = math.fsum(abs(each.weighted) for each in terms.values())
-    share = {name: each.weighted / size if size and math.isfinite(size) else 0.0 for name, each in terms.items()}
+    # Where the part of one summand is not known, no share is.
+    share = {name: each.weighted / size if size else 0.0 for name, each in terms.items()}
     terms = {name: replace(each, share=share[name]) for name, each in terms.items()}
     return Books(
         call.step,

@@ -12,6 +12,7 @@ from headwise.attribution.apart.dissect import Anatomy, Candidate, Direct
 from headwise.attribution.apart.heads import short
 from headwise.attribution.apart.made import kept_value, made_by
 from headwise.attribution.apart.places import place_of
+from headwise.attribution.apart.returned import says_total
 from headwise.attribution.ledger.calls import REST, Arrivals, Call, Key, Numbers, Pass, Unit, gradients, wide, within
 from headwise.graph import Edge
 
@@ -91,6 +92,8 @@ class Taking:
         for edge, derivative in rest.items():
             place, heads = place_of(edge[0]), ", ".join(short(path) for path in self.call.outputs([edge]))
             name = f"{made_by(edge[0])}({heads})" if heads else made_by(edge[0])
+            if place is not None and place.name is not None and not says_total(place.name):
+                name = place.name
             if name in names and place is not None:
                 name = f"{name} in {place.function}"
             while name in names:

@@ -13,7 +13,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from headwise.attribution.apart.heads import heads_below, leaving, names_of
-from headwise.attribution.ledger.calls import Places
+from headwise.attribution.apart.places import Places
+from headwise.attribution.apart.returned import candidates, entries
+from headwise.attribution.ledger.calls import Places as Outputs
 from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.wrap import slices_of
 from headwise.graph import Edge, gradient_edge
@@ -46,9 +48,13 @@ class Watched:
         self._calls: dict[str, list[Any]] | None = None  # per head, what each of its calls returned
         self._edges: dict[int, Edge | None] = {}  # by the identity of a tensor that is held in a call
         self._warned = False
+        # Summands of one number have names and values only where it is computed; compiled parts would compile anew.
+        self._one_number = not any(_is_compiled(module) for module in model.modules())
+        self._places: Places | None = None
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._begin),
             *(module.register_forward_hook(partial(self._collect, name)) for name, module in heads.items()),
+            model.register_forward_hook(self._leave, always_call=True),
             model.register_forward_hook(self._end),
         ]
 
@@ -62,6 +68,17 @@ class Watched:
         booked = model.training and torch.is_grad_enabled() and self.ledger.is_open
         self._calls = {} if booked and not torch.compiler.is_compiling() else None
         self._edges = {}
+        if self._calls is not None and self._one_number and self._places is None:
+            self._places = Places()
+            self._places.__enter__()
+
+    def _leave(self, model: nn.Module, inputs: Any, returned: Any) -> None:
+        """Ends the recording of places, also where the call raised."""
+        places, self._places = self._places, None
+        if places is not None:
+            places.__exit__(None, None, None)
+        if places is not None and returned is not None:
+            self._one_number = len(candidates(entries(returned))) == 1
 
     def _collect(self, head: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """Keep what a head returned in the present call of the model."""
@@ -86,7 +103,7 @@ class Watched:
         unread = partial(self._unread, ", ".join(calls) or "any head (none was called)")
         self.ledger.book(returned, lambda losses: places, places.values(), slices, unread)
 
-    def _leaving(self, losses: Sequence[Edge]) -> Places:
+    def _leaving(self, losses: Sequence[Edge]) -> Outputs:
         """Where the graph of losses leaves the last modules with parameters."""
         hidden = heads_below(losses, self._owners).opaque
         if hidden:
@@ -176,6 +193,10 @@ def _modules(model: nn.Module, heads: Sequence[str]) -> dict[str, nn.Module]:
         if inner:
             raise ValueError(f"watch: the head {inner[0]!r} lies inside the head {head!r}. Name one of them")
     return found
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _opened(name: str, module: nn.Module) -> dict[str, nn.Module]:
