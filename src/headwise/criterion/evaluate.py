@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from headwise.criterion.binding import Binding
-from headwise.criterion.combine import Number, Sums
+from headwise.criterion.combine import Number, Sums, vector
 from headwise.criterion.plan import Plan
+from headwise.criterion.stats import book_dtype
 from headwise.criterion.term import AnyTerm, RatioTerm, Term, one_line, sums_of
 from headwise.ratio import Ratio
 from headwise.structure import describe
@@ -106,6 +107,6 @@ def denominator_of(term: Term, bindings: Sequence[Binding], targets: Any) -> Ten
     for binding in bindings:
         read, mask = binding.read(targets)
         count = term.count(read, mask)
-        device = next((each.device for each in (*read, mask) if each is not None), None)
-        counts.append(count if isinstance(count, Tensor) else torch.tensor(count, dtype=torch.float64, device=device))
+        device = next((each.device for each in (*read, mask) if each is not None), torch.device("cpu"))
+        counts.append(count if isinstance(count, Tensor) else vector([count], book_dtype(device), device)[0])
     return counts[0] if len(counts) == 1 else torch.stack(counts)

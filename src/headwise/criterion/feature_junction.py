@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.criterion.stats import book_dtype, inner, squares
+from headwise.criterion.stats import book_dtype, inner, square
 
 
 class _Share(torch.autograd.Function):
@@ -55,7 +55,7 @@ class _ForwardModeShare(_Share):
 
 def _columns(grads: Sequence[Tensor | None], device: torch.device) -> Tensor:
     zero = torch.zeros((), dtype=book_dtype(device), device=device)
-    found = [zero if grad is None else squares([grad])[0].squeeze(0) for grad in grads]
+    found = [zero if grad is None else square(grad) for grad in grads]
     products = [
         zero if left is None or right is None else inner(left, right).to(zero) for left, right in combinations(grads, 2)
     ]

@@ -23,35 +23,42 @@ def book_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def squares(grads: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Squared norms: finite where the gradient is, up to float64's range for `SMALL` tensors.
+def probe(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm and sum of a gradient, 0-d: what `squares` makes its numbers of, once its memory is free."""
+    dtype = sum_dtype(grad.dtype)
+    return torch.linalg.vector_norm(grad, dtype=dtype), grad.sum(dtype=dtype)
+
+
+def squares(small: Sequence[Tensor], probes: Sequence[tuple[Tensor, Tensor]] = ()) -> tuple[Tensor, Tensor | None]:
+    """Squared norms: finite where the gradient is, up to float64's range for small tensors.
 
     A larger one is accumulated in float32, and over 1.8e19 its norm is infinite although the gradient may be finite;
     whether it is, its sum tells.
 
     Args:
-        grads: Gradients, without a graph, at least one.
+        small: Gradients, without a graph, of up to `SMALL` elements.
+        probes: What `probe` found of larger ones.
 
     Returns:
-        The squares, (len(grads),); and where one is larger than `SMALL`, 1 for those that are finite although their
+        The squares, of the small ones first; and where there are larger ones, 1 for each that is finite although its
         square is not.
     """
-    wide = book_dtype(grads[0].device)
-    small = [grad for grad in grads if 0 < grad.numel() <= SMALL]
-    if len(small) == len(grads):
-        return torch.stack(torch._foreach_norm(small, 2, dtype=wide)).square(), None
-    quick = iter(torch._foreach_norm(small, 2, dtype=wide) if small else ())
-    norms, sums = [], []
-    for grad in grads:
-        if 0 < grad.numel() <= SMALL:
-            norms.append(next(quick))
-            sums.append(norms[-1])
-        else:
-            dtype = sum_dtype(grad.dtype)
-            norms.append(torch.linalg.vector_norm(grad, dtype=dtype).to(wide))
-            sums.append(grad.sum(dtype=dtype).to(wide))
-    found = torch.stack(norms).square()
-    return found, (torch.isinf(found) & torch.isfinite(torch.stack(sums))).to(wide)
+    device = small[0].device if small else probes[0][0].device
+    wide = book_dtype(device)
+    norms = list(torch._foreach_norm(list(small), 2, dtype=wide)) if small else []
+    if not probes:
+        return torch.stack(norms).square(), None
+    large = torch.stack([norm for norm, _ in probes]).to(wide).square()
+    finite = (torch.isinf(large) & torch.isfinite(torch.stack([total for _, total in probes]))).to(wide)
+    if not norms:
+        return large, finite
+    return torch.cat([torch.stack(norms).square(), large]), torch.cat([large.new_zeros(len(norms)), finite])
+
+
+def square(grad: Tensor) -> Tensor:
+    """Squared norm of one gradient, 0-d."""
+    found, _ = squares([grad]) if 0 < grad.numel() <= SMALL else squares([], [probe(grad)])
+    return found.squeeze(0)
 
 
 def inner(left: Tensor, right: Tensor) -> Tensor:

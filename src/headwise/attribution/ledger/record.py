@@ -19,7 +19,7 @@ from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.schema import Schema
 from headwise.criterion.combine import vector
 from headwise.criterion.layout import Layout, Part
-from headwise.criterion.stats import SMALL, at_site, book_dtype, channel_squares, inner, squares
+from headwise.criterion.stats import SMALL, at_site, book_dtype, channel_squares, inner, probe, square, squares
 
 Fields = dict[str, Tensor]
 
@@ -41,7 +41,7 @@ class BackwardPass:
         common: The factor at the total.
         own: Factors at the values of single terms.
         kept: Small gradients at sites, by (site, reading).
-        booked: Squares and flags of large ones.
+        probed: Norms and sums of large ones.
         pairs: Inner products, by (site, reading, reading).
         channels: Squares of channels, by reading.
         strangers: Per output the square of what arrived beyond what was sent.
@@ -52,7 +52,7 @@ class BackwardPass:
     common: Tensor | None = None
     own: dict[int, Tensor] = field(default_factory=dict)
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    booked: dict[tuple[int, int], tuple[Tensor, Tensor | float]] = field(default_factory=dict)
+    probed: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     pairs: dict[tuple[int, int, int], Callable[[], Tensor]] = field(default_factory=dict)
     channels: dict[int, Tensor] = field(default_factory=dict)
     strangers: dict[int, Tensor] = field(default_factory=dict)
@@ -156,8 +156,7 @@ class CallRecord:
             if 0 < grad.numel() <= SMALL:
                 now.kept[site, reading] = grad
             else:
-                square, finite = squares([grad])
-                now.booked[site, reading] = square.squeeze(0), 0.0 if finite is None else finite.squeeze(0)
+                now.probed[site, reading] = probe(grad)
         readings = list(here)
         for place, left in enumerate(readings):
             for right in readings[place + 1 :]:
@@ -191,7 +190,7 @@ class CallRecord:
             rest = grad.detach()
             for sent in now.under.sent.get(self._ids[root], ()):
                 rest = rest.to(book_dtype(grad.device)) - sent
-            found = squares([rest])[0].squeeze(0)
+            found = square(rest)
         now.strangers[root] = _add(now.strangers.get(root), found)
 
     @torch.no_grad()
@@ -241,7 +240,7 @@ class CallRecord:
                     for number, each in enumerate(schema.readings)
                 ]
             )
-        one.kept, one.pairs = {}, {}
+        one.kept, one.probed, one.pairs = {}, {}, {}
         return fields
 
     def _wide(self, *scalars: Tensor | None) -> list[Tensor]:
@@ -279,18 +278,17 @@ class CallRecord:
     def _at_sites(self, one: BackwardPass) -> Fields:
         found: Fields = {}
         schema = self.schema
-        if one.kept:
-            square, _ = squares(list(one.kept.values()))
-            if tuple(one.kept) == schema.covered:
-                found["squares"] = square
+        if one.kept or one.probed:
+            square_of, finite = squares(list(one.kept.values()), list(one.probed.values()))
+            held = (*one.kept, *one.probed)
+            if held == schema.covered:
+                found["squares"] = square_of
+                found |= {} if finite is None else {"finite": finite}
             else:
-                one.booked.update(
-                    {key: (square[place], 0.0) for place, key in enumerate(one.kept) if key not in one.booked}
-                )
-        if "squares" not in found and one.booked:
-            pairs = [one.booked.get(each, (0.0, 0.0)) for each in schema.covered]
-            found["squares"] = self._vector([square for square, _ in pairs])
-            found["finite"] = self._vector([finite for _, finite in pairs])
+                place = {key: number for number, key in enumerate(held)}
+                found["squares"] = self._vector([square_of[place[k]] if k in place else 0.0 for k in schema.covered])
+                if finite is not None:
+                    found["finite"] = self._vector([finite[place[k]] if k in place else 0.0 for k in schema.covered])
         if one.pairs:
             found["products"] = self._vector([one.pairs[p]() if p in one.pairs else 0.0 for p in schema.compared])
             found["known"] = self._vector([float(p in one.pairs) for p in schema.compared])
