@@ -69,7 +69,7 @@ def test_shares_do_not_depend_on_a_loss_scale():
 
 
 def test_reads_limit_what_is_booked():
-    books, expected, _ = step({}, reads={"sin": "maps[:, 4]", "cos": ["maps[:, 4]", "maps[:, 5]"]})
+    books, expected, _ = step({}, reads={"sin": "output[:, 4]", "cos": ["output[:, 4]", "output[:, 5]"]})
     assert books["sin"].grad_norm == pytest.approx(float(expected["sin"][:, 4].norm()))
     assert books["cos"].grad_norm == pytest.approx(float(expected["cos"].norm()))
     assert books["tr"].grad_norm == pytest.approx(float(expected["tr"].norm()))

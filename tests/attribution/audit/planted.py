@@ -66,7 +66,10 @@ def snake(criterion: Any = snake_terms, **more: Any) -> dict[str, Any]:
     return subject | more
 
 
-REGIONS = {"tr": "maps[:, 0:2]", "tcl": "maps[:, 2:4]", "radii": "maps[:, 6]", "sin": "maps[:, 4]", "cos": "maps[:, 5]"}
+REGIONS = {
+    "tr": "output[:, 0:2]", "tcl": "output[:, 2:4]", "radii": "output[:, 6]", "sin": "output[:, 4]",
+    "cos": "output[:, 5]",
+}  # fmt: skip
 
 
 # --- names -------------------------------------------------------------------------------------------------------
@@ -392,7 +395,7 @@ def mask_on_the_target_only() -> Any:
     return two(criterion, reads={"cls": "cls", "reg": "reg"}, masks={"reg": "mask_uint8"})
 
 
-@planted("outside-mask", "radius at maps[:, 6]")
+@planted("outside-mask", "radius at output[:, 6]")
 def int64_mask_as_index() -> Any:
     """`maps[mask]` with an int64 mask of 0 and 1 gathers images 0 and 1, over and over."""
 
@@ -401,7 +404,7 @@ def int64_mask_as_index() -> Any:
         picked = flat[batch["mask_int64"].reshape(-1)]
         return {"maps": F.cross_entropy(maps[:, :2], batch["label"]), "radius": (picked - 1).abs().mean()}
 
-    return snake(criterion, masks={"maps[:, 6]": "mask_all"}, batches=[
+    return snake(criterion, masks={"output[:, 6]": "mask_all"}, batches=[
         each | {"mask_all": torch.zeros(4, 8, 8, dtype=torch.bool).index_fill(2, torch.tensor([5]), True)}
         for each in batches()
     ])  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from headwise.attribution.apart.dissect import LAST, Candidate
-from headwise.attribution.tracing.named import Weighted
+from headwise.attribution.returned import Weighted
 
 TOTAL_NAMES = frozenset({
     "loss", "total", "total_loss", "loss_total", "losses_total", "overall", "overall_loss", "loss_overall", "sum",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,13 +36,14 @@ def copied(structure: Any) -> Any:
     return mapped(structure, twin, _array)
 
 
-def resolve(text: str, structure: Any, what: str) -> list[tuple[str, Slice | None]]:
+def resolve(text: str, structure: Any, what: str, alone: Sequence[str] = ("output",)) -> list[tuple[str, Slice | None]]:
     """The outputs that a path names.
 
     Args:
         text: Such as ``maps[:, 4]`` or ``stacks[*].heatmap``.
         structure: The outputs.
         what: Where the path was given, for the message.
+        alone: What a single tensor may be called.
 
     Returns:
         Per place its path and the slice of channels.
@@ -50,13 +51,13 @@ def resolve(text: str, structure: Any, what: str) -> list[tuple[str, Slice | Non
     Raises:
         ValueError: The path is none, or leads nowhere.
     """
-    if isinstance(structure, Tensor) and text.strip() in ("", "output"):
+    if isinstance(structure, Tensor) and text.strip() in ("", *alone):
         return [("output", None)]
     tensors = by_path(structure)
     try:
         path = parse(text)
-        if isinstance(structure, Tensor) and len(path.steps) > 1:
-            raise ValueError("it goes into a structure, but the network returned one tensor")
+        if isinstance(structure, Tensor) and path.steps not in ((), *((name,) for name in alone)):
+            raise ValueError(f"the network returned one tensor, which is called {' or '.join(map(repr, alone))}")
         found = _named(path, structure)
         if path.channels is not None:
             for name in found:

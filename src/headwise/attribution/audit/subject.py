@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
@@ -64,6 +65,21 @@ class Subject:
         ):
             if not found:
                 raise ValueError(f"audit: {name} must be {wanted}, found {type(getattr(self, name)).__name__}.")
+
+    @property
+    def names_of_one(self) -> tuple[str, ...]:
+        """What an output that is a single tensor is called: "output", and as the criterion calls its first argument."""
+        called = self.criterion.forward if isinstance(self.criterion, nn.Module) else self.criterion
+        try:
+            first = next(iter(inspect.signature(called).parameters), "output")
+        except (TypeError, ValueError):
+            return ("output",)
+        return tuple(dict.fromkeys(("output", first)))
+
+    @property
+    def frozen_patterns(self) -> tuple[str, ...]:
+        """The patterns of parameters that are meant to stay as they are."""
+        return (self.frozen,) if isinstance(self.frozen, str) else tuple(self.frozen)
 
     def first_batches(self) -> list[Any]:
         """The batches that are used.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.attribution.audit.callables import named_values
-from headwise.attribution.audit.losses import plain_name
+from headwise.attribution.loss_names import plain_name
 
 _WEIGHTISH = re.compile(
     r"(^|_)(weights?|w|lambdas?|lam|gains?|hyp|coefs?|coeffs?|coefficients?|weight_dict|loss_weights)(_|$)", re.I
@@ -91,6 +91,24 @@ def declared_zero(functions: Sequence[Any], losses: Sequence[str]) -> set[str]:
     return {knob.loss for function in functions for knob in _knobs(function, losses) if knob.value == 0}
 
 
+def orphans(functions: Sequence[Any], losses: Sequence[str]) -> list[tuple[str, str, float]]:
+    """The weights in tables of losses whose key is no loss's: how the code calls it, the key and the number."""
+    found: dict[tuple[str, str], tuple[str, str, float]] = {}
+    for function in functions:
+        for _, name, value in _places(function):
+            if not (isinstance(value, MutableMapping) and _WEIGHTISH.search(name)) or _OTHER.search(name):
+                continue
+            keys = {str(key): key for key, number in value.items() if _is_number(number)}
+            strange = [key for key in keys if not _losses_of(key, losses)]
+            if len(strange) < len(keys):
+                found |= {(name, k): (f"{name}[{k!r}]", k, float(value[keys[k]])) for k in strange if value[keys[k]]}
+    return list(found.values())
+
+
+def _losses_of(key: str, losses: Sequence[str]) -> list[str]:
+    return [loss for loss in losses if loss == key or plain_name(loss) == plain_name(key)]
+
+
 def _try(loss: str, value: float, knobs: Sequence[Knob], total: Callable[[], float]) -> WeightFault | None:
     values = []
     try:
@@ -151,7 +169,7 @@ def _loss_of(name: str, losses: Sequence[str]) -> str | None:
 
 
 def _mapping_knobs(name: str, values: MutableMapping[Any, Any], losses: Sequence[str]) -> Iterator[Knob]:
-    exact = {key: [x for x in losses if x == key or plain_name(x) == plain_name(str(key))] for key in values}
+    exact = {key: _losses_of(str(key), losses) for key in values}
     taken = {loss for found in exact.values() for loss in found}
     for key, value in list(values.items()):
         found = exact[key]

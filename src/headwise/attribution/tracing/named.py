@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-
-@runtime_checkable
-class Weighted(Protocol):
-    """An entry of a `Breakdown`: anything that holds its weighted value as `weighted`."""
-
-    @property
-    def weighted(self) -> Tensor:
-        """Weight * value."""
-        ...
-
+from headwise.attribution.returned import Entry, Weighted, entries_of, read_losses
+from headwise.structure import children, join
 
 LossLike: TypeAlias = "Tensor | float | Weighted"
 Losses: TypeAlias = "Mapping[str, LossLike] | Sequence[LossLike] | LossLike"
@@ -47,49 +39,50 @@ class NamedLoss:
 
 
 def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[NamedLoss, ...]:
-    """Give every loss a name.
+    """Give every loss a name, under the rules by which the audit and `wrap` read what was returned.
 
     Args:
-        losses: A mapping (also a `Breakdown`), a tuple or list, or one loss. Values are scalar tensors,
-            numbers, or entries with an attribute `weighted`.
+        losses: A (nested) mapping, a tuple or list, a record, ``(total, losses)``, a `Breakdown`, or one loss. What is
+            per sample is averaged; totals and metrics among the losses are left out.
         names: Names for a tuple or list; without them the positions "0", "1", ... are used.
 
     Returns:
         The losses, in their order.
 
     Raises:
-        ValueError: If there is none, the number of names differs, or a loss is neither number nor scalar.
+        ValueError: If there is none, the number of names differs, or something is neither number nor tensor.
     """
-    pairs = list(_pairs(losses))
-    if names is not None:
-        if len(names) != len(pairs) or len(set(names)) != len(names):
-            raise ValueError(f"names: {len(pairs)} losses need as many different names, found {list(names)}.")
-        pairs = [(name, loss) for name, (_, loss) in zip(names, pairs, strict=True)]
-    if not pairs:
+    _refuse_strangers(losses, "")
+    # Without gradients there is no graph to tell a total or a metric by.
+    found = read_losses(losses, names or ()).terms if torch.is_grad_enabled() else entries_of(losses, names or ())
+    if len(found) == 1 and found[0].name == "loss" and children(losses) is None:
+        found = (replace(found[0], name="0"),)
+    if names is not None and (len(set(names)) != len(names) or not {entry.name for entry in found} <= set(names)):
+        raise ValueError(f"names: {len(found)} losses need as many different names, found {list(names)}.")
+    if not found:
         raise ValueError("losses: there is none. Pass a dict, a tuple or list, a Breakdown, or one scalar tensor.")
-    return tuple(_named_loss(name, loss) for name, loss in pairs)
+    return tuple(_named_loss(entry) for entry in found)
 
 
-def _pairs(losses: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(losses, Mapping):
-        yield from ((str(name), loss) for name, loss in losses.items())
-    elif isinstance(losses, Sequence) and not isinstance(losses, str):
-        yield from ((str(index), loss) for index, loss in enumerate(losses))
-    else:
-        yield "0", losses
+def _refuse_strangers(node: Any, path: str) -> None:
+    if isinstance(node, Weighted) and not isinstance(node, Tensor):
+        return
+    parts = children(node)
+    for key, part in (parts or {}).items():
+        _refuse_strangers(part, join(path, key))
+    number = getattr(node, "ndim", None) == 0 or isinstance(node, Tensor | float | int | None)
+    if parts is None and (isinstance(node, bool | str) or not number):
+        raise ValueError(f"loss {path or '0'!r}: expected a tensor or a number, found {type(node).__name__}.")
 
 
-def _named_loss(name: str, loss: Any) -> NamedLoss:
-    if isinstance(loss, Weighted):
-        weight, why = _known(getattr(loss, "weight", None)), getattr(loss, "split_variant", None)
-        return NamedLoss(name, loss.weighted, weight, why)
-    if isinstance(loss, bool) or not isinstance(loss, Tensor | float | int):
-        raise ValueError(f"loss {name!r}: expected a scalar tensor or a number, found {type(loss).__name__}.")
-    if not isinstance(loss, Tensor):
-        return NamedLoss(name, None)
-    if loss.numel() != 1:
-        raise ValueError(f"loss {name!r}: expected a scalar, found shape {tuple(loss.shape)}. Sum or average it.")
-    return NamedLoss(name, loss)
+def _named_loss(entry: Entry) -> NamedLoss:
+    value = entry.value if isinstance(entry.value, Tensor) else None
+    if value is not None and value.numel() != 1:
+        value = value.mean()
+    if entry.declared is None:
+        return NamedLoss(entry.name, value)
+    weight, why = _known(getattr(entry.declared, "weight", None)), getattr(entry.declared, "split_variant", None)
+    return NamedLoss(entry.name, value, weight, why)
 
 
 def _known(weight: Any) -> float | None:

@@ -1,0 +1,64 @@
+"""A line at which a step waits for the device."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
+from headwise.attribution.audit.guard import kept_buffers_of
+from headwise.attribution.audit.rows import Measured
+from headwise.attribution.audit.step import run_step
+from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.syncs import SyncCounter
+
+
+def _measure(measured: Measured, subject: Subject) -> dict[str, int]:
+    counter = SyncCounter()
+    watched = replace(
+        subject,
+        criterion=_inside(counter, subject.criterion),
+        forward=_inside(counter, subject.forward or _called_on_input),
+        total=None if subject.total is None else _inside(counter, subject.total),
+    )
+    with kept_buffers_of(subject.model, subject.criterion):
+        run_step(watched, measured.step.batch)
+    return dict(counter.places)
+
+
+def _called_on_input(model: nn.Module, batch: Any) -> Any:
+    return model(batch["input"])
+
+
+def _inside(counter: SyncCounter, function: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(*args: Any) -> Any:
+        with counter:
+            return function(*args)
+
+    return watched
+
+
+def _judge(seen: Seen) -> Iterator[Found]:
+    places: Counter[str] = Counter()
+    for own in seen.measured:
+        for place, count in (own or {}).items():
+            places[place] = max(places[place], count)
+    if not places:
+        return
+    most = places.most_common()
+    lines = "; ".join(f"{place} x{count}" for place, count in most[:8])
+    more = f"; and {counted(len(most) - 8, 'more line', 'more lines')}" if len(most) > 8 else ""
+    yield Found(
+        ", ".join(dict.fromkeys(place.split(" ")[0] for place, _ in most[:3])),
+        f"{sum(places.values())} per step: {lines}{more}",
+        "On a GPU each waits until all queued work is done. Keep numbers as 0-d tensors, log them once in a while, and "
+        "use torch.where or a product with the mask instead of indexing by it.",
+        {"per_step": sum(places.values()), "lines": len(most)},
+    )
+
+
+CHECK = Check("host-sync", _judge, _measure, needs_code=True, calls_again=True, is_note=True)

@@ -1,0 +1,28 @@
+"""Outputs and targets that the criterion wrote into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.rows import Measured
+from headwise.attribution.audit.subject import Subject
+
+
+def _measure(measured: Measured, subject: Subject | None) -> dict[str, str]:
+    return measured.step.mutated
+
+
+def _judge(seen: Seen) -> Iterator[Found]:
+    for path in dict.fromkeys(path for own in seen.measured for path in own or ()):
+        each = [own[path] for own in seen.measured if own and path in own]
+        yield Found(
+            path,
+            f"the criterion wrote into it: {each[0]}, in {len(each)} of {seen.num}",
+            "Work out of place (x.sigmoid() for x.sigmoid_(), x = x * y for x *= y), or clone first: whatever reads it "
+            "afterwards (a second loss, a metric, the next epoch) sees other numbers.",
+            {"batches": len(each)},
+        )
+
+
+CHECK = Check("mutated-input", _judge, _measure, needs_code=True)

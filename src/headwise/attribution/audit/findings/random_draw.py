@@ -1,0 +1,68 @@
+"""A loss to which two identical calls do not give the same value."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.guard import kept_buffers_of
+from headwise.attribution.audit.rows import Measured
+from headwise.attribution.audit.step import Step, call_criterion, run_step
+from headwise.attribution.audit.subject import Subject
+from headwise.attribution.jacobians.held import same_draw
+
+_SEED = 20_011
+
+
+def _measure(measured: Measured, subject: Subject) -> dict[str, tuple[float, float, str]]:
+    step = measured.step
+    with kept_buffers_of(subject.model, subject.criterion):
+        repeated = _differing(step, run_step(subject, step.batch), "from the same state of the global generators")
+    with same_draw(subject.model), kept_buffers_of(subject.model, subject.criterion):
+        _seed(_SEED)
+        again = call_criterion(subject, step.outputs, step.batch)
+        _seed(_SEED + 1)
+        other = call_criterion(subject, step.outputs, step.batch)
+    return _differing(again, other, "on the same outputs, with other draws") | repeated
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed)
+
+
+def _differing(first: Step, second: Step, how: str) -> dict[str, tuple[float, float, str]]:
+    """The losses to which two steps give other values."""
+    left = {term.name: term.number for term in first.parts.terms}
+    right = {term.name: term.number for term in second.parts.terms}
+    return {n: (value, right[n], how) for n, value in left.items() if n in right and not _close(value, right[n])}
+
+
+def _close(left: float, right: float) -> bool:
+    if not (math.isfinite(left) and math.isfinite(right)):
+        return True
+    return abs(left - right) <= 1e-5 * max(abs(left), abs(right), 1e-12)
+
+
+def _judge(seen: Seen) -> Iterator[Found]:
+    for name in dict.fromkeys(name for own in seen.measured for name in own or ()):
+        first, second, how = next(own[name] for own in seen.measured if own and name in own)
+        yield Found(
+            name,
+            f"two identical calls give {first:.6g} and {second:.6g} ({how})",
+            "Draw with a generator of its own that is seeded and checkpointed, or select by a fixed rule, if runs "
+            "are to be repeatable.",
+            {"first": first, "second": second},
+        )
+
+
+CHECK = Check("random-draw", _judge, _measure, needs_code=True, calls_again=True, is_note=True)

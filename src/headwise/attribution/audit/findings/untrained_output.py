@@ -1,0 +1,163 @@
+"""An output, or channels of it, that the total does not train in any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.audit.channels import channel_dim, per_channel
+from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen
+from headwise.attribution.audit.rows import TOTAL, Measured
+from headwise.attribution.audit.subject import Subject
+from headwise.attribution.tracing.channels import ranges, static_channels
+from headwise.graph import gradient_edge, topological
+
+_CHANNEL = 1e-20
+_MARK = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What the total sends to one output.
+
+    Attributes:
+        energy: The squared norm of its gradient per channel; a mark where only a loss switched off reads.
+        is_uneven: Whether images differ in which of their channels have a gradient.
+        is_derived: Whether the output is computed from other outputs alone.
+        unwired: The channels that the graph of the total does not read, as far as it tells.
+    """
+
+    energy: Tensor
+    is_uneven: bool
+    is_derived: bool
+    unwired: frozenset[int]
+
+
+def _measure(measured: Measured, subject: Subject | None) -> dict[str, _Trained]:
+    outputs, total = measured.outputs, measured.step.total
+    derived = _derived(outputs)
+    unwired = _unwired(total, outputs)
+    found = {}
+    for index, (path, tensor) in enumerate(outputs.items()):
+        grad = measured.at_outputs[-1][index]
+        energy = per_channel(grad, tensor)
+        for name in measured.rows.silenced:
+            energy = energy + _mark(measured.live[name], tensor)
+        uneven = grad is not None and _is_uneven(grad != 0)
+        found[path] = _Trained(energy, uneven, path in derived, unwired.get(path, frozenset()))
+    return found
+
+
+def _mark(loss: Tensor, tensor: Tensor) -> Tensor:
+    """A loss that is switched off still reads its channels: what NaN passes through counts as read."""
+    seed = torch.full_like(loss, float("nan"))
+    grad: Tensor | None = torch.autograd.grad(loss, [tensor], seed, retain_graph=True, allow_unused=True)[0]
+    if grad is None:
+        return per_channel(None, tensor)
+    support = per_channel(grad.isnan().double(), tensor).bool().double()
+    return (support if bool(support.any()) else torch.ones_like(support)) * _MARK
+
+
+def _is_uneven(touched: Tensor) -> bool:
+    if touched.ndim < 2:
+        return False
+    dim = channel_dim(touched)
+    rows = touched.movedim(dim, 1).flatten(2).any(2) if touched.ndim > 2 else touched
+    rows = rows[rows.any(1)]
+    return bool((rows != rows[:1]).any())
+
+
+def _unwired(total: Tensor | None, outputs: Mapping[str, Tensor]) -> dict[str, frozenset[int]]:
+    edge = gradient_edge(total) if total is not None else None
+    if total is None or edge is None or not outputs:
+        return {}
+    told = static_channels(total, outputs, topological([edge[0]]), 1)
+    return {
+        path: frozenset(range(each.size)) - set(each.indices)
+        for path, each in told.items()
+        if each.exact and outputs[path].ndim != 3
+    }
+
+
+def _derived(outputs: Mapping[str, Tensor]) -> frozenset[str]:
+    """Outputs that are computed from other outputs alone, such as probabilities beside their logits."""
+    nodes = {path: tensor.grad_fn for path, tensor in outputs.items() if tensor.grad_fn is not None}
+    found = set()
+    for path, root in nodes.items():
+        others = {node for other, node in nodes.items() if other != path and node is not root}
+        stack: list[Any] = [root]
+        seen, bases, own = set(), False, False
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            bases |= node in others
+            own |= node not in others and hasattr(node, "variable")
+            stack.extend([] if node in others else [child for child, _ in node.next_functions])
+        if bases and not own:
+            found.add(path)
+    return frozenset(found)
+
+
+def _judge(seen: Seen) -> Iterator[Found | Open]:
+    if not any(batch.total is not None for batch in seen.batches):
+        return
+    for path in seen.outputs:
+        own = [each[path] for each in seen.measured if path in each]
+        rows = [each.energy for each in own if each.energy.numel()]
+        broken = any(each.where == path for batch in seen.batches for each in batch.nonfinite)
+        if broken or len({row.numel() for row in rows}) != 1 or any(each.is_derived for each in own):
+            continue
+        energy = torch.stack(rows).sum(0)
+        peak = float(energy.max())
+        dead = [
+            index for index, value in enumerate(energy.tolist()) if value <= _CHANNEL * peak and not 0 < value < 1e-290
+        ]
+        if not dead or _is_muted(seen, path):
+            continue
+        whole = len(dead) == len(energy)
+        if whole and any(path in batch.read.get(TOTAL, ()) for batch in seen.batches):
+            yield Open(
+                f"untrained-output: {path}",
+                f"the graph of the total reads it, but with a gradient of 0 in {seen.num}: these may hold nothing "
+                "for it",
+            )
+            continue
+        if not whole and not _same_support(own):
+            # Which channels are reached depends on the data (a channel per class): only what no graph reads is told.
+            dead = [index for index in dead if all(index in each.unwired for each in own)]
+        if dead:
+            yield _found(seen, path, dead, len(energy), peak)
+
+
+def _found(seen: Seen, path: str, dead: list[int], size: int, peak: float) -> Found:
+    shape = next(batch.shapes[path] for batch in seen.batches if path in batch.shapes)
+    whole = len(dead) == size
+    where = "at all" if whole else f"at {len(dead)} of {size} channels"
+    return Found(
+        path if whole else f"{path}[{':, ' if len(shape) > 1 else ''}{ranges(dead, -1)}]",
+        f"no gradient {where} from the total in {seen.num} (shape {shape}, largest channel norm {peak**0.5:.3g})",
+        "Give it a loss, or take it out of the network. If a loss should read it, look at the slice or key by "
+        "which the criterion takes it, and at whether the total holds that loss.",
+        {"channels": len(dead), "of": size, "batches": len(seen.batches)},
+    )
+
+
+def _same_support(own: list[_Trained]) -> bool:
+    supports = [each.energy > 0 for each in own if bool((each.energy > 0).any())]
+    same = all(torch.equal(support, supports[0]) for support in supports)
+    return same and not any(each.is_uneven for each in own)
+
+
+def _is_muted(seen: Seen, path: str) -> bool:
+    """Whether a loss whose weight is meant to be zero, by more than its graph, reads the output."""
+    muted = [name for name in seen.names if seen.is_meant_zero(name)]
+    return any(path in b.read.get(name, ()) and name not in b.silenced for b in seen.batches for name in muted)
+
+
+CHECK = Check("untrained-output", _judge, _measure)

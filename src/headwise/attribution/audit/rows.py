@@ -1,0 +1,300 @@
+"""The gradients of one step, reduced to numbers that every finding reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from headwise.attribution.additive import edge_gradients, is_silenced
+from headwise.attribution.audit.account import Standing, Summand, account_of
+from headwise.attribution.audit.gram import gram_of
+from headwise.attribution.audit.guard import user_code
+from headwise.attribution.audit.recomputed import Again, recomputed
+from headwise.attribution.audit.step import Step
+from headwise.graph import gradient_edge, leaf_masks, topological, walk
+from headwise.refusals import refuse_unsafe
+
+TOTAL = "the total"
+_MANY = 24
+
+Row = list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A gradient that is not finite, at an output or a parameter."""
+
+    loss: str
+    where: str
+    count: int
+    numel: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Added:
+    """A summand of the total with its gradient.
+
+    Attributes:
+        line: Where the code makes it.
+        factor: Its factor in the total.
+        times: How often it is added.
+        names: The losses that are this summand, or are added up inside of it.
+        norm: The norm of its gradient at the outputs, or at the parameters where it reads no output.
+        outputs: The outputs that it reads.
+        norms: The norm at each of them.
+    """
+
+    line: str
+    factor: float | None
+    times: int
+    names: tuple[str, ...]
+    norm: float
+    outputs: tuple[str, ...] = ()
+    norms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Rows:
+    """The numbers of one batch.
+
+    Attributes:
+        names: The losses; the rows of `gram` follow them, then the total.
+        values: Per loss its value.
+        live: The losses with a graph.
+        numbers: The losses that are plain Python numbers.
+        silenced: The losses whose graph multiplies them by a zero of the code, or whose entry declares the weight 0.
+        weights: Weights that entries declare and hold already.
+        logs: What is only reported.
+        total: The value of what backward is called on; None where it has no graph.
+        is_sum: Whether that is the audit's own sum.
+        standings: How each live loss stands in the total.
+        again: What the total holds computed a second time.
+        summands: What the total adds.
+        gram: Per site (output or group of parameters) the inner products of the gradients.
+        outputs: The outputs that can be trained.
+        groups: The groups of parameters.
+        shapes: Of the outputs.
+        reached: Per loss, and for the total, the parameters that its graph reaches.
+        read: Per loss, and for the total, the outputs that its graph reaches.
+        nonfinite: What is not finite.
+    """
+
+    names: tuple[str, ...]
+    values: Mapping[str, float]
+    live: frozenset[str]
+    numbers: frozenset[str]
+    silenced: frozenset[str]
+    weights: Mapping[str, float]
+    logs: Mapping[str, float]
+    total: float | None
+    total_told: str
+    is_sum: bool
+    standings: Mapping[str, Standing]
+    summands: tuple[Added, ...] = ()
+    again: Again = field(default_factory=Again)
+    gram: dict[str, Tensor] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reached: dict[str, frozenset[str]] = field(default_factory=dict)
+    read: dict[str, frozenset[str]] = field(default_factory=dict)
+    nonfinite: list[Bad] = field(default_factory=list)
+
+    def row(self, name: str) -> int:
+        """The row of a loss, or of the total."""
+        return len(self.names) if name == TOTAL else self.names.index(name)
+
+    def norm(self, name: str, sites: Iterable[str] | None = None) -> float:
+        """Norm of a loss's gradient over sites (default: all)."""
+        row = self.row(name)
+        chosen = self.gram if sites is None else [site for site in sites if site in self.gram]
+        return math.sqrt(max(math.fsum(float(self.gram[site][row, row]) for site in chosen), 0.0))
+
+    def factor(self, name: str) -> float | None:
+        """With which factor a loss stands in the total; None where it is not in it, or it has no one factor."""
+        standing = self.standings.get(name)
+        if standing is not None and standing.is_in:
+            return standing.factor
+        return self.again.factors.get(name)
+
+    def is_in(self, name: str) -> bool:
+        """Whether the total holds a loss."""
+        standing = self.standings.get(name)
+        return standing is not None and (standing.is_in or name in self.again.factors)
+
+
+@dataclass
+class Measured:
+    """A step with its gradients, before they are let go.
+
+    Attributes:
+        step: The step.
+        rows: Its numbers.
+        at_outputs: Per loss, then for the total, the gradients at the outputs.
+        live: The losses with a graph, as scalars.
+    """
+
+    step: Step
+    rows: Rows
+    at_outputs: Sequence[Row]
+    live: Mapping[str, Tensor]
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """The outputs that can be trained."""
+        return self.step.trainable
+
+
+def measure(step: Step, parameters: Mapping[str, Tensor], model: nn.Module) -> Measured:
+    """Take all gradients of a step.
+
+    Args:
+        step: The step.
+        parameters: What can be trained: of the model, and of the criterion.
+        model: The network.
+
+    Returns:
+        The numbers, with the gradients at the outputs.
+    """
+    live = {term.name: term.scalar for term in step.parts.terms if term.scalar is not None}
+    roots = [*live.values(), *([step.total] if step.total is not None else [])]
+    edges = [edge for edge in map(gradient_edge, roots) if edge is not None]
+    nodes = topological(edge[0] for edge in edges)
+    refuse_unsafe("audit", model, parameters, nodes)
+    account = account_of(step.total, step.parts.terms, step.trainable.values())
+    rows = _bare(step, live, account.standings)
+    outputs = step.trainable
+    rows.outputs = tuple(outputs)
+    rows.shapes = {path: tuple(tensor.shape) for path, tensor in outputs.items()}
+    at_outputs = _at_outputs(rows, live, step.total, outputs)
+    _at_parameters(rows, live, step.total, parameters)
+    _book_summands(rows, account.summands, at_outputs, outputs, parameters)
+    return Measured(step, rows, at_outputs, live)
+
+
+def _bare(step: Step, live: Mapping[str, Tensor], standings: Mapping[str, Standing]) -> Rows:
+    terms = step.parts.terms
+    return Rows(
+        names=tuple(term.name for term in terms),
+        values={term.name: term.number for term in terms},
+        live=frozenset(live),
+        numbers=frozenset(term.name for term in terms if not isinstance(term.value, Tensor)),
+        silenced=frozenset(t.name for t in terms if t.name in live and (t.weight == 0 or is_silenced(live[t.name]))),
+        weights={term.name: term.weight for term in terms if term.weight is not None},
+        logs={entry.name: entry.number for entry in step.parts.logs},
+        total=None if step.total is None else float(step.total.detach()),
+        total_told=step.total_told,
+        is_sum=step.is_sum,
+        standings=standings,
+    )
+
+
+def _at_outputs(
+    rows: Rows, live: Mapping[str, Tensor], total: Tensor | None, outputs: Mapping[str, Tensor]
+) -> list[Row]:
+    found = [_gradients(name, live.get(name), list(outputs.values())) for name in rows.names]
+    found.append(_gradients(TOTAL, total, list(outputs.values())))
+    for name, row in zip((*rows.names, TOTAL), found, strict=True):
+        rows.read[name] = frozenset(path for path, grad in zip(outputs, row, strict=True) if grad is not None)
+        scalar = total if name == TOTAL else live.get(name)
+        for index, (path, grad) in enumerate(zip(outputs, row, strict=True)):
+            row[index] = _finite(rows, name, scalar, path, grad)
+    for index, path in enumerate(outputs):
+        rows.gram[path] = gram_of([row[index] for row in found])
+    return found
+
+
+def _at_parameters(
+    rows: Rows, live: Mapping[str, Tensor], total: Tensor | None, parameters: Mapping[str, Tensor]
+) -> None:
+    names, tensors = list(parameters), list(parameters.values())
+    rows.groups = tuple(dict.fromkeys(group_of(name) for name in names))
+    found = {name: _gradients(name, live.get(name), tensors) for name in rows.names}
+    # The total's own pass says nothing new where the losses were seen at outputs.
+    found[TOTAL] = _gradients(TOTAL, None if rows.outputs else total, tensors)
+    for name, row in found.items():
+        rows.reached[name] = frozenset(p for p, grad in zip(names, row, strict=True) if grad is not None)
+    rows.reached[TOTAL] = _reach(total, parameters)
+    for index, name in enumerate(names):
+        site, column = group_of(name), [row[index] for row in found.values()]
+        gram = gram_of(column)
+        if not bool(gram.diagonal().isfinite().all()):
+            scalars: list[Tensor | None] = [*(live.get(other) for other in rows.names), total]
+            fit = zip(found, scalars, column, strict=True)
+            gram = gram_of([_finite(rows, other, scalar, name, grad) for other, scalar, grad in fit])
+        rows.gram[site] = rows.gram.get(site, 0) + gram
+
+
+def _reach(total: Tensor | None, parameters: Mapping[str, Tensor]) -> frozenset[str]:
+    edge = gradient_edge(total) if total is not None else None
+    if edge is None:
+        return frozenset()
+    masks = leaf_masks(walk([(edge, 1)], 1))
+    return frozenset(name for name, parameter in parameters.items() if id(parameter) in masks)
+
+
+def _gradients(name: str, scalar: Tensor | None, inputs: Sequence[Tensor]) -> Row:
+    if scalar is None or not inputs:
+        return [None] * len(inputs)
+    with user_code(f"the backward pass of loss {name!r}" if name != TOTAL else "the backward pass of the total"):
+        found = torch.autograd.grad(scalar, list(inputs), retain_graph=True, allow_unused=True)
+    return [grad.to_dense() if grad is not None and grad.layout != torch.strided else grad for grad in found]
+
+
+def _finite(rows: Rows, name: str, scalar: Tensor | None, where: str, grad: Tensor | None) -> Tensor | None:
+    bad = 0 if grad is None else int((~grad.isfinite()).sum())
+    if grad is None or not bad or scalar is None:
+        return grad
+    rows.nonfinite.append(Bad(name, where, bad, grad.numel(), float(scalar.detach())))
+    return grad.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _book_summands(
+    rows: Rows,
+    summands: Sequence[Summand],
+    at_outputs: Sequence[Row],
+    outputs: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+) -> None:
+    """The gradient of each summand, and what was computed a second time."""
+    if len(summands) > _MANY:
+        return
+    grads = _summand_gradients(rows, summands, at_outputs, list(outputs.values()))
+    rows.summands = tuple(_added(each, row, outputs, parameters) for each, row in zip(summands, grads, strict=True))
+    if not rows.is_sum:
+        rows.again = recomputed(rows.names, rows.standings, summands, grads, at_outputs, list(outputs.values()))
+
+
+def _summand_gradients(
+    rows: Rows, summands: Sequence[Summand], at_outputs: Sequence[Row], outputs: Sequence[Tensor]
+) -> list[Row]:
+    found: list[Row] = []
+    for each in summands:
+        known = [name for name in each.names if rows.standings[name].factor and each.factor]
+        if known:
+            scale = float(each.factor or 1.0) / float(rows.standings[known[0]].factor or 1.0)
+            row = at_outputs[rows.row(known[0])]
+            found.append([None if grad is None else grad / scale for grad in row])
+        else:
+            (row,) = edge_gradients([each.edge], outputs) if outputs else [[]]
+            found.append([None if grad is None else grad.nan_to_num(0.0, 0.0, 0.0) for grad in row])
+    return found
+
+
+def _added(each: Summand, row: Row, outputs: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Added:
+    norms = {path: float(g.double().norm()) for path, g in zip(outputs, row, strict=True) if g is not None}
+    norm = math.hypot(*norms.values())
+    if not norms and parameters:
+        (below,) = edge_gradients([each.edge], list(parameters.values()))
+        norm = math.hypot(*(float(g.double().norm()) for g in below if g is not None and g.layout == torch.strided))
+    return Added(each.line, each.factor, each.times, each.names + each.holds, norm, tuple(norms), norms)
+
+
+def group_of(parameter: str) -> str:
+    """The site of a parameter: the module at the top that holds it."""
+    return f"parameters of {parameter.partition('.')[0]}"

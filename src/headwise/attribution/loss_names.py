@@ -1,0 +1,46 @@
+"""What the name of an entry says: a total, a loss, or a metric."""
+
+from __future__ import annotations
+
+import re
+
+_TOTALS = frozenset({
+    "loss", "total", "total_loss", "loss_total", "losses_total", "overall", "overall_loss", "loss_overall", "sum",
+    "loss_sum", "sum_loss", "full_loss", "final_loss", "loss_final", "objective", "cost", "loss_all", "all_loss", "all",
+    "combined", "combined_loss", "everything",
+})  # fmt: skip
+_METRIC = re.compile(
+    r"(^|_)(acc|accuracy|iou|miou|mae|rmse|psnr|ssim|f1|precision|recall|err|error|num|n|count|lr|norm|ap|map|score|top\d|"
+    r"scale|temperature|temp|ratio|rate|step|epoch|perplexity|ppl|metric|metrics|class_error|cardinality_error)(_|$)"
+)
+
+
+def last_key(name: str) -> str:
+    """The last key of a path: of ``losses.decoder.0`` that is ``decoder.0``."""
+    keys = name.split(".")
+    while len(keys) > 1 and keys[-1].isdecimal():
+        keys = [*keys[:-2], f"{keys[-2]}_{keys[-1]}"]
+    return keys[-1]
+
+
+def says_loss(name: str) -> bool:
+    """Whether the name itself, not that of a group around it, is a loss's."""
+    return "loss" in last_key(name).lower()
+
+
+def says_total(name: str) -> bool:
+    """Whether a name is that of a total."""
+    return plain_name(name) in _TOTALS or name.lower() in _TOTALS
+
+
+def is_metric_name(name: str) -> bool:
+    """Whether a name is that of something measured rather than trained on."""
+    return not says_loss(name) and _METRIC.search(plain_name(last_key(name))) is not None
+
+
+def plain_name(name: str) -> str:
+    """A name in lower case with underscores, without "loss" at either end: "loss_Sin" and "sin_loss" are "sin"."""
+    text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rpartition(".")[2] or name)
+    text = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    short = re.sub(r"^(loss|l)_|_(loss|losses|l)$", "", text)
+    return short or text

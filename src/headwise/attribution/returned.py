@@ -1,0 +1,289 @@
+"""What a foreign criterion returned: its losses, what it calls the total, and what it only reports."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.additive import Region, links, region
+from headwise.attribution.loss_names import is_metric_name, last_key, says_loss, says_total
+from headwise.attribution.totals import Part, find_total
+from headwise.graph import Edge, gradient_edge
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """An entry of a `Breakdown`: anything that holds its weighted value as `weighted`."""
+
+    @property
+    def weighted(self) -> Tensor:
+        """Weight * value."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One thing that the criterion returned.
+
+    Args:
+        name: Its key, field or position.
+        value: A tensor or a number.
+        weight: Its weight, where the entry declares one that is in its value already.
+        declared: The entry itself, where it is a term of a `Breakdown`: that is always a loss.
+    """
+
+    name: str
+    value: Tensor | float
+    weight: float | None = None
+    declared: Weighted | None = None
+
+    @property
+    def scalar(self) -> Tensor | None:
+        """The value as a scalar with a graph (what is per sample is averaged), or None."""
+        if not isinstance(self.value, Tensor) or not self.value.requires_grad:
+            return None
+        return self.value if self.value.numel() == 1 else self.value.mean()
+
+    @property
+    def number(self) -> float:
+        """The value on the host."""
+        return float(self.value.detach().double().mean()) if isinstance(self.value, Tensor) else float(self.value)
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is one number."""
+        return not isinstance(self.value, Tensor) or self.value.numel() == 1
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A criterion's return value, taken apart.
+
+    Args:
+        terms: The losses.
+        logs: What is only reported: numbers, tensors without a graph, metrics.
+        total: What backward is called on, as far as what was returned tells, or None.
+    """
+
+    terms: tuple[Entry, ...]
+    logs: tuple[Entry, ...]
+    total: Entry | None
+
+
+def read_losses(
+    returned: Any,
+    names: Sequence[str] = (),
+    *,
+    total: Tensor | None = None,
+    outputs: Collection[int] = (),
+    inputs: Sequence[Tensor] = (),
+) -> Returned:
+    """Find losses, logs and total.
+
+    Args:
+        returned: A scalar, tuple, list, (nested) dict, dataclass, `Breakdown`, or ``(total, losses)``.
+        names: Names for the elements of a tuple or list, if there are as many.
+        total: What backward is called on, where the caller knows.
+        outputs: Identities of the network's outputs: what is handed on is no loss, unless it is a scalar.
+        inputs: At which gradients tell that an entry is the sum of others although their graphs share nothing.
+
+    Returns:
+        The parts.
+
+    Raises:
+        ValueError: There is no loss in it.
+    """
+    declared = getattr(returned, "total", None) if isinstance(returned, Mapping) else None
+    head, body = _split_total(returned)
+    entries = [entry for entry in entries_of(body, names) if entry.is_scalar or id(entry.value) not in outputs]
+    if not entries and head is None:
+        raise ValueError(
+            f"losses: there is none in what was returned ({_told(returned)}). "
+            "Return a scalar tensor, or a tuple, list or dict of them."
+        )
+    if isinstance(declared, Tensor):
+        head = Entry("total", declared)
+    given = Entry("total", total) if total is not None and total.requires_grad else None
+    known = given or head or _named_total(entries, inputs)
+    entries = _losses_alone(entries, known)
+    rest = [entry for entry in entries if entry is not known and not _is_again(entry, known, given is not None)]
+    if isinstance(body, tuple | list) and not hasattr(body, "_fields"):
+        rest = _renamed(rest, [name for name in names if name != (known and known.name)])
+    return _sorted_out(rest, known)
+
+
+def entries_of(body: Any, names: Sequence[str] = ()) -> list[Entry]:
+    """Every number and tensor of a structure.
+
+    Args:
+        body: The structure.
+        names: Names for the elements of a tuple or list, if there are as many.
+
+    Returns:
+        The entries, in order.
+    """
+    found = list(_entries(body, ""))
+    plain = isinstance(body, tuple | list) and not hasattr(body, "_fields")
+    return _renamed(found, names) if plain else found
+
+
+def _sorted_out(rest: list[Entry], total: Entry | None) -> Returned:
+    if total is not None:
+        rest = [entry for entry in rest if not _repeats_total(entry, total)]
+    added = region(total.value).counts if total is not None and isinstance(total.value, Tensor) else {}
+    is_log = _log_of(rest, added if total is not None else None)
+    terms = tuple(entry for entry in rest if not is_log(entry))
+    logs = tuple(entry for entry in rest if is_log(entry))
+    if total is not None and not any(entry.scalar is not None for entry in terms):
+        return Returned((total,), tuple(rest), None)
+    return Returned(terms, logs, total)
+
+
+def _log_of(rest: list[Entry], added: Mapping[Edge, int] | None) -> Any:
+    """What tells the entries that are only reported."""
+    cut = [entry for entry in rest if entry.scalar is None and says_loss(entry.name) and not _is_metric(entry)]
+
+    def is_log(entry: Entry) -> bool:
+        if entry.declared is not None:
+            return False
+        if entry.scalar is None:
+            return _is_metric(entry)
+        if added is None:
+            return not entry.is_scalar and is_metric_name(entry.name)
+        if is_added(entry, added):
+            # A metric that a loss is made of is no loss besides.
+            return is_metric_name(entry.name) and any(_holds(other, entry) for other in rest)
+        # With a graph and not in the total: a metric, or something beside losses that were detached for a log.
+        return is_metric_name(entry.name) or (bool(cut) and not says_loss(entry.name))
+
+    return is_log
+
+
+def is_added(entry: Entry, added: Mapping[Edge, int]) -> bool:
+    """Whether a total adds an entry."""
+    return isinstance(entry.value, Tensor) and any(edge in added for edge in links(entry.value))
+
+
+def _holds(outer: Entry, inner: Entry) -> bool:
+    """Whether an entry adds up another one."""
+    if outer is inner or outer.scalar is None or not isinstance(outer.value, Tensor) or outer.value is inner.value:
+        return False
+    above = isinstance(inner.value, Tensor) and gradient_edge(outer.value) not in region(inner.value).counts
+    return above and is_added(inner, region(outer.value).counts)
+
+
+def _losses_alone(entries: list[Entry], total: Entry | None) -> list[Entry]:
+    """Without the tensors that are something to look at (logits) rather than losses per sample."""
+    live = [entry for entry in entries if entry.scalar is not None and not entry.is_scalar]
+    added = region(total.value).counts if total is not None and isinstance(total.value, Tensor) else {}
+    alone = total is None and not any(entry.is_scalar and entry.scalar is not None for entry in entries)
+    sure = [entry for entry in live if alone or says_loss(entry.name) or is_added(entry, added)]
+    if total is None:
+        sure += [entry for entry in live if isinstance(entry.value, Tensor) and entry.value.ndim == 1]
+    shapes = {entry.value.shape for entry in sure if isinstance(entry.value, Tensor)}
+    many = [entry for entry in entries if not entry.is_scalar and (entry in live or says_loss(entry.name))]
+    kept = {id(entry) for entry in many if isinstance(entry.value, Tensor) and entry.value.shape in shapes}
+    return [entry for entry in entries if entry.is_scalar or id(entry) in kept]
+
+
+def _is_again(entry: Entry, total: Entry | None, given: bool) -> bool:
+    """Whether an entry is the total itself under another name."""
+    if total is None or not isinstance(total.value, Tensor) or entry.scalar is None:
+        return False
+    if entry.value is total.value:
+        return says_total(entry.name)
+    # What a function returned as the total may be an entry on its way through `clone` or `mean`.
+    tops = links(total.value)
+    edge = gradient_edge(entry.value) if isinstance(entry.value, Tensor) else None
+    return given and edge in tops and (says_total(entry.name) or _is_sum(entry))
+
+
+def _is_sum(entry: Entry) -> bool:
+    found: Region = region(entry.value) if isinstance(entry.value, Tensor) else Region({}, {})
+    return len(found.summands) > 1
+
+
+def _repeats_total(entry: Entry, total: Entry) -> bool:
+    """A number for the log that is the total itself."""
+    if entry.scalar is not None:
+        return False
+    scale = max(abs(entry.number), abs(total.number), torch.finfo(torch.float32).tiny)
+    return says_total(entry.name) or abs(entry.number - total.number) <= 1e-5 * scale
+
+
+def _is_metric(entry: Entry) -> bool:
+    """Whether a name or type says that a number is reported, not trained on."""
+    if says_loss(last_key(entry.name)):
+        return False
+    whole = isinstance(entry.value, bool | int) or (
+        isinstance(entry.value, Tensor) and not entry.value.is_floating_point()
+    )
+    return bool(whole and entry.value != 0) or is_metric_name(entry.name)
+
+
+def _named_total(entries: list[Entry], inputs: Sequence[Tensor]) -> Entry | None:
+    scalars = [entry for entry in entries if entry.is_scalar or entry.scalar is not None]
+    live = [Part(e.name, e.value, e.number) for e in scalars if isinstance(e.value, Tensor) and e.scalar is not None]
+    dead = {entry.name: entry.number for entry in scalars if entry.scalar is None}
+    found = find_total(live, dead, [entry.name for entry in scalars], inputs)
+    return next((entry for entry in entries if entry.name == found), None) if found is not None else None
+
+
+def _split_total(returned: Any) -> tuple[Entry | None, Any]:
+    """``(total, losses)`` in either order: one scalar with a graph beside one or more collections."""
+    if not isinstance(returned, tuple | list) or hasattr(returned, "_fields"):
+        return None, returned
+    scalars = [x for x in returned if isinstance(x, Tensor) and x.numel() == 1 and x.requires_grad]
+    nested = [x for x in returned if isinstance(x, Mapping | tuple | list) or (is_dataclass(x))]
+    if len(scalars) == 1 and nested and isinstance(returned[0], Tensor | Mapping | tuple | list):
+        return Entry("total", scalars[0]), nested[0] if len(nested) == 1 else nested
+    return None, returned
+
+
+def _entries(node: Any, name: str) -> Iterator[Entry]:
+    if isinstance(node, Weighted) and not isinstance(node, Tensor):
+        yield Entry(name, node.weighted, _number(getattr(node, "weight", None)), node)
+    elif isinstance(node, Tensor):
+        if node.numel() == 1 or (node.numel() and node.is_floating_point()):
+            yield Entry(name or "loss", node)
+    elif isinstance(node, float | int) and not isinstance(node, bool):
+        yield Entry(name or "loss", node)
+    else:
+        for key, value in _parts(node):
+            yield from _entries(value, f"{name}.{key}" if name else str(key))
+
+
+def _number(weight: Any) -> float | None:
+    if isinstance(weight, Tensor):
+        return float(weight.detach()) if weight.numel() == 1 else None
+    return float(weight) if isinstance(weight, int | float) else None
+
+
+def _parts(node: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(node, Mapping):
+        yield from node.items()
+    elif isinstance(node, tuple) and hasattr(node, "_fields"):
+        yield from zip(node._fields, node, strict=True)
+    elif isinstance(node, list | tuple):
+        yield from enumerate(node)
+    elif is_dataclass(node) and not isinstance(node, type):
+        yield from ((each.name, getattr(node, each.name)) for each in fields(node))
+    elif hasattr(node, "item") and getattr(node, "ndim", None) == 0:  # a NumPy scalar
+        yield "value", float(node.item())
+
+
+def _renamed(entries: list[Entry], names: Sequence[str]) -> list[Entry]:
+    """The elements of a tuple under their names, where as many are given and none is a position."""
+    if len(names) != len(entries) or {entry.name for entry in entries} & set(names):
+        return entries
+    return [Entry(name, entry.value, entry.weight, entry.declared) for name, entry in zip(names, entries, strict=True)]
+
+
+def _told(returned: Any) -> str:
+    if isinstance(returned, Tensor):
+        return f"a tensor of shape {tuple(returned.shape)}"
+    return f"a {type(returned).__name__}" if returned is not None else "None"

@@ -1,0 +1,114 @@
+"""What a total adds, told from its graph; and how each loss stands in it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headwise.attribution.additive import edge_gradients, is_silenced, literal_factors, region
+from headwise.attribution.audit.account import account_of
+from headwise.attribution.returned import Entry, read_losses
+from headwise.graph import gradient_edge
+
+
+@pytest.fixture
+def parts():
+    leaf = torch.arange(1.0, 4.0, requires_grad=True)
+    return leaf, {"a": leaf.square().sum(), "b": leaf.sum(), "c": leaf.prod()}
+
+
+def standing(total, losses):
+    found = account_of(total, [Entry(name, loss) for name, loss in losses.items()]).standings
+    return {name: (each.times, each.factor) for name, each in found.items()}
+
+
+def test_paths_and_factors(parts):
+    _, losses = parts
+    a, b, c = losses.values()
+    assert standing(a + 2 * b + c, losses) == {"a": (1, 1), "b": (1, 2), "c": (1, 1)}
+    assert standing((a + b + a) / 4, losses) == {"a": (2, 0.5), "b": (1, 0.25), "c": (0, None)}
+    assert standing(torch.stack([a, b, b]).mean(), losses)["b"] == (2, pytest.approx(2 / 3))
+    assert standing(sum([a, b, c, a + b + c], torch.zeros(())), losses) == dict.fromkeys("abc", (2, 2))
+    assert standing(torch.where(torch.tensor(True), a.clone()[None] + b, 0).mean().double(), losses)["a"] == (1, 1)
+
+
+def test_a_learned_weight_is_the_factor(parts):
+    _, losses = parts
+    log_var = torch.tensor([0.5, -0.5], requires_grad=True)
+    total = torch.exp(-log_var[0]) * losses["a"] + log_var[0] + torch.exp(-log_var[1]) * losses["b"] + log_var[1]
+    found = standing(total, losses)
+    assert found["a"] == (1, pytest.approx(0.6065307))
+    assert found["b"] == (1, pytest.approx(1.6487213))
+    assert found["c"] == (0, None)
+
+
+def test_a_part_of_a_subtotal_has_no_factor_of_its_own(parts):
+    _, losses = parts
+    losses["group"] = losses["a"] + 3 * losses["b"]
+    found = account_of(2 * losses["group"] + losses["b"], [Entry(k, v) for k, v in losses.items()]).standings
+    assert (found["b"].factor, found["b"].own, found["b"].times) == (7, 1, 2)
+    assert (found["a"].factor, found["a"].own) == (2, 0)
+    assert found["group"].parts == ("a", "b")
+
+
+def test_what_has_no_name_is_a_summand_with_its_gradient(parts):
+    leaf, losses = parts
+    extra = (3 * leaf).sum()
+    found = account_of(losses["a"] + extra + extra, [Entry("a", losses["a"])]).summands
+    free = [each for each in found if each.is_free]
+    assert [each.times for each in free] == [2]
+    ((grad,),) = edge_gradients([free[0].edge], [leaf])
+    assert grad is not None
+    assert torch.equal(grad, torch.full((3,), 3.0))
+
+
+def test_a_ratio_of_shared_sums_is_one_summand(parts):
+    leaf, _ = parts
+    both = leaf.sum()
+    assert list(region(1 - 2 * both / (both + leaf.square().sum())).summands.values()) == [1]
+
+
+def test_a_division_by_a_trained_number_is_no_sum(parts):
+    _, losses = parts
+    assert gradient_edge(losses["a"]) not in region(1 / losses["a"]).counts
+
+
+def test_literal_factors(parts):
+    _, losses = parts
+    assert literal_factors(0.1 * losses["a"]) == pytest.approx((0.1,))
+    assert literal_factors(losses["a"] * 0.5 * 3) == pytest.approx((3, 0.5))
+    assert literal_factors(losses["a"]) == ()
+
+
+def test_a_zero_of_the_code_silences_and_a_zero_of_the_data_does_not(parts):
+    _, losses = parts
+    assert is_silenced(0.0 * losses["a"])
+    assert is_silenced(0 * losses["a"] + 0.0 * losses["b"])
+    assert not is_silenced(0.0 * losses["a"] + losses["b"])
+    assert not is_silenced(torch.zeros(()) * losses["a"])
+    assert not is_silenced(losses["a"])
+
+
+def test_reading_a_graph_runs_no_checkpoint_again():
+    calls = []
+
+    def part(x):
+        calls.append(1)
+        return (x * torch.arange(3.0)).sum()
+
+    leaf = torch.ones(3, requires_grad=True)
+    loss = torch.utils.checkpoint.checkpoint(part, leaf, use_reentrant=False)
+    read_losses({"a": loss, "b": loss * 2, "total": loss + loss * 2})
+    assert len(calls) == 1
+
+
+def test_a_metric_beside_the_losses_is_no_loss(parts):
+    leaf, losses = parts
+    perplexity = leaf.exp().mean()
+    diversity, metric = (3 - perplexity) / 3, torch.tensor(2.0)
+    kept = {"diversity": diversity, "a": losses["a"], "perplexity": perplexity, "class_error": metric}
+    found = read_losses({"loss": losses["a"] + diversity, **kept})
+    assert [each.name for each in found.terms] == ["diversity", "a"]
+    assert [each.name for each in found.logs] == ["perplexity", "class_error"]
+    assert found.total is not None
+    assert found.total.name == "loss"
