@@ -17,7 +17,7 @@ from headwise.attribution.audit.findings import CHECKS, Check, Finding, Open, Se
 from headwise.attribution.audit.guard import held_still
 from headwise.attribution.audit.report import AuditReport, report_of
 from headwise.attribution.audit.rows import Measured, Rows, measure
-from headwise.attribution.audit.step import computed_step, run_step
+from headwise.attribution.audit.step import computed_step, first_step
 from headwise.attribution.audit.subject import GraphSubject, Subject, as_subject
 
 
@@ -76,7 +76,7 @@ def _of_subject(plan: Subject) -> _Audit:
     unaudited: dict[str, str] = {}
     regions = {}
     for batch in plan.first_batches():
-        step = run_step(plan, batch)
+        step = first_step(plan, batch)
         found = measure(step, parameters | criterion, plan.model)
         batches.append(found.rows)
         for index, check in enumerate(CHECKS):

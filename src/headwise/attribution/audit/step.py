@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,8 +51,8 @@ class Step:
         return {path: tensor for path, tensor in self.tensors.items() if tensor.requires_grad}
 
 
-def run_step(subject: Subject, batch: Any) -> Step:
-    """Run forward, criterion and total once; random state and buffers end as they began.
+def first_step(subject: Subject, batch: Any) -> Step:
+    """As `run_step`, where every node of the losses' graph remembers the line that made it.
 
     Args:
         subject: The training code.
@@ -61,16 +61,37 @@ def run_step(subject: Subject, batch: Any) -> Step:
     Returns:
         What came out.
     """
+    step = run_step(subject, batch, lines=("criterion", "total"))
+    made = {id(tensor) for tensor in by_path(step.outputs).values()}
+    entries = (*step.parts.terms, *((step.parts.total,) if step.parts.total is not None else ()))
+    # Where the network itself made the losses it is its lines that count; they cost time in a large network.
+    by_network = any(id(entry.value) in made for entry in entries)
+    return run_step(subject, batch, lines=("forward", "criterion", "total")) if by_network else step
+
+
+def run_step(subject: Subject, batch: Any, lines: Collection[str] = ()) -> Step:
+    """Run forward, criterion and total once; random state and buffers end as they began.
+
+    Args:
+        subject: The training code.
+        batch: Its batch, which is copied.
+        lines: In which of them nodes remember the line that made them.
+
+    Returns:
+        What came out.
+    """
     torch.set_grad_enabled(True)
     with same_draw(subject.model), kept_buffers_of(subject.model, subject.criterion):
         own = copied(batch)
         changed: dict[str, str] = {}
-        with user_code("forward"), _watched_mode("forward", changed), _with_lines():
+        with user_code("forward"), _watched_mode("forward", changed), _with_lines("forward" in lines):
             outputs = subject.forward(subject.model, own) if subject.forward else _default_forward(subject.model, own)
-        return call_criterion(subject, outputs, own, changed)
+        return call_criterion(subject, outputs, own, changed, lines)
 
 
-def call_criterion(subject: Subject, outputs: Any, batch: Any, changed: dict[str, str] | None = None) -> Step:
+def call_criterion(
+    subject: Subject, outputs: Any, batch: Any, changed: dict[str, str] | None = None, lines: Collection[str] = ()
+) -> Step:
     """Run criterion and total on clones of outputs.
 
     Args:
@@ -78,6 +99,7 @@ def call_criterion(subject: Subject, outputs: Any, batch: Any, changed: dict[str
         outputs: The outputs, with their graph or as leaves.
         batch: The batch, which is copied.
         changed: What changed the grad mode so far.
+        lines: As in `run_step`.
 
     Returns:
         What came out.
@@ -85,7 +107,7 @@ def call_criterion(subject: Subject, outputs: Any, batch: Any, changed: dict[str
     changed = {} if changed is None else changed
     handed, own = cloned(outputs), copied(batch)
     before = Snapshot(handed, "outputs"), Snapshot(own, "batch")
-    with user_code("criterion"), _watched_mode("criterion", changed), _with_lines():
+    with user_code("criterion"), _watched_mode("criterion", changed), _with_lines("criterion" in lines):
         returned = subject.criterion(handed, own)
     mutated = before[0].written() | before[1].written()
     if not mutated:
@@ -93,7 +115,7 @@ def call_criterion(subject: Subject, outputs: Any, batch: Any, changed: dict[str
         returned = _own_again(returned, handed, outputs)
     total = None
     if subject.total is not None:
-        with user_code("total"), _watched_mode("total", changed), _with_lines():
+        with user_code("total"), _watched_mode("total", changed), _with_lines("total" in lines):
             # Clones: `loss = losses[0]; loss += losses[1]` would write into the first.
             total = _checked(subject.total(cloned(returned)))
     step = _read(returned, outputs, tuple(subject.reads), total, subject.total is not None)
@@ -161,8 +183,11 @@ def _default_forward(model: torch.nn.Module, batch: Any) -> Any:
 
 
 @contextmanager
-def _with_lines() -> Iterator[None]:
+def _with_lines(wanted: bool) -> Iterator[None]:
     """Let every node of the graph remember the line that made it."""
+    if not wanted:
+        yield
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Anomaly Detection has been enabled")
         mode = torch.autograd.set_detect_anomaly(True, check_nan=False)
