@@ -58,6 +58,16 @@ class Places(TorchFunctionMode):
 
     is_recording = True
 
+    def enter(self) -> None:
+        """Enters the mode, outside of a ``with`` block."""
+        mode: Any = super()
+        mode.__enter__()
+
+    def leave(self) -> None:
+        """Leaves the mode, which must be the innermost."""
+        mode: Any = super()
+        mode.__exit__(None, None, None)
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -187,7 +187,7 @@ def _books(call: Call, passes: Sequence[_Solved]) -> Books:
 
 def _gram(step: int, terms: Mapping[str, TermBooks], passes: Sequence[_Solved], common: float) -> Gram:
     squares = {(name, path): each.grad_norm**2 for name, term in terms.items() for path, each in term.outputs.items()}
-    products = {}
+    products: dict[tuple[str, str, str], float] = {}
     for left, right in combinations(terms, 2):
         both = [each for each in passes if left in each.scales and right in each.scales]
         for each in both[:1]:
@@ -206,7 +206,7 @@ def _strays(passes: Sequence[_Solved], size: float, common: float) -> Unbooked:
         for path, square in each.strays.items():
             norms[path] = math.hypot(norms.get(path, 0.0), math.sqrt(square) / abs(common))
     sent = math.sqrt(math.fsum(max(0.0, each.square(each.scales)) for each in passes)) / abs(common)
-    return Unbooked(0.0, norms, size, sent)
+    return Unbooked(0.0, norms, size if math.isfinite(size) else 0.0, sent)
 
 
 def _common(passes: Sequence[_Solved]) -> float:
@@ -230,9 +230,8 @@ def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:
     mine = [each for each in passes if name in each.weights]
     weight = math.fsum(each.weights[name] for each in mine) / common
     weighted = math.fsum(each.weighted[name] for each in mine) / common
-    value = next((n for each in mine if (n := each.numbers.get(("value", name))) is not None), None)
-    if value is None:
-        value = weighted / weight if weight else math.nan
+    held = next((n for each in mine if (n := each.numbers.get(("value", name))) is not None), None)
+    value = held if held is not None else weighted / weight if weight else math.nan
     scale = math.fsum(each.scales[name] for each in mine) / common
     outputs = {
         path: OutputBooks(abs(scale) * math.sqrt(max(0.0, square)), math.isfinite(square))
@@ -240,7 +239,8 @@ def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:
         if mine[0].reads(name, path)
         for square in [mine[0].gram(name, name, path)]
     }
-    finite = math.isfinite(value) and all(each.finite for each in outputs.values())
+    # A value that nobody holds is not known, which is not the same as not finite.
+    finite = (held is None or math.isfinite(held)) and all(each.finite for each in outputs.values())
     norm = math.hypot(*(each.grad_norm for each in outputs.values()))
     return TermBooks(value, weight, weighted, 0.0, norm, finite, weight != 0 or norm > 0, outputs)
 

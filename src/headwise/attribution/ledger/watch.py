@@ -70,15 +70,15 @@ class Watched:
         self._edges = {}
         if self._calls is not None and self._one_number and self._places is None:
             self._places = Places()
-            self._places.__enter__()
+            self._places.enter()
 
     def _leave(self, model: nn.Module, inputs: Any, returned: Any) -> None:
         """Ends the recording of places, also where the call raised."""
         places, self._places = self._places, None
         if places is not None:
-            places.__exit__(None, None, None)
+            places.leave()
         if places is not None and returned is not None:
-            self._one_number = len(candidates(entries(returned))) == 1
+            self._one_number = sum(each.tensor.numel() == 1 for each in candidates(entries(returned))) == 1
 
     def _collect(self, head: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """Keep what a head returned in the present call of the model."""

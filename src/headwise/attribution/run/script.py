@@ -192,8 +192,7 @@ class _Recorder:
             return
         self.mode.is_recording = True
         if not self.entered:
-            mode: Any = self.mode
-            mode.__enter__()
+            self.mode.enter()
             self.entered = True
 
     def pause(self) -> None:
@@ -207,7 +206,7 @@ class _Recorder:
             overrides: Any = torch.overrides
             stack = overrides._get_current_function_mode_stack()
             if stack and stack[-1] is self.mode:
-                self.mode.__exit__(None, None, None)
+                self.mode.leave()
                 self.entered = False
 
     def close(self) -> None:
