@@ -35,8 +35,8 @@ class Call:
         fixed: Where outputs are known to be, whatever reads them.
         slices: Per loss the outputs that are booked for it, and which channels; without an entry all.
         unread: Is told of losses that read none of the outputs.
-        names_rest: Whether summands that have no name get one of what computed them, each a row of its own, even
-            beside losses that have names.
+        names_rest: Whether the losses are variables rather than what the code returned: those that are not in the
+            number are no terms, and summands without a name get one of what computed them, each a row of its own.
         passes: What backward passes brought.
     """
 

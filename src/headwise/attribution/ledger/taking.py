@@ -39,7 +39,8 @@ class Taking:
             units.append(Unit(REST, tuple(rest.items())))
             units += [self._compared(each) for each in anatomy.absent if each.tensor.numel() == 1]
         for each in anatomy.absent:
-            if each.tensor.numel() == 1:
+            # Variables of a script may be left over from the step before: they are no terms of this one.
+            if each.tensor.numel() == 1 and not call.names_rest:
                 self._values["absent", each.name] = wide(each.tensor).mean()
         if number is not None:
             self._values["number",] = number
