@@ -209,3 +209,17 @@ def test_a_node_of_autograd_is_its_own_formula():
     assert float(sent[0]) == 0.5
     assert float(node(torch.tensor(1.0))[0]) == 0.5
     total.backward()
+
+
+def test_a_loss_and_twice_that_loss_stand_beside_each_other():
+    first, second = two()
+    doubled = second * 2
+    returned = {"a": [first, second], "b": doubled}
+    found = take_apart(first + second + doubled, returned)
+    assert rounded(found) == {"a.0": 1, "a.1": 1, "b": 1}
+    assert found.complete
+    scaled = {"l2": second, "l2_weighted": 0.5 * second}
+    assert rounded(take_apart(first + scaled["l2_weighted"], {"first": first, **scaled})) == {
+        "first": 1,
+        "l2_weighted": 1,
+    }

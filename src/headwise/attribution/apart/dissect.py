@@ -6,7 +6,7 @@ copies that were divided, scaled or stacked again on their way are so compared b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -136,7 +136,12 @@ def _compared(
         if sets[each.name] == frozenset(total.points)
         and walk_sum(roots, ends={*outputs, each.edge}, known=known, wide=wide).points.keys() <= {each.edge}
     }
-    choice = _choose(total, candidates, sets, whole)
+
+    def reached(ends: Collection[Edge]) -> Collection[Edge]:
+        return walk_sum(roots, ends={*outputs, *ends}, known=known, wide=wide).points
+
+    beside = _beside([each for each in candidates if each.edge in total.passed], sets, reached)
+    choice = _choose(total, candidates, sets, whole, beside)
     place = {edge: number for number, edge in enumerate(total.passed)}
     kept = [each for each in candidates if each.name in choice.kept]
     direct = [each for each in kept if each.edge in total.passed and _alone(each, kept, sets)]
@@ -177,7 +182,11 @@ class _Choice:
 
 
 def _choose(
-    total: Sum, candidates: Sequence[Candidate], sets: Mapping[str, frozenset[Edge]], whole: Collection[Edge]
+    total: Sum,
+    candidates: Sequence[Candidate],
+    sets: Mapping[str, frozenset[Edge]],
+    whole: Collection[Edge],
+    beside: Collection[str],
 ) -> _Choice:
     """Sums of others and second names of one thing give way to their parts and to the first."""
     points = frozenset(total.points)
@@ -198,8 +207,25 @@ def _choose(
         for each in candidates
         if _is_group(sets[each.name], [sets[other.name] for other in parts])
     }
-    kept = frozenset(each.name for each in parts) - groups.keys()
+    kept = (frozenset(each.name for each in parts) | frozenset(beside)) - groups.keys()
     return _Choice(kept, groups, tuple(each.name for each in total_again), frozenset(absent))
+
+
+def _beside(
+    passed: Sequence[Candidate],
+    sets: Mapping[str, frozenset[Edge]],
+    reached: Callable[[Collection[Edge]], Collection[Edge]],
+) -> frozenset[str]:
+    """Losses of the same points that the total adds beside each other: a loss, and twice that loss."""
+    same: dict[frozenset[Edge], dict[Edge, Candidate]] = {}
+    for each in passed:
+        if each.rank < LAST:
+            same.setdefault(sets[each.name], {}).setdefault(each.edge, each)
+    found: set[str] = set()
+    for group in same.values():
+        names = {group[edge].name for edge in (reached(group) if len(group) > 1 else ()) if edge in group}
+        found |= names if len(names) > 1 else set()
+    return frozenset(found)
 
 
 def _is_group(mine: frozenset[Edge], others: Sequence[frozenset[Edge]]) -> bool:
@@ -209,7 +235,8 @@ def _is_group(mine: frozenset[Edge], others: Sequence[frozenset[Edge]]) -> bool:
 
 
 def _alone(mine: Candidate, kept: Sequence[Candidate], sets: Mapping[str, frozenset[Edge]]) -> bool:
-    return all(other is mine or not sets[other.name] & sets[mine.name] for other in kept)
+    """Whether no other loss shares a part of the points; one of the very same has a path of its own."""
+    return all(not sets[other.name] & sets[mine.name] or sets[other.name] == sets[mine.name] for other in kept)
 
 
 def _connected(losses: Sequence[Candidate], sets: Mapping[str, frozenset[Edge]]) -> list[list[Candidate]]:
