@@ -159,8 +159,8 @@ class TwoLosses(nn.Module):
         features = self.trunk(x).tanh()
         label, place = self.label(features), self.places[0](features)
         self.seen = [label, place]
-        first = nn.functional.cross_entropy(label, torch.arange(len(x)) % 4)
-        second = place.abs().mean()
+        first: Tensor = nn.functional.cross_entropy(label, torch.arange(len(x)) % 4)
+        second: Tensor = place.abs().mean()
         if self.returns == "one":
             return first + 0.5 * second
         return {"first": first, "second": second}
