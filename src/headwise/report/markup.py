@@ -38,14 +38,39 @@ def element(name: str, /, *children: str, **attributes: object) -> Markup:
         if value is None or value is False:
             continue
         attribute = key.rstrip("_").replace("_", "-")
-        written.append(f" {attribute}" if value is True else f' {attribute}="{html.escape(str(value))}"')
+        written.append(f" {attribute}" if value is True else f' {attribute}="{html.escape(visible(str(value)))}"')
     opening = f"<{name}{''.join(written)}>"
     return Markup(opening if name in _VOID else f"{opening}{join(children)}</{name}>")
 
 
 def join(pieces: Iterable[str]) -> Markup:
     """The pieces one after the other, plain text among them escaped."""
-    return Markup("".join(piece if isinstance(piece, Markup) else html.escape(piece, quote=False) for piece in pieces))
+    return Markup(
+        "".join(piece if isinstance(piece, Markup) else html.escape(visible(piece), quote=False) for piece in pieces)
+    )
+
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 4_000
+
+
+def visible(text: str) -> str:
+    """Text as it can stand on a page, in a picture and in a file, whoever wrote it.
+
+    Args:
+        text: of a term, a file or a configuration.
+
+    Returns:
+        The same, with what would turn the direction of its line, end it, or cannot be written in UTF-8 as an escape
+        (a backslash, u and four digits), and without the end of a line of more than 4,000 characters.
+    """
+    shown = _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return "\n".join(shortened(line, _LONGEST) for line in shown.split("\n"))
+
+
+def shortened(text: str, most: int) -> str:
+    """The beginning of a text that is longer than `most` characters, with how many there are."""
+    return text if len(text) <= most else f"{text[: most - 24]}\N{HORIZONTAL ELLIPSIS} ({len(text):,} characters)"
 
 
 def breakable(name: str) -> Markup:
@@ -63,10 +88,21 @@ def embedded_json(data: Any) -> Markup:
     Returns:
         The element, of a type that browsers do not execute.
     """
-    text = json.dumps(data, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps(_visible(data), allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(f'<script type="application/json">{text}</script>')
+
+
+def _visible(data: Any) -> Any:
+    """The same data with every text as it can stand on a page; long lists of numbers stay as they are."""
+    if isinstance(data, str):
+        return visible(data)
+    if isinstance(data, dict):
+        return {key: _visible(value) for key, value in data.items()}
+    if isinstance(data, list | tuple) and not all(isinstance(value, int | float | None) for value in data):
+        return [_visible(value) for value in data]
+    return data
 
 
 def plain(value: float | None) -> float | int | str | None:

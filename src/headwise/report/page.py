@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,7 +13,6 @@ from typing import Protocol
 from headwise.files import write_atomically
 from headwise.report.markup import Markup, element, join, number
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 ROOM_BESIDE = 790
 """Pixels of a figure's width that leave room for a table beside it, on a broad screen."""
 
@@ -105,10 +106,10 @@ class Page:
             "head",
             element("meta", charset="utf-8"),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+            element("meta", http_equiv="Content-Security-Policy", content=_policy()),
             element("meta", name="color-scheme", content="light dark"),
             element("title", self.title),
-            element("style", Markup(_asset("page.css"))),
+            element("style", Markup(_style())),
         )
 
     def _navigation(self) -> Markup:
@@ -254,6 +255,25 @@ def _hatches() -> Markup:
         for index, stroke in enumerate(strokes, start=1)
     ]  # fmt: skip
     return element("svg", element("defs", *patterns), width=0, height=0, class_="hatches", aria_hidden="true")
+
+
+SHADES = 100
+"""Steps of darkness of a heat map's cells, each a class: the page allows no styles of single elements."""
+
+
+def _style() -> str:
+    shades = "".join(f".v{step}{{--v:{step / SHADES:g}}}" for step in range(SHADES + 1))
+    return f"{_asset('page.css')}{shades}\n"
+
+
+def _policy() -> str:
+    """What the page may do: show pictures that are in it, and run and apply what this package wrote, by its hash."""
+    scripts = " ".join(_hash(_asset(name)) for name in _SCRIPTS)
+    return f"default-src 'none'; img-src data:; style-src {_hash(_style())}; script-src {scripts}; base-uri 'none'"
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _asset(name: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Run:
     def terms(self) -> list[str]:
         """The names of the terms: the configuration's, then any other that was logged."""
         told = self.config.get("terms")
-        names = [str(name) for name in told] if isinstance(told, list) else []
+        names = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
         return list(dict.fromkeys([*names, *self.log.names("terms")]))
 
     @property
@@ -75,9 +76,9 @@ class Run:
 
     def pairs(self) -> dict[tuple[str, str], Column]:
         """Cosines between terms at each logged step, `None` where the two read no output in common."""
-        found = {}
+        found, terms = {}, set(self.terms)
         for key in self.log.names("cosine"):
-            pair = _split_pair(key, self.terms)
+            pair = _split_pair(key, terms)
             if pair is not None:
                 found[pair] = self.log.column("cosine", key)
         return found
@@ -113,7 +114,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"report: {path.parent} is not a run folder, it has no config.json. {remedy}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"report: {path} cannot be read ({_one_line(error)}). {remedy}") from error
     if not isinstance(config, dict):
         raise ValueError(f"report: {path} holds a {type(config).__name__}, not an object. {remedy}")
@@ -147,7 +148,9 @@ def read_log(path: Path) -> Log:
             _append(entry, steps, columns)
     for column in columns.values():
         column.extend([None] * (len(steps) - len(column)))
-    remarks = _remarks(path.name, num_lines, unread, num_replaced, bool(steps))
+    remarks = [*_remarks(path.name, num_lines, unread, num_replaced, bool(steps))]
+    if len(columns) >= _MOST_COLUMNS:
+        remarks.append(f"{path.name} holds more than {_MOST_COLUMNS:,} different numbers; the others were left out.")
     return Log(steps, columns, tuple(remarks))
 
 
@@ -157,7 +160,8 @@ def _parse(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     step = entry.get("step") if isinstance(entry, dict) else None
-    return entry if isinstance(step, int) and not isinstance(step, bool) else None
+    counts = isinstance(step, int) and not isinstance(step, bool) and abs(step) <= _LAST_STEP
+    return entry if counts else None
 
 
 def _drop_from(step: int, steps: list[int], columns: Mapping[Keys, Column]) -> int:
@@ -174,7 +178,11 @@ def _drop_from(step: int, steps: list[int], columns: Mapping[Keys, Column]) -> i
 def _append(entry: Mapping[str, Any], steps: list[int], columns: dict[Keys, Column]) -> None:
     steps.append(entry["step"])
     for path, value in _numbers(entry, ()):
-        column = columns.setdefault(path, [])
+        column = columns.get(path)
+        if column is None:
+            if len(columns) >= _MOST_COLUMNS:
+                continue
+            column = columns[path] = []
         if len(column) < len(steps):
             column.extend([None] * (len(steps) - 1 - len(column)))
             column.append(value)
@@ -185,9 +193,10 @@ def _numbers(node: Mapping[str, Any], prefix: Keys) -> Iterator[tuple[Keys, floa
     for key, value in node.items():
         path = (*prefix, key)
         if isinstance(value, dict):
-            yield from _numbers(value, path)
+            if len(path) < _DEEPEST:
+                yield from _numbers(value, path)
         elif isinstance(value, int | float):
-            yield path, float(value)
+            yield path, _real(value)
         elif value is None:
             yield path, None if path[0] == "cosine" else float("nan")
         elif isinstance(value, str):
@@ -195,6 +204,21 @@ def _numbers(node: Mapping[str, Any], prefix: Keys) -> Iterator[tuple[Keys, floa
                 yield path, float(value)  # writers that keep to strict JSON spell NaN and inf as text
             except ValueError:
                 continue
+
+
+def _real(value: float) -> float:
+    """A number as the computer's own kind has it; an integer beyond its range is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+_LAST_STEP = 2**53
+"""Beyond it the page's scripts cannot count."""
+_MOST_COLUMNS = 10_000
+"""Numbers of a line that are read; a run of a hundred terms has a tenth of them."""
+_DEEPEST = 12
 
 
 def _remarks(name: str, num_lines: int, unread: list[int], num_replaced: int, any_rows: bool) -> Iterator[str]:
@@ -209,7 +233,7 @@ def _remarks(name: str, num_lines: int, unread: list[int], num_replaced: int, an
         yield f"{name} holds no steps."
 
 
-def _split_pair(key: str, names: list[str]) -> tuple[str, str] | None:
+def _split_pair(key: str, names: Set[str]) -> tuple[str, str] | None:
     """The two terms of `sin|cos`; a name may hold a bar itself."""
     parts = key.split("|")
     for cut in range(1, len(parts)):

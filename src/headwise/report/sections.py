@@ -185,14 +185,24 @@ def _output_links(run: Run) -> list[Link]:
     return links
 
 
-def _flat(node: Mapping[str, object], prefix: str) -> list[tuple[str, str]]:
+def _flat(node: Mapping[str, object], prefix: str, depth: int = 0) -> list[tuple[str, str]]:
     rows = []
     for key, value in node.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and depth < _DEEPEST:
+            rows += _flat(value, f"{prefix}{key}.", depth + 1)
         else:
-            rows.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
+            rows.append((f"{prefix}{key}", value if isinstance(value, str) else _as_json(value)))
     return rows
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "nested too deeply to be shown"
+
+
+_DEEPEST = 8
 
 
 def _duration(seconds: float) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from headwise.report import sections
@@ -38,10 +39,10 @@ def write_report(run: Path) -> Path:
     require("headwise report", "report")
     found = read_run(run)
     folder = found.folder / "report"
-    page = report_page(found)
+    page, pictures = report_page(found), _Pictures(folder)
     for section in page.sections:
         for block in section.blocks:
-            _save(block, folder)
+            pictures.save(block)
     return page.write(folder / "index.html")
 
 
@@ -94,18 +95,44 @@ def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
     ]
 
 
-def _save(block: Block, folder: Path) -> None:
-    """Write a figure as a PNG file too."""
-    from headwise.report.figures.pictures import HeldOut
-    from headwise.report.figures.plots import plot_curves, plot_heat_map
-    from headwise.report.figures.sample_plot import plot_sample
+class _Pictures:
+    """Writes figures as PNG files too, each under a name of its own.
 
-    if isinstance(block, Curves):
-        plot_curves(block, folder / f"{_slug(block.title)}.png")
-    elif isinstance(block, HeatMap):
-        plot_heat_map(block, folder / f"{_slug(block.title)}.png")
-    elif isinstance(block, HeldOut):
-        plot_sample(block.sample, folder / f"sample-{block.sample.name}.png")
+    Args:
+        folder: of the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.taken: set[str] = set()
+
+    def save(self, block: Block) -> None:
+        """Write a figure; other blocks are for the page alone."""
+        from headwise.report.figures.pictures import HeldOut
+        from headwise.report.figures.plots import plot_curves, plot_heat_map
+        from headwise.report.figures.sample_plot import plot_sample
+
+        if isinstance(block, Curves):
+            plot_curves(block, self._path(block.title))
+        elif isinstance(block, HeatMap):
+            plot_heat_map(block, self._path(block.title))
+        elif isinstance(block, HeldOut):
+            plot_sample(block.sample, self._path(f"sample {block.sample.name}"))
+
+    def _path(self, title: str) -> Path:
+        """A file that no other figure has: `Share of the total` becomes `share-of-the-total.png`."""
+        slug = re.sub(r"[^a-z0-9]+", "-", title.lower()[:_LONGEST]).strip("-") or "figure"
+        name = next(name for name in _numbered(slug) if name not in self.taken)
+        self.taken.add(name)
+        return self.folder / f"{name}.png"
+
+
+_LONGEST = 80
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in count(2))
 
 
 def _pictures(run: Run) -> tuple[list[Block], list[tuple[str, str]]]:
@@ -129,11 +156,6 @@ def _pictures(run: Run) -> tuple[list[Block], list[tuple[str, str]]]:
             break
         shown.append(block)
     return shown, remarks
-
-
-def _slug(title: str) -> str:
-    """A file name: `Share of the total` becomes `share-of-the-total`."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def _title(run: Run) -> str:

@@ -142,6 +142,21 @@ class Flow:
         inward = sum(_finite(link.amount) for link in self.links if link.target == name)
         return max(outward, inward)
 
+    def norm(self, name: str) -> float | None:
+        """The norm of all that passes a node.
+
+        Args:
+            name: of the node.
+
+        Returns:
+            Of what leaves for places of its own the root of the sum of squares; of what arrives the one amount, and
+            `None` where several meet: the norm of their sum depends on their directions.
+        """
+        inward = [_finite(link.amount) for link in self.links if link.target == name]
+        if inward:
+            return inward[0] if len(inward) == 1 else None
+        return math.hypot(*(_finite(link.amount) for link in self.links if link.source == name))
+
     def _ribbons(self, places: Mapping[str, tuple[float, float, float]]) -> list[Markup]:
         used_out, used_in = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0)
         terms = self.terms or next(iter(self.stages.values()), ())
@@ -167,14 +182,15 @@ class Flow:
 
     def _node(self, name: str, place: tuple[float, float, float]) -> Markup:
         x, y, height = place
-        through = self._through(name)
+        norm = self.norm(name)
+        said = "" if norm is None else number(norm)
         middle = max(y + height / 2 + 4, y + 8)
-        label = element("tspan", name) + element("tspan", f"  {number(through)}", class_="amount")
+        label = element("tspan", name) + element("tspan", f"  {said}", class_="amount")
         return element(
             "g",
             element("rect", x=f"{x:.1f}", y=f"{y:.1f}", width=_BAR, height=f"{height:.1f}", class_="node"),
             element("text", Markup(label), x=f"{x + _BAR + 7:.1f}", y=f"{middle:.1f}"),
-            data_tip=f"{name}: {number(through)} {self.unit}".strip(),
+            data_tip=f"{name}: {said} {self.unit}".strip() if said else name,
         )
 
 

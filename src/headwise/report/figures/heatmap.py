@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from headwise.report.markup import NOTHING, Markup, breakable, element, number
-from headwise.report.page import ROOM_BESIDE, Table, figure
+from headwise.report.page import ROOM_BESIDE, SHADES, Table, figure
 
 _PRINTED_COLUMNS = 12
 _TALL = 14  # rows; from here on they are slim
@@ -99,7 +99,7 @@ class HeatMap:
         crowded += " tall" if len(self.rows) > _TALL else ""
         table = element("table", element("thead", element("tr", element("td"), *heads)), element("tbody", *lines),
                         class_=f"heat{crowded}",
-                        style=f"width:min(100%,{self._width()}px)")  # fmt: skip
+                        width=self._width())  # fmt: skip
         return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=self.title)
 
     def _cell(self, row: str, column: str, value: float | None) -> Markup:
@@ -115,7 +115,7 @@ class HeatMap:
         kind = "against" if self.diverging and value < 0 else "along"
         strong = " strong" if shade > _STRONG else ""
         text = f"{value:+.2f}" if self.diverging else number(value)
-        return element("td", text, class_=f"{kind}{strong}", style=f"--v:{shade:.3f}", data_tip=tip)
+        return element("td", text, class_=f"{kind}{strong} v{round(SHADES * shade)}", data_tip=tip)
 
     def _shade(self, value: float) -> float | None:
         """Darkness in [0, 1], or `None` for a value the scale has no place for."""

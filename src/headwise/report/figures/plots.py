@@ -12,7 +12,7 @@ from headwise.files import write_atomically
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.figures.sampling import moving_mean, rows_to_draw
-from headwise.report.markup import NOTHING
+from headwise.report.markup import NOTHING, shortened, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def plot_curves(curves: Curves, path: Path) -> Path:
         _draw_areas(curves, axes)
     else:
         _draw_lines(curves, axes)
-    axes.set_title(curves.title, loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(literal(curves.title), loc="left", fontsize=12, fontweight="bold")
     axes.set_xlabel("step")
     axes.set_ylabel(curves.unit)
     if curves.bounds is not None:
@@ -93,8 +93,8 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
     Returns:
         `path`.
     """
-    labels = _PER_LETTER * max((len(name) for name in heat.rows), default=0)
-    width = max(labels + 1.8 + 0.95 * len(heat.columns), 1.2 * _PER_LETTER * len(heat.title))
+    labels = _PER_LETTER * max((len(literal(name)) for name in heat.rows), default=0)
+    width = max(labels + 1.8 + 0.95 * len(heat.columns), 1.2 * _PER_LETTER * len(literal(heat.title)))
     figure, axes = _axes(width, 1.5 + 0.55 * len(heat.rows))
     from matplotlib.colors import LogNorm, Normalize
 
@@ -113,7 +113,7 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
         for x, column in enumerate(heat.columns):
             if not heat.is_self(row, column):
                 _write_cell(axes, x, y, heat.values[y][x], signed=heat.diverging)
-    figure.suptitle(heat.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.suptitle(literal(heat.title), x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.colorbar(image, ax=axes, label=heat.unit)
     return save(figure, path)
 
@@ -163,5 +163,10 @@ def _number(value: float | None) -> float:
 
 
 def literal(name: str) -> str:
-    """A name as it is, for matplotlib: no mathematics between dollars, and a leading underscore does not hide it."""
-    return "\u200b" * name.startswith("_") + name.replace("$", r"\$")
+    """A name for matplotlib: visible, short, no mathematics between dollars; a leading underscore does not hide it."""
+    shown = shortened(visible(name), _LONGEST)
+    return "\u200b" * shown.startswith("_") + shown.replace("$", r"\$")
+
+
+_LONGEST = 80
+"""Characters of a name in a picture."""
