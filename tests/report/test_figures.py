@@ -6,6 +6,7 @@ import re
 import pytest
 
 from headwise.report import Curves, Flow, HeatMap, Link, Page, Section, Table
+from headwise.report.page import SHADES
 from tests.report.parsed import ParsedPage
 
 
@@ -14,8 +15,8 @@ def parsed(tmp_path, *blocks):
 
 
 def shades(page):
-    styles = [attributes.get("style") or "" for tag, attributes in page.tags if tag == "td"]
-    return [float(m.group(1)) for style in styles if (m := re.match(r"--v:([\d.]+)", style))]
+    classes = [attributes.get("class") or "" for tag, attributes in page.tags if tag == "td"]
+    return [int(m.group(1)) / SHADES for names in classes if (m := re.search(r"\bv(\d+)$", names))]
 
 
 def test_heat_map_shades_by_the_logarithm(tmp_path):

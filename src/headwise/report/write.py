@@ -39,10 +39,10 @@ def write_report(run: Path) -> Path:
     require("headwise report", "report")
     found = read_run(run)
     folder = found.folder / "report"
-    page, pictures = report_page(found), _Pictures(folder)
+    page, taken = report_page(found), set[str]()
     for section in page.sections:
         for block in section.blocks:
-            pictures.save(block)
+            _save(block, folder, taken)
     return page.write(folder / "index.html")
 
 
@@ -95,36 +95,26 @@ def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
     ]
 
 
-class _Pictures:
-    """Writes figures as PNG files too, each under a name of its own.
+def _save(block: Block, folder: Path, taken: set[str]) -> None:
+    """Write a figure as a PNG file too, under a name that no other has; other blocks are for the page alone."""
+    from headwise.report.figures.pictures import HeldOut
+    from headwise.report.figures.plots import plot_curves, plot_heat_map
+    from headwise.report.figures.sample_plot import plot_sample
 
-    Args:
-        folder: of the files.
-    """
+    if isinstance(block, Curves):
+        plot_curves(block, _free_path(folder, block.title, taken))
+    elif isinstance(block, HeatMap):
+        plot_heat_map(block, _free_path(folder, block.title, taken))
+    elif isinstance(block, HeldOut):
+        plot_sample(block.sample, _free_path(folder, f"sample {block.sample.name}", taken))
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.taken: set[str] = set()
 
-    def save(self, block: Block) -> None:
-        """Write a figure; other blocks are for the page alone."""
-        from headwise.report.figures.pictures import HeldOut
-        from headwise.report.figures.plots import plot_curves, plot_heat_map
-        from headwise.report.figures.sample_plot import plot_sample
-
-        if isinstance(block, Curves):
-            plot_curves(block, self._path(block.title))
-        elif isinstance(block, HeatMap):
-            plot_heat_map(block, self._path(block.title))
-        elif isinstance(block, HeldOut):
-            plot_sample(block.sample, self._path(f"sample {block.sample.name}"))
-
-    def _path(self, title: str) -> Path:
-        """A file that no other figure has: `Share of the total` becomes `share-of-the-total.png`."""
-        slug = re.sub(r"[^a-z0-9]+", "-", title.lower()[:_LONGEST]).strip("-") or "figure"
-        name = next(name for name in _numbered(slug) if name not in self.taken)
-        self.taken.add(name)
-        return self.folder / f"{name}.png"
+def _free_path(folder: Path, title: str, taken: set[str]) -> Path:
+    """A file that no other figure has: `Share of the total` becomes `share-of-the-total.png`."""
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()[:_LONGEST]).strip("-") or "figure"
+    name = next(name for name in _numbered(slug) if name not in taken)
+    taken.add(name)
+    return folder / f"{name}.png"
 
 
 _LONGEST = 80
