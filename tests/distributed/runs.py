@@ -49,7 +49,8 @@ class Spec:
     Args:
         folder: of the run.
         ranks: processes.
-        events: what happens, as (rank, step, kind): "kill", "term", "gone", "hang", "nan", or "full" (a disk).
+        events: what happens, as (rank, step, kind): "kill", "stop", "term", "gone", "hang", "nan", or "full"
+            (a disk).
         plain: a network without batch normalisation and dropout, whose steps do not depend on the split.
         resume: as in `train`.
         environment: further variables.
@@ -120,9 +121,12 @@ class Eventful:
             yield batch
 
 
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
+
+
 def happen(kind: str, batch: Batch) -> None:
-    if kind in ("kill", "term"):
-        os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+    if kind in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[kind])
     elif kind == "gone":
         raise FileNotFoundError(GONE)
     elif kind == "hang":

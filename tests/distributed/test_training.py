@@ -13,7 +13,7 @@ import torch
 from headwise.data.loading import BatchSampler
 from headwise.training.checkpoints import list_checkpoints, load_checkpoint
 from headwise.training.ranks import error_line
-from tests.distributed.runs import GONE, NUM_PICTURES, run, used_samples
+from tests.distributed.runs import GONE, NUM_PICTURES, Spec, end, run, start, used_samples
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -146,6 +146,26 @@ def test_a_process_that_waits_for_a_lost_one_in_vain_ends_itself(tmp_path):
     assert ended.codes == [-signal.SIGKILL, 1]
     assert ended.seconds < 50
     assert "process 1 stops because process 0 was killed" in ended.said[1]
+
+
+def test_a_stopped_process_is_named_by_the_other(tmp_path):
+    """It closes nothing and answers nothing; nobody but the one that waits for it can tell."""
+    spec = Spec(str(tmp_path / "run"), events=((1, 4, "stop"),), grace=0.5, settings={"patience": 4.0})
+    processes, meet = start(spec)
+    processes[0].join(90)
+    processes[1].kill()
+    ended = end(processes, meet)
+    assert ended.codes == [1, -signal.SIGKILL]
+    assert "process 0 stops because process 1 has given no sign of life for 4 s (patience)" in ended.said[0]
+    assert state(tmp_path / "run")["step"] == 3
+
+
+def test_batches_that_do_not_come_end_all_after_a_checkpoint(tmp_path):
+    ended = run(tmp_path / "run", events=((1, 5, "hang"),), settings={"patience": 8.0})
+    assert ended.codes == [2, 2]
+    assert "loading the batches of step 6 took longer than 8 s (patience)" in ended.said[1]
+    assert "process 1: loading the batches of step 6" in ended.said[0]
+    assert state(tmp_path / "run")["step"] == 5
 
 
 def test_sigterm_to_one_process_saves_and_ends_all_after_the_same_step(undisturbed, tmp_path):

@@ -166,6 +166,66 @@ def test_stopping_says_how_to_resume(tmp_path, capsys):
     assert "region" in output, "plain lines name the terms"
 
 
+class HangingBatches(tiny.Batches):
+    """A fourth batch that never comes."""
+
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__()
+        self.number = number
+
+    def __call__(self, first: int, last: int, micro_batches: int, ranks: Ranks) -> Iterator[Batch]:
+        for number, batch in enumerate(super().__call__(first, last, micro_batches, ranks)):
+            if number == 3:
+                if self.number is not None:
+                    os.kill(os.getpid(), self.number)
+                time.sleep(60)
+            yield batch
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_breaks_off_a_wait_for_batches(tmp_path, number):
+    began = time.monotonic()
+    outcome = train(replace(tiny.make_task(), batches=HangingBatches(number)), tiny.settings(), tmp_path / "run")
+    assert time.monotonic() - began < 30
+    assert (outcome.steps, outcome.signal) == (3, number)
+
+
+def test_a_wait_for_batches_ends_by_itself(tmp_path):
+    task = replace(tiny.make_task(), batches=HangingBatches())
+    with pytest.raises(TimeoutError, match=r"loading the batches of step 4 took longer than 5 s \(patience\)"):
+        train(task, tiny.settings(patience=5.0), tmp_path / "run")
+    assert load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0])["step"] == 3
+
+
+def test_a_clock_that_goes_back_changes_nothing(whole, tmp_path, monkeypatch):
+    times = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+    tiny.run(tmp_path / "run")
+    assert lines(tmp_path / "run" / "log.jsonl") == lines(whole / "log.jsonl")
+    seconds = [json.loads(line)["time"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert seconds == sorted(seconds)
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path):
+    tiny.run(tmp_path / "run")
+    task = replace(tiny.make_task(), network=torch.nn.Conv2d(3, 3, 1))
+    optimiser = torch.optim.AdamW(task.network.parameters(), 0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, tiny.STEPS)
+    task = replace(task, optimiser=optimiser, scheduler=schedule)
+    with pytest.raises(ValueError, match=r"run: its checkpoint of step 20 does not fit what is to be trained"):
+        train(task, tiny.settings(), tmp_path / "run", resume=True)
+
+
+def test_a_forked_process_is_not_held_by_the_run():
+    """It has the signals as they were before; a pool of the data's would ignore its own end otherwise."""
+    with Interrupts():
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        process.start()
+        process.terminate()
+        process.join(20)
+        assert process.exitcode == -signal.SIGTERM
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     first = tiny.run(tmp_path)
     before = (tmp_path / "log.jsonl").read_bytes()

@@ -60,7 +60,8 @@ def _lock(descriptor: int, folder: Path, say: Callable[[str], None]) -> None:
         if error.errno not in _TAKEN:
             say(f"headwise: warning: {folder}: cannot be locked ({error.strerror}). Start no second run there.")
             return
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+        told = os.pread(descriptor, 200, 0).decode(errors="replace")
+        owner = "".join(character for character in told if character.isprintable())
         raise ValueError(_refusal(folder, owner or "another process")) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -1,0 +1,135 @@
+"""The lines of SECURITY.md, each shown to hold."""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headwise.report import write_report
+from headwise.report.samples import read_sample
+from headwise.training import checkpoints
+from headwise.training.checkpoints import load_checkpoint, save_checkpoint
+from tests.reliability import kit
+
+
+class Evil:
+    ran = False
+
+    def __reduce__(self) -> Any:
+        return (setattr, (Evil, "ran", True))
+
+
+def test_a_checkpoint_with_a_digest_of_its_own_runs_no_code(tmp_path):
+    """Whoever may write a file may write its digest."""
+    path = tmp_path / "step_00000001.pt"
+    path.write_bytes(checkpoints._archive({"format": checkpoints.FORMAT, "code": Evil()}))
+    with pytest.raises(ValueError, match="no checkpoint"):
+        load_checkpoint(path)
+    assert not Evil.ran
+
+
+def test_nothing_of_a_damaged_checkpoint_is_parsed(tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path, 1, {"network": {"w": torch.ones(3)}})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    monkeypatch.setattr(torch, "load", pytest.fail)
+    with pytest.raises(ValueError, match="damaged: its content is not what was written"):
+        load_checkpoint(path)
+
+
+def test_a_tensor_that_is_not_what_was_written_is_named(tmp_path):
+    path = save_checkpoint(tmp_path, 1, {"network": {"w": torch.ones(3)}})
+    state = torch.load(path, weights_only=True)
+    state["network"]["w"][1] = 2
+    path.write_bytes(checkpoints._archive(state))
+    with pytest.raises(ValueError, match=r"'network.w' is not what was written"):
+        load_checkpoint(path)
+
+
+def test_a_page_runs_and_applies_what_is_its_own_and_loads_nothing(tmp_path):
+    names = ["heat", "</script><script>1</script>", "<style>*{display:none}</style>"]
+    page = write_report(kit.run_folder(tmp_path / "run", names)).read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    told = policy[1].replace("&#x27;", "'")
+    assert "default-src 'none'" in told
+    assert "unsafe" not in told
+    allowed = {*re.findall(r"'sha256-([^']+)'", told)}
+    own = re.findall(r"<(?:script|style)>(.*?)</(?:script|style)>", page, re.DOTALL)
+    assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in own} == allowed
+    assert not re.search(r'<[^>]+\s(?:style|on\w+)="', page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+
+
+def test_names_are_no_paths(tmp_path):
+    names = ["../../up", "/etc/passwd", "a/b", "con", "a\0b"]
+
+    def levels(rows: Any) -> None:
+        numbers = {"value": 0.1, "weighted": 0.1, "share": 0.1, "grad_norm": 0.1, "finite": True}
+        for row in rows:
+            for name in names:
+                row["terms"][name]["levels"] = {"fine": numbers, "coarse": numbers}
+
+    folder = kit.run_folder(tmp_path / "run", names, change_lines=levels)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    write_report(folder)
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert {path.parent for path in written} == {folder / "report"}
+    assert len(written) > 2 * len(names)
+
+
+def test_a_sample_is_read_without_pickles(tmp_path):
+    np.savez(tmp_path / "000.npz", image=np.array([Evil()], dtype=object))
+    with pytest.raises(ValueError, match=r"000\.npz"):
+        read_sample(tmp_path / "000.npz")
+    assert not Evil.ran
+
+
+def test_a_log_line_costs_what_it_is_worth(tmp_path):
+    """Ten thousand numbers of their own on each of 200 lines: two million columns, if they were read."""
+
+    def many(rows: Any) -> None:
+        for number, row in enumerate(rows):
+            row["made_up"] = {f"{number}.{place}": 1.0 for place in range(10_000)}
+
+    folder = kit.run_folder(tmp_path / "run", ["heat", "offset"], lines=20, change_lines=many)
+    page = write_report(folder).read_text()
+    assert "holds more than 10,000 different numbers" in page
+    assert "heat" in page
+
+
+def test_every_line_has_its_test():
+    """The table of SECURITY.md has a row for each kind of file; a new row needs a test here."""
+    text = (Path(__file__).parents[1] / "SECURITY.md").read_text()
+    rows = [
+        line.split("|")[1].strip()
+        for line in text.splitlines()
+        if line.startswith("| ") and "what Headwise" not in line
+    ]
+    assert rows == [
+        "a checkpoint",
+        "a configuration (`config.json`, a criterion's JSON or YAML)",
+        "a log, an evaluation",
+        "a name of a term, an output, a class, a picture",
+        "a picture, a sample (`.npz`)",
+        "a page",
+    ]
+
+
+def test_a_configuration_is_plain_data(tmp_path):
+    from headwise.criterion import Criterion
+
+    (tmp_path / "ran.py").write_text("import pathlib\npathlib.Path(__file__).with_name('proof').touch()\n")
+    declared = {"terms": [{"name": "a", "loss": "ran:loss", "normalizer": "count", "output": "x", "target": "y"}]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        with pytest.raises(ValueError, match="a"):
+            Criterion.from_json(json.dumps(declared))
+    assert not (tmp_path / "proof").exists()
