@@ -36,7 +36,7 @@ def flip(path, position, bit=6):
 
 def newest(folder):
     """The newest checkpoint that serves, and what was said of the others."""
-    said = []
+    said: list[str] = []
     return newest_checkpoint(folder, "p", said.append), " ".join(said)
 
 

@@ -176,4 +176,11 @@ def _end_daemons() -> None:
             child.kill()
 
 
+def wake_daemons() -> None:
+    """Let loading processes that were stopped go on, so that they hear when they are told to end."""
+    for child in multiprocessing.active_children():
+        if child.daemon and child.pid is not None:
+            os.kill(child.pid, signal.SIGCONT)
+
+
 _LAST_WAIT = 2.0

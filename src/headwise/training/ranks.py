@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from headwise.training.interrupts import wake_daemons
 from headwise.training.lifeline import open_lifeline, stopping
 
 PATIENCE = 300.0
@@ -201,6 +202,7 @@ def _recorded() -> Iterator[None]:
     except Exception as error:
         with suppress(OSError):
             get_error_handler().record_exception(error)
+        wake_daemons()
         atexit.register(gc.freeze)  # nothing is left to be found there, and the search takes seconds
         raise
 
