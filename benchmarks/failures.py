@@ -44,6 +44,7 @@ def full(tensor):
     global calls
     calls += 1
     if calls > 20:
+        os.write(1, b"failing now\n")
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
     return share(tensor)
 
@@ -70,7 +71,6 @@ def failing(self, images):
 
 if way == "a full shared memory":
     torch.Tensor.share_memory_ = full
-    os.write(1, b"failing now\n")
 else:
     torch.nn.Conv2d.forward = failing
 from headwise.cli import main

@@ -54,14 +54,16 @@ def children(tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"{way}-{what}")
         small = json.dumps(kit.SMALL)
         started[way, what] = kit.Child(folder, "-c", FAILING, way, what, folder / "run", small)
-    for child in started.values():
-        assert child.wait(lambda child=child: "failing now" in child.out, 90), child.err[-600:]
-    end = time.monotonic() + GRACE
-    for child in started.values():
-        child.ended(end - time.monotonic())
-    yield {case: (child.code, child.out, child.err) for case, child in started.items()}
-    for child in started.values():
-        child.end()
+    try:
+        for child in started.values():
+            assert child.wait(lambda child=child: "failing now" in child.out, 250), child.err[-600:]
+        end = time.monotonic() + GRACE
+        for child in started.values():
+            child.ended(end - time.monotonic())
+        yield {case: (child.code, child.out, child.err) for case, child in started.items()}
+    finally:
+        for child in started.values():
+            child.end()
 
 
 def last(text):
