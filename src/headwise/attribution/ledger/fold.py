@@ -94,8 +94,6 @@ def _scales(step: StepRows, fields: dict[str, Tensor], scale: float | None) -> _
     alone = fields["value"] / calls
     spread = fields["factored"] / torch.where(sums == 0, 1.0, sums)
     values = alone if calls == 1 else torch.where(sums == 0, alone, spread)
-    untrained = (fields["trained"] == 0) & (not exact)
-    weights = torch.where(untrained, fields["weight"] / calls, weights)
     return _Scales(factor, factor.value, weights, values, per_call)
 
 
