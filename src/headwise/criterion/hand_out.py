@@ -40,52 +40,29 @@ def hand_out(
     Raises:
         ValueError: Gradients of float16 outputs would be dropped.
     """
-    edges = job.plan.layout.edges
-    views = [roots[0]] * len(edges)
+    views = [roots[0]] * len(job.plan.layout.edges)
     tokens = []
-    parts = job.plan.per_output if policy == "keep" else job.plan.whole
-    for part in parts:
+    needed = torch.is_grad_enabled()
+    held = {number: weight.detach() for number, weight in enumerate(weights) if isinstance(weight, Tensor)}
+    for part in job.plan.per_output if policy == "keep" else job.plan.whole:
         read = [roots[root] for root in part.roots]
-        if policy == "drop":
-            _refuse_half(job, part, read)
-        if not (torch.is_grad_enabled() and any(root.requires_grad for root in read)):
+        if not (needed and any(root.requires_grad for root in read)):
             found = [view(read[edge.root], edge) for edge in part.layout.edges]
-        elif policy == "keep" and record is None and _is_direct(job, part, weights, idle):
+        elif part.is_alone and record is None and policy == "keep" and part.readers.isdisjoint((*held, *idle)):
             found = read
         else:
-            found, token = _through_junction(job, part, policy, read, weights, idle, record)
-            tokens += token
-        for edge, each in zip(part.edges, found, strict=True):
+            if policy == "drop":
+                _refuse_half(part, read)
+            sure = len(part.closed) == len(part.edges) and part.readers.isdisjoint(idle)
+            silent = () if part.readers.isdisjoint(held) else tuple([held.get(n) for n in range(len(weights))])
+            found = split(part, Duties(policy, record, None, silent, token=not sure), read)
+            tokens += found[len(part.edges) :]
+        for edge, each in zip(part.edges, found, strict=False):
             views[edge] = each
     return views, tokens
 
 
-def _is_direct(job: Job, part: Part, weights: Sequence[float | Tensor], idle: Collection[int]) -> bool:
-    (edge, *others) = part.layout.edges
-    weighed = isinstance(weights[edge.term], Tensor) or edge.term in idle
-    return not others and edge.is_plain and not weighed and job.terms[edge.term].closed_form
-
-
-def _through_junction(
-    job: Job,
-    part: Part,
-    policy: Policy,
-    roots: list[Tensor],
-    weights: Sequence[float | Tensor],
-    idle: Collection[int],
-    record: Record | None,
-) -> tuple[list[Tensor], list[Tensor]]:
-    readers = {edge.term for edge in part.layout.edges}
-    sure = all(job.terms[number].closed_form and number not in idle for number in readers)
-    held: tuple[Tensor | None, ...] = ()
-    if any(isinstance(weights[number], Tensor) for number in readers):
-        held = tuple([weight.detach() if isinstance(weight, Tensor) else None for weight in weights])
-    closed = [number for number, edge in enumerate(part.layout.edges) if job.terms[edge.term].closed_form]
-    found = split(part, Duties(policy, record, None, held, token=not sure), roots, closed)
-    return list(found[: len(part.edges)]), list(found[len(part.edges) :])
-
-
-def _refuse_half(job: Job, part: Part, roots: Sequence[Tensor]) -> None:
+def _refuse_half(part: Part, roots: Sequence[Tensor]) -> None:
     for name, root in zip(part.layout.roots, roots, strict=True):
         if root.dtype == torch.float16 and root.requires_grad:
             raise ValueError(

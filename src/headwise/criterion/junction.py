@@ -7,7 +7,7 @@ the same order whether the books are kept or not, hence gradients with and witho
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -75,6 +75,10 @@ class Split(torch.autograd.Function):
         if written is not None:
             return None, None, written
         edge_grads = _silenced(layout, duties.weights, edge_grads)
+        if ctx.part.is_alone and duties.policy == "keep" and token is None:
+            if duties.record is not None:
+                duties.record.sent_alone(ctx.part, edge_grads[0])
+            return None, None, edge_grads[0]
         sent = edge_grads
         if duties.policy != "keep":
             edge_grads = _apply_policy(layout, duties.policy, edge_grads)
@@ -121,14 +125,13 @@ class TransformedSplit(Split):
     jvp = EagerSplit.jvp
 
 
-def split(part: Part, duties: Duties, roots: Sequence[Tensor], closed: Collection[int] = ()) -> Any:
+def split(part: Part, duties: Duties, roots: Sequence[Tensor]) -> Any:
     """Hands out the outputs along a layout.
 
     Args:
         part: Who reads what.
         duties: What the junction does besides; sinks are its own affair.
         roots: The output tensors.
-        closed: Readings that only a loss of this library sees, so that their gradients need not exist as tensors.
 
     Returns:
         One view an edge, then the token, if duties ask for it.
@@ -137,11 +140,12 @@ def split(part: Part, duties: Duties, roots: Sequence[Tensor], closed: Collectio
         return Split.apply(part, duties, *roots)
     if torch._C._are_functorch_transforms_active():
         return TransformedSplit.apply(part, duties, *roots)
-    unseen = closed and duties._replace(token=True) == Duties()  # else gradients are booked or judged as tensors
+    # A gradient that only a loss of this library sends need not exist as a tensor, unless it is booked or judged.
+    unseen = part.closed and duties.record is None and duties.policy == "keep" and not duties.weights
     sinks = Sinks(part.layout, roots[0]) if unseen and Sinks.fit(part.layout, roots) else None
     handed_out = EagerSplit.apply(part, duties._replace(sinks=sinks) if sinks else duties, *roots)
     if sinks is not None:
-        for number in closed:
+        for number in part.closed:
             handed_out[number].headwise_sink = sinks.of_edge[number]
     return handed_out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
@@ -142,32 +142,48 @@ class Part:
         roots: Which outputs of the whole call they are.
         edges: Which readings of the whole call they are.
         first_site: Which site of the whole call is the first of these.
+        closed: Which of its readings only a loss of this library sees.
+        readers: The terms that read here.
+        is_alone: Whether one loss of this library reads one output, whole.
     """
 
     layout: Layout
     roots: tuple[int, ...]
     edges: tuple[int, ...]
-    first_site: int = 0
+    first_site: int
+    closed: tuple[int, ...]
+    readers: frozenset[int]
+    is_alone: bool
 
 
-def whole(layout: Layout) -> tuple[Part, ...]:
+def _part(
+    layout: Layout, roots: tuple[int, ...], edges: tuple[int, ...], first_site: int, closed: Collection[int]
+) -> Part:
+    unseen = tuple(number for number, edge in enumerate(layout.edges) if edge.term in closed)
+    alone = len(edges) == 1 and unseen == (0,) and layout.edges[0].is_plain
+    return Part(layout, roots, edges, first_site, unseen, frozenset(edge.term for edge in layout.edges), alone)
+
+
+def whole(layout: Layout, closed: Collection[int]) -> tuple[Part, ...]:
     """One node for all outputs: it can judge a term by its gradients at all of them.
 
     Args:
         layout: The call's readings.
+        closed: The terms whose losses show what they read to nobody.
 
     Returns:
         The one part.
     """
-    return (Part(layout, tuple(range(len(layout.roots))), tuple(range(len(layout.edges)))),)
+    return (_part(layout, tuple(range(len(layout.roots))), tuple(range(len(layout.edges))), 0, closed),)
 
 
-def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...]) -> tuple[Part, ...]:
+def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...], closed: Collection[int]) -> tuple[Part, ...]:
     """One node an output: terms on different outputs stay apart in the graph.
 
     Args:
         layout: The call's readings.
         shapes: Shapes of the outputs.
+        closed: The terms whose losses show what they read to nobody.
 
     Returns:
         The parts.
@@ -177,7 +193,7 @@ def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...]) -> tuple[Par
         numbers = tuple([number for number, edge in enumerate(layout.edges) if edge.root == root])
         edges = tuple([replace(layout.edges[number], root=0) for number in numbers])
         part = make_layout(layout.terms, (name,), edges, (shapes[root],), layout.levels)
-        parts.append(Part(part, (root,), numbers, num_sites))
+        parts.append(_part(part, (root,), numbers, num_sites, closed))
         num_sites += len(part.sites)
     return tuple(parts)
 

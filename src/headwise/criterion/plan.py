@@ -97,7 +97,8 @@ def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iter
     target_place = {path: number for number, (path, _) in enumerate(leaves(targets))}
     reads = tuple([tuple([_reader(each, target_place) for each in term]) for term in bound])
     leaf = tuple([place[path] for path in roots])
-    parts = per_output(layout, shapes), whole(layout)
+    closed = {number for number, term in enumerate(terms) if term.closed_form}
+    parts = per_output(layout, shapes, closed), whole(layout, closed)
     return Plan(layout, leaf, tuple(calls), reads, tuple(level_of), *parts)
 
 

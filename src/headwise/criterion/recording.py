@@ -22,6 +22,9 @@ class Record(Protocol):
     def watch_value(self, term: int, value: Tensor) -> None:
         """The value of one term, from which the loop may go on by itself."""
 
+    def sent_alone(self, part: Part, grad: Tensor | None) -> None:
+        """The same where one loss reads one output, whole."""
+
     def sent(
         self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
     ) -> None:

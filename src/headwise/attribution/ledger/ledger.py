@@ -149,7 +149,7 @@ class Ledger:
         stirred, self._stirred = self._stirred, {}
         for record in stirred.values():
             assert record.place is not None
-            self._ring.write(record.place, record.row())
+            self._ring.write(record.place, *record.row())
 
     def read(self, *, across_ranks: bool = False, group: Any = None) -> Books:
         """The books of the last step, by one transfer to the host.

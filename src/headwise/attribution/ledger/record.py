@@ -82,22 +82,22 @@ class CallRecord:
         self._sums: dict[int, Tensor] = {}  # what junctions passed on in the pass under way, until it arrives
         # Not to be kept alive by the hooks: an output that is a parameter outlives every call.
         own = weakref.ref(self)
-        self._handles = [
-            root.register_hook(partial(_arrive, own, number))  # type: ignore[no-untyped-call]
-            if root.requires_grad
-            else None
-            for number, root in enumerate(roots)
-        ]
+        self._handles = []
+        for number, root in enumerate(roots):
+            if root.requires_grad:
+                handle = root.register_hook(partial(_arrive, own, number))  # type: ignore[no-untyped-call]
+                if root.is_leaf:
+                    self._handles.append(handle)
 
     def __del__(self) -> None:
         for handle in self._handles:
-            if handle is not None:
-                handle.remove()
+            handle.remove()
 
     def summed(self, values: Tensor, weights: Sequence[float | Tensor], levels: Sequence[Tensor | None]) -> None:
         """Keeps what the call summed; see `Record`."""
         self._values = values
-        self._weights = [each.detach() if isinstance(each, Tensor) else each for each in weights]
+        self._weights = tuple([each.detach() if isinstance(each, Tensor) else each for each in weights])
+        self._are_numbers = not any(isinstance(each, Tensor) for each in weights)
         self._levels = [(number, each.detach()) for number, each in enumerate(levels) if each is not None]
 
     def watch_total(self, total: Tensor) -> None:
@@ -129,6 +129,19 @@ class CallRecord:
     def _stirred(self) -> BackwardPass:
         self._owner.stirred(self)
         return self.now()
+
+    def sent_alone(self, part: Part, grad: Tensor | None) -> None:
+        """Books what the only reader of an output sent; see `Record`."""
+        if grad is None:
+            return
+        if grad.numel() > SMALL or not grad.numel() or self.schema.readings[part.edges[0]].num_channels:
+            with torch.no_grad():
+                self.sent(part, (grad,), (grad,), (grad.shape,))
+            return
+        now, root = self._stirred(), part.roots[0]
+        self._sums[root] = grad
+        now.under.sent.setdefault(self._ids[root], []).append(grad)
+        now.kept[part.first_site, part.edges[0]] = grad.detach()
 
     def sent(
         self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
@@ -194,14 +207,31 @@ class CallRecord:
         now.strangers[root] = _add(now.strangers.get(root), found)
 
     @torch.no_grad()
-    def row(self) -> Tensor:
-        """The row of this call: of the passes that train, or of looks where there are no others."""
+    def row(self) -> tuple[Tensor, tuple[float, ...] | None]:
+        """The row of this call: of the passes that train, or of looks where there are no others.
+
+        Returns:
+            The columns; and the weights, if these are brief (see `Schema.expand`).
+        """
+        if (brief := self._brief()) is not None:
+            return brief
         for each in self.passes:
             if each.fields is None:
                 each.fields = self._fields(each)
         chosen = [each for each in self.passes if each.under.trains] or self.passes
         found = [each.fields for each in chosen if each.fields is not None]
-        return self.schema.write(found[0] if len(found) == 1 else self._merged(found))
+        return self.schema.write(found[0] if len(found) == 1 else self._merged(found)), None
+
+    def _brief(self) -> tuple[Tensor, tuple[float, ...]] | None:
+        """The row of the common case: one pass from the total, small gradients, weights that are numbers."""
+        one = self.passes[0]
+        number = one.under.number_of(self)
+        plain = len(self.passes) == 1 and one.fields is None and one.common is not None and number is not None
+        rest = one.own or one.probed or one.pairs or one.channels or one.strangers or one.features or self._levels
+        if not plain or rest or not self._are_numbers or tuple(one.kept) != self.schema.covered:
+            return None
+        square_of, _ = squares(list(one.kept.values()))
+        return torch.cat([*self._wide(one.common, number), square_of]), self._weights  # type: ignore[return-value]
 
     def _vector(self, numbers: Sequence[float | Tensor]) -> Tensor:
         return vector(numbers, book_dtype(self._device), self._device)

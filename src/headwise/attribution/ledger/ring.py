@@ -38,6 +38,7 @@ class _Row:
     schema: Schema
     place: int  # in the ring of its schema
     pooled: bool
+    weights: tuple[float, ...] | None = None  # of a brief row: see `Schema.expand`
 
 
 class Ring:
@@ -78,21 +79,24 @@ class Ring:
         self._rows.append(_Row(schema, place % self._size, pooled))
         return self._first + len(self._rows) - 1
 
-    def write(self, number: int, row: Tensor) -> None:
+    def write(self, number: int, row: Tensor, weights: tuple[float, ...] | None) -> None:
         """Writes a row; one that is no longer kept is let go.
 
         Args:
             number: From `reserve`.
             row: Its columns, on any device.
+            weights: Of a brief row, see `Schema.expand`; None of a whole one.
         """
         if number < self._first:
             return
         held = self._rows[number - self._first]
-        with torch.inference_mode(False):
-            if held.schema not in self._buffers:
+        buffer = self._buffers.get(held.schema)
+        if buffer is None:
+            with torch.inference_mode(False):  # else a later step could not write to it
                 size = (self._size, held.schema.width)
-                self._buffers[held.schema] = torch.zeros(size, dtype=row.dtype, device=row.device)
-            self._buffers[held.schema][held.place].copy_(row)
+                buffer = self._buffers[held.schema] = torch.zeros(size, dtype=row.dtype, device=row.device)
+        buffer[held.place, : len(row)].copy_(row)
+        held.weights = weights
 
     def mark(self) -> None:
         """A step ends here, if a row has come since the last mark."""
@@ -121,7 +125,7 @@ class Ring:
             for row in rows:
                 by_schema.setdefault(row.schema, []).append(row)
             for schema, same in by_schema.items():
-                total = torch.stack([hosted[schema][row.place] for row in same]).sum(0)
+                total = torch.stack([_whole(row, hosted[schema][row.place]) for row in same]).sum(0)
                 found.append(StepRows(number, schema, total, same[0].pooled))
         return found
 
@@ -154,3 +158,11 @@ class Ring:
         if last > ends[-1]:
             spans.append((self._num_ends, ends[-1], last))
         return [span for span in spans if span[1] >= self._first][-self._capacity :]
+
+
+def _whole(row: _Row, columns: Tensor) -> Tensor:
+    """All columns of a row, on the host."""
+    if row.weights is None:
+        return columns
+    schema = row.schema
+    return schema.expand(columns[: len(schema.terms) + 2 + len(schema.covered)], row.weights)

@@ -154,6 +154,25 @@ class Schema:
                 parts.append(fields[name] if name in fields else vector((0.0,) * size, like.dtype, like.device))
         return torch.cat(parts)
 
+    def expand(self, brief: Tensor, weights: Sequence[float]) -> Tensor:
+        """The row of the common case, of which the rest follows: one pass from the total, and numbers as weights.
+
+        Args:
+            brief: Values, the factor at the total, the number that backward was called on, and all squares, on the
+                host.
+            weights: As declared.
+
+        Returns:
+            (width,).
+        """
+        num = len(self.terms)
+        value, common, number, squares = brief[:num], brief[num : num + 1], brief[num + 1 : num + 2], brief[num + 2 :]
+        weight, one = torch.tensor(weights, dtype=brief.dtype), torch.ones(1, dtype=brief.dtype)
+        factor = weight * common
+        fields = {"weight": weight, "value": value, "factor": factor, "factored": factor * value, "common": common}
+        fields |= {"trained": one.expand(num), "exact": one, "calls": one, "number": number, "numbers": one}
+        return self.write({**fields, "squares": squares})
+
     def read(self, row: Tensor) -> dict[str, Tensor]:
         """Takes a row apart.
 
