@@ -64,9 +64,9 @@ def test_hard_negatives_of_the_batch_are_named_with_their_reason():
     ("criterion", "name", "variant"),
     [
         (hw.presets.cornernet(as_published=True), "cornernet", set(hw.presets.cornernet().names)),
-        (hw.presets.textsnake(True), "textsnake", {"text_region", "radius", "sin", "cos"}),
+        (hw.presets.textsnake(as_published=True), "textsnake", {"text_region", "radius", "sin", "cos"}),
         (hw.presets.retinanet(as_published=True), "retinanet", set()),
-        (hw.presets.ssd(True, num_levels=2), "ssd", set()),
+        (hw.presets.ssd(as_published=True, num_levels=2), "ssd", set()),
     ],
 )
 def test_published_terms_that_depend_on_the_split_say_so(criterion, name, variant):

@@ -68,7 +68,7 @@ def test_refuses_what_it_cannot_count(module, words):
 def test_refuses_what_does_not_fit():
     loss, normalizer = losses.from_torch(nn.CrossEntropyLoss())
     with pytest.raises(ValueError, match="labels must be integer"):
-        normalizer(torch.zeros(2, 3))
+        normalizer(torch.zeros(2))
     with pytest.raises(ValueError, match="labels must be integer"):
         loss(torch.zeros(2, 3), torch.zeros(2))
     with pytest.raises(ValueError, match="one shape"):

@@ -62,7 +62,7 @@ def test_worst_mistakes_are_finite(name):
 
 def test_the_check_can_fail():
     _, outputs, targets = sample("textsnake", 4, dtype=torch.float32)
-    published = hw.presets.textsnake(True)  # divides by the norm of (sin, cos) before it selects (T2)
+    published = hw.presets.textsnake(as_published=True)  # divides by the norm of (sin, cos) before it selects (T2)
     with pytest.raises(AssertionError, match="isfinite"):
         gradient(published, filled(outputs, 0.0), targets, torch.float16)
 

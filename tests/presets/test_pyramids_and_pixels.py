@@ -71,7 +71,7 @@ def test_retinanet_of_the_paper(case):
 @pytest.mark.parametrize("focal", ["sigmoid", "shifted"])
 def test_retinanet_counts_positives_over_all_levels(focal):
     _, outputs, targets = pyramid(RETINANET, "basic", torch.float64, cuts=(5, 20))
-    criterion = hw.presets.retinanet(focal)
+    criterion = hw.presets.retinanet(focal=focal)
     breakdown = criterion(outputs, targets)
     _, one_outputs, one_targets = pyramid(RETINANET, "basic", torch.float64)
     torch.testing.assert_close(breakdown.total, criterion(one_outputs, one_targets).total, rtol=1e-12, atol=0)
@@ -170,7 +170,7 @@ def test_r2_the_floor_of_one_is_applied_once_in_a_step(positives):
 def test_ssd(case, cuts, as_published, dtype, tol):
     cuts = [cut for cut in cuts if cut < 40]
     leaves, outputs, targets = pyramid(EXTRA, case, dtype, deltas="loc_encoded", cuts=cuts)
-    breakdown = hw.presets.ssd(as_published, num_levels=len(cuts) + 1)(outputs, targets)
+    breakdown = hw.presets.ssd(as_published=as_published, num_levels=len(cuts) + 1)(outputs, targets)
     for ours, theirs in {"box": "loc", "classification": "cls"}.items():
         assert_equal(breakdown[ours].value, EXTRA[f"{case}/out/{theirs}"], tol)
     breakdown.total.backward()
@@ -181,7 +181,7 @@ def test_ssd(case, cuts, as_published, dtype, tol):
 def test_s1_ssd_counts_positives_once():
     _, outputs, targets = pyramid(EXTRA, "ssd_basic", torch.float64, deltas="loc_encoded", cuts=(20,))
     targets["levels"][0]["label"][0] = 2  # 20 of 60 boxes: 60 boxes of background are wanted, 36 at most are there
-    published = hw.presets.ssd(True, num_levels=2)(outputs, targets)
+    published = hw.presets.ssd(as_published=True, num_levels=2)(outputs, targets)
     mended = hw.presets.ssd(num_levels=2)(outputs, targets)
     assert published["classification"].value > 1.05 * mended["classification"].value
     torch.testing.assert_close(published["box"].value, mended["box"].value)
@@ -191,7 +191,7 @@ def test_s1_ssd_counts_positives_once():
 def test_weighted_unet(ours, theirs):
     logits = tensor(EXTRA, "nll_pixels/in/logits", torch.float64).requires_grad_()
     label, weight = tensor(EXTRA, "nll_pixels/tgt/target"), tensor(EXTRA, "nll_pixels/tgt/weight", torch.float64)
-    criterion = hw.presets.weighted_unet(ours)
+    criterion = hw.presets.weighted_unet(normalizer=ours)
     breakdown = criterion({"logits": logits}, {"label": label, "weight_map": weight})
     assert_equal(breakdown["segmentation"].value, EXTRA[f"nll_pixels/out/{theirs}"], 1e-9)
     breakdown.total.backward()
@@ -218,7 +218,7 @@ def test_weighted_unet_ignores_a_label_in_sum_and_count():
     label = torch.randint(0, 3, (2, 4, 4), generator=torch.Generator().manual_seed(1))
     targets = {"label": label, "weight_map": torch.ones(2, 4, 4)}
     for normalizer in ("mean", "weight_sum"):
-        found = hw.presets.weighted_unet(normalizer, ignore_index=2)({"logits": logits}, targets).total
+        found = hw.presets.weighted_unet(normalizer=normalizer, ignore_index=2)({"logits": logits}, targets).total
         torch.testing.assert_close(found, F.cross_entropy(logits, label, ignore_index=2))
 
 
@@ -308,8 +308,8 @@ def samples():
         "retinanet": (hw.presets.retinanet(), *retinanet),
         "retinanet_published": (hw.presets.retinanet(as_published=True), *retinanet),
         "ssd": (hw.presets.ssd(num_levels=2), *ssd),
-        "ssd_published": (hw.presets.ssd(True, num_levels=2), *ssd),
-        "weighted_unet": (hw.presets.weighted_unet("weight_sum"), pixels[:1], {"logits": pixels[0]}, unet),
+        "ssd_published": (hw.presets.ssd(as_published=True, num_levels=2), *ssd),
+        "weighted_unet": (hw.presets.weighted_unet(normalizer="weight_sum"), pixels[:1], {"logits": pixels[0]}, unet),
         "deep_supervision": (
             hw.presets.deep_supervision(weights=[1.0, StepDecay()], strides=[1, 2]),
             pixels,
@@ -362,16 +362,16 @@ def test_names_are_those_of_the_shared_table():
     ("call", "words"),
     [
         (
-            lambda: hw.presets.retinanet("focal"),  # type: ignore[arg-type]
+            lambda: hw.presets.retinanet(focal="focal"),  # type: ignore[arg-type]
             "'sigmoid' or 'shifted'.*found 'focal'",
         ),
-        (lambda: hw.presets.retinanet("sigmoid", as_published=True), "'shifted' as published; found 'sigmoid'"),
+        (lambda: hw.presets.retinanet(focal="sigmoid", as_published=True), "'shifted' as published; found 'sigmoid'"),
         (lambda: hw.presets.ssd(num_levels=0), "num_levels is at least 1; found 0"),
         (
-            lambda: hw.presets.weighted_unet("average"),  # type: ignore[arg-type]
+            lambda: hw.presets.weighted_unet(normalizer="average"),  # type: ignore[arg-type]
             "'mean', 'weight_sum' or 'sum'.*found 'average'",
         ),
-        (lambda: hw.presets.weighted_unet("mean", as_published=True), "'sum' as published; found 'mean'"),
+        (lambda: hw.presets.weighted_unet(normalizer="mean", as_published=True), "'sum' as published; found 'mean'"),
         (partial(hw.presets.deep_supervision, strides=[0]), "strides are whole numbers from 1"),
     ],
 )

@@ -67,7 +67,7 @@ def test_selection_within_images_is_split_invariant():
 @pytest.mark.parametrize("as_published", [False, True])
 def test_no_operator_waits_for_the_device_and_all_compiles_as_one_graph(as_published):
     maps, targets = load(CASES[0], torch.float32)
-    criterion = hw.presets.textsnake(as_published)
+    criterion = hw.presets.textsnake(as_published=as_published)
     with NoSync(), hw.Ledger(criterion):
         criterion({"maps": maps}, targets).total.backward()
     wanted, maps.grad = maps.grad, None
@@ -86,4 +86,4 @@ def test_configuration_and_card():
     with pytest.raises(ValueError, match="no preset 'textsnek'"):
         hw.presets.card("textsnek")
     with pytest.raises(ValueError, match="selection"):
-        hw.presets.textsnake(True, selection="image")
+        hw.presets.textsnake(as_published=True, selection="image")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection import RetinaNet, _utils
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -21,6 +21,9 @@ GRID = coder.centered_anchors((64, 64), strides=(8, 16), sides=(16, 32))
 NUM_CLASSES = 3
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 SEEDS = given(seed=st.integers(0, 2**31))
+# Torchvision encodes boxes in float32. A coordinate up to 64 is rounded by 64 times half of eps, at both ends of a
+# difference; over an anchor of at least 16 pixels, times a weight of at most 10, that much of a slope is its rounding.
+ROUNDING = 64 * torch.finfo(torch.float32).eps * max(WEIGHTS) / 16
 
 
 def drawn(seed, num_columns, most=3):
@@ -53,7 +56,7 @@ def annotated(boxes, labels, first):
 def assert_equal(found, wanted, leaves, tol):
     torch.testing.assert_close(found.detach(), wanted.detach(), rtol=tol, atol=0)
     ours, theirs = (torch.autograd.grad(each, leaves) for each in (found, wanted))
-    torch.testing.assert_close(ours, theirs, rtol=10 * tol, atol=1e-8)
+    torch.testing.assert_close(ours, theirs, rtol=10 * tol, atol=ROUNDING)
 
 
 @settings(deadline=None, max_examples=25)
@@ -89,11 +92,12 @@ def matches(boxes):
 
 def our_ssd(boxes, labels, leaves, as_published=False):
     targets = coder.encode_boxes(boxes, labels, GRID, background=0.5, forced="best", weights=WEIGHTS)
-    return hw.presets.ssd(as_published, num_levels=2)(levels(leaves), targets)
+    return hw.presets.ssd(as_published=as_published, num_levels=2)(levels(leaves), targets)
 
 
 @settings(deadline=None, max_examples=25)
 @SEEDS
+@example(seed=61359)  # one gradient of 5,760 is 7e-8 off
 @pytest.mark.parametrize("as_published", [False, True])
 def test_ssd(as_published, seed):
     boxes, labels, leaves = drawn(seed, NUM_CLASSES + 1)

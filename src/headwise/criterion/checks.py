@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from headwise.criterion.term import AnyTerm, RatioTerm, Term, Weight
+from headwise.criterion.term import AnyTerm, RatioTerm, Term, Weight, as_count
 from headwise.ratio import Ratio
 from headwise.structure import describe
 
@@ -33,18 +34,25 @@ def check_terms(terms: Sequence[Any]) -> None:
         raise ValueError(f"two terms are named {', '.join(map(repr, twice))}. Give every term a name of its own")
 
 
-def check_denominators(terms: Sequence[AnyTerm], denominators: Mapping[str, Tensor | Ratio] | None) -> None:
-    """Refuses denominators of other terms.
+def check_denominators(
+    terms: Sequence[AnyTerm], denominators: Mapping[str, Tensor | Ratio | float] | None
+) -> dict[str, Tensor | Ratio] | None:
+    """Refuses denominators of other terms, and what can be none.
 
     Args:
         terms: The terms.
         denominators: What was given to divide them, or None.
 
+    Returns:
+        The same as tensors and ratios; NaN for what is negative on another device.
+
     Raises:
-        ValueError: They are not one for each `Term`, or a ratio is not for a `RatioTerm`.
+        ValueError: They are not one for each `Term`, a ratio is not for a `RatioTerm`, or one is no real number from 0.
     """
     if denominators is None:
-        return
+        return None
+    if not isinstance(denominators, Mapping):
+        raise ValueError(f"denominators are a dict with one a term; found {describe(denominators)}")
     wanted = {term.name for term in terms if isinstance(term, Term)}
     found = {name for name, each in denominators.items() if not isinstance(each, Ratio)}
     ratios = set(denominators) - found
@@ -54,6 +62,39 @@ def check_denominators(terms: Sequence[AnyTerm], denominators: Mapping[str, Tens
             f"{', '.join(sorted(denominators)) or 'none'}. Total what criterion.denominators(targets) returns "
             "(pool_denominators does), and give ratios (pool_ratios) to RatioTerms alone"
         )
+    return {name: each if isinstance(each, Ratio) else _denominator(name, each) for name, each in denominators.items()}
+
+
+def _denominator(name: str, given: Any) -> Tensor:
+    try:
+        found = as_count(given, any_shape=True)
+    except ValueError as error:
+        raise ValueError(
+            f"term {name!r}: its denominator: {error}. Total what criterion.denominators returns"
+        ) from None
+    return found if isinstance(found, Tensor) else torch.tensor(found, dtype=torch.float64)
+
+
+def per_level(term: AnyTerm, given: Tensor, num_levels: int) -> Sequence[Tensor]:
+    """What divides each level, of a denominator for all or one for each.
+
+    Args:
+        term: The term, for the message.
+        given: Its denominator.
+        num_levels: How many levels its targets have.
+
+    Returns:
+        One 0-d tensor a level.
+
+    Raises:
+        ValueError: The shape is neither.
+    """
+    if given.dim() == 0:
+        return [given] * num_levels
+    if given.shape != (num_levels,) or num_levels == 1:
+        wanted = "a 0-d tensor" if num_levels == 1 else f"a 0-d tensor, or one element for each of {num_levels} levels"
+        raise ValueError(f"term {term.name!r}: its denominator is {wanted}; found {describe(given)}")
+    return given.unbind()
 
 
 def warn_of_still_schedules(weights: Iterable[Weight]) -> None:

@@ -14,7 +14,8 @@ A configuration looks like this (a loss without hyper-parameters may be its bare
     unread: [aux]
     on_nonfinite: keep
 
-Functions of the user are named ``package.module:function``.
+Without a normalizer, a loss is divided by the count that it declares. Functions of the user are named
+``package.module:function``; they run only where the reader allows their module.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from headwise import losses, normalizers
 from headwise.criterion import schedules
 from headwise.criterion.levels import Levels
-from headwise.criterion.naming import function_from_config, function_to_config, import_function
-from headwise.criterion.term import AnyTerm, RatioTerm, Term
+from headwise.criterion.naming import Allow, function_from_config, function_to_config, import_function
+from headwise.criterion.term import AnyTerm, RatioTerm, Term, one_line
 from headwise.require import require
 
 _TERM_KEYS = ("name", "loss", "normalizer", "output", "target", "mask", "weight", "levels", "ratio")
@@ -73,11 +74,12 @@ def _term_to_dict(term: AnyTerm, weight: Any) -> dict[str, Any]:
     return found
 
 
-def terms_from_list(rows: Any) -> list[AnyTerm]:
+def terms_from_list(rows: Any, allow: Allow = ()) -> list[AnyTerm]:
     """Reads terms from plain data.
 
     Args:
         rows: What `terms_to_list` wrote.
+        allow: The modules from which functions may be imported; True for all.
 
     Returns:
         The terms.
@@ -87,28 +89,36 @@ def terms_from_list(rows: Any) -> list[AnyTerm]:
     """
     if not isinstance(rows, list | tuple):
         raise ValueError(f"a configuration's terms are a list of dicts; found {type(rows).__name__}")
-    return [_term_from_dict(number, row) for number, row in enumerate(rows)]
+    return [_term_from_dict(number, row, allow) for number, row in enumerate(rows)]
 
 
-def _term_from_dict(number: int, row: Any) -> AnyTerm:
+def _term_from_dict(number: int, row: Any, allow: Allow) -> AnyTerm:
     if not isinstance(row, Mapping):
         raise ValueError(f"term number {number} of the configuration is a dict; found {row!r}")
     where = f"term {row.get('name', number)!r}"
+    try:
+        return _read_term(where, row, allow)
+    except Exception as error:
+        said = one_line(error)
+        raise ValueError(said if where in said else f"{where}: {said}") from error
+
+
+def _read_term(where: str, row: Mapping[str, Any], allow: Allow) -> AnyTerm:
     check_keys(where, row, _TERM_KEYS, needed=("name", "loss", "output"))
     rest = {key: row[key] for key in ("output", "target", "mask") if row.get(key) is not None}
     for key, value in rest.items():
         rest[key] = tuple(value) if isinstance(value, list) else value
-    rest["weight"] = _weight_from_config(where, row.get("weight", 1.0))
+    rest["weight"] = _weight_from_config(where, row.get("weight", 1.0), allow)
     if row.get("levels") is not None:
-        rest["levels"] = _levels_from_config(where, row["levels"])
-    loss = function_from_config(where, row["loss"], losses, "loss")
+        rest["levels"] = _levels_from_config(where, row["levels"], allow)
+    loss = function_from_config(where, row["loss"], losses, "loss", allow)
     if row.get("ratio"):
         if "normalizer" in row:
             raise ValueError(f"{where}: a ratio term has no normalizer; its loss returns both sums. Leave one out")
         return RatioTerm(row["name"], loss, **rest)
     normalizer = row.get("normalizer")
     if normalizer is not None and not (isinstance(normalizer, int | float) and not isinstance(normalizer, bool)):
-        normalizer = function_from_config(where, normalizer, normalizers, "normalizer")
+        normalizer = function_from_config(where, normalizer, normalizers, "normalizer", allow)
     return Term(row["name"], loss, normalizer, **rest)
 
 
@@ -146,15 +156,15 @@ def _weight_to_config(where: str, weight: Any) -> Any:
     return {"schedule": function_to_config(where, weight, schedules)}
 
 
-def _weight_from_config(where: str, given: Any) -> Any:
+def _weight_from_config(where: str, given: Any, allow: Allow) -> Any:
     if not isinstance(given, Mapping):
         return given
     rest = dict(given)
     name = rest.pop("schedule", None)
     if isinstance(name, str) and ":" in name:
-        return import_function(where, name, "schedule")
+        return import_function(where, name, "schedule", allow)
     known = {each.__name__: each for each in vars(schedules).values() if isinstance(each, type) and is_dataclass(each)}
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"{where}: no schedule {name!r}. Known: {', '.join(known)}, or 'package.module:function'")
     wanted = fields(known[name])
     needed = [field.name for field in wanted if field.default is MISSING]
@@ -173,13 +183,13 @@ def _levels_to_config(where: str, levels: Levels) -> dict[str, Any]:
     return row
 
 
-def _levels_from_config(where: str, given: Any) -> Levels:
+def _levels_from_config(where: str, given: Any, allow: Allow) -> Levels:
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: levels is a dict; found {given!r}")
     check_keys(f"{where}: levels", given, [each.name for each in fields(Levels)])
     rest = dict(given)
     if isinstance(rest.get("weights"), list | tuple):
-        rest["weights"] = [_weight_from_config(where, weight) for weight in rest["weights"]]
+        rest["weights"] = [_weight_from_config(where, weight, allow) for weight in rest["weights"]]
     return Levels(**rest)
 
 
@@ -207,7 +217,7 @@ def terms_from_mapping(mapping: Mapping[str, Any], weights: Mapping[str, Any] | 
     terms: list[AnyTerm] = []
     for name, given in mapping.items():
         loss, normalizer = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-        if isinstance(loss, nn.Module):
+        if losses.is_torch_loss(loss):
             loss, normalizer = losses.from_torch(loss)
         elif not callable(loss):
             loss = function_from_config(f"output {name!r}", loss, losses, "loss")
@@ -233,8 +243,8 @@ def read_yaml(text: str) -> Any:
     yaml = _yaml()
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the configuration is no YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the configuration is no YAML: {one_line(error)}") from None
 
 
 def write_yaml(data: Any) -> str:
@@ -267,8 +277,8 @@ def read_json(text: str) -> Any:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the configuration is no JSON: {error}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"the configuration is no JSON: {one_line(error)}") from None
 
 
 def check_criterion(config: Any) -> dict[str, Any]:

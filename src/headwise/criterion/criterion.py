@@ -19,9 +19,11 @@ from headwise.criterion.hand_out import hand_out
 from headwise.criterion.junction import Policy
 from headwise.criterion.kernels import Kernels
 from headwise.criterion.levels import Levels
+from headwise.criterion.naming import Allow
 from headwise.criterion.plan import Plan, Plans, make_plan
+from headwise.criterion.probing import warn_of_averages
 from headwise.criterion.recording import Record, Recorder
-from headwise.criterion.term import AnyTerm, Term, Weight, modules_of
+from headwise.criterion.term import AnyTerm, Term, Weight
 from headwise.criterion.weights import Weights
 from headwise.ratio import Ratio
 from headwise.structure import flatten
@@ -71,7 +73,7 @@ class Criterion(nn.Module):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
         self.names: tuple[str, ...] = tuple(term.name for term in self.terms)
         self.term_weights = Weights(self.terms)
-        self.losses = nn.ModuleList([module for term in self.terms for module in modules_of(term)])
+        self.losses = nn.ModuleList([module for term in self.terms for module in term.modules])
         for name, weight in (weights or {}).items():
             self.set_weight(name, weight)
         self._plans, self._kernels = Plans(), Kernels(compile)
@@ -164,11 +166,13 @@ class Criterion(nn.Module):
         return {**found, "on_nonfinite": self.on_nonfinite, "compile": self._kernels.enabled}
 
     @classmethod
-    def from_dict(cls, declaration: Mapping[str, Any]) -> Criterion:
+    def from_dict(cls, declaration: Mapping[str, Any], *, allow: Allow = ()) -> Criterion:
         """Builds a criterion from plain data.
 
         Args:
             declaration: What `to_dict` wrote; see `headwise.criterion.config` for the form.
+            allow: The modules (with what is in them) from which functions that are not Headwise's may be imported and
+                run; True for any. By default none: a configuration is data.
 
         Returns:
             The criterion.
@@ -177,25 +181,25 @@ class Criterion(nn.Module):
             ValueError: A key, function or schedule is unknown, or a key is missing.
         """
         rest = config.check_criterion(declaration)
-        return cls(config.terms_from_list(rest.pop("terms")), **rest)
+        return cls(config.terms_from_list(rest.pop("terms"), allow), **rest)
 
     def to_json(self) -> str:
         """The declaration as JSON."""
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> Criterion:
-        """Builds a criterion from JSON; errors as in `from_dict`."""
-        return cls.from_dict(config.read_json(text))
+    def from_json(cls, text: str, *, allow: Allow = ()) -> Criterion:
+        """Builds a criterion from JSON; `allow` and errors as in `from_dict`."""
+        return cls.from_dict(config.read_json(text), allow=allow)
 
     def to_yaml(self) -> str:
         """The declaration as YAML."""
         return config.write_yaml(self.to_dict())
 
     @classmethod
-    def from_yaml(cls, text: str) -> Criterion:
-        """Builds a criterion from YAML; errors as in `from_dict`."""
-        return cls.from_dict(config.read_yaml(text))
+    def from_yaml(cls, text: str, *, allow: Allow = ()) -> Criterion:
+        """Builds a criterion from YAML; `allow` and errors as in `from_dict`."""
+        return cls.from_dict(config.read_yaml(text), allow=allow)
 
     def denominators(self, targets: Any) -> dict[str, Tensor]:
         """What divides each term, from the targets alone.
@@ -240,16 +244,17 @@ class Criterion(nn.Module):
             )
             breakdown: Breakdown = outside(outputs, targets, denominators)
             return breakdown
-        check_denominators(self.terms, denominators)
+        denominators = check_denominators(self.terms, denominators)
         spec, found = flatten(outputs)
         target_spec, read = flatten(targets)
         if compiling:
             return self._evaluate(make_plan(self.terms, outputs, targets, self.unread), found, read, denominators)
         self._count_call()
         key = (spec, target_spec)
-        plan = self._plans.get(key, found, read) or self._plans.put(
-            key, found, read, make_plan(self.terms, outputs, targets, self.unread)
-        )
+        plan = self._plans.get(key, found, read)
+        if plan is None:
+            plan = self._plans.put(key, found, read, make_plan(self.terms, outputs, targets, self.unread))
+            warn_of_averages(self.terms, plan, found, read)
         return self._evaluate(plan, found, read, denominators)
 
     def _count_call(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.criterion.binding import Binding
+from headwise.criterion.checks import per_level
 from headwise.criterion.combine import Number, Sums, vector
 from headwise.criterion.plan import Plan
 from headwise.criterion.stats import book_dtype
@@ -78,7 +79,7 @@ def _counts(
     if given is None:
         return [term.count(*each) for each in read]
     assert isinstance(given, Tensor)
-    return [given] * len(read) if given.dim() == 0 else given.unbind()
+    return per_level(term, given, len(read))
 
 
 def _call(

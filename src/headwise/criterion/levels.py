@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,13 +47,18 @@ class Levels:
     def __post_init__(self) -> None:
         for name in ("weights", "strides"):
             given = getattr(self, name)
-            if given is not None and not isinstance(given, Sequence):
+            if given is not None and (not isinstance(given, Sequence) or isinstance(given, str)):
                 raise ValueError(f"Levels: {name} is a list with one number a level; found {given!r}")
             if given is not None:
                 object.__setattr__(self, name, tuple(given))
+            numbers = [each for each in given or () if not (name == "weights" and callable(each))]
+            if not all(isinstance(each, Real) and not isinstance(each, bool) for each in numbers):
+                raise ValueError(f"Levels: {name} are numbers, one a level; found {given!r}")
         if self.pool not in ("each", "all"):
             raise ValueError(f"Levels: pool is 'each' or 'all'; found {self.pool!r}")
-        if not 0 <= self.least < float("inf") or (self.least and self.pool != "all"):
+        least: Any = self.least
+        finite = isinstance(least, int | float) and 0 <= least < float("inf")
+        if not finite or (least and self.pool != "all"):
             raise ValueError(
                 f"Levels: least is a finite number from 0, and needs pool='all'; found {self.least} with {self.pool!r}"
             )

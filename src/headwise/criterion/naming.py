@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
+
+Allow = bool | str | Collection[str]
 
 
 def function_to_config(where: str, function: Callable[..., Any], room: ModuleType) -> Any:
@@ -43,7 +45,7 @@ def function_to_config(where: str, function: Callable[..., Any], room: ModuleTyp
     return {"name": found, **hyper} if hyper else found
 
 
-def function_from_config(where: str, given: Any, room: ModuleType, role: str) -> Callable[..., Any]:
+def function_from_config(where: str, given: Any, room: ModuleType, role: str, allow: Allow = ()) -> Callable[..., Any]:
     """Finds a function by what `function_to_config` wrote.
 
     Args:
@@ -51,6 +53,7 @@ def function_from_config(where: str, given: Any, room: ModuleType, role: str) ->
         given: The name, or a dict with the name and hyper-parameters.
         room: The room whose public functions go by their bare name.
         role: "loss" or "normalizer", for the message.
+        allow: The modules from which functions may be imported; True for all.
 
     Returns:
         The function, hyper-parameters fixed.
@@ -65,7 +68,7 @@ def function_from_config(where: str, given: Any, room: ModuleType, role: str) ->
     if not isinstance(given, str):
         raise ValueError(f"{where}: a {role} is a name, or a dict with a name and hyper-parameters; found {given!r}")
     if ":" in given:
-        function = import_function(where, given, role)
+        function = import_function(where, given, role, allow)
     elif given in room.__all__:
         function = getattr(room, given)
     else:
@@ -94,28 +97,38 @@ def _check_hyper_parameters(where: str, function: Callable[..., Any], hyper: Map
             raise ValueError(f"{where}: unknown key {key!r}. Known: {', '.join(known) or 'none'}.{hint}")
 
 
-def import_function(where: str, name: str, role: str) -> Callable[..., Any]:
-    """Imports a user's function.
+def import_function(where: str, name: str, role: str, allow: Allow) -> Callable[..., Any]:
+    """Imports a user's function, if the reader of the configuration allows it.
 
     Args:
         where: What it belongs to, for the message.
         name: ``package.module:function``.
         role: What it is, for the message.
+        allow: The modules that may be imported, with what is in them; True for all.
 
     Returns:
         The function.
 
     Raises:
-        ValueError: It cannot be imported, or is no function.
+        ValueError: It is not allowed, cannot be imported, or is no function.
     """
     module, _, function = name.partition(":")
+    modules = (allow,) if isinstance(allow, str) else () if isinstance(allow, bool) else tuple(allow)
+    if not module or module.startswith("."):
+        raise ValueError(f"{where}: the {role} {name!r} names no module. Write 'package.module:function'")
+    if allow is not True and not any(f"{module}.".startswith(f"{each}.") for each in modules):
+        raise ValueError(
+            f"{where}: the {role} {name!r} cannot be imported: a configuration runs code of others only where its "
+            f"reader says so. If you trust it, pass allow=[{module!r}]"
+        )
     try:
         found: Any = importlib.import_module(module)
         for part in function.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{where}: the {role} {name!r} cannot be imported: {error}. Check the name and sys.path"
+            f"{where}: the {role} {name!r} cannot be imported: {told}. Check the name and sys.path"
         ) from None
     if not callable(found):
         raise ValueError(f"{where}: the {role} {name!r} is no function; found {found!r}")

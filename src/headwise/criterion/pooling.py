@@ -42,7 +42,7 @@ def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group:
         Per term the total, to be handed to ``criterion(outputs, targets, denominators)``.
 
     Raises:
-        ValueError: There are no micro-batches.
+        ValueError: There are no micro-batches, or the levels of a term vary between them.
     """
     totals: dict[str, Tensor] = {}
     constant = {term.name for term in criterion.terms if isinstance(term, Term) and term.is_constant}
@@ -50,6 +50,11 @@ def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group:
     for targets in micro_batches:
         empty = False
         for name, count in criterion.denominators(targets).items():
+            if name in totals and totals[name].shape != count.shape:
+                raise ValueError(
+                    f"term {name!r}: its targets have {count.numel()} levels in one micro-batch, "
+                    f"{totals[name].numel()} in another; counts are added level by level. Give all the same levels"
+                )
             totals[name] = totals[name] + count if name in totals and name not in constant else count
     if empty:
         raise ValueError("pool_denominators needs the targets of at least one micro-batch")

@@ -6,7 +6,9 @@ Any callable ``step -> float`` may be a term's weight; those below can also be w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class StepDecay:
     every: int = 10_000
     negligible: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check(self, steps=("every",))
+
     def __call__(self, step: int) -> float:
         """The weight at `step`."""
         weight = self.initial * self.factor ** (step // self.every)
@@ -43,6 +48,9 @@ class Linear:
     steps: int
     delay: int = 0
 
+    def __post_init__(self) -> None:
+        _check(self, steps=("steps",))
+
     def __call__(self, step: int) -> float:
         """The weight at `step`."""
         done = min(max((step - self.delay) / self.steps, 0.0), 1.0)
@@ -57,6 +65,9 @@ class Cosine:
     end: float
     steps: int
 
+    def __post_init__(self) -> None:
+        _check(self, steps=("steps",))
+
     def __call__(self, step: int) -> float:
         """The weight at `step`."""
         done = min(step / self.steps, 1.0)
@@ -69,6 +80,9 @@ class Exponential:
 
     initial: float
     gamma: float
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def __call__(self, step: int) -> float:
         """The weight at `step`."""
@@ -87,8 +101,11 @@ class Piecewise:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
-        object.__setattr__(self, "values", tuple(self.values))
+        for name in ("boundaries", "values"):
+            given: Any = getattr(self, name)
+            if not isinstance(given, list | tuple) or not all(_is_number(each) for each in given):
+                raise ValueError(f"the schedule Piecewise: {name} is a list of finite numbers; found {given!r}")
+            object.__setattr__(self, name, tuple(given))
         if len(self.values) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(
                 "Piecewise: one value more than boundaries, and boundaries that rise; "
@@ -98,3 +115,16 @@ class Piecewise:
     def __call__(self, step: int) -> float:
         """The weight at `step`."""
         return self.values[sum(step >= boundary for boundary in self.boundaries)]
+
+
+def _check(schedule: Any, steps: Iterable[str] = ()) -> None:
+    """Refuses a schedule whose fields are no finite numbers, or that divides by less than a step."""
+    for name, given in vars(schedule).items():
+        least = 1 if name in steps else -math.inf
+        if not _is_number(given) or not given >= least:
+            wanted = "a number of steps from 1" if name in steps else "a finite number"
+            raise ValueError(f"the schedule {type(schedule).__name__}: {name} is {wanted}; found {given!r}")
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < math.inf

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from headwise import losses
 from headwise.criterion.counting import Count, make_count
 from headwise.criterion.levels import Levels
 from headwise.criterion.mask_expressions import Mask, parse_mask
@@ -20,7 +23,7 @@ from headwise.ratio import Ratio
 from headwise.structure import describe
 
 Paths = str | tuple[str, ...] | dict[str, str]
-Weight = float | Callable[[int], float] | Tensor
+Weight = float | Callable[[int], float] | Callable[[], Tensor] | Tensor
 Normalizer = Callable[..., Tensor | float] | float
 
 
@@ -71,9 +74,9 @@ class _Row:
             )
         try:
             # Now, for Dynamo cannot trace the first look at a cached property.
-            _ = self.reads, self.targets, self.mask_expression, self.closed_form
-        except ValueError as error:
-            raise ValueError(f"term {self.name!r}: {error}") from None
+            _ = self.reads, self.targets, self.mask_expression, self.function, self.closed_form
+        except Exception as error:
+            raise ValueError(f"term {self.name!r}: {one_line(error)}") from None
         if not self.reads.paths:
             raise ValueError(f"term {self.name!r}: a term reads at least one output; set output='...'")
         check_weight(self.name, self.weight)
@@ -96,9 +99,21 @@ class _Row:
         return None if self.mask is None else parse_mask(self.mask)
 
     @cached_property
+    def function(self) -> Callable[..., Any]:
+        """What is called: the loss, or of one of torch's own that is divided by a count, its sum."""
+        divided = isinstance(self, Term) and not _is_constant(self.normalizer)
+        return losses.from_torch(self.loss)[0] if divided and losses.is_torch_loss(self.loss) else self.loss
+
+    @cached_property
     def closed_form(self) -> bool:
         """Whether the loss shows what it reads to nobody."""
-        return declaration_of(self.loss).closed_form
+        return declaration_of(self.function).closed_form
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules in loss and count, which hold class weights or what else is to move along."""
+        called = [self.function, *([self.divisor.function] if isinstance(self, Term) else [])]
+        return tuple(dict.fromkeys(module for each in called for module in _modules_in(each)))
 
     @property
     def num_wildcards(self) -> int:
@@ -107,15 +122,16 @@ class _Row:
 
     def call(self, outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None) -> Any:
         """Calls the loss: outputs, then targets, then the mask; those under a keyword by keyword."""
+        loss = self.function
         positional, keywords = self.reads.bind(outputs)
         target_positional, target_keywords = self.targets.bind(targets)
         arguments = [*positional, *target_positional]
         keywords = {**keywords, **target_keywords}
         if mask is None:
-            return self.loss(*arguments, **keywords)
+            return loss(*arguments, **keywords)
         if keywords or not targets:
-            return self.loss(*arguments, **keywords, mask=mask)
-        return self.loss(*arguments, mask)
+            return loss(*arguments, **keywords, mask=mask)
+        return loss(*arguments, mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +151,8 @@ class Term(_Row):
         output: Path of what the loss reads; a tuple of paths becomes positional, a dict keyword arguments.
         target: The same for the targets, or None for a loss without.
         mask: Expression over targets, such as ``"valid & text_region"``; None: everything counts.
-        weight: A float, a function of the step (see `schedules`), or a 0-d tensor that its owner changes.
+        weight: A float, a function of the step (see `schedules`), a 0-d tensor that its owner changes, a parameter, or
+            a function of no arguments that computes a 0-d tensor from parameters.
         levels: How levels combine if the paths hold ``[*]``; by default each counts 1.
 
     Raises:
@@ -152,14 +169,14 @@ class Term(_Row):
     def divisor(self) -> Count:
         """What divides the loss."""
         try:
-            return make_count(self.loss, self.normalizer, self.targets.keywords, self.mask is not None)
+            return make_count(self.function, self.normalizer, self.targets.keywords, self.mask is not None)
         except ValueError as error:
             raise ValueError(f"term {self.name!r}: {error}") from None
 
     @property
     def split_variant(self) -> str | None:
         """Why the gradient depends on how a batch is split, denominators totalled or not; None if it does not."""
-        return why_split_variant(self.loss) or why_split_variant(self.divisor.function)
+        return why_split_variant(self.function) or why_split_variant(self.divisor.function)
 
     @property
     def is_constant(self) -> bool:
@@ -219,8 +236,20 @@ class RatioTerm(_Row):
 AnyTerm = Term | RatioTerm
 
 
+def _is_constant(normalizer: Normalizer | None) -> bool:
+    return isinstance(normalizer, int | float) or declaration_of(normalizer).constant
+
+
+def _modules_in(function: Any) -> Iterator[nn.Module]:
+    if isinstance(function, nn.Module):
+        yield function
+    elif isinstance(function, partial):
+        for each in (function.func, *function.args, *function.keywords.values()):
+            yield from _modules_in(each)
+
+
 def check_weight(name: str, weight: Any) -> None:
-    """Refuses a weight that is not a finite number, a schedule or a scalar tensor.
+    """Refuses a weight that is not a finite number, a schedule, a scalar tensor or an expression of one.
 
     Args:
         name: The term's name, for the message.
@@ -229,17 +258,77 @@ def check_weight(name: str, weight: Any) -> None:
     Raises:
         ValueError: It is none of these.
     """
-    if isinstance(weight, Tensor):
-        if weight.dim() != 0 or not weight.dtype.is_floating_point:
-            raise ValueError(f"term {name!r}: a tensor weight is a 0-d float tensor; found {describe(weight)}")
-        number: Any = float(weight.detach())
-    else:
-        number = weight(0) if callable(weight) else weight
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    number: Any = weight
+    if callable(weight) and not isinstance(weight, Tensor):
+        try:
+            number = weight() if takes_nothing(weight) else weight(0)
+        except Exception as error:
+            raise ValueError(
+                f"term {name!r}: its weight cannot be had at step 0: {one_line(error)}. Give a function of the step"
+            ) from error
+        if takes_nothing(weight) and not isinstance(number, Tensor):
+            raise ValueError(
+                f"term {name!r}: a function of no arguments returns a 0-d tensor; found {describe(number)}"
+            )
+    if isinstance(number, Tensor):
+        if (
+            number.dim() != 0
+            or not number.dtype.is_floating_point
+            or (number is not weight and not takes_nothing(weight))
+        ):
+            raise ValueError(f"term {name!r}: a tensor weight is a 0-d float tensor; found {describe(number)}")
+        number = 0.0 if number.is_meta else float(number.detach())
+    if isinstance(number, bool) or not isinstance(number, Real) or not _is_finite(number):
         raise ValueError(
-            f"term {name!r}: a weight is a finite number, a function of the step, or a 0-d tensor; found {number!r}. "
-            "Correct the weight or its schedule"
+            f"term {name!r}: a weight is a finite number, a function of the step, or a 0-d tensor; found "
+            f"{describe(number)}. Correct the weight or its schedule"
         )
+
+
+def weight_at(name: str, weight: Any, step: int) -> float | Tensor:
+    """What a number, a schedule or an expression of parameters is at a step.
+
+    Args:
+        name: The term's name, for the message.
+        weight: As in `check_weight`, no tensor.
+        step: Steps of the optimizer so far.
+
+    Returns:
+        A number, or the tensor of an expression.
+
+    Raises:
+        ValueError: The function raised.
+    """
+    if not callable(weight):
+        return float(weight)
+    try:
+        found: Any = weight() if takes_nothing(weight) else float(weight(step))
+    except Exception as error:
+        raise ValueError(f"term {name!r}: its weight cannot be had at step {step}: {one_line(error)}") from error
+    return found  # type: ignore[no-any-return]
+
+
+def takes_nothing(function: Any) -> bool:
+    """Whether a weight is an expression of parameters, a function of no arguments, and not one of the step.
+
+    Args:
+        function: The weight, callable.
+
+    Returns:
+        Whether it is.
+    """
+    called = function.forward if isinstance(function, nn.Module) else function
+    try:
+        return not inspect.signature(called).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_finite(number: Any) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
@@ -259,6 +348,8 @@ def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
         raise ValueError(f"the loss of a RatioTerm returns a Ratio; found {describe(result)}. Use Term for a sum")
     if isinstance(term, Term) and isinstance(result, Ratio):
         raise ValueError("the loss returned a Ratio; declare it as RatioTerm")
+    if isinstance(result, Ratio) and not 0 <= result.smooth < math.inf:
+        raise ValueError(f"a ratio is smoothed by a finite number from 0; found {result.smooth}")
     numerator: Any = result.numerator if isinstance(result, Ratio) else result
     if isinstance(numerator, int | float) and not isinstance(numerator, bool):
         numerator = torch.tensor(float(numerator), dtype=torch.float32)
@@ -270,7 +361,7 @@ def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
     return (numerator, result.denominator, result.smooth) if isinstance(result, Ratio) else (numerator, None, 0.0)
 
 
-def as_count(found: Any, trusted: bool = False) -> Tensor | float:
+def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tensor | float:
     """Asks that what divides a loss is one real number from 0.
 
     What the host knows is looked at; what is on another device becomes NaN there if it is negative, so that nothing
@@ -278,7 +369,8 @@ def as_count(found: Any, trusted: bool = False) -> Tensor | float:
 
     Args:
         found: What a count returned, or what was given in its place.
-        trusted: Whether it is known to be from 0, if it is a 0-d tensor.
+        trusted: Whether it is known to be from 0, if it is a tensor.
+        any_shape: Whether it may have one element a level.
 
     Returns:
         The same, or its like with NaN for a negative number.
@@ -287,7 +379,7 @@ def as_count(found: Any, trusted: bool = False) -> Tensor | float:
         ValueError: It is something else.
     """
     if isinstance(found, Tensor):
-        if found.dim() or found.dtype.is_complex or found.dtype == torch.bool:
+        if (found.dim() and not any_shape) or found.dtype.is_complex or found.dtype == torch.bool:
             raise ValueError(
                 f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}. Sum it over the batch"
             )
@@ -303,8 +395,8 @@ def as_count(found: Any, trusted: bool = False) -> Tensor | float:
 def _from_zero(count: Tensor) -> Tensor:
     on_host = type(count) is Tensor and count.is_cpu and not torch.compiler.is_compiling()
     if on_host and not torch._C._are_functorch_transforms_active():
-        if count.item() < 0:
-            raise ValueError(f"what divides a loss is a number from 0; found {count.item()}")
+        if (count < 0).any():
+            raise ValueError(f"what divides a loss is a number from 0; found {count.tolist()}")
         return count
     return torch.where(count < 0, torch.nan, count)
 
@@ -314,23 +406,3 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     told = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
     return told[:1000]
-
-
-def modules_of(term: AnyTerm) -> list[nn.Module]:
-    """The modules that a term's loss and count are made of: what they hold moves and learns with the criterion.
-
-    Args:
-        term: The term.
-
-    Returns:
-        Each once.
-    """
-    found: dict[int, nn.Module] = {}
-    waiting: list[Any] = [term.loss, term.divisor.function if isinstance(term, Term) else None]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, nn.Module):
-            found.setdefault(id(each), each)
-        elif isinstance(each, partial):
-            waiting += [each.func, *each.args, *each.keywords.values()]
-    return list(found.values())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from headwise.criterion.term import AnyTerm, Weight, check_weight
+from headwise.criterion.term import AnyTerm, Weight, check_weight, weight_at
 
 Kind = Literal["number", "schedule", "tensor", "learned", "expression"]
 
@@ -71,7 +71,7 @@ class Weights(nn.Module):
         if kind == "number":
             return weight  # type: ignore[return-value]
         if kind == "schedule":
-            return float(weight(self.step))  # type: ignore[operator]
+            return weight_at(name, weight, self.step)
         if kind == "expression":
             return _evaluated(name, weight)  # type: ignore[arg-type]
         return self._held(name)  # type: ignore[return-value]

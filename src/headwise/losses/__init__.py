@@ -15,7 +15,7 @@ from headwise.losses.geometry import direction_smooth_l1, relative_smooth_l1
 from headwise.losses.hard_negative import hard_negative_cross_entropy
 from headwise.losses.multibox import box_smooth_l1, multibox_cross_entropy, published_multibox_cross_entropy
 from headwise.losses.published import published_direction_smooth_l1, published_relative_smooth_l1
-from headwise.losses.torch_modules import from_torch
+from headwise.losses.torch_modules import from_torch, is_torch_loss
 from headwise.losses.weighted_cross_entropy import weighted_cross_entropy
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "gathered_smooth_l1",
     "dice",
     "from_torch",
+    "is_torch_loss",
     "published_relative_smooth_l1",
     "published_direction_smooth_l1",
     "published_gaussian_focal",

@@ -20,7 +20,7 @@ def check_output(loss: str, output: Tensor, *constants: Tensor | None) -> None:
         constants: Targets and masks.
 
     Raises:
-        ValueError: If ``output`` is not floating, or one of ``constants`` requires a gradient.
+        ValueError: If ``output`` is not floating, or one of ``constants`` requires a gradient or is complex.
     """
     if not output.is_floating_point():
         raise ValueError(f"{loss}: the output must be floating, found {output.dtype}. Pass the network's raw output.")
@@ -29,6 +29,8 @@ def check_output(loss: str, output: Tensor, *constants: Tensor | None) -> None:
             f"{loss}: a target or mask requires a gradient, but a loss is differentiated by its output "
             "alone. Pass target.detach()."
         )
+    if any(constant is not None and constant.is_complex() for constant in constants):
+        raise ValueError(f"{loss}: targets and masks are real, found a complex one. Pass its parts, or its size.")
 
 
 def check_labels(loss: str, output: Tensor, target: Tensor, mask: Tensor | None) -> None:

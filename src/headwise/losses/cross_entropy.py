@@ -57,9 +57,9 @@ def cross_entropy_gradient(
     """Gradient of the sum of `cross_entropy` with respect to the logits."""
     keep = _keep(target, mask, ignore_index)
     if target.dtype == torch.bool:
-        return two_class_gradient(two_class_margin(output, target, keep), target, output.dtype)
+        return two_class_gradient(two_class_margin(output, target, keep), target)
     log_probability, _, labels = class_losses(output, target, keep)
-    return class_gradient(log_probability, labels, keep, output.dtype)
+    return class_gradient(log_probability, labels, keep)
 
 
 def _keep(target: Tensor, mask: Tensor | None, ignore_index: int | None) -> Tensor | None:
@@ -88,9 +88,9 @@ def margin_losses(margin: Tensor) -> Tensor:
     return margin.clamp(min=0.0) + log1p
 
 
-def two_class_gradient(margin: Tensor, is_second: Tensor, dtype: torch.dtype) -> Tensor:
+def two_class_gradient(margin: Tensor, is_second: Tensor) -> Tensor:
     """Gradient of the sum of the `margin_losses` with respect to the two logits, (N, 2, ...)."""
-    second = torch.sigmoid(margin).to(dtype) * _sign(is_second, dtype)
+    second = torch.sigmoid(margin) * _sign(is_second, margin.dtype)
     return channel_pair(-second, second)
 
 
@@ -122,8 +122,8 @@ def class_losses(output: Tensor, target: Tensor, keep: Tensor | None) -> tuple[T
     return log_probability, -log_probability.gather(1, labels).squeeze(1), labels
 
 
-def class_gradient(log_probability: Tensor, labels: Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
+def class_gradient(log_probability: Tensor, labels: Tensor, keep: Tensor | None) -> Tensor:
     """Gradient of the sum of the kept `class_losses` with respect to the logits, (N, C, ...)."""
     minus_one = log_probability.new_full((), -1.0).expand(labels.shape)
     gradient = log_probability.exp().scatter_add(1, labels, minus_one)
-    return select(None if keep is None else keep.unsqueeze(1), gradient, 0.0).to(dtype)
+    return select(None if keep is None else keep.unsqueeze(1), gradient, 0.0)

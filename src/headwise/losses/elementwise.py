@@ -1,18 +1,18 @@
 """Losses that compare an output with a target of its shape, element by element.
 
-Their mask has the output's shape, or that shape without dimension 1: then it holds for all channels (and the
-count to divide by is `normalizers.elements`).
+Their mask has the output's shape, or that shape without dimension 1: then it holds for all channels.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
 from headwise.losses.checks import check_elements, select, working_dtype
-from headwise.losses.fused import fused_sum
+from headwise.losses.fused import fused_sum, is_native
 from headwise.masks import spread_mask
 
 
@@ -53,6 +53,8 @@ def squared_error(output: Tensor, target: Tensor, mask: Tensor | None = None) ->
         ValueError: If a dtype or a shape does not fit.
     """
     check_elements("squared_error", output, target, mask)
+    if is_native(output, mask):
+        return F.mse_loss(*_as_one_dtype(output, target), reduction="sum")
     return fused_sum(_squared_error, _squared_error_gradient, output, target, mask)
 
 
@@ -72,6 +74,8 @@ def absolute_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -
         ValueError: If a dtype or a shape does not fit.
     """
     check_elements("absolute_error", output, target, mask)
+    if is_native(output, mask):
+        return F.l1_loss(*_as_one_dtype(output, target), reduction="sum")
     return fused_sum(_absolute_error, _absolute_error_gradient, output, target, mask)
 
 
@@ -99,6 +103,8 @@ def smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, bet
     """
     check_elements("smooth_l1", output, target, mask)
     check_beta("smooth_l1", beta)
+    if beta == 1.0 and is_native(output, mask):
+        return F.smooth_l1_loss(*_as_one_dtype(output, target), reduction="sum")
     return fused_sum(_smooth_l1, _smooth_l1_gradient, output, target, mask, beta=beta)
 
 
@@ -127,6 +133,11 @@ def smooth_l1_sum(difference: Tensor, beta: float) -> Tensor:
     return (slope * (difference - slope * (0.5 * beta))).sum()
 
 
+def _as_one_dtype(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = working_dtype(output)
+    return output.to(dtype), target.to(dtype)
+
+
 def _difference(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     """Output minus target, 0 outside the mask; the subtraction before it is linear, so no NaN gets past."""
     dtype = working_dtype(output)
@@ -138,7 +149,7 @@ def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None) -> Tenso
 
 
 def _squared_error_gradient(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    return (2.0 * _difference(output, target, mask)).to(output.dtype)
+    return 2.0 * _difference(output, target, mask)
 
 
 def _absolute_error(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -146,7 +157,7 @@ def _absolute_error(output: Tensor, target: Tensor, mask: Tensor | None) -> Tens
 
 
 def _absolute_error_gradient(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    return _difference(output, target, mask).sign().to(output.dtype)
+    return _difference(output, target, mask).sign()
 
 
 def _smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float) -> Tensor:
@@ -154,7 +165,7 @@ def _smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: flo
 
 
 def _smooth_l1_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float) -> Tensor:
-    return smooth_l1_slope(_difference(output, target, mask), beta).to(output.dtype)
+    return smooth_l1_slope(_difference(output, target, mask), beta)
 
 
 def _binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -165,7 +176,7 @@ def _binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None) -
 
 def _binary_cross_entropy_gradient(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     logits, probability, keep = _logits_and_probability(output, target, mask)
-    return select(keep, torch.sigmoid(logits) - probability, 0.0).to(output.dtype)
+    return select(keep, torch.sigmoid(logits) - probability, 0.0)
 
 
 def _logits_and_probability(

@@ -135,7 +135,7 @@ def _focal_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, alph
     # d/dm of q^gamma softplus(m), where q = sigmoid(m) and dq/dm = q (1 - q).
     right = 1 - wrong if torch.compiler.is_compiling() else torch.sigmoid(-margin)
     slope = _modulation(wrong, gamma) * (wrong + gamma * right * _softplus(margin, wrong))
-    return (slope * (_balance(sign, alpha) * sign)).to(output.dtype)
+    return slope * (_balance(sign, alpha) * sign)
 
 
 def _shifted_value(
@@ -152,7 +152,7 @@ def _shifted_gradient(
 ) -> Tensor:
     margin, sign, _ = _signed(output, target, mask)
     slope = torch.sigmoid(gamma * margin - beta)
-    return (slope * (_balance(sign, alpha) * sign)).to(output.dtype)
+    return slope * (_balance(sign, alpha) * sign)
 
 
 def _signed(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

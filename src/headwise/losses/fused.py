@@ -7,7 +7,6 @@ allocate is small and used again, and a gradient may be written straight to wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +15,8 @@ from torch import Tensor
 
 # `value(output, *others, **hyper)`: the 0-d sum over all images.
 Value = Callable[..., Tensor]
-# `gradient(output, *others, **hyper)`: of that sum with respect to `output`, in its shape and dtype.
+# `gradient(output, *others, **hyper)`: of that sum with respect to `output`, in its shape and the dtype of the sum:
+# weight, count and loss scale are multiplied in before anything is rounded to half precision.
 Gradient = Callable[..., Tensor]
 # `write(into, add)`: writes a gradient into a tensor of the output's shape, or adds it to what is there.
 Write = Callable[[Tensor, bool], None]
@@ -97,16 +97,15 @@ def fused_sum(
     tensors = (output, *others, *(patch or ()))
     if not (torch.is_grad_enabled() and output.requires_grad):
         return form.value(*tensors)
-    if torch.compiler.is_compiling():
+    node: Any = _FusedSum
+    if not torch.compiler.is_compiling():
         # Dynamo traces no Function that defines `jvp`, and compiled code has no use for it.
-        compiled: Tensor = _FusedSum.apply(form, None, *tensors)
-        return compiled
-    total: Tensor = _FusedSumWithTangent.apply(form, getattr(output, "headwise_sink", None), *tensors)
+        node = _TransformedSum if torch._C._are_functorch_transforms_active() else _EagerSum
+    total: Tensor = node.apply(form, getattr(output, "headwise_sink", None), *tensors)
     return total
 
 
-@dataclass(frozen=True)
-class _Form:
+class _Form(NamedTuple):
     """The closed forms over output, others and, if `patched`, the four tensors of a patch."""
 
     of_value: Value
@@ -150,35 +149,77 @@ class _FusedSum(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.form, ctx.sink, *tensors = inputs
-        ctx.num_others = len(tensors) - 1
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        _keep(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        nothing: tuple[None, ...] = (None,) * ctx.num_others
-        if grad_value is None:
-            return None, None, None, *nothing
-        if torch.is_grad_enabled() or not is_plain(grad_value, tensors[0]):
-            return None, None, ctx.form.gradient(*tensors) * grad_value, *nothing
-        output, *others = tensors
-        # Detached, so that a sink that is never emptied holds no graph.
-        write = partial(ctx.form.write, grad_value, (output.detach(), *others))
-        if ctx.sink is not None and ctx.sink.offer(write):
-            return None, None, None, *nothing
-        into = torch.empty_like(output)
-        write(into, False)
-        return None, None, into, *nothing
+        return _gradients(ctx, grad_value)
 
 
-class _FusedSumWithTangent(_FusedSum):
+class _TransformedSum(_FusedSum):
     @staticmethod
     def jvp(ctx: Any, _form: None, _sink: None, tangent: Tensor, *_others: None) -> Tensor:
-        product: Tensor = (ctx.form.gradient(*ctx.saved_tensors) * tangent).sum()
-        return product
+        return _directional(ctx, tangent)
+
+
+class _EagerSum(torch.autograd.Function):
+    """The same without `setup_context`, for which torch inspects the signature of `forward` at every call."""
+
+    @staticmethod
+    def forward(ctx: Any, form: _Form, sink: Sink | None, *tensors: Tensor | None) -> Tensor:
+        _keep(ctx, form, sink, *tensors)
+        return form.value(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, grad_value)
+
+    @staticmethod
+    def jvp(ctx: Any, _form: None, _sink: None, tangent: Tensor, *_others: None) -> Tensor:
+        return _directional(ctx, tangent)
+
+
+def _keep(ctx: Any, form: _Form, sink: Sink | None, *tensors: Tensor | None) -> None:
+    ctx.form, ctx.sink, ctx.num_others = form, sink, len(tensors) - 1
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
+def _gradients(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]:
+    tensors = ctx.saved_tensors
+    nothing: tuple[None, ...] = (None,) * ctx.num_others
+    if grad_value is None:
+        return None, None, None, *nothing
+    output, *others = tensors
+    if torch.is_grad_enabled() or not is_plain(grad_value, output):
+        return None, None, (ctx.form.gradient(*tensors) * grad_value).to(output.dtype), *nothing
+    # Detached, so that a sink that is never emptied holds no graph.
+    write = partial(ctx.form.write, grad_value, (output.detach(), *others))
+    if ctx.sink is not None and ctx.sink.offer(write):
+        return None, None, None, *nothing
+    into = torch.empty_like(output)
+    write(into, False)
+    return None, None, into, *nothing
+
+
+def _directional(ctx: Any, tangent: Tensor) -> Tensor:
+    product: Tensor = (ctx.form.gradient(*ctx.saved_tensors) * tangent).sum()
+    return product
+
+
+def is_native(output: Tensor, mask: Tensor | None) -> bool:
+    """Whether torch's own kernel does as well as a closed form: nothing to select, temporaries that stay in a cache.
+
+    Args:
+        output: The output.
+        mask: The mask.
+
+    Returns:
+        Whether it does: fewer launches then count for more than memory.
+    """
+    small = output.numel() <= _PIECE or output.is_cuda
+    return mask is None and small and not torch.compiler.is_compiling()
 
 
 def is_plain(*tensors: Tensor) -> bool:

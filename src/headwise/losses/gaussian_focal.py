@@ -129,7 +129,7 @@ def _focal_gradient(
     margin, weight = _margin_and_weight(output, target, positive, mask, beta)
     wrong = torch.sigmoid(margin)
     slope = weight * _power(wrong, alpha) * (alpha * torch.sigmoid(-margin) * margin_losses(margin) + wrong)
-    return torch.where(positive, -slope, slope).to(output.dtype)
+    return torch.where(positive, -slope, slope)
 
 
 def _published_parts(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -149,4 +149,4 @@ def _published_focal(output: Tensor, target: Tensor, mask: Tensor | None) -> Ten
 def _published_focal_gradient(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     positive, weight, wrong, passes = _published_parts(output, target, mask)
     slope = weight * wrong.square() * (wrong - 2.0 * (1 - wrong) * torch.log(1 - wrong))
-    return torch.where(passes, torch.where(positive, -slope, slope), 0.0).to(output.dtype)
+    return torch.where(passes, torch.where(positive, -slope, slope), 0.0)

@@ -132,7 +132,7 @@ def _relative(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: floa
 
 def _relative_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float) -> Tensor:
     difference, divisor = _relative_difference(output, target, mask)
-    return (smooth_l1_slope(difference, beta) / divisor).to(output.dtype)
+    return smooth_l1_slope(difference, beta) / divisor
 
 
 def _relative_difference(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -162,7 +162,7 @@ def _direction_gradient(
     to_along = slope * torch.where(long, across.square(), 1.0)
     to_across = slope * torch.where(long, -along * across, 0.0)
     pair = (to_along, to_across) if component == 0 else (to_across, to_along)
-    return channel_pair(*pair).to(output.dtype)
+    return channel_pair(*pair)
 
 
 def _unit_vector(

@@ -55,7 +55,7 @@ def multibox_cross_entropy(*levels: Tensor, ratio: float = 3.0) -> Tensor:
         ratio: Background boxes per positive, >= 0.
 
     Returns:
-        The sum, 0-d, float32 (float64 for float64 logits). Divide by `normalizers.positives`.
+        The sum, 0-d, float32 (float64 for float64 logits). Divide by `normalizers.foreground`.
 
     Raises:
         ValueError: If the number of tensors, a dtype or a shape does not fit, or ``ratio`` is negative.

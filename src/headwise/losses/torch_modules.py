@@ -1,58 +1,120 @@
-"""Torch's own loss modules as a sum and a count, so that their mean can be pooled exactly."""
+"""Torch's own losses as a sum and a count, so that their mean can be pooled exactly."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headwise.losses.checks import check_elements, check_labels, working_dtype
+from headwise import normalizers
+from headwise.declaration import Declaration, unwrapped
+from headwise.losses.checks import check_elements, check_labels, select, working_dtype
 from headwise.masks import as_mask, spread_mask
 
-_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
+Sum = Callable[..., Tensor]
+_MODULES: Mapping[Any, type[nn.Module]] = {
+    F.mse_loss: nn.MSELoss,
+    F.l1_loss: nn.L1Loss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.huber_loss: nn.HuberLoss,
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.soft_margin_loss: nn.SoftMarginLoss,
+    F.poisson_nll_loss: nn.PoissonNLLLoss,
+    F.kl_div: nn.KLDivLoss,
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.nll_loss: nn.NLLLoss,
+}
 _LABELLED = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
-def from_torch(module: nn.Module) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """Takes a torch loss module apart into a loss (a sum) and a normalizer (what its mean divides by).
+def from_torch(loss: nn.Module | Callable[..., Tensor]) -> tuple[Sum, normalizers.Normalizer]:
+    """Takes a torch loss apart into a sum and a normalizer (what its mean divides by).
 
-    ``loss(output, target, mask) / normalizer(target, mask)`` equals ``module(output, target)`` where nothing is masked,
-    weights of classes, positives and elements, label smoothing and ``ignore_index`` included; with
-    ``reduction="sum"`` the normalizer is 1. Masks are as in the losses of this package.
+    ``total(output, target, mask) / normalizer(target, mask)`` equals ``loss(output, target)`` where nothing is masked,
+    weights of classes, positives and elements, label smoothing, class probabilities as targets and ``ignore_index``
+    included; with ``reduction="sum"`` the normalizer is 1. Masks are as in the losses of this package. The sum declares
+    what its mean divides by, so that a `Term` needs the sum alone.
 
     Args:
-        module: One of ``MSELoss, L1Loss, SmoothL1Loss, HuberLoss, BCEWithLogitsLoss, CrossEntropyLoss, NLLLoss``
-            (`torch.nn`) with reduction "mean" or "sum"; it is copied, not changed.
+        loss: One of ``MSELoss, L1Loss, SmoothL1Loss, HuberLoss, BCELoss, BCEWithLogitsLoss, SoftMarginLoss,
+            PoissonNLLLoss, KLDivLoss, CrossEntropyLoss, NLLLoss`` (`torch.nn`) or the function of it
+            (`torch.nn.functional`, options fixed by `functools.partial`), with reduction "mean" or "sum"; a module is
+            copied, not changed.
 
     Returns:
-        The loss and the normalizer, functions of ``(output, target, mask=None)`` and ``(target, mask=None)``.
+        The sum and the normalizer, functions of ``(output, target, mask=None)`` and ``(target, mask=None)``.
 
     Raises:
-        ValueError: If the module is another one, or its reduction is "none".
+        ValueError: If the loss is another one, or its reduction is neither.
     """
-    name = type(module).__name__
-    if type(module) not in _ELEMENTWISE + _LABELLED:
-        known = ", ".join(each.__name__ for each in _ELEMENTWISE + _LABELLED)
-        raise ValueError(
-            f"losses.from_torch: no count is known for {name}. It takes {known}; for another loss write a function "
-            "(output, target, mask) that returns a sum, and choose a normalizer."
-        )
-    how = str(module.reduction)
+    per_element = _module(loss)
+    how = str(per_element.reduction)
     if how not in {"mean", "sum"}:
         raise ValueError(
-            f"losses.from_torch: {name} has reduction={how!r}. Use 'mean', or 'sum' for a denominator of 1."
+            f"losses.from_torch: {_name(loss)} has reduction={how!r}. Use 'mean', or 'sum' for a denominator of 1."
         )
-    per_element: Any = copy.deepcopy(module)
     per_element.reduction = "none"
-    labelled = type(module) in _LABELLED
-    loss = partial(_labelled_sum if labelled else _elementwise_sum, per_element)
-    if how == "sum":
-        return loss, _one
-    return loss, partial(_labelled_count, per_element) if labelled else _elementwise_count
+    labelled = type(per_element) in _LABELLED
+    count = partial(_labelled_count, per_element) if labelled else normalizers.elements
+    total = partial(_labelled_sum if labelled else _elementwise_sum, per_element)
+    total.declaration = Declaration(count)  # type: ignore[attr-defined]
+    return total, normalizers.one if how == "sum" else count
+
+
+def is_torch_loss(loss: Any) -> bool:
+    """Whether a loss is one of torch's own that adds up or averages what it computes.
+
+    Args:
+        loss: A module or a function, perhaps with options.
+
+    Returns:
+        Whether it is.
+    """
+    if isinstance(loss, nn.Module):
+        return type(loss).__module__.startswith("torch.nn.") and hasattr(loss, "reduction")
+    called, _ = unwrapped(loss)
+    name = getattr(called, "__name__", "")
+    return getattr(F, name, None) is called and name.endswith(("_loss", "cross_entropy", "_with_logits", "kl_div"))
+
+
+def _module(loss: Any) -> Any:
+    if isinstance(loss, nn.Module) and type(loss) in _MODULES.values():
+        return copy.deepcopy(loss)
+    called, options = unwrapped(loss)
+    if isinstance(called, Hashable) and called in _MODULES:
+        try:
+            return _MODULES[called](**options)
+        except TypeError as error:
+            raise ValueError(f"losses.from_torch: {_name(loss)}: {error}. Leave the option out") from None
+    known = ", ".join(each.__name__ for each in _MODULES.values())
+    raise ValueError(
+        f"losses.from_torch: no count is known for {_name(loss)}. It takes {known}; for another loss write a function "
+        "(output, target, mask) that returns a sum, and choose a normalizer."
+    )
+
+
+def _name(loss: Any) -> str:
+    return type(loss).__name__ if isinstance(loss, nn.Module) else str(getattr(unwrapped(loss)[0], "__name__", loss))
+
+
+def _per_element(module: Any, output: Tensor, target: Tensor) -> Tensor:
+    """Calls the module, with its weights in the dtype and on the device of the output."""
+    buffers = {name: each.to(output) for name, each in module.named_buffers()}
+    if not buffers:
+        found: Tensor = module(output, target)
+        return found
+    if isinstance(module, nn.CrossEntropyLoss):
+        buffers["label_smoothing"] = module.label_smoothing
+    if type(module) in _LABELLED:
+        buffers["ignore_index"] = module.ignore_index
+    function: Any = next(function for function, each in _MODULES.items() if each is type(module))
+    return function(output, target, **buffers, reduction="none")  # type: ignore[no-any-return]
 
 
 def _elementwise_sum(module: Any, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -61,31 +123,45 @@ def _elementwise_sum(module: Any, output: Tensor, target: Tensor, mask: Tensor |
     output, target = output.to(dtype), target.to(dtype)
     keep = spread_mask(output, mask)
     if keep is None:
-        total: Tensor = module(output, target).sum()
-        return total
-    elements = module(torch.where(keep, output, 0.0), torch.where(keep, target, 0.0))
+        return _per_element(module, output, target).sum()
+    elements = _per_element(module, torch.where(keep, output, 0.0), torch.where(keep, target, 0.0))
     return torch.where(keep, elements, 0.0).sum()
 
 
-def _elementwise_count(target: Tensor, mask: Tensor | None = None) -> Tensor:
-    if mask is None:
-        return torch.full((), target.numel(), dtype=torch.float32, device=target.device)
-    channels = target.shape[1] if mask.ndim < target.ndim else 1
-    return (torch.count_nonzero(as_mask(mask)) * channels).float()
-
-
 def _labelled_sum(module: Any, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    check_labels(type(module).__name__, output, target, mask)
-    labels, output = target.long(), output.to(working_dtype(output))
-    if mask is None:
-        total: Tensor = module(output, labels).sum()
-        return total
-    keep = as_mask(mask)
-    output = torch.where(keep.unsqueeze(1), output, 0.0)
-    return torch.where(keep, module(output, torch.where(keep, labels, 0)), 0.0).sum()
+    output = output.to(working_dtype(output)) if output.is_floating_point() else output
+    if _is_soft(module, target) and target.shape == output.shape:
+        check_elements(type(module).__name__, output, target, None)
+        _check_places(module, output, mask)
+        keep = None if mask is None else as_mask(mask)
+        chosen = select(None if keep is None else keep.unsqueeze(1), target.to(output.dtype), 0.0)
+    else:
+        check_labels(type(module).__name__, output, target, mask)
+        keep, chosen = None if mask is None else as_mask(mask), target.long()
+        chosen = select(keep, chosen, 0)
+    if keep is None:
+        return _per_element(module, output, chosen).sum()
+    elements = _per_element(module, torch.where(keep.unsqueeze(1), output, 0.0), chosen)
+    return torch.where(keep, elements, 0.0).sum()
 
 
-def _labelled_count(module: Any, target: Tensor, mask: Tensor | None = None) -> Tensor:
+def _check_places(module: Any, output: Tensor, mask: Tensor | None) -> None:
+    if mask is not None and mask.shape != output.shape[:1] + output.shape[2:]:
+        raise ValueError(
+            f"{type(module).__name__}: logits of shape {tuple(output.shape)} have a mask of shape "
+            f"{tuple(output.shape[:1] + output.shape[2:])}, found {tuple(mask.shape)}. Give one value a place."
+        )
+
+
+def _is_soft(module: Any, target: Tensor) -> bool:
+    """Whether targets are probabilities of classes, (N, C, ...), which cross entropy takes as well."""
+    return isinstance(module, nn.CrossEntropyLoss) and target.is_floating_point() and target.ndim > 1
+
+
+def _labelled_count(module: Any, target: Tensor, mask: Tensor | None = None) -> Tensor | int:
+    if _is_soft(module, target):
+        # Torch divides by the places, whatever the weights of the classes.
+        return normalizers.count(target[:, 0], mask)
     labels = _labels(module, target)
     keep = labels != module.ignore_index
     if mask is not None:
@@ -99,11 +175,7 @@ def _labelled_count(module: Any, target: Tensor, mask: Tensor | None = None) -> 
 def _labels(module: Any, target: Tensor) -> Tensor:
     if target.is_floating_point() or target.is_complex():
         raise ValueError(
-            f"{type(module).__name__}: labels must be integer or bool, found {target.dtype}. Convert them with "
-            "target.long(); the mean over class probabilities has another denominator."
+            f"{type(module).__name__}: labels must be integer or bool, or probabilities (N, C, ...), found "
+            f"{target.dtype} of shape {tuple(target.shape)}. Give class numbers, or one probability a class."
         )
     return target.long()
-
-
-def _one(target: Tensor, mask: Tensor | None = None) -> Tensor:
-    return torch.ones((), dtype=torch.float32, device=target.device)

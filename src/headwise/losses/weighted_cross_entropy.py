@@ -85,8 +85,8 @@ def _gradient(
 ) -> Tensor:
     keep = _keep(label, weight, mask, ignore_index)
     log_probability, _, labels = class_losses(output, label, keep)
-    gradient = class_gradient(log_probability, labels, keep, log_probability.dtype)
-    return (gradient * _weights(output, weight, keep).unsqueeze(1)).to(output.dtype)
+    gradient = class_gradient(log_probability, labels, keep)
+    return gradient * _weights(output, weight, keep).unsqueeze(1)
 
 
 def _keep(label: Tensor, weight: Tensor, mask: Tensor | None, ignore_index: int | None) -> Tensor:

@@ -6,7 +6,7 @@ reads at its own (picked, never mixed, so that labels stay labels).
 ==============  ==========================  ======================  ==================================================
 term            loss                        normalizer              source
 ==============  ==========================  ======================  ==================================================
-levels          yours                       yours (count)           ``sum_l w_l * loss_l / count_l``
+levels          yours                       the loss's own          ``sum_l w_l * loss_l / count_l``
 ==============  ==========================  ======================  ==================================================
 
 * nnU-Net: ``weights=[1, 1/2, 1/4, ...], normalize=True`` (the coarsest may be 0), ``strides=[1, 2, 4, ...]``.
@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from headwise import losses, normalizers
+from headwise import losses
 from headwise.criterion import Criterion, Levels, Term
 
 LevelWeight = float | Callable[[int], float]
@@ -37,7 +37,7 @@ LevelWeight = float | Callable[[int], float]
 
 def deep_supervision(
     loss: Callable[..., Any] = losses.cross_entropy,
-    normalizer: Callable[..., Any] | float = normalizers.count,
+    normalizer: Callable[..., Any] | float | None = None,
     *,
     weights: Sequence[LevelWeight] | None = None,
     strides: Sequence[int] | None = None,
@@ -52,7 +52,7 @@ def deep_supervision(
 
     Args:
         loss: Function ``(output, target, mask) -> sum``.
-        normalizer: What divides each level's sum, from its targets.
+        normalizer: What divides each level's sum, from its targets; by default what the loss declares.
         weights: One weight a level, finest first: floats or functions of the step; None for 1 each.
         strides: Fine pixels a cell, per level; None where all outputs have the targets' size.
         normalize: Divide the weights by their sum.

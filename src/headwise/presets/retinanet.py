@@ -36,9 +36,9 @@ from headwise.criterion import Criterion, Levels, Term
 
 
 def retinanet(
+    *,
     focal: Literal["sigmoid", "shifted"] | None = None,
     as_published: bool = False,
-    *,
     alpha: float = 0.25,
     gamma: float = 2.0,
     beta: float = 1.0,

@@ -30,12 +30,12 @@ from headwise import losses, normalizers
 from headwise.criterion import Criterion, Levels, Term
 
 
-def ssd(as_published: bool = False, *, num_levels: int = 6, ratio: float = 3.0, compile: bool = False) -> Criterion:
+def ssd(num_levels: int = 6, *, as_published: bool = False, ratio: float = 3.0, compile: bool = False) -> Criterion:
     """The criterion of SSD; the card is at the top of this module.
 
     Args:
-        as_published: Reproduce torchvision's values and gradients, the defect included.
         num_levels: How many levels the outputs have (SSD300: 6, SSD512: 7); 1 where all boxes are in one tensor.
+        as_published: Reproduce torchvision's values and gradients, the defect included.
         ratio: Background boxes per positive.
         compile: As in `Criterion`.
 

@@ -42,8 +42,8 @@ from headwise.criterion import Criterion, Term
 
 
 def textsnake(
-    as_published: bool = False,
     *,
+    as_published: bool = False,
     ratio: float = 3.0,
     selection: Literal["batch", "image"] = "batch",
     compile: bool = False,

@@ -31,9 +31,9 @@ from headwise.criterion import Criterion, Term
 
 
 def weighted_unet(
+    *,
     normalizer: Literal["mean", "weight_sum", "sum"] | None = None,
     as_published: bool = False,
-    *,
     ignore_index: int | None = None,
     compile: bool = False,
 ) -> Criterion:
