@@ -50,7 +50,7 @@ def by_hand():
     for batch in batches(lambda: {"input": torch.randn(8, 6)}):
         out = model(batch["input"])
         found = criterion(out, batch)
-        values.append({k: float(v) for k, v in found.items()})
+        values.append({k: float(v.detach()) for k, v in found.items()})
         grads = {
             k: torch.autograd.grad(v, out["boxes"], retain_graph=True, allow_unused=True)[0] for k, v in found.items()
         }
