@@ -273,7 +273,7 @@ def test_configuration_round_trip():
     assert json.loads(json.dumps(row)) == row == hw.Criterion.from_dict(row).to_dict()
     user = hw.Criterion([hw.Term("x", squared, 3.0, output="x", target="t")])
     assert user.to_dict()["terms"][0]["loss"] == "tests.criterion.samples:squared"
-    assert hw.Criterion.from_dict(user.to_dict(), allow=[__name__]).terms[0].loss is squared
+    assert hw.Criterion.from_dict(user.to_dict(), allow=["tests.criterion.samples"]).terms[0].loss is squared
 
 
 ROW = {"name": "x", "loss": "smooth_l1", "output": "x"}

@@ -101,8 +101,8 @@ def test_r1_runs_without_a_gpu_and_logs_without_an_index():
 def test_r5_the_loss_that_is_trained_is_the_one_that_is_named():
     _, outputs, targets = pyramid(RETINANET, "basic", torch.float64)
     published, paper, shifted = (
-        hw.presets.retinanet(*each)(outputs, targets)["classification"].value
-        for each in ((None, True), ("sigmoid",), ("shifted",))
+        hw.presets.retinanet(**each)(outputs, targets)["classification"].value
+        for each in ({"as_published": True}, {"focal": "sigmoid"}, {"focal": "shifted"})
     )
     torch.testing.assert_close(published, shifted, rtol=0, atol=0)
     assert_equal(published, RETINANET["basic/out/cls"], 1e-9)  # though the original's class is called FocalLoss

@@ -16,7 +16,7 @@ _METRIC = re.compile(
 
 
 def last_key(name: str) -> str:
-    """The last key of a path: of ``losses.decoder.0`` that is ``decoder.0``."""
+    """The last key of a path: of ``found.decoder.0`` that is ``decoder.0``."""
     keys = name.split(".")
     while len(keys) > 1 and keys[-1].isdecimal():
         keys = [*keys[:-2], f"{keys[-2]}_{keys[-1]}"]

@@ -130,7 +130,8 @@ class _Form(NamedTuple):
         inputs, patch = self._split(tensors)
         for part, *piece in pieces(into, *inputs):
             if add:
-                part.add_(self.of_gradient(*piece) * scale)
+                # Rounded before it is added, as a gradient that comes as a tensor of its own is.
+                part.add_((self.of_gradient(*piece) * scale).to(part.dtype))
             else:
                 torch.mul(self.of_gradient(*piece), scale, out=part)
         if patch is not None:
