@@ -23,7 +23,6 @@ SYSTEMS = ("cornernet", "cornernet_squeeze", "cornernet_saccade", "centernet", "
 LARGE: dict[str, Any] = {
     "image_size": 127,
     "picture_size": 127,
-    "crop_border": 63,
     "min_side": 60,
     "max_side": 120,
     "steps": 1600,

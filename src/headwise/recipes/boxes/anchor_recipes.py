@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -11,14 +11,21 @@ from torch import nn
 
 from headwise import networks, presets
 from headwise.criterion import Criterion
-from headwise.recipes.boxes.anchors import AnchorCollate, AnchorConfiguration, read_anchors, show_anchors
+from headwise.recipes.boxes.anchors import (
+    AnchorCollate,
+    AnchorConfiguration,
+    RetinaNetConfiguration,
+    SSDConfiguration,
+    read_anchors,
+    show_anchors,
+)
 from headwise.recipes.boxes.configuration import with_classes
 from headwise.recipes.boxes.evaluation import box_data
 from headwise.recipes.boxes.prediction import box_predictor
 from headwise.recipes.run import Data, Recipe
 from headwise.recipes.start import PRETRAINED
 
-FULL = AnchorConfiguration(
+FULL = RetinaNetConfiguration(
     steps=90_000,
     batch_size=16,
     optimizer="sgd",
@@ -67,6 +74,11 @@ _OF_SSD: dict[str, Any] = {
 }
 
 
+def _shared(configuration: AnchorConfiguration) -> dict[str, Any]:
+    """Return what SSD has in common with RetinaNet."""
+    return {field.name: getattr(configuration, field.name) for field in fields(AnchorConfiguration)}
+
+
 def make_retinanet(configuration: AnchorConfiguration, pretrained: bool) -> nn.Module:
     """Build RetinaNet, on its backbone's pre-trained weights if wanted."""
     return networks.retinanet(configuration.num_classes, **_built(configuration, pretrained))
@@ -82,11 +94,11 @@ def _built(configuration: AnchorConfiguration, pretrained: bool) -> dict[str, An
     return {"backbone": configuration.backbone, "weights": weights, "size": configuration.network}
 
 
-def _retinanet_criterion(configuration: AnchorConfiguration) -> Criterion:
+def _retinanet_criterion(configuration: RetinaNetConfiguration) -> Criterion:
     return presets.retinanet(focal=configuration.focal)
 
 
-def _ssd_criterion(configuration: AnchorConfiguration) -> Criterion:
+def _ssd_criterion(configuration: SSDConfiguration) -> Criterion:
     return presets.ssd(num_levels=configuration.num_levels)
 
 
@@ -107,7 +119,7 @@ def _data(make_network: Callable[[AnchorConfiguration, bool], Any], configuratio
     return box_data(configuration, prepare, AnchorCollate(configuration, anchors), read_anchors, show_anchors)
 
 
-retinanet: Recipe[AnchorConfiguration] = Recipe(
+retinanet: Recipe[RetinaNetConfiguration] = Recipe(
     "retinanet",
     {"tiny": TINY, "full": FULL},
     make_retinanet,
@@ -118,8 +130,7 @@ retinanet: Recipe[AnchorConfiguration] = Recipe(
 )
 
 SSD = replace(
-    FULL,
-    **_OF_SSD,
+    SSDConfiguration(**{**_shared(FULL), **_OF_SSD}),
     steps=120_000,
     batch_size=32,
     learning_rate=1e-3,
@@ -134,9 +145,9 @@ SSD = replace(
 )
 """SSD300's training in the paper (section 3.1), with torchvision's normalisation for its VGG16."""
 
-ssd: Recipe[AnchorConfiguration] = Recipe(
+ssd: Recipe[SSDConfiguration] = Recipe(
     "ssd",
-    {"tiny": replace(TINY, **_OF_SSD, num_levels=4), "full": SSD},
+    {"tiny": SSDConfiguration(**{**_shared(TINY), **_OF_SSD, "num_levels": 4}), "full": SSD},
     make_ssd,
     _ssd_criterion,
     partial(_data, make_ssd),

@@ -36,8 +36,6 @@ class AnchorConfiguration(BoxConfiguration):
         distort: how often each kind of colour change is made.
         zoom_out: largest canvas that a training picture is put on, in its own size.
         crop: whether training pictures are cropped around objects.
-        num_levels: of the outputs; SSD's alone, whose hardest negatives are chosen over all levels.
-        focal: "sigmoid" (the paper's) or "shifted"; RetinaNet's alone.
         foreground: overlap from which an anchor belongs to a box.
         background: overlap below which it is background.
         forced: what boxes without an anchor get, as in `coders.anchors.encode_boxes`.
@@ -56,8 +54,6 @@ class AnchorConfiguration(BoxConfiguration):
     distort: float = 0.0
     zoom_out: float = 1.0
     crop: bool = False
-    num_levels: int = 6
-    focal: Literal["sigmoid", "shifted"] = "sigmoid"
     foreground: float = 0.5
     background: float = 0.4
     forced: Literal["none", "ties", "best"] = "ties"
@@ -66,6 +62,28 @@ class AnchorConfiguration(BoxConfiguration):
     score_threshold: float = 0.05
     num_candidates: int = 1000
     nms_threshold: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetConfiguration(AnchorConfiguration):
+    """What RetinaNet depends on beside.
+
+    Args:
+        focal: "sigmoid" (the paper's) or "shifted".
+    """
+
+    focal: Literal["sigmoid", "shifted"] = "sigmoid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSDConfiguration(AnchorConfiguration):
+    """What SSD depends on beside.
+
+    Args:
+        num_levels: of the outputs, over which the hardest negatives are chosen.
+    """
+
+    num_levels: int = 6
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ class BoxConfiguration(Configuration):
         category_ids: COCO's number of each label; from the data.
         image_size: height and width of the training pictures, pixels.
         mirror: how often a training picture is mirrored, in [0, 1]; never where classes have a handedness, as digits.
-        min_kept: objects of which less than this share is left in a training picture do not count; published 0.
         max_detections: most boxes a picture.
         num_pictures: of the embedded training pictures.
         num_held_out: of the embedded held-out pictures.
@@ -37,7 +36,6 @@ class BoxConfiguration(Configuration):
     category_ids: tuple[int, ...] = ()
     image_size: int = 511
     mirror: float = 0.5
-    min_kept: float = 0.0
     max_detections: int = 100
     num_pictures: int = 2000
     num_held_out: int = 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,14 @@ from torch import nn
 from headwise import networks, presets
 from headwise.criterion import Criterion
 from headwise.recipes.boxes.configuration import with_classes
-from headwise.recipes.boxes.corners import POINTS, CornerCollate, CornerConfiguration, read_corners, show_corners
+from headwise.recipes.boxes.corners import (
+    POINTS,
+    CornerCollate,
+    CornerConfiguration,
+    WholeConfiguration,
+    read_corners,
+    show_corners,
+)
 from headwise.recipes.boxes.evaluation import Reader, Show, box_data
 from headwise.recipes.boxes.prediction import box_predictor
 from headwise.recipes.boxes.saccade import (
@@ -27,7 +34,7 @@ from headwise.recipes.run import Data, Recipe
 if TYPE_CHECKING:
     from headwise.data import CornerAugmentation
 
-FULL = CornerConfiguration(
+FULL = WholeConfiguration(
     steps=500_000,
     batch_size=49,
     learning_rate=2.5e-4,
@@ -53,9 +60,7 @@ TINY = replace(
     num_pictures=4800,
     min_side=22,
     max_side=60,
-    crop_scales=(1.0,),
-    crop_border=47,
-    jitter=0.2,
+    crop_border=32,
     mirror=0.0,
     min_kept=0.4,
     mirrored=False,
@@ -67,6 +72,11 @@ TINY = replace(
     evaluate_every=800,
 )
 """A few minutes on a CPU: narrow networks on handwritten digits."""
+
+
+def _shared(configuration: CornerConfiguration) -> dict[str, Any]:
+    """Return what CornerNet-Saccade has in common with the others."""
+    return {field.name: getattr(configuration, field.name) for field in fields(CornerConfiguration)}
 
 
 def _network(build: Callable[..., nn.Module], configuration: CornerConfiguration, pretrained: bool) -> nn.Module:
@@ -86,13 +96,20 @@ def _saccade_criterion(configuration: SaccadeConfiguration) -> Criterion:
     )
 
 
-def _augmentation(configuration: CornerConfiguration) -> CornerAugmentation:
+def _augmentation(configuration: WholeConfiguration) -> CornerAugmentation:
     from headwise.data import CornerAugmentation
 
-    return CornerAugmentation(configuration.image_size, mirror=configuration.mirror, min_kept=configuration.min_kept)
+    return CornerAugmentation(
+        configuration.image_size,
+        scales=configuration.crop_scales,
+        border=configuration.crop_border,
+        mirror=configuration.mirror,
+        jitter=configuration.jitter,
+        min_kept=configuration.min_kept,
+    )
 
 
-def _data(read: Reader[Any], show: Show[Any], center: bool, configuration: CornerConfiguration) -> Data:
+def _data(read: Reader[Any], show: Show[Any], center: bool, configuration: WholeConfiguration) -> Data:
     return box_data(configuration, _augmentation(configuration), CornerCollate(configuration, center), read, show)
 
 
@@ -101,7 +118,7 @@ def _saccade_data(configuration: SaccadeConfiguration) -> Data:
     return box_data(configuration, saccade_augmentation(configuration), collate, read_saccade, show_saccade)
 
 
-cornernet: Recipe[CornerConfiguration] = Recipe(
+cornernet: Recipe[WholeConfiguration] = Recipe(
     "cornernet",
     {"tiny": TINY, "full": FULL},
     partial(_network, networks.cornernet),
@@ -124,10 +141,10 @@ SQUEEZE = replace(
 
 # A stride of 8 wants larger pictures; its steps are cheaper.
 TINY_SQUEEZE = replace(
-    TINY, steps=2000, stride=8, coarsest=32, image_size=127, picture_size=127, crop_border=63, min_side=26, max_side=76
+    TINY, steps=2000, stride=8, coarsest=32, image_size=127, picture_size=127, min_side=26, max_side=76
 )
 
-cornernet_squeeze: Recipe[CornerConfiguration] = Recipe(
+cornernet_squeeze: Recipe[WholeConfiguration] = Recipe(
     "cornernet_squeeze",
     {"tiny": TINY_SQUEEZE, "full": SQUEEZE},
     partial(_network, networks.cornernet_squeeze),
@@ -151,7 +168,7 @@ CENTERNET = replace(
 
 _read_centers = partial(read_corners, center=True)
 
-centernet: Recipe[CornerConfiguration] = Recipe(
+centernet: Recipe[WholeConfiguration] = Recipe(
     "centernet",
     {"tiny": replace(TINY, steps=1600), "full": CENTERNET},
     partial(_network, networks.centernet),
@@ -161,9 +178,40 @@ centernet: Recipe[CornerConfiguration] = Recipe(
     complete=with_classes,
 )
 
+_SACCADE = {
+    "num_stacks": 3,
+    "min_overlap": 0.5,
+    "pull_weight": 1.2,
+    "push_weight": 1.2,
+    "num_peaks": 12,
+    "num_detections": 12,
+    "embedding_threshold": 0.3,
+}
+
+SACCADE = SaccadeConfiguration(**{**_shared(FULL), **_SACCADE, "batch_size": 48, "image_size": 255})
+"""The authors' training, on crops of 255 pixels."""
+
+TINY_SACCADE = replace(
+    SaccadeConfiguration(**{**_shared(TINY), **_SACCADE}),
+    num_stacks=2,
+    jitter=0.2,
+    attention_weight=0.1,
+    steps=3000,
+    picture_size=143,
+    min_side=28,
+    max_side=72,
+    max_crops=12,
+    first_sizes=(95,),
+    attention_sides=(24.0, 36.0),
+    zooms=(1.25, 1.5, 2.0),
+    reference_sides=((48.0, 56.0), (-1.0, 48.0)),
+    crop_ranges=((18.0, 56.0), (30.0, 64.0)),
+)
+"""A training of minutes, on pictures that are larger than a crop."""
+
 cornernet_saccade: Recipe[SaccadeConfiguration] = Recipe(
     "cornernet_saccade",
-    {"tiny": SaccadeConfiguration.tiny(TINY), "full": SaccadeConfiguration.full(FULL)},
+    {"tiny": TINY_SACCADE, "full": SACCADE},
     partial(_network, networks.cornernet_saccade),
     _saccade_criterion,
     _saccade_data,

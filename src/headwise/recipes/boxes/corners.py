@@ -25,15 +25,12 @@ POINTS = ("top_left", "bottom_right", "center")
 
 @dataclass(frozen=True, kw_only=True)
 class CornerConfiguration(BoxConfiguration):
-    """What a corner detector depends on, beside what every detector does.
+    """What all four corner detectors depend on, beside what every detector does.
 
     Args:
         network: its size, as `networks.cornernet` and the others name them.
         stride: pixels a cell of the outputs.
-        coarsest: pixels a cell of the network's coarsest features; pictures are padded to its multiples, less 1.
         num_stacks: hourglasses.
-        crop_scales: of the windows that training pictures are cut with, in sizes of the picture that is seen.
-        crop_border: least distance of a window's centre from the picture's edges, pixels.
         jitter: largest relative change of a training picture's brightness, contrast and saturation.
         min_overlap: what a pair of corners off by the radius of a bump overlaps with the box.
         gaussian: bumps in the targets; without, single cells (the papers' ablation).
@@ -42,16 +39,11 @@ class CornerConfiguration(BoxConfiguration):
         num_peaks: corners of each kind that are joined.
         num_detections: pairs that are kept.
         embedding_threshold: largest distance of the embeddings of a pair.
-        scales: at which a picture is read.
-        mirrored: whether it is read mirrored too.
     """
 
     network: str = "full"
     stride: int = 4
-    coarsest: int = 128
     num_stacks: int = 2
-    crop_scales: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
-    crop_border: int = 128
     jitter: float = 0.4
     min_overlap: float = 0.3
     gaussian: bool = True
@@ -60,6 +52,26 @@ class CornerConfiguration(BoxConfiguration):
     num_peaks: int = 100
     num_detections: int = 1000
     embedding_threshold: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeConfiguration(CornerConfiguration):
+    """What CornerNet, CornerNet-Squeeze and CenterNet depend on beside: they read a picture as a whole.
+
+    Args:
+        coarsest: pixels a cell of the network's coarsest features; pictures are padded to its multiples, less 1.
+        crop_scales: of the windows that training pictures are cut with, in sizes of the picture that is seen.
+        crop_border: least distance of a window's centre from the picture's edges, pixels; half, a quarter, ... of that
+            where the picture is too small.
+        min_kept: objects of which less than this share is left in a training picture do not count; published 0.
+        scales: at which a picture is read.
+        mirrored: whether it is read mirrored too.
+    """
+
+    coarsest: int = 128
+    crop_scales: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+    crop_border: int = 128
+    min_kept: float = 0.0
     scales: tuple[float, ...] = (1.0,)
     mirrored: bool = True
 
@@ -130,7 +142,7 @@ def as_input(image: NDArray[np.uint8], network: nn.Module) -> Tensor:
 
 def read_corners(
     network: nn.Module,
-    configuration: CornerConfiguration,
+    configuration: WholeConfiguration,
     images: Sequence[NDArray[np.uint8]],
     *,
     center: bool = False,
@@ -150,7 +162,7 @@ def read_corners(
 
 
 def _read_one(
-    network: nn.Module, configuration: CornerConfiguration, image: NDArray[np.uint8], center: bool
+    network: nn.Module, configuration: WholeConfiguration, image: NDArray[np.uint8], center: bool
 ) -> Mapping[str, Any]:
     from headwise.coders.corners import Pass, merge_passes, place_picture
     from headwise.coders.soft_nms import Suppression

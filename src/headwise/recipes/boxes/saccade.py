@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headwise.data import BoxAnnotation, Picture, SaccadeAugmentation
-
-WINDOW = 255
-"""Side of a crop in pixels, published."""
 
 Ranges = tuple[tuple[float, float], ...]
 
@@ -59,52 +56,6 @@ class SaccadeConfiguration(CornerConfiguration):
         """The longer sides that each attention map is for: large, medium, small."""
         small, large = self.attention_sides
         return (large, inf), (small, large), (0.0, small)
-
-    @classmethod
-    def full(cls, base: CornerConfiguration) -> Self:
-        """Return the authors' training.
-
-        Args:
-            base: CornerNet's.
-        """
-        return cls(**{**asdict(base), **_OWN, "batch_size": 48, "image_size": WINDOW, "coarsest": 32})
-
-    @classmethod
-    def tiny(cls, base: CornerConfiguration) -> Self:
-        """Return a training of minutes, on pictures that are larger than a crop.
-
-        Args:
-            base: the tiny CornerNet's.
-        """
-        return cls(**{**asdict(base), **_OWN, **_TINY})
-
-
-_TINY: dict[str, Any] = {
-    "num_stacks": 2,
-    "attention_weight": 0.1,
-    "steps": 3000,
-    "picture_size": 143,
-    "min_side": 28,
-    "max_side": 72,
-    "max_crops": 12,
-    "first_sizes": (95,),
-    "attention_sides": (24.0, 36.0),
-    "zooms": (1.25, 1.5, 2.0),
-    "reference_sides": ((48.0, 56.0), (-1.0, 48.0)),
-    "crop_ranges": ((18.0, 56.0), (30.0, 64.0)),
-}
-
-
-_OWN: dict[str, Any] = {
-    "num_stacks": 3,
-    "min_overlap": 0.5,
-    "pull_weight": 1.2,
-    "push_weight": 1.2,
-    "num_peaks": 12,
-    "num_detections": 12,
-    "embedding_threshold": 0.3,
-    "mirrored": False,
-}
 
 
 def saccade_augmentation(configuration: SaccadeConfiguration) -> SaccadeAugmentation:
