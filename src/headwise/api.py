@@ -18,6 +18,7 @@ from headwise.criterion import (
 )
 from headwise.declaration import declared
 from headwise.ratio import Ratio
+from headwise.runs import Run
 
 __all__ = [
     "Breakdown",
@@ -28,6 +29,7 @@ __all__ = [
     "Levels",
     "NonFiniteGradientError",
     "Ratio",
+    "Run",
     "RatioTerm",
     "Term",
     "attribution",

@@ -31,7 +31,8 @@ def coco(folder: Path) -> None:
     categories = [{"id": 1, "name": "square"}, {"id": 7, "name": "disc"}]
     for start, split in ((0, "train2017"), (2, "val2017")):
         (folder / split).mkdir()
-        images, boxes = [], []
+        images: list[dict[str, Any]] = []
+        boxes: list[dict[str, Any]] = []
         for number in range(2):
             picture(start + number).save(folder / split / f"p{number}.jpg")
             images.append({"id": number + 1, "file_name": f"p{number}.jpg", "width": 120, "height": 100})

@@ -72,8 +72,9 @@ def few_classes(configuration: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_field_of_every_recipe_is_read(name, tmp_path):
-    recipe, read = RECIPES[name], set()
-    found = set()
+    recipe = RECIPES[name]
+    read: set[str] = set()
+    found: set[str] = set()
     tiny = recipe.configure("tiny", SMALL)
     use(recipe, recorded(tiny, read), tmp_path)
     found |= read

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headwise.training.samples import Instances, PointPairs, SampleMap, Shapes, save_sample
+from headwise.runs.samples import Instances, PointPairs, SampleMap, Shapes, save_sample
 
 TERMS = ("text_region", "center_line", "radius", "sin", "cos")
 READS = {

@@ -13,7 +13,7 @@ from headwise.report.figures.ticks import ticks
 from headwise.report.page import Page, Section
 from headwise.report.samples import PointPairs as ReadPairs
 from headwise.report.samples import read_sample
-from headwise.training.samples import Instances, PointPairs, SampleMap, Shapes, box_shapes, save_sample
+from headwise.runs.samples import Instances, PointPairs, SampleMap, Shapes, box_shapes, save_sample
 from tests.report.parsed import ParsedPage
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headwise.runs.entries import full
+
 Column = list[float | None]
 Keys = tuple[str, ...]
 
@@ -161,7 +163,7 @@ def _parse(line: str) -> dict[str, Any] | None:
         return None
     step = entry.get("step") if isinstance(entry, dict) else None
     counts = isinstance(step, int) and not isinstance(step, bool) and abs(step) <= _LAST_STEP
-    return entry if counts else None
+    return full(entry) if counts else None
 
 
 def _drop_from(step: int, steps: list[int], columns: Mapping[Keys, Column]) -> int:

@@ -1,6 +1,6 @@
 """The held-out pictures a run saved: the picture, outlines, output maps and their targets, pairs of points, label maps.
 
-The keys of the files are listed in `headwise.training.samples`, which writes them.
+The keys of the files are listed in `headwise.runs.samples`, which writes them.
 """
 
 from __future__ import annotations

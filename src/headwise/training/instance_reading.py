@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headwise.runs.samples import Instances, SampleMap, save_sample
 from headwise.training.instance_evaluation import evaluate_instances
 from headwise.training.ranks import ALONE, Ranks
-from headwise.training.samples import Instances, SampleMap, save_sample
 
 if TYPE_CHECKING:
     import numpy as np

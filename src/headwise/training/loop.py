@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from headwise.attribution.ledger.ledger import Ledger
+from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.training.checkpoints import save_checkpoint
 from headwise.training.clock import Clock
 from headwise.training.engine import (
@@ -26,7 +27,6 @@ from headwise.training.engine import (
 )
 from headwise.training.folder_lock import sole_run
 from headwise.training.interrupts import Interrupts, Stop, end_daemons_at_exit
-from headwise.training.logs import NoLog, RunLog, step_entry
 from headwise.training.precision import load_scaler, scaler_state
 from headwise.training.progress import NoProgress, Progress, open_progress
 from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from headwise.runs.run import LOOP
 from headwise.training.checkpoints import list_checkpoints, newest_checkpoint, write_atomically
 from headwise.training.task import Settings, Task
 
@@ -67,6 +68,8 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     if "config.json" not in names:
         raise ValueError(f"{folder}: it holds {min(names)!r}, and no run of Headwise. Choose another --out.")
     config = read_config(folder)
+    if config.get("loop") == LOOP:
+        raise ValueError(f"{folder}: a run of another loop is there. Choose another --out.")
     has_checkpoints = bool(list_checkpoints(folder / "checkpoints"))
     if not resume and (has_checkpoints or saved_step(folder)):
         raise ValueError(f"{folder}: a run is there already. Continue it with --resume, or choose another --out.")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from headwise.runs.samples import SampleMap, Shapes, save_sample
 from headwise.training.ranks import ALONE, Ranks
-from headwise.training.samples import SampleMap, Shapes, save_sample
 from headwise.training.text_evaluation import evaluate_text
 
 if TYPE_CHECKING:

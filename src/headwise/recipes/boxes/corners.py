@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from headwise.recipes.boxes.configuration import BoxConfiguration
 from headwise.recipes.boxes.evaluation import Panels
+from headwise.runs.samples import PointPairs, SampleMap
 from headwise.training import Batch
-from headwise.training.samples import PointPairs, SampleMap
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,10 +14,10 @@ from torch import nn
 from headwise.recipes.batches import Batches
 from headwise.recipes.boxes.configuration import BoxConfiguration, read_pictures
 from headwise.recipes.run import Data
+from headwise.runs.samples import PointPairs, SampleMap, box_shapes, save_sample
 from headwise.training import Batch
 from headwise.training.box_evaluation import evaluate_boxes
 from headwise.training.ranks import Ranks
-from headwise.training.samples import PointPairs, SampleMap, box_shapes, save_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from torch import nn
 from headwise.recipes.boxes.configuration import BoxConfiguration
 from headwise.recipes.boxes.evaluation import SHOWN_SCORE, B, Found, Reader, evaluating
 from headwise.recipes.run import Prediction, Seen
-from headwise.training.samples import encode_png
+from headwise.runs.samples import encode_png
 
 if TYPE_CHECKING:
     import numpy as np

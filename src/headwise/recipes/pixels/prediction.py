@@ -11,8 +11,8 @@ import torch
 
 from headwise.recipes.pixels.configuration import PixelConfiguration
 from headwise.recipes.run import Prediction, Seen
+from headwise.runs.samples import encode_png
 from headwise.training.instance_reading import Found, find_instances
-from headwise.training.samples import encode_png
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from torch import nn
 
 from headwise.recipes.run import Prediction, Seen
 from headwise.recipes.text.configuration import TextConfiguration
-from headwise.training.samples import encode_png
+from headwise.runs.samples import encode_png
 from headwise.training.text_reading import Reading, read_text
 
 if TYPE_CHECKING:

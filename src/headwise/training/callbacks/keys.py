@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headwise.attribution.ledger.books import Books
+from headwise.runs.entries import flat_terms, term_entry
 
 
 def log_entries(books: Books, prefix: str = "headwise") -> dict[str, float]:
@@ -13,14 +14,9 @@ def log_entries(books: Books, prefix: str = "headwise") -> dict[str, float]:
         prefix: What every key begins with.
 
     Returns:
-        ``<prefix>/<term>/value``, ``.../share``, ``.../grad_norm`` and ``.../finite`` (1 or 0) of every term, and
-        ``<prefix>/total``. Value, share and norm of a term that is not finite are NaN or infinite, as they were.
+        ``<prefix>/<term>/value``, ``weight``, ``weighted``, ``share``, ``grad_norm`` and ``finite`` (1 or 0) of every
+        term, with ``@<level>`` behind those of its levels, and ``<prefix>/total``. Numbers of a term that is not
+        finite are NaN or infinite, as they were.
     """
-    entries: dict[str, float] = {}
-    for name, term in books.items():
-        entries[f"{prefix}/{name}/value"] = term.value
-        entries[f"{prefix}/{name}/share"] = term.share
-        entries[f"{prefix}/{name}/grad_norm"] = term.grad_norm
-        entries[f"{prefix}/{name}/finite"] = float(term.finite)
-    entries[f"{prefix}/total"] = books.total
-    return entries
+    terms = {name: term_entry(term) for name, term in books.items()}
+    return {f"{prefix}/{key}": number for key, number in flat_terms(terms)} | {f"{prefix}/total": books.total}

@@ -37,8 +37,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from headwise.training.checkpoints import write_atomically
-from headwise.training.sample_parts import (
+from headwise.files import write_atomically
+from headwise.runs.sample_parts import (
     Colours,
     Instances,
     PointPairs,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from headwise.training.sample_parts import Array
+    from headwise.runs.sample_parts import Array
 
 __all__ = ["Instances", "PointPairs", "SampleMap", "Shapes", "box_polygon", "box_shapes", "encode_png", "save_sample"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from headwise.attribution.gram import Gram
 from headwise.attribution.ledger.books import Books, LevelBooks, OutputBooks, TermBooks
-from headwise.training.logs import JsonLines, RunLog, step_entry
+from headwise.runs.log import JsonLines, RunLog, step_entry
 
 
 def books(value: float = 2.0, finite: bool = True) -> Books:

@@ -1,4 +1,7 @@
-"""The logs of a run: lines of JSON, and TensorBoard's event files beside them."""
+"""The logs of a run: lines of JSON, and TensorBoard's event files beside them.
+
+A line is flushed as it is written, so that it can be read at once and a kill costs the last one at most.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headwise.attribution.ledger.books import Books, TermBooks
-from headwise.training.checkpoints import write_atomically
+from headwise.files import write_atomically
+from headwise.runs.entries import brief, flat_terms, step_entry
+
+__all__ = ["JsonLines", "NoLog", "RunLog", "step_entry"]
+
+MOST_PAIRS = 45
+"""Cosines that TensorBoard gets too: those of ten terms. Pairs grow with the square of the terms."""
 
 
 class JsonLines:
@@ -40,7 +47,7 @@ class JsonLines:
             OSError: it could not be written; the message names the file.
         """
         try:
-            self._file.write(json.dumps(_strict(entry), allow_nan=False).encode() + b"\n")
+            self._file.write(brief(entry) + b"\n")
             self._file.flush()
         except OSError as error:
             raise OSError(
@@ -62,30 +69,31 @@ class RunLog:
     Args:
         folder: of the run.
         last_step: where the run continues; 0 for a fresh one.
+        board: whether TensorBoard's event files are written too.
     """
 
-    def __init__(self, folder: Path, last_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, last_step: int, *, board: bool = True) -> None:
         self._steps = JsonLines(folder / "log.jsonl", last_step)
         self._evaluations = JsonLines(folder / "evaluation.jsonl", last_step)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+        self._board = _open_board(folder, last_step) if board else None
 
     def step(self, entry: Mapping[str, Any]) -> None:
         """Log a training step, in the form of `step_entry`."""
         self._steps.write(entry)
-        step = entry["step"]
-        for key in ("total", "learning_rate", "images_per_second"):
-            self._board.add_scalar(f"train/{key}", entry[key], step)
-        for name, term in entry["terms"].items():
-            for key in ("value", "weighted", "share", "grad_norm"):
-                self._board.add_scalar(f"{name}/{key}", term[key], step)
-        for pair, cosine in entry["cosine"].items():
-            self._board.add_scalar(f"cosine/{pair}", cosine, step)
+        if self._board is not None:
+            for key in ("total", "learning_rate", "images_per_second"):
+                if entry.get(key) is not None:
+                    self._board.add_scalar(f"train/{key}", entry[key], entry["step"])
+            for key, number in flat_terms(entry["terms"]):
+                self._board.add_scalar(key, number, entry["step"])
+            for pair, cosine in entry["cosine"].items() if len(entry["cosine"]) <= MOST_PAIRS else ():
+                self._board.add_scalar(f"cosine/{pair}", cosine, entry["step"])
 
     def evaluation(self, step: int, scores: Mapping[str, Any]) -> None:
         """Log an evaluation: measures by name, each with its numbers (or rows of numbers), and ``num_images``."""
         self._evaluations.write({"step": step, **scores})
+        if self._board is None:
+            return
         for measure, numbers in scores.items():
             for key, number in numbers.items() if isinstance(numbers, Mapping) else ():
                 if isinstance(number, int | float):  # a row per class is for the report
@@ -95,13 +103,21 @@ class RunLog:
         """Bring everything to the disk."""
         self._steps.sync()
         self._evaluations.sync()
-        self._board.flush()
+        if self._board is not None:
+            self._board.flush()
 
     def close(self) -> None:
         """Close all files."""
         self._steps.close()
         self._evaluations.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _open_board(folder: Path, last_step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
 
 class NoLog:
@@ -120,50 +136,6 @@ class NoLog:
         """Nothing was opened."""
 
 
-def step_entry(
-    step: int, books: Books, *, time: float, images_per_second: float, learning_rate: float
-) -> dict[str, Any]:
-    """Return the log line of a step.
-
-    Args:
-        step: optimiser steps done.
-        books: of the last of them.
-        time: seconds since the run began, without the time between a kill and its resume.
-        images_per_second: since the last line.
-        learning_rate: of the step.
-
-    Returns:
-        A mapping of plain numbers, as in ``log.jsonl``.
-    """
-    names = books.names
-    pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
-    cosines = {f"{one}|{other}": books.cosine(one, other) for one, other in pairs}
-    return {
-        "step": step,
-        "time": time,
-        "images_per_second": images_per_second,
-        "learning_rate": learning_rate,
-        "total": books.total,
-        "terms": {name: _term_entry(books[name]) for name in names},
-        "cosine": {pair: cosine for pair, cosine in cosines.items() if cosine is not None},
-    }
-
-
-def _term_entry(term: TermBooks) -> dict[str, Any]:
-    return {
-        "value": term.value,
-        "weight": term.weight,
-        "weighted": term.weighted,
-        "share": term.share,
-        "grad_norm": term.grad_norm,
-        "finite": term.finite,
-        "outputs": {
-            path: {"grad_norm": output.grad_norm, "finite": output.finite} for path, output in term.outputs.items()
-        },
-        "levels": {name: asdict(level) for name, level in term.levels.items()},
-    }
-
-
 def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
@@ -176,11 +148,3 @@ def _step(line: bytes) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _strict(entry) for key, entry in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.training.samples import Instances, PointPairs, SampleMap, Shapes, box_polygon, box_shapes, save_sample
+from headwise.runs.samples import Instances, PointPairs, SampleMap, Shapes, box_polygon, box_shapes, save_sample
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
