@@ -128,7 +128,7 @@ class Recipe(Generic[C]):
         folder = Path(out) if out is not None else Path("runs") / self.name
         given = {"data": data, "seed": seed, "steps": steps}
         chosen = {name: value for name, value in given.items() if value is not None} | changes
-        chosen |= {name: _absolute(chosen[name]) for name in _PLACES & chosen.keys()}
+        chosen |= {name: _absolute(name, chosen[name]) for name in _PLACES & chosen.keys()}
         check_folder(folder, resume=resume)
         if resume and (folder / "config.json").is_file():
             configuration = self._resumed(folder, chosen)
@@ -230,13 +230,13 @@ class Recipe(Generic[C]):
         return network
 
 
-_PLACES = {"data", "weights"}
+_PLACES = {"data", "weights", "train_split", "held_out_split"}
 """Arguments that may name a place on the disk, which must be found from any directory."""
 
 
-def _absolute(place: str | Path | None) -> str | None:
+def _absolute(name: str, place: str | Path | None) -> str | None:
     if place is None or str(place).lower() in NOTHING:
         return None
-    if place == PRETRAINED:
-        return PRETRAINED
+    if place == PRETRAINED or (name.endswith("_split") and not Path(place).is_file()):
+        return str(place)
     return str(Path(place).expanduser().absolute())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from headwise.training.checkpoints import list_checkpoints, load_checkpoint
 
 PRETRAINED: Final = "DEFAULT"
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def find_checkpoint(place: str | Path) -> Path:
@@ -121,7 +122,7 @@ def freeze(network: nn.Module, beginnings: tuple[str, ...]) -> list[nn.Parameter
             known = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in network.named_parameters()))
             raise ValueError(f"freeze: no parameter's name begins with {beginning!r}. They begin with: {known}.")
         for name, module in network.named_modules():
-            if held.match(name) and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if held.match(name) and isinstance(module, _NORMS):
                 module.momentum = 0.0
         for name in names:
             network.get_parameter(name).requires_grad_(False)

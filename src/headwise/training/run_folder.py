@@ -19,7 +19,9 @@ from headwise.training.task import Settings, Task
 _PACKAGES = ("headwise", "torch", "torchvision", "lightning-fabric", "numpy")
 
 
-FREE_ARGUMENTS = frozenset({"data", "micro_batches", "strategy", "num_workers", "device", "patience"})
+FREE_ARGUMENTS = frozenset(
+    {"data", "train_split", "held_out_split", "micro_batches", "strategy", "num_workers", "device", "patience"}
+)
 """What a resumed run may be given anew: how its steps are carried out and where its data lie, not what they are."""
 
 
