@@ -17,7 +17,7 @@ from headwise.recipes.optimization import make_optimizer, make_scheduler, make_s
 from headwise.recipes.run import Recipe, Seen
 from headwise.recipes.start import freeze
 from headwise.training.ranks import ALONE
-from tests.recipes.folders import folder_of
+from tests.own_data import kit
 
 SMALL = {"num_pictures": 4, "num_held_out": 2, "batch_size": 2, "num_workers": 0}
 
@@ -78,7 +78,7 @@ def test_every_field_of_every_recipe_is_read(name, tmp_path):
     tiny = recipe.configure("tiny", SMALL)
     use(recipe, recorded(tiny, read), tmp_path)
     found |= read
-    use(recipe, recorded(replace(tiny, data=str(folder_of(recipe, tmp_path / "data"))), read), tmp_path)
+    use(recipe, recorded(replace(tiny, data=str(kit.Runs(tmp_path).data(name))), read), tmp_path)
     found |= read
     use_at_full_size(recipe, recorded(recipe.sizes["full"], read))
     found |= read

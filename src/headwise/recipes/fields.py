@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 import types
+from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
@@ -138,10 +138,10 @@ def _parts(value: Any) -> list[Any]:
         return list(value)
     if not isinstance(value, str):
         raise TypeError
-    text = value.strip().replace("(", "[").replace(")", "]")
-    if not text.startswith("["):
+    text = value.strip()
+    if text[:1] not in ("[", "("):
         return [part.strip() for part in text.split(",") if part.strip()]
-    return list(json.loads(text if text.endswith("]") else text + "]"))
+    return list(literal_eval(text))
 
 
 def _whole(value: Any) -> int:
@@ -174,4 +174,4 @@ def _text(value: Any) -> str:
 
 
 _SCALARS = {int: _whole, float: _number, bool: _flag, str: _text}
-_UNFIT = (ValueError, TypeError, KeyError, OverflowError)
+_UNFIT = (ValueError, TypeError, KeyError, OverflowError, SyntaxError)

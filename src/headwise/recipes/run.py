@@ -17,6 +17,7 @@ from headwise.recipes.fields import NOTHING
 from headwise.recipes.optimization import make_optimizer, make_scheduler, make_settings
 from headwise.recipes.start import PRETRAINED, fetching, freeze, start_from
 from headwise.training import Outcome, Task, train
+from headwise.training.checkpoints import list_checkpoints
 from headwise.training.ranks import Ranks
 from headwise.training.run_folder import FREE_ARGUMENTS, check_folder, read_config
 
@@ -137,7 +138,8 @@ class Recipe(Generic[C]):
                 self.configure(size or ("full" if data or chosen.get("train_split") else "tiny"), chosen)
             )
         settings = make_settings(configuration)
-        return train(self.make_task(configuration), settings, folder, resume=resume)
+        goes_on = resume and bool(list_checkpoints(folder / "checkpoints"))
+        return train(self.make_task(configuration, goes_on=goes_on), settings, folder, resume=resume)
 
     def configure(self, size: str, changes: Mapping[str, Any]) -> C:
         """Return a configuration with some fields changed.
@@ -183,11 +185,12 @@ class Recipe(Generic[C]):
                 )
         return replace(stored, **free)
 
-    def make_task(self, configuration: C) -> Task:
+    def make_task(self, configuration: C, *, goes_on: bool = False) -> Task:
         """Put the parts of the run together.
 
         Args:
             configuration: of the run; its seed also decides the first weights.
+            goes_on: whether a checkpoint's weights will take the place of another run's, which are not looked for then.
 
         Returns:
             The parts.
@@ -200,7 +203,7 @@ class Recipe(Generic[C]):
                 "Give the same data with --data, or start a new run."
             )
         configuration = replace(configuration, num_images=data.num_images)
-        network = self._first_network(configuration)
+        network = self._first_network(configuration, goes_on)
         optimizer = make_optimizer(freeze(network, configuration.freeze), configuration)
         return Task(
             recipe=self.name,
@@ -215,7 +218,7 @@ class Recipe(Generic[C]):
             evaluate=data.evaluate,
         )
 
-    def _first_network(self, configuration: C) -> nn.Module:
+    def _first_network(self, configuration: C, goes_on: bool) -> nn.Module:
         """Return the network as its training starts."""
         weights = configuration.weights
         if weights == PRETRAINED and all(each.weights != PRETRAINED for each in self.sizes.values()):
@@ -225,7 +228,7 @@ class Recipe(Generic[C]):
             if weights == PRETRAINED:
                 return fetching(lambda: self.make_network(configuration, True), self.name)
             network = self.make_network(configuration, False)
-        if weights is not None:
+        if weights is not None and not goes_on:
             start_from(network, weights)
         return network
 
