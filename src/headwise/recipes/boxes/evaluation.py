@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import torch
 from torch import nn
 
+from headwise.evaluation.boxes import evaluate_boxes
+from headwise.evaluation.held_out import HeldOut
 from headwise.recipes.batches import Batches
 from headwise.recipes.boxes.configuration import BoxConfiguration, read_pictures
 from headwise.recipes.run import Data
 from headwise.runs.samples import PointPairs, SampleMap, box_shapes, save_sample
 from headwise.training import Batch
-from headwise.training.box_evaluation import evaluate_boxes
-from headwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -52,45 +47,23 @@ Reader = Callable[[nn.Module, B, "Sequence[NDArray[np.uint8]]"], list[Found]]
 Show = Callable[[nn.Module, B, "Picture[BoxAnnotation]"], Panels]
 
 
-@dataclass(frozen=True)
-class BoxEvaluation(Generic[B]):
-    """What `Task` asks for scores.
+def held_out_boxes(pictures: BoxDataset, configuration: B, read: Reader[B], show: Show[B]) -> HeldOut[Found]:
+    """Return the evaluation of a detector on annotated pictures.
 
     Args:
         pictures: held out.
         configuration: of the run.
-        read: (network in evaluation mode, configuration, pictures (H, W, 3) uint8) -> for each ``boxes`` in pixels
-            of the picture, ``scores``, ``labels``, on the CPU, the best first.
+        read: (network in evaluation mode, configuration, pictures (H, W, 3) uint8) -> for each ``boxes`` in pixels of
+            the picture, ``scores``, ``labels``, on the CPU, the best first.
         show: (network, configuration, picture) -> panels of the report.
-        num_samples: how many pictures are saved for the report.
+
+    Returns:
+        Called, it gives COCO's numbers, per class too, and ``num_images``; see `evaluate_boxes`.
     """
+    names = configuration.class_names
 
-    pictures: BoxDataset
-    configuration: B
-    read: Reader[B]
-    show: Show[B]
-    num_samples: int = 6
-
-    def __call__(self, network: nn.Module, samples: Path | None, ranks: Ranks) -> Mapping[str, Any]:
-        """Return COCO's numbers, per class too, and ``num_images``; see `evaluate_boxes`."""
-        pairs = []
-        with evaluating(network):
-            for index in ranks.share(len(self.pictures)):
-                picture = self.pictures[index]
-                (found,) = self.read(network, self.configuration, [picture.image])
-                pairs.append((found, picture.annotation))
-                if samples is not None and index < self.num_samples:
-                    self._save(samples, index, network, picture, found)
-        everything = ranks.gather(pairs)
-        known = [annotation for _, annotation in everything]
-        scores = evaluate_boxes([found for found, _ in everything], known, self.configuration.class_names)
-        return {**scores, "num_images": len(self.pictures)}
-
-    def _save(
-        self, folder: Path, index: int, network: nn.Module, picture: Picture[BoxAnnotation], found: Found
-    ) -> None:
-        known, names = picture.annotation, self.configuration.class_names
-        panels = self.show(network, self.configuration, picture)
+    def save(folder: Path, index: int, network: nn.Module, picture: Picture[BoxAnnotation], found: Found) -> None:
+        known, panels = picture.annotation, show(network, configuration, picture)
         save_sample(
             folder,
             index,
@@ -101,6 +74,14 @@ class BoxEvaluation(Generic[B]):
             pairs=panels.pairs,
             note=panels.note,
         )
+
+    return HeldOut(
+        pictures,
+        lambda network, image: read(network, configuration, [image])[0],
+        lambda found, annotation: (found, annotation),
+        lambda found, known: evaluate_boxes(found, known, names),
+        save,
+    )
 
 
 def box_data(
@@ -116,31 +97,13 @@ def box_data(
         configuration: of the run.
         prepare: as in `Batches`.
         collate: as in `Batches`.
-        read: as in `BoxEvaluation`.
-        show: as in `BoxEvaluation`.
+        read: as in `held_out_boxes`.
+        show: as in `held_out_boxes`.
 
     Returns:
         Batches and evaluation.
     """
     pictures, held_out = read_pictures(configuration)
     batches = Batches(pictures, prepare, collate, configuration)
-    return Data(batches, BoxEvaluation(held_out, configuration, read, show), (len(pictures), len(held_out)))
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, without gradients, and back.
-
-    Args:
-        network: left in the mode in which it was.
-
-    Yields:
-        Nothing.
-    """
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(was_training)
+    evaluate = held_out_boxes(held_out, configuration, read, show)
+    return Data(batches, evaluate, (len(pictures), len(held_out)))

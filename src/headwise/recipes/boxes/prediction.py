@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from headwise.evaluation.held_out import evaluating
 from headwise.recipes.boxes.configuration import BoxConfiguration
-from headwise.recipes.boxes.evaluation import SHOWN_SCORE, B, Found, Reader, evaluating
+from headwise.recipes.boxes.evaluation import SHOWN_SCORE, B, Found, Reader
 from headwise.recipes.run import Prediction, Seen
 from headwise.runs.samples import encode_png
 
@@ -25,7 +26,7 @@ def box_predictor(
     """Return the prediction of a recipe from its reader.
 
     Args:
-        read: as in `BoxEvaluation`.
+        read: as in `held_out_boxes`.
 
     Returns:
         (network, configuration, pictures, least score) -> for each a COCO file of the picture: ``images``,

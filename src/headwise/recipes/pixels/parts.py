@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from headwise.evaluation.instance_reading import held_out_instances
 from headwise.networks import unet
 from headwise.networks.unet import UNet
 from headwise.recipes.batches import Batches
@@ -18,7 +17,6 @@ from headwise.recipes.own_data import open_splits
 from headwise.recipes.pixels.configuration import DeepConfiguration, PixelConfiguration
 from headwise.recipes.run import Data
 from headwise.training import Batch
-from headwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from headwise.data import InstanceAnnotation, PictureDataset
@@ -59,7 +57,8 @@ def make_data(configuration: PixelConfiguration) -> Data:
     )
     collating = partial(collate, margin=network.margin, encode=configuration.encode)
     batches = Batches(pictures, prepare, collating, configuration)
-    return Data(batches, Evaluation(held_out, configuration), (len(pictures), len(held_out)))
+    evaluate = held_out_instances(held_out, encode=configuration.encode, decode=configuration.decode)
+    return Data(batches, evaluate, (len(pictures), len(held_out)))
 
 
 def _pictures(
@@ -94,24 +93,3 @@ def collate(samples: list[tuple[Tensor, Tensor]], *, margin: int, encode: Mappin
     targets = encode_instances(torch.stack([label for _, label in samples]), **encode)
     inner = slice(margin, images.shape[-1] - margin)
     return Batch(images, {name: target[:, inner, inner] for name, target in targets.items()})
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores on the held-out pictures."""
-
-    pictures: PictureDataset[InstanceAnnotation]
-    configuration: PixelConfiguration
-
-    def __call__(self, network: Any, samples: Path | None, ranks: Ranks) -> Mapping[str, Any]:
-        """Return the measures; see `evaluate_instance_pictures`."""
-        from headwise.training.instance_reading import evaluate_instance_pictures
-
-        return evaluate_instance_pictures(
-            network,
-            self.pictures,
-            encode=self.configuration.encode,
-            decode=self.configuration.decode,
-            samples=samples,
-            ranks=ranks,
-        )

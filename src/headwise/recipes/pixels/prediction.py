@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from headwise.evaluation.instance_reading import Found, find_instances
 from headwise.recipes.pixels.configuration import PixelConfiguration
 from headwise.recipes.run import Prediction, Seen
 from headwise.runs.samples import encode_png
-from headwise.training.instance_reading import Found, find_instances
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from headwise.evaluation.text_reading import Reading, read_text
 from headwise.recipes.run import Prediction, Seen
 from headwise.recipes.text.configuration import TextConfiguration
 from headwise.runs.samples import encode_png
-from headwise.training.text_reading import Reading, read_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from headwise.criterion import Criterion
+from headwise.evaluation.text_reading import held_out_text
 from headwise.networks import textsnake as build_network
 from headwise.presets import textsnake as build_criterion
 from headwise.recipes.batches import Batches
@@ -19,7 +18,6 @@ from headwise.recipes.start import PRETRAINED
 from headwise.recipes.text.configuration import FULL, TINY, TextConfiguration
 from headwise.recipes.text.prediction import predict_words
 from headwise.training import Batch
-from headwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from headwise.data import PictureDataset, TextAnnotation
@@ -51,7 +49,8 @@ def make_data(configuration: TextConfiguration) -> Data:
     pictures, held_out = _pictures(configuration)
     prepare = TextAugmentation(configuration.crop_size, scale=(configuration.scale, 1.0), degrees=configuration.degrees)
     batches = Batches(pictures, prepare, collate, configuration)
-    return Data(batches, _Evaluation(held_out, configuration), (len(pictures), len(held_out)))
+    evaluate = held_out_text(held_out, size=configuration.inference_size, decode=configuration.decode)
+    return Data(batches, evaluate, (len(pictures), len(held_out)))
 
 
 def _pictures(configuration: TextConfiguration) -> tuple[PictureDataset, PictureDataset]:
@@ -86,27 +85,6 @@ def collate(samples: list[tuple[Tensor, TextAnnotation]]) -> Batch:
         size=(images.shape[-2], images.shape[-1]),
     )
     return Batch(images, targets)
-
-
-class _Evaluation:
-    """Scores on the held-out pictures."""
-
-    def __init__(self, pictures: PictureDataset, configuration: TextConfiguration) -> None:
-        self.pictures = pictures
-        self.configuration = configuration
-
-    def __call__(self, network: nn.Module, samples: Path | None, ranks: Ranks) -> Mapping[str, Any]:
-        """Return the measures; see `evaluate_pictures`."""
-        from headwise.training.text_reading import evaluate_pictures
-
-        return evaluate_pictures(
-            network,
-            self.pictures,
-            size=self.configuration.inference_size,
-            decode=self.configuration.decode,
-            samples=samples,
-            ranks=ranks,
-        )
 
 
 textsnake: Recipe[TextConfiguration] = Recipe(

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from headwise.coders.snakes import encode_snakes
 from headwise.data import Picture, embedded_text
-from headwise.training.text_reading import evaluate_pictures, read_text
+from headwise.evaluation.text_reading import held_out_text, read_text
+from headwise.training.ranks import ALONE
 
 
 class Oracle(nn.Module):
@@ -35,7 +36,7 @@ class Oracle(nn.Module):
 def test_an_oracle_scores_almost_full_marks_at_any_size(factor):
     data = embedded_text("held_out", num_pictures=8)
     oracle = Oracle([data[index] for index in range(8)], factor)
-    scores = evaluate_pictures(oracle, data, size=256 * factor)
+    scores = held_out_text(data, size=256 * factor)(oracle, None, ALONE)
     assert scores["iou50"]["f"] >= 0.97
     assert scores["num_images"] == 8
     assert oracle.seen[0] == (1, 3, 256 * factor, 256 * factor)
@@ -61,7 +62,7 @@ def test_outlines_are_on_the_scale_of_the_picture():
 def test_samples_hold_what_reports_show(tmp_path):
     data = embedded_text("held_out", num_pictures=3, size=128)
     oracle = Oracle([data[index] for index in range(3)], 1)
-    evaluate_pictures(oracle, data, size=128, samples=tmp_path, num_samples=2)
+    held_out_text(data, size=128, num_samples=2)(oracle, tmp_path, ALONE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000.npz", "000.png", "001.npz", "001.png"]
     sample = np.load(tmp_path / "000.npz", allow_pickle=False)
     assert np.array_equal(sample["image"], data[0].image)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headwise.evaluation.held_out import HeldOut, evaluating
+from headwise.evaluation.instances import evaluate_instances
 from headwise.runs.samples import Instances, SampleMap, save_sample
-from headwise.training.instance_evaluation import evaluate_instances
-from headwise.training.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,6 @@ class Found:
     levels: tuple[Tensor, ...] = ()
 
 
-@torch.no_grad()
 def find_instances(network: UNet, image: NDArray[np.uint8], decode: Mapping[str, Any] | None = None) -> Found:
     """Find the objects on one picture.
 
@@ -58,13 +57,9 @@ def find_instances(network: UNet, image: NDArray[np.uint8], decode: Mapping[str,
     from headwise.data import normalise
 
     parameter = next(network.parameters())
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         seen = normalise(_mirror(image, network))[None].to(parameter.device, memory_format=torch.channels_last)
         outputs = network(seen)
-    finally:
-        network.train(was_training)
     height, width = image.shape[:2]
     finest, *coarser = outputs["levels"] if "levels" in outputs else [outputs["logits"]]
     outputs = {"logits": finest[..., :height, :width].float()}
@@ -81,40 +76,32 @@ def _mirror(image: NDArray[np.uint8], network: UNet) -> NDArray[np.uint8]:
     return np.pad(image, [*around, (0, 0)], mode="symmetric")
 
 
-def evaluate_instance_pictures(
-    network: UNet,
+def held_out_instances(
     pictures: PictureDataset[InstanceAnnotation],
     *,
     encode: Mapping[str, Any] | None = None,
     decode: Mapping[str, Any] | None = None,
-    samples: Path | None = None,
     num_samples: int = 6,
-    ranks: Ranks = ALONE,
-) -> dict[str, Any]:
-    """Score a network on annotated pictures.
+) -> HeldOut[Found]:
+    """Return the evaluation of objects on annotated pictures.
 
     Args:
-        network: as in `find_instances`.
         pictures: held out.
         encode: options of `coders.instances.encode_instances`, for the targets that samples show.
         decode: as in `find_instances`.
-        samples: folder for the first pictures, in the form of `samples.save_sample`; None for none.
-        num_samples: how many of them.
-        ranks: the processes that share the pictures.
+        num_samples: how many pictures are saved for the page.
 
     Returns:
-        The scores of `evaluate_instances`, and ``num_images``.
+        Called, it gives the scores of `evaluate_instances`, and ``num_images``.
     """
-    pairs = []
-    for index in ranks.share(len(pictures)):
-        picture = pictures[index]
-        found = find_instances(network, picture.image, decode)
-        pairs.append((found.label.numpy(), picture.annotation.label))
-        if samples is not None and index < num_samples:
-            _save(samples, index, picture, found, encode or {})
-    everything = ranks.gather(pairs)
-    scores = evaluate_instances([found for found, _ in everything], [known for _, known in everything])
-    return {**scores, "num_images": len(pictures)}
+    return HeldOut(
+        pictures,
+        lambda network, image: find_instances(network, image, decode),
+        lambda found, annotation: (found.label.numpy(), annotation.label),
+        evaluate_instances,
+        lambda folder, index, network, picture, found: _save(folder, index, picture, found, encode or {}),
+        num_samples,
+    )
 
 
 def _save(

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwise.training.text_evaluation import evaluate_text
+from headwise.evaluation.text import evaluate_text
 
 
 def box(left, top, right, bottom):

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from headwise.data import InstanceAnnotation, Picture
+from headwise.evaluation.instance_reading import find_instances, held_out_instances
+from headwise.evaluation.instances import evaluate_instances, touching_pairs
 from headwise.networks import unet
-from headwise.training.instance_evaluation import evaluate_instances, touching_pairs
-from headwise.training.instance_reading import evaluate_instance_pictures, find_instances
+from headwise.training.ranks import ALONE
 
 
 def square(*places, size=20):
@@ -83,7 +84,7 @@ def test_touching_pairs_against_all_pixels(reach):
 
 def test_matching_against_all_assignments():
     """As many matches as any assignment has: greedy matching by IoU would find one where two are possible."""
-    from headwise.training.instance_evaluation import _match
+    from headwise.evaluation.instances import _match
 
     iou = np.array([[0.6, 0.5], [0.55, 0.1]])
     assert _match(iou, 0.5).tolist() == [True, True]
@@ -145,7 +146,8 @@ class Pictures:
 @pytest.mark.parametrize("margin", [0, 3])
 def test_a_network_that_knows_finds_everything_but_gaps(margin, tmp_path):
     apart = square((2, 8, 2, 8), (2, 8, 11, 17), (11, 17, 2, 9))[:18, :19]
-    scores = evaluate_instance_pictures(Bright(margin), Pictures([apart, PAIR]), samples=tmp_path)  # type: ignore[arg-type]
+    evaluate = held_out_instances(Pictures([apart, PAIR]))
+    scores = evaluate(Bright(margin), tmp_path, ALONE)
     assert scores["num_images"] == 2
     assert scores["instances"] == {"ap": 4 / 5, "precision": 1, "recall": 4 / 5, "f": 8 / 9}
     assert scores["touching"] == {"separated": 0, "merged": 1, "pairs": 1}

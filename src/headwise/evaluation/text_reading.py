@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from headwise.evaluation.held_out import HeldOut, evaluating
+from headwise.evaluation.text import evaluate_text
 from headwise.runs.samples import SampleMap, Shapes, save_sample
-from headwise.training.ranks import ALONE, Ranks
-from headwise.training.text_evaluation import evaluate_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,6 @@ class Reading:
     scale: tuple[float, float]
 
 
-@torch.no_grad()
 def read_text(
     network: nn.Module,
     image: NDArray[np.uint8],
@@ -63,12 +62,8 @@ def read_text(
 
     device = next(network.parameters()).device
     resized, scale = _resize(image, size)
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         maps = network(resized[None].to(device, memory_format=torch.channels_last))["maps"].float().cpu()
-    finally:
-        network.train(was_training)
     found = decode_snakes({"maps": maps}, **(decode or {}))[0]
     factor = torch.tensor(scale)
     # Pixel centres: the borders of the picture, half a pixel outside, are what scaling keeps in place.
@@ -76,42 +71,35 @@ def read_text(
     return Reading(polygons, found["scores"], maps[0], scale)
 
 
-def evaluate_pictures(
-    network: nn.Module,
-    pictures: PictureDataset,
-    *,
-    size: int,
-    decode: Mapping[str, Any] | None = None,
-    samples: Path | None = None,
-    num_samples: int = 6,
-    ranks: Ranks = ALONE,
-) -> dict[str, Any]:
-    """Score a network on annotated pictures.
+def held_out_text(
+    pictures: PictureDataset, *, size: int, decode: Mapping[str, Any] | None = None, num_samples: int = 6
+) -> HeldOut[Reading]:
+    """Return the evaluation of words on annotated pictures.
 
     Args:
-        network: as in `read_text`.
         pictures: held out.
         size: as in `read_text`.
         decode: as in `read_text`.
-        samples: folder for the first pictures, in the form of `samples.save_sample`; None for none.
-        num_samples: how many of them.
-        ranks: the processes that share the pictures.
+        num_samples: how many pictures are saved for the page.
 
     Returns:
-        ``iou50`` and ``deteval``, each with precision, recall and f, and ``num_images``.
+        Called, it gives ``iou50`` and ``deteval``, each with precision, recall and f, and ``num_images``.
     """
-    pairs = []
-    for index in ranks.share(len(pictures)):
-        picture = pictures[index]
-        reading = read_text(network, picture.image, size=size, decode=decode)
-        annotation = picture.annotation
-        found = {"polygons": reading.polygons, "scores": reading.scores}
-        pairs.append((found, {"polygons": list(annotation.polygons), "ignored": list(annotation.ignored)}))
-        if samples is not None and index < num_samples:
-            _save(samples, index, picture, reading)
-    everything = ranks.gather(pairs)
-    scores = evaluate_text([found for found, _ in everything], [known for _, known in everything])
-    return {**scores, "num_images": len(pictures)}
+    return HeldOut(
+        pictures,
+        lambda network, image: read_text(network, image, size=size, decode=decode),
+        _pair,
+        evaluate_text,
+        lambda folder, index, network, picture, reading: _save(folder, index, picture, reading),
+        num_samples,
+    )
+
+
+def _pair(reading: Reading, annotation: TextAnnotation) -> tuple[dict[str, Any], dict[str, Any]]:
+    return (
+        {"polygons": reading.polygons, "scores": reading.scores},
+        {"polygons": list(annotation.polygons), "ignored": list(annotation.ignored)},
+    )
 
 
 def _resize(image: NDArray[np.uint8], size: int) -> tuple[Tensor, tuple[float, float]]:

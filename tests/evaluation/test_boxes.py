@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headwise.data import BoxAnnotation
-from headwise.training.box_evaluation import evaluate_boxes
+from headwise.evaluation.boxes import evaluate_boxes
 from tests.reference import coco_ap
 
 pytest.importorskip("faster_coco_eval")
