@@ -1,4 +1,4 @@
-"""From `training.samples.save_sample` to the page: outlines, maps of many grids, pairs of points, label maps."""
+"""From `runs.samples.save_sample` to the page: outlines, maps of many grids, pairs of points, label maps."""
 
 import math
 import re

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from headwise.files import write_atomically
 from headwise.recipes.configuration import Configuration
-from headwise.training.checkpoints import write_atomically
 
 
 class ImageIds:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from headwise.files import write_atomically
 from headwise.recipes import RECIPES
 from headwise.recipes.coco_results import ImageIds, write_results
 from headwise.recipes.configuration import Configuration
 from headwise.recipes.places import INDEX, RESULTS, Place, plan_places
 from headwise.recipes.run import Prediction, Recipe, Seen
 from headwise.recipes.start import find_checkpoint
-from headwise.training.checkpoints import load_checkpoint, write_atomically
+from headwise.training.checkpoints import load_checkpoint
 
 Done = Callable[[Path | None, int], None]
 Failed = dict[Path, str]
