@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and lateness as requests that the loop answers between two steps, or while it waits for batches."""
+"""Ctrl-C, SIGTERM, a closed terminal and lateness as requests that the loop answers between two steps or in a wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE_REQUEST = 5.0
 """Seconds in which further signals are the same request: launchers repeat what a terminal or Slurm sent to all."""
 
 _LOOK = 0.2
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stop(BaseException):
@@ -30,7 +30,7 @@ class Stop(BaseException):
 
 
 class Interrupts:
-    """While open, SIGINT and SIGTERM set `received` instead of ending the process.
+    """While open, SIGINT, SIGTERM and SIGHUP set `received` instead of ending the process.
 
     A signal that comes `ONE_REQUEST` seconds after the first acts as it did before, so that a hanging step can still
     be broken off; where it cannot, because the main thread hangs in a transfer, the process ends. Forked processes get
@@ -53,7 +53,8 @@ class Interrupts:
             self._hearing.setblocking(False)
             self._previous_wakeup = signal.set_wakeup_fd(self._hearing.fileno(), warn_on_full_buffer=False)
             for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
+                    self._previous[number] = signal.signal(number, self._note)
             _open.add(self)
             threading.Thread(target=self._watch, daemon=True).start()
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -53,9 +55,13 @@ class PlainProgress:
         )
 
     def say(self, text: str) -> None:
-        """Write a line to standard output at once."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        """Write a line to standard output at once; where nobody reads it any more, ask the run to end."""
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the rest of the process
+            signal.raise_signal(signal.SIGHUP if hasattr(signal, "SIGHUP") else signal.SIGTERM)
 
     def close(self) -> None:
         """Nothing was changed."""
