@@ -18,12 +18,11 @@ LONG = ["train", "weighted_unet", "--size", "tiny", "--steps", "100000", "--work
 SMALL = {"width": 4, "depth": 2, "crop_size": 48, "log_every": 1, "batch_size": 2, "checkpoint_every": 100_000}
 
 
-def start(data: Path, run: Path, **options: object) -> subprocess.Popen[str]:
+def start(data: Path, run: Path, stdout: int) -> subprocess.Popen[str]:
     words = [*LONG, "--data", str(data), "--out", str(run)]
     words += [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "headwise", *words], stderr=subprocess.PIPE, text=True, env=os.environ, **options
-    )  # type: ignore[call-overload,no-any-return]
+    command = [sys.executable, "-m", "headwise", *words]
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
 def begun(run: Path) -> bool:
