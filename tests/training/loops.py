@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import headwise as hw
+from headwise.runs.entries import QUANTITIES
 
 TERMS = ("height", "slope")
 NUM_BATCHES, EVERY, MICRO_BATCHES = 7, 2, 2  # four steps an epoch, the last with one micro-batch
@@ -67,9 +68,7 @@ def board(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     return found
 
 
-KEYS = {f"headwise/{term}/{what}" for term in TERMS for what in ("value", "share", "grad_norm", "finite")} | {
-    "headwise/total"
-}
+KEYS = {f"headwise/{term}/{what}" for term in TERMS for what in QUANTITIES} | {"headwise/total"}
 
 
 def books_by_hand(network: Network, batches: list[dict[str, Tensor]]) -> dict[str, tuple[float, float]]:
