@@ -1,0 +1,174 @@
+"""The folder of a run, from any loop: three lines beside an optimizer that is not ours."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from headwise.attribution.ledger.books import Books
+from headwise.files import write_atomically
+from headwise.runs.log import RunLog, step_entry
+from headwise.runs.samples import save_sample
+
+
+class Readable(Protocol):
+    """What keeps books: a `Ledger`, or what looks like one."""
+
+    def read(self) -> Books:
+        """The books of the last step."""
+        ...
+
+
+class Run:
+    """A run folder, which ``headwise report`` and all other readers of runs take::
+
+        run = hw.Run("runs/mine", ledger)
+        for step, batch in enumerate(loader, start=1):
+            ...                                         # the loop as it was
+            run.log(step)                               # writes every `every`-th; nothing in between
+
+    It holds ``config.json``, ``log.jsonl`` (and ``evaluation.jsonl`` and ``samples/`` where they are given). Each line
+    reaches the file at once: a killed process loses the last one at most, and a reader may follow.
+
+    Args:
+        folder: of the run; new, empty, or with `resume` one that this class wrote.
+        ledger: whose books are logged; None where they are given to `log`.
+        every: of so many steps, one is logged; the first too.
+        config: what the run depends on, for the page and for comparisons: anything that JSON can say.
+        resume: continue after this step, and forget what was logged later; None for a new run.
+        board: also write TensorBoard's event files.
+
+    Raises:
+        ValueError: the folder holds a run already (without `resume`), or something else; or `every` is below 1.
+        OSError: it cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        ledger: Readable | None = None,
+        *,
+        every: int = 50,
+        config: Mapping[str, Any] | None = None,
+        resume: int | None = None,
+        board: bool = False,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"runs.Run: every is at least 1, found {every}.")
+        self.folder = Path(folder)
+        self.every = every
+        self._ledger = ledger
+        self._config: dict[str, Any] = {"arguments": dict(config or {})}
+        self._terms: tuple[str, ...] = ()
+        self._samples = 0
+        self._open(resume)
+        self._log = RunLog(self.folder, resume or 0, board=board)
+        self._begun = time.monotonic()
+
+    def _open(self, resume: int | None) -> None:
+        path = self.folder / "config.json"
+        held = sorted(each.name for each in self.folder.iterdir()) if self.folder.is_dir() else []
+        if held and path.name not in held:
+            raise ValueError(f"{self.folder}: it holds {held[0]!r}, and no run of Headwise. Give another folder.")
+        if path.exists():
+            if resume is None:
+                raise ValueError(f"{self.folder}: a run is there already. Give another folder, or resume=STEP.")
+            known = json.loads(path.read_bytes())
+            if not isinstance(known, dict) or known.get("loop") != LOOP:
+                raise ValueError(f"{path}: not written by runs.Run, so it cannot be continued by it.")
+            self._config = {**known, **({"arguments": self._config["arguments"]} if self._config["arguments"] else {})}
+            self._terms = tuple(known.get("terms", ()))
+        else:
+            arguments = self._config["arguments"]
+            self._config = {
+                "run": secrets.token_hex(8),
+                "loop": LOOP,
+                "recipe": self.folder.name,
+                "preset": "",
+                "card": "",
+            }
+            self._config |= {"arguments": arguments, "versions": _versions()}
+        self._write_config()
+
+    def _write_config(self) -> None:
+        content = json.dumps({**self._config, "terms": list(self._terms)}, indent=2, default=str)
+        write_atomically(self.folder / "config.json", content.encode() + b"\n")
+
+    def log(self, step: int, books: Books | None = None, *, learning_rate: float | None = None) -> None:
+        """Log a step if it is the first or an `every`-th.
+
+        Args:
+            step: optimizer steps done, from 1.
+            books: of the step; by default the ledger's, which are read, and so waited for, only if they are logged.
+            learning_rate: of the step.
+
+        Raises:
+            ValueError: there are neither books nor a ledger.
+            OSError: the log cannot be written.
+        """
+        if step != 1 and step % self.every:
+            return
+        if books is None:
+            if self._ledger is None:
+                raise ValueError("runs.Run.log: there is no ledger to read. Give Run a ledger, or log the books.")
+            books = self._ledger.read()
+        if books.names != self._terms:
+            self._terms = tuple(dict.fromkeys([*self._terms, *books.names]))
+            self._write_config()
+        seconds = time.monotonic() - self._begun
+        self._log.step(step_entry(step, books, time=seconds, learning_rate=learning_rate))
+
+    def evaluate(self, step: int, scores: Mapping[str, Any]) -> None:
+        """Log an evaluation.
+
+        Args:
+            step: optimizer steps done.
+            scores: measures by name, each with its numbers by name: ``{"coco": {"ap": 0.41, "ap50": 0.6}}``.
+        """
+        self._log.evaluation(step, scores)
+
+    def show(self, image: Any, **parts: Any) -> Path:
+        """Save a picture for the page.
+
+        Args:
+            image: (H, W, 3) uint8.
+            **parts: what was annotated and found on it, its maps, ...: those of `runs.samples.save_sample`.
+
+        Returns:
+            The file.
+        """
+        self._samples += 1
+        return save_sample(self.folder / "samples", self._samples - 1, image, **parts)
+
+    def close(self) -> None:
+        """Close the files; what was logged is there already."""
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+LOOP = "own"
+"""What ``config.json`` says of a run that is not a recipe's."""
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("headwise", "torch"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found

@@ -1,0 +1,124 @@
+"""Any loop has a run folder: written beside its optimizer, readable at every moment, small."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import headwise as hw
+from headwise import losses
+from headwise.report import write_report
+from headwise.report.run import read_run
+from headwise.runs.entries import brief, full, step_entry
+
+
+def criterion(terms: int, outputs: int) -> hw.Criterion:
+    return hw.Criterion(
+        [
+            hw.Term(f"term_{n}", losses.squared_error, output=f"out_{n % outputs}", target=f"y_{n}", weight=0.5)
+            for n in range(terms)
+        ]
+    )
+
+
+def step(declared: hw.Criterion, terms: int, outputs: int) -> None:
+    x = {f"out_{n}": torch.randn(2, 3, requires_grad=True) for n in range(outputs)}
+    declared(x, {f"y_{n}": torch.randn(2, 3) for n in range(terms)}).total.backward()
+
+
+def test_a_plain_loop_gets_a_page(tmp_path):
+    declared = criterion(3, 2)
+    with hw.Ledger(declared) as ledger, hw.Run(tmp_path / "mine", ledger, every=2, config={"rate": 0.1}) as run:
+        for number in range(1, 7):
+            step(declared, 3, 2)
+            run.log(number)
+        run.evaluate(6, {"iou": {"f": 0.5}})
+        run.show(torch.zeros(8, 9, 3, dtype=torch.uint8).numpy())
+    read = read_run(tmp_path / "mine")
+    assert read.log.steps == [1, 2, 4, 6]
+    assert read.terms == ["term_0", "term_1", "term_2"]
+    assert read.term("term_1", "finite") == [1.0] * 4
+    assert read.evaluation.column("iou", "f") == [0.5]
+    page = write_report(tmp_path / "mine").read_text()
+    assert all(name in page for name in read.terms)
+
+
+@pytest.mark.parametrize(("terms", "outputs"), [(5, 5), (20, 20), (13, 1), (15, 3)])
+def test_a_term_takes_at_most_200_bytes_a_line(tmp_path, terms, outputs):
+    declared = criterion(terms, outputs)
+    with hw.Ledger(declared) as ledger, hw.Run(tmp_path / "run", ledger, every=1) as run:
+        for number in range(1, 9):
+            step(declared, terms, outputs)
+            run.log(number)
+    assert (tmp_path / "run" / "log.jsonl").stat().st_size / 8 / terms <= 200
+
+
+@pytest.mark.parametrize(("terms", "outputs"), [(4, 4), (4, 2), (3, 1)])
+def test_what_is_written_briefly_is_read_in_full(terms, outputs):
+    declared = criterion(terms, outputs)
+    with hw.Ledger(declared) as ledger:
+        step(declared, terms, outputs)
+        entry = step_entry(1, ledger.read(), time=1.0)
+    read = full(json.loads(brief(entry)))
+    assert read["cosine"].keys() == entry["cosine"].keys()
+    assert read["cosine"] == pytest.approx(entry["cosine"], abs=5e-4)
+    for name, term in entry["terms"].items():
+        assert read["terms"][name]["outputs"].keys() == term["outputs"].keys()
+        for path, output in term["outputs"].items():
+            assert read["terms"][name]["outputs"][path] == {
+                "grad_norm": pytest.approx(output["grad_norm"], rel=1e-5),
+                "finite": True,
+            }
+        for quantity in ("value", "weight", "weighted", "share", "grad_norm", "finite"):
+            assert read["terms"][name][quantity] == pytest.approx(term[quantity], rel=1e-5)
+
+
+LOOP = """
+import sys, torch, headwise as hw
+from tests.runs.test_run import criterion, step
+declared = criterion(2, 2)
+ledger = hw.Ledger(declared)
+run = hw.Run(sys.argv[1], ledger, every=1)
+for number in range(1, 10**6):
+    step(declared, 2, 2)
+    run.log(number)
+"""
+
+
+def test_a_killed_loop_has_lost_one_line_at_most_and_goes_on(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", LOOP, str(tmp_path / "run")], env=dict(os.environ))
+    log = tmp_path / "run" / "log.jsonl"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not (log.is_file() and log.read_bytes().count(b"\n") > 20):
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    whole = [json.loads(line)["step"] for line in log.read_bytes().split(b"\n")[:-1]]
+    assert whole == list(range(1, len(whole) + 1))
+    assert len(whole) > 20
+    with hw.Run(tmp_path / "run", every=1, resume=10) as run:
+        assert run.folder == tmp_path / "run"
+    assert read_run(tmp_path / "run").log.steps == list(range(1, 11))
+
+
+def test_what_is_there_stays(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        hw.Run(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    hw.Run(tmp_path / "run").close()
+    with pytest.raises(ValueError, match="a run is there already"):
+        hw.Run(tmp_path / "run")
+
+
+def test_books_may_be_given_and_must_come_from_somewhere(tmp_path):
+    with hw.Run(tmp_path / "run") as run:
+        run.log(3)
+        with pytest.raises(ValueError, match="no ledger"):
+            run.log(1)
