@@ -1,4 +1,4 @@
-"""One logged step: its form in memory, on a line of the log, and as flat keys, the same for every reader and tracker."""
+"""One logged step: its form in memory, on a line of the log, and as flat keys for every reader and tracker."""
 
 from __future__ import annotations
 
@@ -149,7 +149,8 @@ def _brief_term(term: Mapping[str, Any]) -> dict[str, Any]:
 def _brief_cosines(cosines: list[float | None]) -> list[int | str]:
     small: list[int | str] = []
     for there, run in groupby(cosines, lambda each: each is not None and math.isfinite(each)):
-        small += [round(1000 * each) for each in run if each is not None] if there else [str(len(list(run)))]
+        held = list(run)
+        small += [round(1000 * each) for each in held if each is not None] if there else [str(len(held))]
     return small
 
 

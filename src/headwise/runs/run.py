@@ -27,7 +27,9 @@ class Readable(Protocol):
 
 
 class Run:
-    """A run folder, which ``headwise report`` and all other readers of runs take::
+    """A run folder, which ``headwise report`` and all other readers of runs take.
+
+    ::
 
         run = hw.Run("runs/mine", ledger)
         for step, batch in enumerate(loader, start=1):
