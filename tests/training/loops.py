@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from headwise.runs.entries import QUANTITIES
 from torch import Tensor, nn
 
 import headwise as hw
+from headwise.runs.entries import QUANTITIES
 
 TERMS = ("height", "slope")
 NUM_BATCHES, EVERY, MICRO_BATCHES = 7, 2, 2  # four steps an epoch, the last with one micro-batch
