@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -121,7 +121,8 @@ def test_a_checkpoint_gives_the_same_network_again(run):
 
 def test_training_on_a_coco_folder(tmp_path):
     """Classes and their numbers come from the file."""
-    for ours, split in (("train", "train2017"), ("held_out", "val2017")):
+    splits: tuple[tuple[Literal["train", "held_out"], str], ...] = (("train", "train2017"), ("held_out", "val2017"))
+    for ours, split in splits:
         digits = embedded_digits(ours, num_pictures=3, size=63, min_side=20, max_side=40)
         write_coco(tmp_path / "coco", digits, split)
     out = tmp_path / "run"

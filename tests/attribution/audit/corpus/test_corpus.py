@@ -36,7 +36,7 @@ def names(text, name, function):
         return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text) is not None
     inner = getattr(inspect.getmodule(function), name[:-2])
     lines, first = inspect.getsourcelines(inner)
-    at = [int(number) for number in re.findall(rf"{Path(inspect.getsourcefile(inner)).name}:(\d+)", text)]
+    at = [int(number) for number in re.findall(rf"{Path(inspect.getfile(inner)).name}:(\d+)", text)]
     return any(first <= line < first + len(lines) for line in at)
 
 
