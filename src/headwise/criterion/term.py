@@ -311,6 +311,8 @@ def weight_at(name: str, weight: Any, step: int) -> float | Tensor:
 def takes_nothing(function: Any) -> bool:
     """Whether a weight is an expression of parameters, a function of no arguments, and not one of the step.
 
+    An argument whose default is a parameter or a module is none.
+
     Args:
         function: The weight, callable.
 
@@ -319,7 +321,8 @@ def takes_nothing(function: Any) -> bool:
     """
     called = function.forward if isinstance(function, nn.Module) else function
     try:
-        return not inspect.signature(called).parameters
+        given = [each.default for each in inspect.signature(called).parameters.values()]
+        return all(isinstance(default, nn.Parameter | nn.Module) for default in given)
     except (TypeError, ValueError):
         return False
 

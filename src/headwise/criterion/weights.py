@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from headwise.criterion.term import AnyTerm, Weight, check_weight, weight_at
+from headwise.criterion.term import AnyTerm, Weight, check_weight, takes_nothing, weight_at
 
 Kind = Literal["number", "schedule", "tensor", "learned", "expression"]
 
@@ -196,14 +195,17 @@ def _kind(weight: Weight) -> Kind:
         return "learned"
     if isinstance(weight, Tensor):
         return "tensor"
-    if isinstance(weight, nn.Module) or (callable(weight) and not inspect.signature(weight).parameters):
+    if isinstance(weight, nn.Module) or (callable(weight) and takes_nothing(weight)):
         return "expression"
     return "schedule" if callable(weight) else "number"
 
 
 def _parameters_in(function: Any) -> Iterator[nn.Parameter]:
-    """The parameters that a function closes over, has as defaults or is bound to; those of modules too."""
+    """The parameters that a function names, closes over, has as defaults or is bound to; those of modules too."""
+    named = getattr(getattr(function, "__code__", None), "co_names", ())
+    found = getattr(function, "__globals__", {})
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    cells += [found[name] for name in named if name in found]
     for held in (*cells, *(getattr(function, "__defaults__", None) or ()), getattr(function, "__self__", None)):
         if isinstance(held, nn.Parameter):
             yield held
