@@ -8,6 +8,7 @@ _CODERS = {"numpy": "numpy", "cv2": "opencv-python-headless", "skimage": "scikit
 _VISION = {"torchvision": "torchvision"}
 _REPORT = {"matplotlib": "matplotlib", "PIL": "pillow", "numpy": "numpy"}
 _DATA = {
+    "msgspec": "msgspec",
     **_VISION,
     **_CODERS,
     "PIL": "pillow",

@@ -90,7 +90,7 @@ def test_a_folder_of_pictures_is_trained_on(tmp_path):
     outcome = weighted_unet(tmp_path, out=tmp_path / "run", size="tiny", **{**SMALL, "steps": 1})
     assert outcome.scores["num_images"] == 2
     (tmp_path / "held_out" / "pictures").rename(tmp_path / "held_out" / "images")
-    with pytest.raises(FileNotFoundError, match="held_out/pictures"):
+    with pytest.raises(ValueError, match="the splits found are: 'train'"):
         weighted_unet(tmp_path, out=tmp_path / "bad", size="tiny", **SMALL)
 
 

@@ -39,6 +39,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._process = os.getpid()
         self.since = 0.0
         self._previous: dict[int, Any] = {}
         self._previous_wakeup = -1
@@ -100,6 +101,9 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if os.getpid() != self._process:  # a fork that was reached before it had its own signals back
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         self._answered = time.monotonic()
         late, self._late = self._late, None
         if late is not None:

@@ -229,7 +229,7 @@ def _watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:
     Returns:
         What ends it.
     """
-    if not isinstance(scaler, torch.amp.GradScaler):
+    if not (hasattr(scaler, "get_scale") and hasattr(scaler, "update")):
         return lambda: None
     update = scaler.update
 
