@@ -237,7 +237,7 @@ def _watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:
         update(*arguments, **named)
         step()
 
-    scaler.update = marking  # type: ignore[method-assign]
+    scaler.update = marking
     return lambda: delattr(scaler, "update")
 
 
