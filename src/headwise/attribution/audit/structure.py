@@ -63,7 +63,7 @@ def resolve(text: str, structure: Any, what: str, alone: Sequence[str] = ("outpu
             for name in found:
                 path.channels.bounds(tensors[name])
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"audit: {what}: path {text!r}: {error.args[0]}") from None
+        raise ValueError(f"{what}: path {text!r}: {error.args[0]}") from None
     return [(name, path.channels) for name in found]
 
 
