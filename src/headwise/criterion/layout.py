@@ -199,11 +199,14 @@ def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...], closed: Coll
 
 
 def _groups(root: int, edges: tuple[Edge, ...]) -> tuple[Group, ...]:
-    slices: dict[tuple[int, int, int], list[int]] = {}
+    slices: dict[int, tuple[int, int, int, list[int]]] = {}
     for number, edge in enumerate(edges):
         if edge.root == root:
-            slices.setdefault((edge.dim, edge.start, edge.stop), []).append(number)
-    return tuple(Group(dim, start, stop, tuple(slices[dim, start, stop])) for dim, start, stop in sorted(slices))
+            # In the order of (dim, start, stop); one number, since Dynamo of torch 2.11 sorts no tuples.
+            place = edge.dim << 80 | edge.start << 40 | edge.stop
+            slices.setdefault(place, (edge.dim, edge.start, edge.stop, []))[3].append(number)
+    found = [slices[place] for place in sorted(slices)]
+    return tuple([Group(dim, start, stop, tuple(numbers)) for dim, start, stop, numbers in found])
 
 
 def _tiles(groups: tuple[Group, ...], shape: tuple[int, ...]) -> bool:
