@@ -9,34 +9,13 @@ import torch
 
 import headwise as hw
 from headwise import losses
-
-
-def check_line(error, *names):
-    """Asserts that an error is one readable line and holds everything in `names` (of a tuple: any)."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    assert "\n" not in text, f"several lines: {text[:300]!r}"
-    assert len(text) < 2000, f"{len(text)} characters: {text[:300]!r}"
-    for name in names:
-        several = name if isinstance(name, tuple) else (name,)
-        assert any(each in text for each in several), f"not a word of {several}: {type(error).__name__}: {text[:300]}"
+from tests.expect import check_line as check_line
+from tests.expect import refused as refused
 
 
 def near(found, wanted):
     """Asserts that two numbers or tensors agree to float32's rounding."""
     torch.testing.assert_close(torch.as_tensor(found).detach(), torch.as_tensor(wanted), rtol=1e-5, atol=1e-12)
-
-
-@contextmanager
-def refused(*names):
-    """What runs inside is refused by a ValueError: one line that holds everything in `names`."""
-    try:
-        yield
-    except ValueError as error:
-        check_line(error, *names)
-    except Exception as error:
-        raise AssertionError(f"not a ValueError but {type(error).__name__}: {str(error)[:200]!r}") from error
-    else:
-        raise AssertionError("passed in silence")
 
 
 @contextmanager

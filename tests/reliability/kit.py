@@ -9,36 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+
+from tests.expect import check_line as check_line
+from tests.expect import refused as refused
 
 SMALL = {
     "checkpoint_every": 4, "log_every": 4, "evaluate_every": 100, "num_pictures": 12, "num_held_out": 3,
     "batch_size": 3, "crop_size": 48, "depth": 2, "width": 4,
 }  # fmt: skip
 """A weighted U-Net whose steps take milliseconds."""
-
-
-def check_line(error, *names):
-    """Asserts that an error is one readable line and holds everything in `names` (of a tuple: any)."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    assert "\n" not in text, f"several lines: {text[:300]!r}"
-    assert len(text) < 2000, f"{len(text)} characters: {text[:300]!r}"
-    for name in names:
-        several = name if isinstance(name, tuple) else (name,)
-        assert any(each in text for each in several), f"not a word of {several}: {type(error).__name__}: {text[:300]}"
-
-
-@contextmanager
-def refused(*names):
-    """What runs inside is refused by a ValueError: one line that holds everything in `names`."""
-    try:
-        yield
-    except ValueError as error:
-        check_line(error, *names)
-    except Exception as error:
-        raise AssertionError(f"not a ValueError but {type(error).__name__}: {str(error)[:200]!r}") from error
-    else:
-        raise AssertionError("passed in silence")
 
 
 class Child:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,6 @@ class Site:
     start: int
     stop: int
     edges: tuple[int, ...]
-
-    @property
-    def pairs(self) -> tuple[tuple[int, int], ...]:
-        """The pairs of readings that can be compared here."""
-        return tuple(combinations(self.edges, 2))
 
 
 Route = tuple[int, int, int | None, int | None, int | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Size, Tensor
 
@@ -47,8 +47,3 @@ class Recorder(Protocol):
     def mark(self) -> None:
         """A step of the optimizer is over."""
         ...
-
-
-def is_idle(weight: Any) -> bool:
-    """Whether a weight is the number 0: such a term is computed for the books alone."""
-    return not isinstance(weight, Tensor) and weight == 0

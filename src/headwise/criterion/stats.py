@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from headwise.criterion.layout import Edge, Layout, Site
+from headwise.criterion.layout import Edge, Site
 
 SMALL = 1 << 16
 """Up to so many elements float64 costs nothing; above, a norm in it takes many times as long as one in float32."""
@@ -77,21 +77,20 @@ def with_channel(grad: Tensor, edge: Edge) -> Tensor:
     return grad.unsqueeze(edge.dim if edge.dim >= 0 else grad.dim() + 1 + edge.dim)
 
 
-def at_site(grad: Tensor, edge: Edge, site: Site, like: Tensor | torch.Size) -> Tensor:
+def at_site(grad: Tensor, edge: Edge, site: Site, shape: torch.Size) -> Tensor:
     """The part of a reading's gradient that lies at a site.
 
     Args:
         grad: The gradient, as the reading's view has it.
         edge: The reading.
         site: One of the sites that it covers.
-        like: The output's shape.
+        shape: The output's shape.
 
     Returns:
         A view of it; of a site that is a whole output, the gradient there, zeros where the reading does not read.
     """
     grad = with_channel(grad, edge)
     if site.dim is None:
-        shape = like.shape if isinstance(like, Tensor) else like
         whole = torch.zeros(shape, dtype=grad.dtype, device=grad.device)
         whole.narrow(edge.dim, edge.start, edge.stop - edge.start).copy_(grad)
         return whole
@@ -111,13 +110,3 @@ def channel_squares(grad: Tensor, edge: Edge) -> Tensor:
     others = [d for d in range(grad.dim()) if d != dim]
     norms: Tensor = torch.linalg.vector_norm(grad, dim=others, dtype=sum_dtype(grad.dtype))
     return norms.square()
-
-
-def site_readings(layout: Layout) -> tuple[tuple[int, int], ...]:
-    """All pairs (site, reading), in the order in which they are booked."""
-    return tuple((number, edge) for number, site in enumerate(layout.sites) for edge in site.edges)
-
-
-def site_pairs(layout: Layout) -> tuple[tuple[int, int, int], ...]:
-    """All triples (site, reading, reading) that are compared, in the order in which they are booked."""
-    return tuple((number, *pair) for number, site in enumerate(layout.sites) for pair in site.pairs)
