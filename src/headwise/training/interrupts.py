@@ -39,7 +39,6 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._process = os.getpid()
         self.since = 0.0
         self._previous: dict[int, Any] = {}
         self._previous_wakeup = -1
@@ -101,9 +100,6 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if os.getpid() != self._process:  # a fork that was reached before it had its own signals back
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
         self._answered = time.monotonic()
         late, self._late = self._late, None
         if late is not None:
@@ -148,14 +144,30 @@ class Interrupts:
 
 
 _open: weakref.WeakSet[Interrupts] = weakref.WeakSet()
+_held = threading.local()
+
+
+def _hold_before_a_fork() -> None:
+    """Python forgets, in a new process, what came before its hooks; a signal that is held waits for them."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS) if _open else None
+
+
+def _release_after_a_fork() -> None:
+    if getattr(_held, "mask", None) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+        _held.mask = None
 
 
 def _forget_in_a_fork() -> None:
     for interrupts in list(_open):
         interrupts.forget()
+    _release_after_a_fork()
 
 
-os.register_at_fork(after_in_child=_forget_in_a_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_hold_before_a_fork, after_in_parent=_release_after_a_fork, after_in_child=_forget_in_a_fork
+    )
 
 
 @lru_cache(maxsize=1)
