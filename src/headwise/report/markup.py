@@ -28,7 +28,8 @@ def element(name: str, /, *children: str, **attributes: object) -> Markup:
         name: the tag.
         *children: pieces of `Markup`, taken as they are, or plain text, which is escaped.
         **attributes: a trailing `_` is dropped (`class_`), other `_` become `-`, `None` and `False` leave the
-            attribute out, `True` writes it without a value.
+            attribute out, `True` writes it without a value. `Markup` is taken whole, as it is: pictures and outlines
+            are longer than any text may be.
 
     Returns:
         The element.
@@ -38,7 +39,8 @@ def element(name: str, /, *children: str, **attributes: object) -> Markup:
         if value is None or value is False:
             continue
         attribute = key.rstrip("_").replace("_", "-")
-        written.append(f" {attribute}" if value is True else f' {attribute}="{html.escape(visible(str(value)))}"')
+        held = value.replace('"', "&quot;") if isinstance(value, Markup) else html.escape(visible(str(value)))
+        written.append(f" {attribute}" if value is True else f' {attribute}="{held}"')
     opening = f"<{name}{''.join(written)}>"
     return Markup(opening if name in _VOID else f"{opening}{join(children)}</{name}>")
 

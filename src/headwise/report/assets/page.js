@@ -135,6 +135,7 @@ function selfTest(charts) {
   }
   Tip.hide();
   for (const table of document.querySelectorAll("table.data")) table.tHead.querySelector("button")?.click();
+  document.body.dataset.blank = String([...document.images].filter((image) => !image.naturalWidth).length);
   document.body.dataset.overflow = String(document.documentElement.scrollWidth - document.documentElement.clientWidth);
   document.body.dataset.selftest = "done";
 }

@@ -6,6 +6,8 @@ import base64
 import io
 from typing import TYPE_CHECKING, Literal
 
+from headwise.report.markup import Markup
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -33,6 +35,6 @@ def encode(image: NDArray[np.uint8], kind: Literal["JPEG", "PNG"]) -> bytes:
     return content.getvalue()
 
 
-def data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> Markup:
     """An image that is part of the page."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headwise.report.figures.images import data_uri, encode
-from headwise.report.markup import Markup, element, join, number
+from headwise.report.markup import Markup, element, number
 from headwise.report.samples import MapPair, Sample
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def _outline(mask: NDArray[np.bool_] | None) -> Markup:
     if mask is None or mask.all() or not mask.any():
         return Markup("")
     height, width = mask.shape
-    d = join("M" + "L".join(f"{x + 0.5:.4g} {y + 0.5:.4g}" for x, y in line.tolist()) for line in outlines(mask))
+    lines = ("M" + "L".join(f"{x + 0.5:.4g} {y + 0.5:.4g}" for x, y in line.tolist()) for line in outlines(mask))
+    d = Markup("".join(lines))
     return element("svg", element("path", d=d, class_="halo"), element("path", d=d, class_="outline"),
                    viewBox=f"0 0 {width} {height}", aria_hidden="true")  # fmt: skip
 

@@ -123,7 +123,7 @@ def _layer(shapes: Sequence[Shape], role: str, width: int) -> Markup:
 
 def _outline(shape: Shape, role: str) -> Markup:
     tip = told(shape, role)
-    d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in shape.points.tolist()) + "Z"
+    d = Markup("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in shape.points.tolist()) + "Z")
     style = f"{role}-line ignored" if shape.ignored else f"{role}-line"
     return element("g", element("path", d=d, class_="halo"), element("path", d=d, class_=style), data_tip=tip)
 
