@@ -51,7 +51,7 @@ def encode_snakes(
     """Draw text region, centre line and its geometry from the outlines of words.
 
     Each outline is cut into two long sides, each side into ``num_disks`` equal parts; opposite points p, q
-    give a disc with centre c = (p + q) / 2 and radius r = |p - q| / 2. The centre line is the quadrilaterals
+    give a disc with centre c = (p + q) / 2 and radius ``r = |p - q| / 2``. The centre line is the quadrilaterals
     c_i + expand (p_i - c_i), c_i + expand (q_i - c_i), and the same at i + 1, where sin, cos are those of
     c_{i+1} - c_i and the radius is r_i. The first and last ``shrink`` parts carry no centre line. Where words
     overlap, the later one in the list is drawn over the earlier.

@@ -1,0 +1,41 @@
+"""How `make docs` builds the site: Markdown pages, and the API from the docstrings."""
+
+from importlib import metadata
+
+project = "Headwise"
+author = "The Headwise developers"
+copyright = "The Headwise developers, Apache-2.0"
+version = release = metadata.version("headwise")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+myst_heading_anchors = 3
+default_role = "code"  # a name in a docstring is code; tests/docs/test_names_in_docstrings.py finds what does not exist
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Reference", "Differs"]
+napoleon_use_rtype = False
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+python_maximum_signature_line_length = 100
+
+html_theme = "furo"
+html_title = f"Headwise {version}"
+html_copy_source = False
+templates_path: list[str] = []
+exclude_patterns: list[str] = []
+
+
+def _plain_bars(app, what, name, obj, options, lines):
+    """A bar in a formula is a bar, not the name of a substitution."""
+    lines[:] = [line if "``" in line else line.replace("|", "\\|") for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _plain_bars)
