@@ -70,12 +70,13 @@ def test_memory_of_many_steps_is_flat():
     criterion = hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t")])
     leaf = torch.ones(3, requires_grad=True)
     sizes = []
-    with hw.Ledger(criterion, capacity=16):
+    with hw.Ledger(criterion, capacity=16) as ledger:
         tracemalloc.start()
-        for step in range(2000):
+        for step in range(3000):
             criterion({"y": leaf * step}, {"t": torch.zeros(3)}).total.backward()
             criterion.advance()
-            if step in (400, 1999):
+            if step in (1000, 2999):
+                ledger.read()  # as many calls wait then: none
                 gc.collect()
                 sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from headwise.ratio import Ratio
 
 Number = float | Tensor
 """What is known without the data, or a 0-d tensor."""
+
+Seen = Callable[[Tensor], None]
 
 
 class Sums(NamedTuple):
@@ -57,7 +59,11 @@ class Combined(NamedTuple):
 
 
 def combine(
-    sums: Sequence[Sums], weights: Sequence[Number], tokens: Sequence[Tensor] = (), idle: Collection[int] = ()
+    sums: Sequence[Sums],
+    weights: Sequence[Number],
+    tokens: Sequence[Tensor] = (),
+    idle: Collection[int] = (),
+    seen: Seen | None = None,
 ) -> Combined:
     """Combines the sums of terms.
 
@@ -66,6 +72,7 @@ def combine(
         weights: The terms' weights.
         tokens: Zeros that join the total.
         idle: Terms from which the total takes no graph.
+        seen: Is told of the gradient of the total in each backward pass.
 
     Returns:
         Values and total, of the widest dtype of the sums, on the device of the first.
@@ -87,7 +94,7 @@ def combine(
         weighted = torch.where((scale == 0) & ~torch.isfinite(values), torch.zeros_like(weighted), weighted)
     elif 0.0 in weights:
         weighted = torch.where(scale == 0, torch.zeros_like(weighted), weighted)
-    total = _total(weighted)
+    total = _total(weighted, seen)
     num = len(sums)
     return Combined(values[:num] if tokens else values, weighted[:num] if tokens else weighted, total, levels)
 
@@ -96,26 +103,31 @@ class _Total(torch.autograd.Function):
     """The sum of a vector, added up in its order, so that it equals the sum of its elements to the bit."""
 
     @staticmethod
-    def forward(ctx: Any, numbers: Tensor) -> Tensor:
-        ctx.num = len(numbers)
+    def forward(ctx: Any, numbers: Tensor, seen: Seen | None) -> Tensor:
+        ctx.num, ctx.seen = len(numbers), seen
         total, *others = numbers.unbind()
         for each in others:
             total = total + each
         return total if others else total.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.expand(ctx.num)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if ctx.seen is not None:
+            ctx.seen(grad)
+        return grad.expand(ctx.num), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return tangent.sum()
 
 
-def _total(weighted: Tensor) -> Tensor:
+def _total(weighted: Tensor, seen: Seen | None) -> Tensor:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return weighted.sum()
-    total: Tensor = _Total.apply(weighted)
+        total = weighted.sum()
+        if seen is not None and total.requires_grad:
+            total.register_hook(seen)  # type: ignore[no-untyped-call]
+    else:
+        total = _Total.apply(weighted, seen)
     return total
 
 

@@ -273,10 +273,9 @@ class Criterion(nn.Module):
         views, tokens = hand_out(job, self.on_nonfinite, roots, weights, idle, record)
         run = evaluate if torch.compiler.is_compiling() else self._kernels.evaluate
         sums = self._sums(run, job, views, targets, given)
-        combined = combine(sums, weights, tokens, idle)
+        combined = combine(sums, weights, tokens, idle, None if record is None else record.at_total)
         if record is not None:
             record.summed(combined.values.detach(), weights, combined.levels)
-            record.watch_total(combined.total)
         return Breakdown.of_call(
             self.names,
             combined.total,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headwise.criterion.evaluate import Job
-from headwise.criterion.junction import Duties, Policy, split
+from headwise.criterion.junction import Duties, Policy, shown, split
 from headwise.criterion.layout import Part
 from headwise.criterion.recording import Record
 from headwise.criterion.sink import view
@@ -48,8 +48,8 @@ def hand_out(
         read = [roots[root] for root in part.roots]
         if not (needed and any(root.requires_grad for root in read)):
             found = [view(read[edge.root], edge) for edge in part.layout.edges]
-        elif part.is_alone and record is None and policy == "keep" and part.readers.isdisjoint((*held, *idle)):
-            found = read
+        elif part.is_alone and policy == "keep" and part.readers.isdisjoint((*held, *idle)):
+            found = read if record is None else [shown(part, record, read[0])]
         else:
             if policy == "drop":
                 _refuse_half(part, read)

@@ -75,10 +75,6 @@ class Split(torch.autograd.Function):
         if written is not None:
             return None, None, written
         edge_grads = _silenced(layout, duties.weights, edge_grads)
-        if ctx.part.is_alone and duties.policy == "keep" and token is None:
-            if duties.record is not None:
-                duties.record.sent_alone(ctx.part, edge_grads[0])
-            return None, None, edge_grads[0]
         sent = edge_grads
         if duties.policy != "keep":
             edge_grads = _apply_policy(layout, duties.policy, edge_grads)
@@ -123,6 +119,47 @@ class TransformedSplit(Split):
     """`Split` inside transforms of `torch.func`, which ask for a separate context; Dynamo traces no `jvp`."""
 
     jvp = EagerSplit.jvp
+
+
+class Alone(torch.autograd.Function):
+    """The output as it stands, for the one loss that reads it, whole: what comes back is shown to the books."""
+
+    @staticmethod
+    def forward(ctx: Any, root: Tensor, part: Part, record: Record) -> Tensor:
+        """The view."""
+        ctx.set_materialize_grads(False)
+        ctx.part, ctx.record, ctx.headwise_routes = part, record, part.layout.routes
+        return root.view_as(root)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        """Shows the gradient and passes it on."""
+        if grad is not None:
+            ctx.record.sent_alone(ctx.part, grad)
+        return grad, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _part: None, _record: None) -> Tensor:
+        """Forward mode: the same view of the tangent."""
+        return tangent.view_as(tangent)
+
+
+def shown(part: Part, record: Record, root: Tensor) -> Tensor:
+    """Hands out an output that one loss of this library reads, whole, with books.
+
+    Args:
+        part: Who reads it.
+        record: The books.
+        root: The output.
+
+    Returns:
+        Its view.
+    """
+    if torch._C._are_functorch_transforms_active():
+        (found,) = split(part, Duties(record=record, token=False), [root])
+    else:
+        found = Alone.apply(root, part, record)
+    return found  # type: ignore[no-any-return]
 
 
 def split(part: Part, duties: Duties, roots: Sequence[Tensor]) -> Any:

@@ -16,14 +16,14 @@ class Record(Protocol):
     def summed(self, values: Tensor, weights: Sequence[float | Tensor], levels: Sequence[Tensor | None]) -> None:
         """The terms' values (T,), their weights, and the values of the levels of those that have any."""
 
-    def watch_total(self, total: Tensor) -> None:
-        """The total, on which `backward` may be called."""
+    def at_total(self, factor: Tensor) -> None:
+        """The gradient with which a backward pass comes to the total."""
 
     def watch_value(self, term: int, value: Tensor) -> None:
         """The value of one term, from which the loop may go on by itself."""
 
-    def sent_alone(self, part: Part, grad: Tensor | None) -> None:
-        """The same where one loss reads one output, whole."""
+    def sent_alone(self, part: Part, grad: Tensor) -> None:
+        """What a loss sent in a backward pass that reads one output, whole, and is its only reader."""
 
     def sent(
         self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]

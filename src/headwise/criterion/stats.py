@@ -45,14 +45,34 @@ def squares(small: Sequence[Tensor], probes: Sequence[tuple[Tensor, Tensor]] = (
     """
     device = small[0].device if small else probes[0][0].device
     wide = book_dtype(device)
-    norms = list(torch._foreach_norm(list(small), 2, dtype=wide)) if small else []
-    if not probes:
-        return torch.stack(norms).square(), None
+    known = _norms(small, wide).square() if small else None
+    if known is not None and not probes:
+        return known, None
     large = torch.stack([norm for norm, _ in probes]).to(wide).square()
     finite = (torch.isinf(large) & torch.isfinite(torch.stack([total for _, total in probes]))).to(wide)
-    if not norms:
+    if known is None:
         return large, finite
-    return torch.cat([torch.stack(norms).square(), large]), torch.cat([large.new_zeros(len(norms)), finite])
+    return torch.cat([known, large]), torch.cat([torch.zeros_like(known), finite])
+
+
+def _norms(grads: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The norms of some tensors: by one operation on a GPU, by one for each shape on the CPU, which takes as long."""
+    by_kind: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+    if grads[0].is_cpu:
+        for number, grad in enumerate(grads):
+            by_kind.setdefault((grad.shape, grad.dtype), []).append(number)
+    if not by_kind or len(by_kind) > len(grads) // 2:
+        return torch.stack(torch._foreach_norm(list(grads), 2, dtype=dtype))
+    found = []
+    for same in by_kind.values():
+        rows = torch.stack([grads[number] for number in same]).view(len(same), -1)
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+        found.append(norms)
+    if len(found) == 1:
+        return found[0]
+    order = {number: at for at, number in enumerate(number for same in by_kind.values() for number in same)}
+    each = torch.cat(found).unbind()
+    return torch.stack([each[order[number]] for number in range(len(grads))])
 
 
 def square(grad: Tensor) -> Tensor:

@@ -14,8 +14,25 @@ from headwise.attribution.passes import BackwardWatch, watch_backward
 class Booking(Protocol):
     """A record that a pass went through."""
 
+    @property
+    def owner(self) -> object:
+        """Whose it is."""
+        ...
+
     def booked(self, under: Under) -> Tensor:
         """What its terms add to the number on which a pass began."""
+        ...
+
+    def arrived(self, key: int, grad: Tensor) -> None:
+        """What a pass hands on at the output of an identity, if it is one of its own."""
+        ...
+
+    def sent_to(self, under: Under, key: int) -> Tensor | None:
+        """What its terms sent to the output of an identity in a pass under way."""
+        ...
+
+    def over(self, under: Under) -> None:
+        """A pass is over: what was sent in it is kept no longer."""
         ...
 
 
@@ -27,11 +44,13 @@ class Under:
         number: What backward was called on; None if that was not seen.
     """
 
+    __slots__ = ("_parts", "_version", "number", "records", "task")
+
     def __init__(self, task: int | None, number: Tensor | None) -> None:
         self.task, self.number = task, number
         self.records: dict[int, Booking] = {}  # while it is under way, by identity
-        self.sent: dict[int, list[Tensor]] = {}  # while it is under way, by the identity of an output
         self._parts: dict[int, Tensor] = {}
+        self._version = None if number is None else number._version
 
     @property
     def trains(self) -> bool:
@@ -42,7 +61,9 @@ class Under:
         """Lets go of what lives only while the pass is under way."""
         if len(self.records) > 1:
             self._parts = {key: record.booked(self) for key, record in self.records.items()}
-        self.records, self.sent = {}, {}
+        for record in self.records.values():
+            record.over(self)
+        self.records = {}
 
     def number_of(self, record: Booking) -> Tensor | None:
         """The number on which the pass began, without what other calls of criteria added to it.
@@ -51,10 +72,10 @@ class Under:
             record: One of the calls.
 
         Returns:
-            0-d; None if the number was not seen.
+            0-d; None if the number was not seen, or has been written over since.
         """
         number = self.number
-        if number is None:
+        if number is None or number._version != self._version:
             return None
         for key, part in self._parts.items():
             number = number if key == id(record) else number.to(part) - part
@@ -88,12 +109,22 @@ class Clock:
 
     def under(self) -> Under:
         """The pass under way."""
+        under = self._under
+        if under is not None and under.task is None:
+            return under
         task = torch._C._current_graph_task_id()
-        if self._under is None or self._under.task not in (None, task):
-            self._under = Under(task, None)
-        return self._under
+        if under is None or under.task != task:
+            self._look_is_over()
+            under = self._under = Under(task, None)
+        return under
+
+    def _look_is_over(self) -> None:
+        """Nobody tells when a look ends; another pass has begun."""
+        if self._under is not None:
+            self._under.over()
 
     def _begin(self, roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> Callable[[bool], None]:
+        self._look_is_over()
         self._under = Under(None, _number(roots, gradients))
         return self._finish
 
@@ -108,6 +139,8 @@ class Clock:
 
 def _number(roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> Tensor | None:
     """The number whose gradient a pass takes: the roots, times what backward was called with."""
+    if len(roots) == 1 and gradients[0] is None:
+        return roots[0].detach()
     total: Tensor | None = None
     with torch.no_grad():
         for root, gradient in zip(roots, gradients, strict=True):

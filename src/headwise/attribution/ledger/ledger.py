@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.fold import fold
+from headwise.attribution.ledger.leaves import Leaves
 from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.ring import Ring, StepRows
+from headwise.attribution.ledger.rows import rows_of
 from headwise.attribution.ledger.schema import Feature, Schema
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.feature_junction import Junction
@@ -23,6 +25,10 @@ from headwise.criterion.junction import Policy
 from headwise.criterion.layout import Layout
 
 _MAX_LAYOUTS = 512
+_MOST_WAITING = 16
+"""Calls whose rows are written together."""
+_MOST_HELD = 1 << 22
+"""Bytes of small gradients that wait with them."""
 
 Scaler = Any
 """What knows the loss scale: a GradScaler (``get_scale()``), a number, or a function that returns one."""
@@ -86,7 +92,8 @@ class Ledger:
         self.channels = channels
         self._criterion, self._scaler = criterion, scaler
         self._ring = Ring(capacity, micro_batches)
-        self._stirred: dict[int, CallRecord] = {}
+        self.leaves = Leaves(self)
+        self._waiting: dict[int, CallRecord] = {}
         self._schemas: dict[int, tuple[Layout, Schema]] = {}
         modules = list(network.modules()) if network is not None else []
         self._junctions = [module for module in modules if isinstance(module, Junction)]
@@ -110,7 +117,9 @@ class Ledger:
         Returns:
             The record.
         """
-        self._flush()
+        waiting = self._waiting
+        if len(waiting) >= _MOST_WAITING or sum(each.held for each in waiting.values()) >= _MOST_HELD:
+            self._flush()
         known = self._schemas.get(id(layout))
         if known is None or known[0] is not layout:
             features = [Feature(each.name, each.readers) for each in self._junctions]
@@ -129,7 +138,7 @@ class Ledger:
         """
         if record.place is None:
             record.place = self._ring.reserve(record.schema, record.pooled)
-        self._stirred[id(record)] = record
+        self._waiting[id(record)] = record
 
     def mark(self) -> None:
         """Ends a step, if a backward pass came by since the last one; called by `Criterion.advance`."""
@@ -139,17 +148,20 @@ class Ledger:
 
     def _pass_ended(self, under: Under) -> None:
         """Takes what junctions at features booked in a pass, if it came to a call of this criterion."""
+        if not self._junctions:
+            return
         found = {f"feature {each.name}": taken for each in self._junctions if (taken := each.take(under)) is not None}
-        ours = [each for each in under.records.values() if isinstance(each, CallRecord) and id(each) in self._stirred]
+        ours = [each for each in under.records.values() if isinstance(each, CallRecord) and id(each) in self._waiting]
         if found and ours:
             ours[0].at_features(under, found)
 
     def _flush(self) -> None:
         """Writes what backward passes have brought into the ring."""
-        stirred, self._stirred = self._stirred, {}
-        for record in stirred.values():
-            assert record.place is not None
-            self._ring.write(record.place, *record.row())
+        waiting, self._waiting = list(self._waiting.values()), {}
+        for each in rows_of(waiting):
+            self._ring.write(each.schema, each.places, each.columns, each.briefs)
+        for record in waiting:
+            record.written()
 
     def read(self, *, across_ranks: bool = False, group: Any = None) -> Books:
         """The books of the last step, by one transfer to the host.
@@ -204,6 +216,7 @@ class Ledger:
             self._criterion.on_nonfinite = self._policy
             CLOCK.stop(self._pass_ended)
             self._unwatch()
+            self.leaves.close()
             for handle in self._handles:
                 handle.remove()
             for junction in self._junctions:

@@ -6,17 +6,17 @@ that one launch serves them all; large ones become numbers at once, so that thei
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Size, Tensor
 
 from headwise.attribution.ledger.clock import CLOCK, Under
-from headwise.attribution.ledger.schema import Schema
+from headwise.attribution.ledger.leaves import Leaves
+from headwise.attribution.ledger.schema import Brief, Schema
 from headwise.criterion.combine import vector
 from headwise.criterion.layout import Layout, Part
 from headwise.criterion.stats import SMALL, at_site, book_dtype, channel_squares, inner, probe, square, squares
@@ -27,12 +27,14 @@ Fields = dict[str, Tensor]
 class Owner(Protocol):
     """What a record asks of its ledger."""
 
+    leaves: Leaves
+
     def stirred(self, record: CallRecord) -> None:
         """A backward pass came by."""
         ...
 
 
-@dataclass
+@dataclass(slots=True)
 class BackwardPass:
     """What one backward pass brought.
 
@@ -46,6 +48,7 @@ class BackwardPass:
         channels: Squares of channels, by reading.
         strangers: Per output the square of what arrived beyond what was sent.
         features: Columns of the features.
+        sent: What was sent to outputs, by their identity, while the pass is under way.
     """
 
     under: Under
@@ -57,7 +60,24 @@ class BackwardPass:
     channels: dict[int, Tensor] = field(default_factory=dict)
     strangers: dict[int, Tensor] = field(default_factory=dict)
     features: Fields = field(default_factory=dict)
+    sent: dict[int, Tensor] = field(default_factory=dict)
     fields: Fields | None = None
+
+    def send(self, key: int, grad: Tensor) -> None:
+        """Notes what is sent to an output, which may stand under several paths."""
+        self.sent[key] = _add(self.sent.get(key), grad)
+
+
+class Numbers(NamedTuple):
+    """What the columns of a brief row are computed from; see `Brief`."""
+
+    values: Tensor
+    common: Tensor
+    number: Tensor
+    levels: list[Tensor]
+    kept: list[Tensor]
+    probed: list[tuple[Tensor, Tensor]]
+    products: list[Callable[[], Tensor]]
 
 
 class CallRecord:
@@ -75,83 +95,82 @@ class CallRecord:
         self.schema, self.pooled = schema, pooled
         self.place: int | None = None  # its row, once a backward pass has come by
         self.passes: list[BackwardPass] = []
-        self._owner, self._layout = owner, layout
+        self.held = 0  # bytes that wait
+        self._now: BackwardPass | None = None  # the pass that came by last, until it is written
+        self.owner, self._layout = owner, layout
         self._device = roots[0].device
         self._ids = [id(root) for root in roots]
-        self._leaves = [root.is_leaf for root in roots]
-        self._sums: dict[int, Tensor] = {}  # what junctions passed on in the pass under way, until it arrives
-        # Not to be kept alive by the hooks: an output that is a parameter outlives every call.
-        own = weakref.ref(self)
-        self._handles = []
-        for number, root in enumerate(roots):
-            if root.requires_grad:
-                handle = root.register_hook(partial(_arrive, own, number))  # type: ignore[no-untyped-call]
-                if root.is_leaf:
-                    self._handles.append(handle)
-
-    def __del__(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        for key, root in dict(zip(self._ids, roots, strict=True)).items():
+            if root.is_leaf:
+                if root.requires_grad:
+                    owner.leaves.listen(root)
+            else:
+                root.register_hook(partial(self.arrived, key))  # type: ignore[no-untyped-call]
 
     def summed(self, values: Tensor, weights: Sequence[float | Tensor], levels: Sequence[Tensor | None]) -> None:
         """Keeps what the call summed; see `Record`."""
         self._values = values
-        self._weights = tuple([each.detach() if isinstance(each, Tensor) else each for each in weights])
-        self._are_numbers = not any(isinstance(each, Tensor) for each in weights)
+        self._weights: tuple[float, ...] | None = None
+        if any(isinstance(each, Tensor) for each in weights):
+            # Now, for an optimizer writes the next step's weights over these.
+            self._moving = self._vector([each.detach() if isinstance(each, Tensor) else each for each in weights])
+        else:
+            self._weights = tuple(weights)  # type: ignore[arg-type]
         self._levels = [(number, each.detach()) for number, each in enumerate(levels) if each is not None]
 
-    def watch_total(self, total: Tensor) -> None:
-        """Notes with which factor a pass comes to the total."""
-        if total.requires_grad:
-            total.register_hook(self._at_total)  # type: ignore[no-untyped-call]
+    def _weight(self) -> Tensor:
+        """The weights as declared."""
+        return self._moving if self._weights is None else self._vector(self._weights)
 
     def watch_value(self, term: int, value: Tensor) -> None:
         """Notes with which factor a pass comes to the value of one term."""
         if value.requires_grad:
             value.register_hook(partial(self._at_value, term))  # type: ignore[no-untyped-call]
 
-    def _at_total(self, factor: Tensor) -> None:
-        now = self._stirred()
+    def at_total(self, factor: Tensor) -> None:
+        """Notes with which factor a pass comes to the total; see `Record`."""
+        now = self.now()
         now.common = _add(now.common, factor.detach())
 
     def _at_value(self, term: int, factor: Tensor) -> None:
-        now = self._stirred()
+        now = self.now()
         now.own[term] = _add(now.own.get(term), factor.detach().sum())
 
     def now(self) -> BackwardPass:
         """The pass under way."""
-        under = CLOCK.under()
-        if not self.passes or self.passes[-1].under is not under or self.passes[-1].fields is not None:
-            self.passes.append(BackwardPass(under))
+        now, under = self._now, CLOCK.under()
+        if now is None or now.under is not under:
+            now = self._now = BackwardPass(under)
+            self.passes.append(now)
             under.records[id(self)] = self
-        return self.passes[-1]
+            self.owner.stirred(self)
+        return now
 
-    def _stirred(self) -> BackwardPass:
-        self._owner.stirred(self)
-        return self.now()
+    def over(self, under: Under) -> None:
+        """A pass is over; see `Booking`."""
+        for one in self.passes:
+            if one.under is under:
+                one.sent.clear()
 
-    def sent_alone(self, part: Part, grad: Tensor | None) -> None:
+    def sent_alone(self, part: Part, grad: Tensor) -> None:
         """Books what the only reader of an output sent; see `Record`."""
-        if grad is None:
-            return
-        if grad.numel() > SMALL or not grad.numel() or self.schema.readings[part.edges[0]].num_channels:
+        if not 0 < grad.numel() <= SMALL or self.schema.has_channels:
             with torch.no_grad():
                 self.sent(part, (grad,), (grad,), (grad.shape,))
             return
-        now, root = self._stirred(), part.roots[0]
-        self._sums[root] = grad
-        now.under.sent.setdefault(self._ids[root], []).append(grad)
-        now.kept[part.first_site, part.edges[0]] = grad.detach()
+        now = self.now()
+        now.send(self._ids[part.roots[0]], grad)
+        now.kept[part.first_site, part.edges[0]] = grad.detach() if grad.requires_grad else grad
+        self.held += grad.untyped_storage().nbytes()
 
     def sent(
         self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
     ) -> None:
         """Books what readers sent; see `Record`."""
-        now = self._stirred()
+        now = self.now()
         for number, each in zip(part.roots, sums, strict=True):
             if each is not None:
-                self._sums[number] = each
-                now.under.sent.setdefault(self._ids[number], []).append(each)
+                now.send(self._ids[number], each)
         for number, site in enumerate(part.layout.sites):
             here = {
                 part.edges[edge]: at_site(grad.detach(), part.layout.edges[edge], site, shapes[site.root])
@@ -168,6 +187,7 @@ class CallRecord:
         for reading, grad in here.items():
             if 0 < grad.numel() <= SMALL:
                 now.kept[site, reading] = grad
+                self.held += grad.untyped_storage().nbytes()
             else:
                 now.probed[site, reading] = probe(grad)
         readings = list(here)
@@ -191,47 +211,60 @@ class CallRecord:
             if one.under is under:
                 one.features = columns
 
-    def arrived(self, root: int, grad: Tensor) -> None:
-        """What a backward pass hands to the network at one output, beside what was sent there."""
-        if self._sums.pop(root, None) is grad:
+    def arrived(self, key: int, grad: Tensor) -> None:
+        """What a pass hands to the network at one output, beside what was sent there; see `Booking`."""
+        if (now := self._now) is not None and now.sent.get(key) is grad:
             return
-        # Every loop's passes come to a leaf: this call's are those in which it sent something.
-        if self._leaves[root] and id(self) not in CLOCK.under().records:
-            return
-        now = self.now()
-        with torch.no_grad():
-            rest = grad.detach()
-            for sent in now.under.sent.get(self._ids[root], ()):
-                rest = rest.to(book_dtype(grad.device)) - sent
-            found = square(rest)
-        now.strangers[root] = _add(now.strangers.get(root), found)
+        if key in self._ids:
+            now, root = self.now(), self._ids.index(key)
+            with torch.no_grad():
+                rest = grad.detach()
+                for record in now.under.records.values():
+                    if (sent := record.sent_to(now.under, key)) is not None:
+                        rest = rest.to(book_dtype(grad.device)) - sent
+                found = square(rest)
+            now.strangers[root] = _add(now.strangers.get(root), found)
+
+    def sent_to(self, under: Under, key: int) -> Tensor | None:
+        """What its terms sent to an output; see `Booking`."""
+        return next((one.sent[key] for one in self.passes if one.under is under and key in one.sent), None)
 
     @torch.no_grad()
-    def row(self) -> tuple[Tensor, tuple[float, ...] | None]:
+    def row(self) -> Tensor:
         """The row of this call: of the passes that train, or of looks where there are no others.
 
         Returns:
-            The columns; and the weights, if these are brief (see `Schema.expand`).
+            (width,).
         """
-        if (brief := self._brief()) is not None:
-            return brief
         for each in self.passes:
             if each.fields is None:
                 each.fields = self._fields(each)
         chosen = [each for each in self.passes if each.under.trains] or self.passes
         found = [each.fields for each in chosen if each.fields is not None]
-        return self.schema.write(found[0] if len(found) == 1 else self._merged(found)), None
+        return self.schema.write(found[0] if len(found) == 1 else self._merged(found))
 
-    def _brief(self) -> tuple[Tensor, tuple[float, ...]] | None:
-        """The row of the common case: one pass from the total, small gradients, weights that are numbers."""
+    def brief(self) -> Brief | None:
+        """What of the row is known on the host, in the common case: one pass, from the total; numbers as weights."""
+        one = self.passes[0]
+        if len(self.passes) > 1 or one.fields is not None or one.common is None or self._weights is None:
+            return None
+        if one.own or one.channels or one.strangers or one.features or one.under.number_of(self) is None:
+            return None
+        return Brief(self._weights, (*one.kept, *one.probed), len(one.probed), tuple(one.pairs))
+
+    def numbers(self) -> Numbers:
+        """What a brief row is computed from."""
         one = self.passes[0]
         number = one.under.number_of(self)
-        plain = len(self.passes) == 1 and one.fields is None and one.common is not None and number is not None
-        rest = one.own or one.probed or one.pairs or one.channels or one.strangers or one.features or self._levels
-        if not plain or rest or not self._are_numbers or tuple(one.kept) != self.schema.covered:
-            return None
-        square_of, _ = squares(list(one.kept.values()))
-        return torch.cat([*self._wide(one.common, number), square_of]), self._weights  # type: ignore[return-value]
+        assert one.common is not None
+        assert number is not None
+        levels = [each for _, each in self._levels]
+        kept, probed = list(one.kept.values()), list(one.probed.values())
+        return Numbers(self._values, one.common, number, levels, kept, probed, list(one.pairs.values()))
+
+    def written(self) -> None:
+        """Its row is in the ring; what another pass brings will be written anew."""
+        self._now, self.held = None, 0
 
     def _vector(self, numbers: Sequence[float | Tensor]) -> Tensor:
         return vector(numbers, book_dtype(self._device), self._device)
@@ -240,7 +273,7 @@ class CallRecord:
         """The numbers of one pass."""
         schema, num = self.schema, len(self.schema.terms)
         number = one.under.number_of(self)
-        weight = self._vector(self._weights)
+        weight = self._weight()
         value, common, begun = self._wide(one.common, number)
         factor = self._factor(one, weight, common)
         through = [1.0 if one.common is not None or number in one.own else 0.0 for number in range(num)]
@@ -291,7 +324,7 @@ class CallRecord:
         """What each value was multiplied by, on its way to the number that backward was called on."""
         factor = weight * common
         if one.own:
-            factor = factor + self._vector([one.own.get(number, 0.0) for number in range(len(self._weights))])
+            factor = factor + self._vector([one.own.get(number, 0.0) for number in range(len(self.schema.terms))])
         return factor
 
     def booked(self, under: Under) -> Tensor:
@@ -301,7 +334,7 @@ class CallRecord:
             for one in self.passes:
                 if one.under is under:
                     value, common = self._wide(one.common)
-                    factor = self._factor(one, self._vector(self._weights), common)
+                    factor = self._factor(one, self._weight(), common)
                     found = found + torch.where(factor == 0, 0.0, factor * value).sum()
         return found
 
@@ -349,8 +382,3 @@ class CallRecord:
 
 def _add(before: Tensor | None, found: Tensor) -> Tensor:
     return found if before is None else before + found
-
-
-def _arrive(record: weakref.ref[CallRecord], root: int, grad: Tensor) -> None:
-    if (found := record()) is not None:
-        found.arrived(root, grad)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from headwise.attribution.ledger.schema import Schema
+from headwise.attribution.ledger.schema import Brief, Schema
 
 _FEW = 8
 
@@ -33,12 +34,12 @@ class StepRows:
     scope: str = "local"
 
 
-@dataclass
+@dataclass(slots=True)
 class _Row:
     schema: Schema
     place: int  # in the ring of its schema
     pooled: bool
-    weights: tuple[float, ...] | None = None  # of a brief row: see `Schema.expand`
+    brief: Brief | None = None  # of a brief row: see `Schema.expand`
 
 
 class Ring:
@@ -79,24 +80,32 @@ class Ring:
         self._rows.append(_Row(schema, place % self._size, pooled))
         return self._first + len(self._rows) - 1
 
-    def write(self, number: int, row: Tensor, weights: tuple[float, ...] | None) -> None:
-        """Writes a row; one that is no longer kept is let go.
+    def write(self, schema: Schema, numbers: Sequence[int], rows: Tensor, briefs: Sequence[Brief | None]) -> None:
+        """Writes rows of one schema; one that is no longer kept is let go.
 
         Args:
-            number: From `reserve`.
-            row: Its columns, on any device.
-            weights: Of a brief row, see `Schema.expand`; None of a whole one.
+            schema: What their columns mean.
+            numbers: From `reserve`, ascending.
+            rows: (rows, width or less), on any device.
+            briefs: Of brief rows, see `Schema.expand`; None of a whole one.
         """
-        if number < self._first:
-            return
-        held = self._rows[number - self._first]
-        buffer = self._buffers.get(held.schema)
+        buffer = self._buffers.get(schema)
         if buffer is None:
             with torch.inference_mode(False):  # else a later step could not write to it
-                size = (self._size, held.schema.width)
-                buffer = self._buffers[held.schema] = torch.zeros(size, dtype=row.dtype, device=row.device)
-        buffer[held.place, : len(row)].copy_(row)
-        held.weights = weights
+                size = (self._size, schema.width)
+                buffer = self._buffers[schema] = torch.zeros(size, dtype=rows.dtype, device=rows.device)
+        begin = 0
+        places = []
+        for number, brief in zip(numbers, briefs, strict=True):
+            if number < self._first:
+                begin += 1
+                continue
+            held = self._rows[number - self._first]
+            held.brief = brief
+            places.append(held.place)
+        for start, stop in _runs(places):
+            into = buffer[places[start] : places[start] + stop - start, : rows.shape[1]]
+            into.copy_(rows[begin + start : begin + stop])
 
     def mark(self) -> None:
         """A step ends here, if a row has come since the last mark."""
@@ -162,7 +171,10 @@ class Ring:
 
 def _whole(row: _Row, columns: Tensor) -> Tensor:
     """All columns of a row, on the host."""
-    if row.weights is None:
-        return columns
-    schema = row.schema
-    return schema.expand(columns[: len(schema.terms) + 2 + len(schema.covered)], row.weights)
+    return columns if row.brief is None else row.schema.expand(columns, row.brief)
+
+
+def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """(begin, end) of the longest stretches in which each place is the next one."""
+    cuts = [at for at in range(1, len(places)) if places[at] != places[at - 1] + 1]
+    return list(pairwise([0, *cuts, len(places)])) if places else []

@@ -5,10 +5,11 @@ A row holds sums that add up over the calls, micro-batches and ranks of a step; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +46,22 @@ class Feature:
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """The pairs of heads, in the order in which they are booked."""
         return tuple(combinations(self.readers, 2))
+
+
+class Brief(NamedTuple):
+    """What of a brief row is known on the host; see `Schema.expand`.
+
+    Args:
+        weights: The terms' weights, as declared.
+        covered: (site, reading) of the squares; those of large gradients last.
+        num_probed: How many gradients were large.
+        compared: (site, reading, reading) of the products.
+    """
+
+    weights: tuple[float, ...]
+    covered: tuple[tuple[int, int], ...]
+    num_probed: int
+    compared: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,11 @@ class Schema:
         )
 
     @cached_property
+    def has_channels(self) -> bool:
+        """Whether channels are booked one by one."""
+        return any(each.num_channels for each in self.readings)
+
+    @cached_property
     def sizes(self) -> Mapping[str, int]:
         """The fields of a row, in order, and how many columns each has."""
         num = len(self.terms)
@@ -154,24 +176,33 @@ class Schema:
                 parts.append(fields[name] if name in fields else vector((0.0,) * size, like.dtype, like.device))
         return torch.cat(parts)
 
-    def expand(self, brief: Tensor, weights: Sequence[float]) -> Tensor:
+    def expand(self, columns: Tensor, brief: Brief) -> Tensor:
         """The row of the common case, of which the rest follows: one pass from the total, and numbers as weights.
 
         Args:
-            brief: Values, the factor at the total, the number that backward was called on, and all squares, on the
-                host.
-            weights: As declared.
+            columns: Values, the factor at the total, the number that backward was called on, the levels' values, the
+                squares of small gradients, those of large ones and whether these are finite, and the products; on the
+                host. What follows is of no meaning.
+            brief: What belongs to them.
 
         Returns:
             (width,).
         """
-        num = len(self.terms)
-        value, common, number, squares = brief[:num], brief[num : num + 1], brief[num + 1 : num + 2], brief[num + 2 :]
-        weight, one = torch.tensor(weights, dtype=brief.dtype), torch.ones(1, dtype=brief.dtype)
+        num, small = len(self.terms), len(brief.covered) - brief.num_probed
+        sizes = [num, 1, 1, sum(map(len, self.levels)), small, brief.num_probed, brief.num_probed, len(brief.compared)]
+        parts = torch.split(columns[: sum(sizes)], sizes)
+        value, common, number, levels, small_squares, large_squares, finite, products = parts
+        weight, one = torch.tensor(brief.weights, dtype=columns.dtype), torch.ones(1, dtype=columns.dtype)
         factor = weight * common
+        of_level = factor.repeat_interleave(torch.tensor([len(each) for each in self.levels]))
         fields = {"weight": weight, "value": value, "factor": factor, "factored": factor * value, "common": common}
         fields |= {"trained": one.expand(num), "exact": one, "calls": one, "number": number, "numbers": one}
-        return self.write({**fields, "squares": squares})
+        fields |= {"levels": levels * of_level, "level values": levels}
+        fields["squares"] = _placed(self.covered, brief.covered, torch.cat([small_squares, large_squares]))
+        fields["finite"] = _placed(self.covered, brief.covered[small:], finite)
+        fields["products"] = _placed(self.compared, brief.compared, products)
+        fields["known"] = _placed(self.compared, brief.compared, torch.ones_like(products))
+        return self.write(fields)
 
     def read(self, row: Tensor) -> dict[str, Tensor]:
         """Takes a row apart.
@@ -183,3 +214,11 @@ class Schema:
             The fields by name, (size,) each.
         """
         return dict(zip(self.sizes, torch.split(row, list(self.sizes.values())), strict=True))
+
+
+def _placed(keys: Sequence[Hashable], known: Sequence[Hashable], numbers: Tensor) -> Tensor:
+    """Numbers in the order of all keys; 0 for a key without."""
+    found = numbers.new_zeros(len(keys))
+    place = {key: number for number, key in enumerate(keys)}
+    found[[place[key] for key in known]] = numbers
+    return found

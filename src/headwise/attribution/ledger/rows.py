@@ -1,0 +1,90 @@
+"""The rows of calls whose backward passes are over: brief ones together, so that few launches serve them all."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.ledger.record import CallRecord, Numbers
+from headwise.attribution.ledger.schema import Brief, Schema
+from headwise.criterion.combine import gathered
+from headwise.criterion.stats import book_dtype, squares
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that were computed together.
+
+    Args:
+        schema: What their columns mean.
+        places: Their places in the ring.
+        columns: (rows, width), on the device; less wide for brief rows.
+        briefs: Per row what belongs to a brief one, or None.
+    """
+
+    schema: Schema
+    places: tuple[int, ...]
+    columns: Tensor
+    briefs: tuple[Brief | None, ...]
+
+
+@torch.no_grad()
+def rows_of(records: Iterable[CallRecord]) -> list[Rows]:
+    """Computes the rows of calls.
+
+    Args:
+        records: The calls, each with a place.
+
+    Returns:
+        Their rows, each call in one of them.
+    """
+    found: list[Rows] = []
+    together: dict[Hashable, list[tuple[CallRecord, Brief, Numbers]]] = {}
+    for record in records:
+        assert record.place is not None
+        brief = record.brief()
+        if brief is None:
+            found.append(Rows(record.schema, (record.place,), record.row()[None], (None,)))
+        else:
+            numbers = record.numbers()
+            key = record.schema, numbers.values.device, len(brief.covered), brief.num_probed, len(brief.compared)
+            together.setdefault(key, []).append((record, brief, numbers))
+    for same in together.values():
+        places = tuple(record.place for record, _, _ in same if record.place is not None)
+        columns = _columns([numbers for _, _, numbers in same])
+        found.append(Rows(same[0][0].schema, places, columns, tuple(brief for _, brief, _ in same)))
+    return found
+
+
+def _columns(rows: Sequence[Numbers]) -> Tensor:
+    """The columns of brief rows, in the order that `Schema.expand` reads.
+
+    Args:
+        rows: Of one schema, as many gradients of each kind in each.
+
+    Returns:
+        (rows, columns).
+    """
+    device = rows[0].values.device
+    dtype, num = book_dtype(device), len(rows)
+
+    def wide(numbers: Sequence[Tensor]) -> Tensor:
+        alike = len({(each.dtype, each.device) for each in numbers}) == 1
+        parts = numbers if alike else [each.to(device, dtype) for each in numbers]
+        return torch.stack(list(parts)).to(device, dtype).view(num, -1)
+
+    parts = [wide([each.values for each in rows]), wide([each.common for each in rows])]
+    parts.append(wide([each.number for each in rows]))
+    if rows[0].levels:
+        parts.append(torch.cat([level for each in rows for level in each.levels]).to(device, dtype).view(num, -1))
+    kept, probed = [grad for each in rows for grad in each.kept], [probe for each in rows for probe in each.probed]
+    if kept or probed:
+        square, finite = squares(kept, probed)
+        parts += [each.view(num, -1) for each in torch.split(square, [len(kept), len(probed)]) if len(each)]
+        parts += [] if finite is None else [finite[len(kept) :].view(num, -1)]
+    if rows[0].products:
+        parts.append(gathered([product() for each in rows for product in each.products], dtype, device).view(num, -1))
+    return torch.cat(parts, dim=1)
