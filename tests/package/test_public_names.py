@@ -5,6 +5,7 @@
 """
 
 import importlib
+import importlib.util
 import inspect
 import re
 import sys

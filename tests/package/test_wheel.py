@@ -35,7 +35,7 @@ def needed_by(name, found=None):
         found[key] = distribution
         for requirement in distribution.requires or ():
             if "extra ==" not in requirement:
-                needed_by(re.match(r"[\w.-]+", requirement)[0], found)
+                needed_by(re.split(r"[^\w.-]", requirement, maxsplit=1)[0], found)
     return found
 
 
