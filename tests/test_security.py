@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import headwise as hw
+from headwise.cli import main
 from headwise.report import write_report
 from headwise.report.samples import read_sample
 from headwise.training import checkpoints
@@ -104,8 +108,42 @@ def test_a_log_line_costs_what_it_is_worth(tmp_path):
     assert "heat" in page
 
 
+@pytest.mark.parametrize("how", ["from_dict", "from_json", "from_yaml"])
+def test_a_configuration_runs_no_code_that_nobody_allowed(how, tmp_path, monkeypatch):
+    """Of two modules, the one that was allowed is imported, and no other."""
+    for name in ("planted_mine", "planted_other"):
+        code = f"import pathlib\npathlib.Path({str(tmp_path / name)!r}).touch()\ndef f(output, target):\n    return 0\n"
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    read = getattr(hw.Criterion, how)
+
+    def declared(loss: str) -> Any:
+        content = {"terms": [{"name": "alpha", "loss": loss, "output": "x", "target": "y"}]}
+        return content if how == "from_dict" else json.dumps(content)
+
+    for allow in ((), ["planted_other"], ["planted"], ["planted_mine.f"]):
+        with pytest.raises(ValueError, match=r"'alpha'.*allow"):
+            read(declared("planted_mine:f"), allow=allow)
+    with pytest.raises(ValueError, match=r"'alpha'.*allow"):
+        read(declared("os:system"), allow=["planted_mine"])
+    assert not list(tmp_path.glob("planted_mine")), "a module was imported while a configuration was read"
+    assert read(declared("planted_mine:f"), allow=["planted_mine"]).terms[0].name == "alpha"
+    assert not list(tmp_path.glob("planted_other"))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "config.json"])
+def test_fields_from_a_file_are_plain_data(name, tmp_path, capsys):
+    """YAML's way to make objects is closed; a value that is no number, text or list is told."""
+    made = {"config.yaml": "seed: !!python/object/apply:os.mkdir [flag]\n", "config.json": '{"seed": {"os": "mkdir"}}'}
+    (tmp_path / name).write_text(made[name].replace("flag", str(tmp_path / "flag")))
+    assert main(["train", "ssd", "--out", str(tmp_path / "run"), "--config", str(tmp_path / name)]) == 2
+    assert name in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
 def test_every_line_has_its_test():
-    """A new row of SECURITY.md's table needs a test here; configurations have theirs in tests/criterion."""
+    """A new row of SECURITY.md's table needs a test here."""
     text = (Path(__file__).parents[1] / "SECURITY.md").read_text()
     rows = [
         line.split("|")[1].strip()

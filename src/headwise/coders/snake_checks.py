@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -41,7 +42,17 @@ def check_outlines(
         if len(words) != len(flags):
             found = f"{len(words)} polygons, {len(flags)} ignored flags"
             raise ValueError(f"image {image}: {found}. Give one flag per polygon.")
+        kinds = {type(flag).__name__ for flag in flags if not _is_flag(flag)}
+        if kinds:
+            raise ValueError(f"image {image}: ignored holds one bool per polygon, found {kinds.pop()}. Convert it.")
     return [[_check_outline(word, i, k) for k, word in enumerate(words)] for i, words in enumerate(polygons)]
+
+
+def _is_flag(value: object) -> bool:
+    """Whether it is true or false, and no number or text that Python would take for one of them."""
+    import numpy as np
+
+    return isinstance(value, bool | np.bool_) or (isinstance(value, Tensor) and value.dtype == torch.bool)
 
 
 def _check_outline(word: Tensor | npt.NDArray[np.generic], image: int, index: int) -> npt.NDArray[np.float64]:

@@ -117,6 +117,21 @@ def flag_objects(name: str, values: Sequence[Array] | None, objects: Objects) ->
     return torch.cat(tensors)
 
 
+def ignored_objects(values: Sequence[Array] | None, objects: Objects) -> Tensor | None:
+    """Which objects are to be left out, (M,) bool; None stays None.
+
+    Raises:
+        ValueError: Lengths differ from those of the boxes, or the flags are numbers.
+    """
+    for image, each in enumerate(map(torch.as_tensor, values or ())):
+        if each.dtype != torch.bool and each.numel():
+            raise ValueError(
+                f"ignored holds one bool per box of each image; image {image} has {each.dtype}. Convert it."
+            )
+    flags = flag_objects("ignored", values, objects)
+    return None if flags is None else flags.bool()
+
+
 def clip(objects: Objects, size: tuple[int, int], legacy: bool) -> Objects:
     """The boxes cut to a picture of height and width: to [0, width], or as published to [0, width - 1]."""
     height, width = (side - 1 for side in size) if legacy else size

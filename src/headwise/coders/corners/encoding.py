@@ -13,9 +13,9 @@ from headwise.coders.corners.annotation import (
     Objects,
     Sizes,
     clip,
-    flag_objects,
     gather_objects,
     has_area,
+    ignored_objects,
     points_of,
     to_cells,
 )
@@ -105,9 +105,9 @@ def encode_corners(
     """
     sizes = Sizes(image_size, grid_size, num_classes)
     objects = gather_objects(boxes, labels, num_classes)
-    left_out = flag_objects("ignored", ignored, objects)
+    left_out = ignored_objects(ignored, objects)
     clipped = clip(objects, image_size, legacy_clip)
-    keep = has_area(clipped) if left_out is None else has_area(clipped) & ~left_out.bool()
+    keep = has_area(clipped) if left_out is None else has_area(clipped) & ~left_out
     bumps = Bumps(min_overlap, legacy_radius, gaussian)
     return point_targets(clipped.where(keep), sizes, bumps, num_slots, center, out)
 

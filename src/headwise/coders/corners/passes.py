@@ -116,6 +116,9 @@ def suppress_boxes(
 
     Returns:
         ``boxes`` (n, 4), ``scores`` (n,), ``labels`` (n,) on the CPU, best first.
+
+    Raises:
+        ValueError: A box or a score is not finite.
     """
     found = {name: values.cpu() for name, values in found.items()}
     corner_scores = None
@@ -126,7 +129,7 @@ def suppress_boxes(
         boxes = clip_boxes(boxes, image_size)
     if as_published:
         return _published_rest(boxes, scores, labels, corner_scores, rule, max_detections)
-    rows = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().flatten()
+    rows = (~(boxes[:, 2:] <= boxes[:, :2])).all(1).nonzero().flatten()  # what is no number is refused below
     if corner_scores is not None:
         corner_scores = corner_scores[rows]
     kept = soft_nms(boxes[rows], scores[rows], labels[rows], rule=rule, corner_scores=corner_scores)

@@ -17,6 +17,7 @@ from headwise.coders.corners.annotation import (
     flag_objects,
     gather_objects,
     has_area,
+    ignored_objects,
     points_of,
     to_cells,
 )
@@ -96,8 +97,8 @@ def encode_saccade(
     _check_options(min_kept, min_side, attention_strides, attention_ranges)
     objects = gather_objects(boxes, labels, num_classes)
     clipped = clip(objects, image_size, legacy_clip)
-    inside, crowd = has_area(clipped), flag_objects("ignored", ignored, objects)
-    regular = inside if crowd is None else inside & ~crowd.bool()
+    inside, crowd = has_area(clipped), ignored_objects(ignored, objects)
+    regular = inside if crowd is None else inside & ~crowd
     shares = _kept_shares(kept, objects, clipped)
     takes_part = regular & (shares > min_kept) & (_longer_side(clipped.boxes.trunc()) >= min_side)
     targets = point_targets(clipped.where(takes_part), sizes, bumps, num_slots, center=False)

@@ -1,0 +1,160 @@
+"""What one coder of a family refuses, all of them refuse: numbers that are none, labels beyond the classes, flags that
+are numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headwise.coders import anchors, corners, instances, snakes
+from headwise.coders.borders import encode_border_weights
+
+SIDE, CELLS, CLASSES = 32, 8, 3
+ANCHORS = anchors.centered_anchors((SIDE, SIDE), strides=(16,), sides=(16,), ratios=(1.0,), scales=(1.0,))
+GRID = {"image_size": (SIDE, SIDE), "grid_size": (CELLS, CELLS), "num_classes": CLASSES}
+BOX = torch.tensor([[1.0, 1.0, 20.0, 20.0]])
+ONE, NO = torch.tensor([0]), torch.tensor([False])
+
+
+def box_targets(boxes: Any = BOX, labels: Any = ONE, ignored: Any = NO) -> dict[str, Any]:
+    return anchors.encode_boxes([boxes], [labels], ANCHORS, ignored=[ignored], num_classes=CLASSES)
+
+
+def corner_targets(boxes: Any = BOX, labels: Any = ONE, ignored: Any = NO) -> dict[str, Any]:
+    return corners.encode_corners([boxes], [labels], ignored=[ignored], center=True, **GRID)
+
+
+def saccade_targets(boxes: Any = BOX, labels: Any = ONE, ignored: Any = NO) -> dict[str, Any]:
+    return corners.encode_saccade([boxes], [labels], ignored=[ignored], **GRID)
+
+
+def snake_targets(ignored: Any = False, corner: float = 20.0) -> dict[str, Any]:
+    return snakes.encode_snakes([[np.array([[2, 10], [28, 10], [28, 20], [2, corner]])]], [[ignored]], size=SIDE)
+
+
+ENCODERS: dict[str, Callable[..., Any]] = {
+    "boxes": box_targets,
+    "corners": corner_targets,
+    "saccade": saccade_targets,
+}
+
+
+def stacks() -> dict[str, torch.Tensor]:
+    """Maps with one pair of corners, and its centre, that every decoder finds."""
+    maps = {}
+    for kind, cell in (("top_left", 1), ("bottom_right", 5), ("center", 3)):
+        maps[f"{kind}_heatmap"] = torch.full((1, CLASSES, CELLS, CELLS), -9.0)
+        maps[f"{kind}_heatmap"][0, 0, cell, cell] = 9.0
+        maps[f"{kind}_embedding"] = torch.zeros(1, 1, CELLS, CELLS)
+        maps[f"{kind}_offset"] = torch.zeros(1, 2, CELLS, CELLS)
+    return maps
+
+
+def decode_corners(name: str, value: float) -> Any:
+    maps = stacks()
+    maps[name][0, 0, 1:6, 1:6] = value
+    return corners.decode_corners({"stacks": [maps]}, center=True, num_peaks=4)
+
+
+def merge_passes(name: str, value: float) -> Any:
+    maps = stacks()
+    maps[name][0, 0, 1:6, 1:6] = value
+    return corners.merge_passes([corners.Pass({"stacks": [maps]}, corners.place_picture((31, 31), multiple=32))])
+
+
+def decode_boxes(name: str, value: float) -> Any:
+    level = {"logits": torch.full((1, len(ANCHORS[0]), CLASSES), 3.0), "deltas": torch.zeros(1, len(ANCHORS[0]), 4)}
+    level[name][0, 1, 1] = value
+    return anchors.decode_boxes({"levels": [level]}, ANCHORS)
+
+
+def suppress_boxes(name: str, value: float) -> Any:
+    found = {"boxes": BOX.clone(), "scores": torch.tensor([0.9]), "labels": ONE}
+    found[name].view(-1)[-1] = value
+    return corners.suppress_boxes(found, (SIDE, SIDE))
+
+
+def decode_maps(name: str, value: float) -> Any:
+    outputs = {"logits": torch.zeros(1, 2, 8, 8), "maps": torch.zeros(1, 7, 8, 8)}
+    outputs[name][0, 1, 2, 3] = value
+    return (instances.decode_instances if name == "logits" else snakes.decode_snakes)(outputs)
+
+
+READ = [
+    *((decode_corners, f"{kind}_{part}") for kind in ("top_left", "bottom_right") for part in ("embedding", "offset")),
+    *((decode_corners, f"{kind}_heatmap") for kind in ("top_left", "bottom_right", "center")),
+    (merge_passes, "top_left_heatmap"),
+    (decode_boxes, "logits"),
+    (decode_boxes, "deltas"),
+    (suppress_boxes, "boxes"),
+    (suppress_boxes, "scores"),
+    (decode_maps, "logits"),
+    (decode_maps, "maps"),
+]
+
+
+@pytest.mark.parametrize(("decode", "name"), READ, ids=lambda each: getattr(each, "__name__", each))
+def test_no_decoder_reads_what_is_no_number(decode, name):
+    decode(name, 0.25)
+    with pytest.raises(ValueError, match=r"not a number|not finite"):
+        decode(name, math.nan)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_no_encoder_takes_a_coordinate_that_is_no_number(name, value):
+    boxes = BOX.clone()
+    boxes[0, 2 if value > 0 else 0] = value
+    with pytest.raises(ValueError, match="finite"):
+        ENCODERS[name](boxes=boxes)
+    with pytest.raises(ValueError, match="finite"):
+        snake_targets(corner=value)
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES, 255])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_no_encoder_takes_a_label_beyond_the_classes(name, label):
+    ENCODERS[name](labels=torch.tensor([CLASSES - 1]))
+    with pytest.raises(ValueError, match="labels"):
+        ENCODERS[name](labels=torch.tensor([label]))
+
+
+@pytest.mark.parametrize("flag", [torch.tensor([1]), torch.tensor([0.5]), torch.tensor([255], dtype=torch.uint8)])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_what_is_left_out_is_true_or_false(name, flag):
+    """Masks of 0 and 255 are true where they are 255, but -1, 0.5 and "no" would be true as well."""
+    ENCODERS[name](ignored=flag > 0)
+    with pytest.raises(ValueError, match="ignored"):
+        ENCODERS[name](ignored=flag)
+
+
+@pytest.mark.parametrize("flag", [0, 255, 0.5, "no", None, np.uint8(255)])
+def test_words_are_left_out_by_true_or_false(flag):
+    for good in (np.bool_(True), torch.tensor(True), True):
+        assert not snake_targets(ignored=good)["center_line"].any()
+    with pytest.raises(ValueError, match="ignored holds one bool"):
+        snake_targets(ignored=flag)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_object_outside_trains_nothing(name):
+    """A box that meets no anchor takes none, and one beside the picture draws no corner."""
+    targets = ENCODERS[name](boxes=BOX + 1000)
+    drawn = targets["levels"][0]["label"] if "levels" in targets else targets["top_left_heatmap"]
+    assert float(drawn.abs().sum()) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_a_mask_of_255_is_one_object_with_two_classes(dtype):
+    mask = torch.zeros(8, 8, dtype=dtype)
+    mask[2:5, 2:5] = torch.tensor(255).to(dtype)
+    numbered = (mask != 0).long()
+    targets, expected = instances.encode_instances(mask), instances.encode_instances(numbered)
+    assert torch.equal(targets["label"], expected["label"])
+    assert torch.equal(targets["weight_map"], expected["weight_map"])
+    assert torch.equal(encode_border_weights(mask), encode_border_weights(numbered))
