@@ -8,8 +8,8 @@ import pytest
 
 from headwise.report.evaluations import headline
 from headwise.report.markup import NOTHING
-from headwise.report.run import read_run
 from headwise.report.write import report_page
+from headwise.runs.reading import read_run
 from tests.report.builder import build_run, read_lines, write_lines
 from tests.report.parsed import ParsedPage
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from headwise.report import write_report
-from headwise.report.run import read_run
 from headwise.report.write import report_page
+from headwise.runs.reading import read_run
 from tests.report import builder
 from tests.report.builder import TERMS, build_run, read_lines, write_lines
 from tests.report.parsed import ParsedPage

@@ -13,8 +13,8 @@ import torch
 import headwise as hw
 from headwise import losses
 from headwise.report import write_report
-from headwise.report.run import read_run
 from headwise.runs.entries import brief, full, step_entry
+from headwise.runs.reading import read_run
 
 
 def criterion(terms: int, outputs: int) -> hw.Criterion:

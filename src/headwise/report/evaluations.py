@@ -9,7 +9,7 @@ from headwise.report.columns import finite, last
 from headwise.report.figures.charts import Curves
 from headwise.report.markup import number
 from headwise.report.page import Block, Table
-from headwise.report.run import Column, Log, Run
+from headwise.runs.reading import Column, Log, Recording
 
 _MOST_CURVES = 12
 
@@ -54,7 +54,7 @@ class Headline:
     values: tuple[tuple[float, int], ...]
 
 
-def headline(run: Run) -> Headline | None:
+def headline(run: Recording) -> Headline | None:
     """F of text, AP50 of boxes, AP of instances, or else the first measure there is.
 
     Args:
@@ -74,7 +74,7 @@ def headline(run: Run) -> Headline | None:
     return None
 
 
-def evaluation(run: Run) -> list[Block]:
+def evaluation(run: Recording) -> list[Block]:
     """Curves and tables of all measures.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from headwise.report.evaluations import headline
 from headwise.report.markup import number, percent
-from headwise.report.run import Column, Run
+from headwise.runs.reading import Column, Recording
 
 Finding = tuple[str, str]
 """A kind (problem, note or good) and a sentence."""
@@ -17,7 +17,7 @@ _DOMINANT_SHARE = 0.99
 _CONFLICT = -0.5
 
 
-def find(run: Run) -> list[Finding]:
+def find(run: Recording) -> list[Finding]:
     """Findings on a run, the gravest first.
 
     Args:
@@ -39,7 +39,7 @@ def find(run: Run) -> list[Finding]:
     return problems + notes
 
 
-def _silent(run: Run, name: str) -> Iterator[str]:
+def _silent(run: Recording, name: str) -> Iterator[str]:
     """A term, or one of the outputs it reads, whose gradient is 0 at all logged steps."""
     norms = _logged(run.term(name, "grad_norm"))
     if norms and not any(norms):
@@ -57,7 +57,7 @@ def _silent(run: Run, name: str) -> Iterator[str]:
             yield f"{name}: gradient norm 0 at output {path} at all {len(norms):,} logged steps."
 
 
-def _not_finite(run: Run, name: str) -> Iterator[str]:
+def _not_finite(run: Recording, name: str) -> Iterator[str]:
     """Steps at which the term's value or its gradient at an output was not finite."""
     steps = _steps_where(run, run.term(name, "value"), lambda v: not math.isfinite(v))
     if steps:
@@ -75,7 +75,7 @@ def _not_finite(run: Run, name: str) -> Iterator[str]:
         yield f"{name}: gradient not finite at {_at(steps)}."
 
 
-def _dominant(run: Run, name: str) -> Iterator[str]:
+def _dominant(run: Recording, name: str) -> Iterator[str]:
     shares = run.term(name, "share")
     steps = _steps_where(run, shares, lambda v: v > _DOMINANT_SHARE)
     if steps and len(run.terms) > 1:
@@ -83,7 +83,7 @@ def _dominant(run: Run, name: str) -> Iterator[str]:
         yield f"{name}: more than 99 % of the total at {_at(steps)} (at most {percent(highest)})."
 
 
-def _conflicts(run: Run) -> Iterator[str]:
+def _conflicts(run: Recording) -> Iterator[str]:
     for (first, second), cosines in run.pairs().items():
         finite = [v for v in _logged(cosines) if math.isfinite(v)]
         if finite and statistics.median(finite) < _CONFLICT:
@@ -93,7 +93,7 @@ def _conflicts(run: Run) -> Iterator[str]:
             )
 
 
-def _decline(run: Run) -> Iterator[str]:
+def _decline(run: Recording) -> Iterator[str]:
     """An evaluation that ended well below its best."""
     judged = headline(run)
     if judged is not None and max(judged.values)[0] - judged.values[-1][0] > 0.05:
@@ -106,7 +106,7 @@ def _logged(column: Column) -> list[float]:
     return [value for value in column if value is not None]
 
 
-def _steps_where(run: Run, column: Column, condition: Callable[[float], bool]) -> list[int]:
+def _steps_where(run: Recording, column: Column, condition: Callable[[float], bool]) -> list[int]:
     return [step for step, v in zip(run.log.steps, column, strict=True) if v is not None and condition(v)]
 
 

@@ -6,12 +6,12 @@ from headwise.report.columns import median
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.page import Block
-from headwise.report.run import Run
+from headwise.runs.reading import Recording
 
 _POINTS = 3_000  # per chart: a page may hold many of them
 
 
-def levels(run: Run) -> list[Block]:
+def levels(run: Recording) -> list[Block]:
     """Gradient norms and shares of terms by level, as matrices and over time.
 
     Args:
@@ -35,7 +35,7 @@ def levels(run: Run) -> list[Block]:
     return [*matrices, *(block for term in names for block in _over_time(run, term, names[term]))]
 
 
-def _matrix(run: Run, names: dict[str, list[str]], quantity: str, title: str, unit: str, caption: str) -> HeatMap:
+def _matrix(run: Recording, names: dict[str, list[str]], quantity: str, title: str, unit: str, caption: str) -> HeatMap:
     columns = list(dict.fromkeys(level for found in names.values() for level in found))
     cells = [[median(run.log.column("terms", term, "levels", level, quantity)) for level in columns] for term in names]
     return HeatMap(title, list(names), columns, cells, unit=unit, log=quantity == "grad_norm",
@@ -43,7 +43,7 @@ def _matrix(run: Run, names: dict[str, list[str]], quantity: str, title: str, un
                    absent="does not read it")  # fmt: skip
 
 
-def _over_time(run: Run, term: str, found: list[str]) -> list[Block]:
+def _over_time(run: Recording, term: str, found: list[str]) -> list[Block]:
     def columns(quantity: str) -> dict[str, list[float | None]]:
         return {level: run.log.column("terms", term, "levels", level, quantity) for level in found}
 

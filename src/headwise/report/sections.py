@@ -12,10 +12,10 @@ from headwise.report.figures.flow import Flow, Link
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.markup import NOTHING, number, percent
 from headwise.report.page import Block, Section, Table, Text, Tiles
-from headwise.report.run import Run
+from headwise.runs.reading import Recording
 
 
-def tiles(run: Run) -> Tiles:
+def tiles(run: Recording) -> Tiles:
     """The facts a reader wants first."""
     steps, total = run.log.steps, logged(run.log.column("total"))
     planned = run.config.get("steps")
@@ -34,7 +34,7 @@ def tiles(run: Run) -> Tiles:
     return Tiles(facts)
 
 
-def term_table(run: Run) -> Table:
+def term_table(run: Recording) -> Table:
     """One row per term: weight, values, share, gradient norm, whether all was finite."""
     header = ("term", "weight", "value, first", "value, last", "value, curve", "share, first", "share, last",
               "gradient norm, first", "gradient norm, last", "gradient norm, curve", "finite steps")  # fmt: skip
@@ -59,7 +59,7 @@ def term_table(run: Run) -> Table:
     return Table(header, rows, title="Terms", caption=caption)
 
 
-def losses(run: Run) -> list[Curves]:
+def losses(run: Recording) -> list[Curves]:
     """Raw and weighted values, and shares of the total."""
     steps, names = run.log.steps, run.terms
     weighted = {name: run.term(name, "weighted") for name in names}
@@ -78,7 +78,7 @@ def losses(run: Run) -> list[Curves]:
     ]  # fmt: skip
 
 
-def gradients(run: Run) -> list[Block]:
+def gradients(run: Recording) -> list[Block]:
     """Gradient norms over time, and which term sends how much to which output."""
     blocks: list[Block] = [
         Curves("Gradient norm of each term", run.log.steps, {n: run.term(n, "grad_norm") for n in run.terms}, log=True,
@@ -117,7 +117,7 @@ def gradients(run: Run) -> list[Block]:
     return [*blocks, flow, heat]
 
 
-def conflict(run: Run) -> list[Block]:
+def conflict(run: Recording) -> list[Block]:
     """Cosines between the terms' gradients, over time and as a matrix; nothing for a single term."""
     if len(run.terms) < 2:
         return []
@@ -145,7 +145,7 @@ def conflict(run: Run) -> list[Block]:
     return [drawn, heat]
 
 
-def speed(run: Run) -> list[Curves]:
+def speed(run: Recording) -> list[Curves]:
     """Throughput and the learning rate."""
     steps = run.log.steps
     images, rate = run.log.column("images_per_second"), run.log.column("learning_rate")
@@ -164,7 +164,7 @@ def speed(run: Run) -> list[Curves]:
     return drawn
 
 
-def configuration(run: Run) -> Section:
+def configuration(run: Recording) -> Section:
     """The preset's card, and the configuration the run was started with."""
     config = {key: value for key, value in run.config.items() if key != "card"}
     rows = [[name, value] for name, value in _flat(config, "")]
@@ -175,7 +175,7 @@ def configuration(run: Run) -> Section:
     return Section("The run", blocks)
 
 
-def _output_links(run: Run) -> list[Link]:
+def _output_links(run: Recording) -> list[Link]:
     links = []
     for term in run.terms:
         for path in run.log.names("terms", term, "outputs"):

@@ -14,8 +14,8 @@ from headwise.report.figures.heatmap import HeatMap
 from headwise.report.findings import find
 from headwise.report.levels import levels
 from headwise.report.page import Block, Page, Remarks, Section
-from headwise.report.run import Run, read_run
 from headwise.require import require
+from headwise.runs.reading import Recording, read_run
 
 _PICTURE_BYTES = 3_000_000
 
@@ -46,7 +46,7 @@ def write_report(run: Path) -> Path:
     return page.write(folder / "index.html")
 
 
-def report_page(run: Run) -> Page:
+def report_page(run: Recording) -> Page:
     """The page on a run, not yet written.
 
     Args:
@@ -67,7 +67,7 @@ def report_page(run: Run) -> Page:
     return page.add(sections.configuration(run))
 
 
-def _groups(run: Run) -> list[tuple[str, str, Sequence[Block]]]:
+def _groups(run: Recording) -> list[tuple[str, str, Sequence[Block]]]:
     """Title, lead and blocks of the sections on numbers; those without numbers are empty."""
     measured = evaluation(run)
     if not run.log.steps:
@@ -125,7 +125,7 @@ def _numbered(name: str) -> Iterator[str]:
     yield from (f"{name}-{number}" for number in count(2))
 
 
-def _pictures(run: Run) -> tuple[list[Block], list[tuple[str, str]]]:
+def _pictures(run: Recording) -> tuple[list[Block], list[tuple[str, str]]]:
     """Held-out pictures, as many as the page can hold, and remarks on those not shown."""
     from headwise.report.figures.pictures import HeldOut
     from headwise.report.samples import read_sample
@@ -148,12 +148,12 @@ def _pictures(run: Run) -> tuple[list[Block], list[tuple[str, str]]]:
     return shown, remarks
 
 
-def _title(run: Run) -> str:
+def _title(run: Recording) -> str:
     recipe = run.config.get("recipe") or run.config.get("preset") or "run"
     return f"{recipe} · {run.name}"
 
 
-def _subtitle(run: Run) -> str:
+def _subtitle(run: Recording) -> str:
     parts = [f"preset {run.config['preset']}"] if isinstance(run.config.get("preset"), str) else []
     parts += [f"seed {run.config['seed']}"] if "seed" in run.config else []
     parts.append(f"terms: {', '.join(run.terms)}" if run.terms else "no terms named")

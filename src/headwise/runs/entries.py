@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -110,7 +111,9 @@ def brief(entry: Mapping[str, Any]) -> bytes:
     if isinstance(entry.get("terms"), Mapping):
         small["terms"] = {name: _brief_term(term) for name, term in entry["terms"].items()}
     if isinstance(entry.get("cosine"), Mapping):
-        small["cosine"] = _brief_cosines([entry["cosine"].get(pair) for pair in _pairs(list(entry.get("terms", ())))])
+        small["cosine"] = _brief_cosines(
+            [entry["cosine"].get(pair) for pair in pairs_of(tuple(entry.get("terms", ())))]
+        )
     return json.dumps(_strict(small), allow_nan=False, separators=(",", ":")).encode()
 
 
@@ -132,8 +135,21 @@ def full(entry: dict[str, Any]) -> dict[str, Any]:
             for output in outputs.values():
                 if isinstance(output, dict):
                     output.setdefault("finite", True)
-    if isinstance(entry.get("cosine"), list) and len(terms) <= _MOST_TERMS:
-        entry["cosine"] = _full_cosines(entry["cosine"], _pairs(list(terms)))
+    return with_cosines(entry)
+
+
+def with_cosines(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what was written by `brief` with its cosines by the names of their pairs.
+
+    Args:
+        entry: a line of the log, parsed; it is changed.
+
+    Returns:
+        The entry. An output without a flag is finite.
+    """
+    terms = entry.get("terms")
+    if isinstance(entry.get("cosine"), list) and isinstance(terms, dict) and len(terms) <= _MOST_TERMS:
+        entry["cosine"] = full_cosines(entry["cosine"], pairs_of(tuple(terms)))
     return entry
 
 
@@ -154,7 +170,16 @@ def _brief_cosines(cosines: list[float | None]) -> list[int | str]:
     return small
 
 
-def _full_cosines(small: list[Any], pairs: list[str]) -> dict[str, float]:
+def full_cosines(small: list[Any], pairs: list[str]) -> dict[str, float]:
+    """Return the cosines of a line by the names of their pairs.
+
+    Args:
+        small: as `brief` writes them.
+        pairs: all, in their order.
+
+    Returns:
+        Those that have one.
+    """
     found, place = {}, 0
     for each in small:
         if isinstance(each, int) and place < len(pairs):
@@ -163,7 +188,16 @@ def _full_cosines(small: list[Any], pairs: list[str]) -> dict[str, float]:
     return found
 
 
-def _pairs(names: list[str]) -> list[str]:
+@lru_cache(maxsize=16)
+def pairs_of(names: tuple[str, ...]) -> list[str]:
+    """Return the names of all pairs of terms, in the order in which `brief` writes their cosines.
+
+    Args:
+        names: of the terms.
+
+    Returns:
+        ``one|other`` each.
+    """
     return [f"{one}|{other}" for place, one in enumerate(names) for other in names[place + 1 :]]
 
 

@@ -60,13 +60,13 @@ class Curves:
     def data(self, rows: Sequence[int]) -> dict[str, object]:
         """What the script draws: the chosen rows, non-finite values as text."""
         half = self.half_width
-        means = [moving_mean(values, half, geometric=self.log) if half else None for values in self.series.values()]
+        means = [moving_mean(values, half, geometric=self.log, rows=rows) for values in self.series.values() if half]
         return {
             "title": self.title,
             "names": list(self.series),
             "steps": [self.steps[row] for row in rows],
             "values": [[plain(values[row]) for row in rows] for values in self.series.values()],
-            "smooth": [[plain(mean[row]) for row in rows] for mean in means if mean is not None] or None,
+            "smooth": [[plain(value) for value in mean] for mean in means] or None,
             "dashes": [DASHES[index % len(DASHES)] for index in range(len(self.series))],
             "unit": self.unit,
             "log": self.log,
@@ -121,11 +121,11 @@ _HEADER = ("curve", "first", "last", "smallest", "at step", "largest", "at step"
 
 def summary(steps: Sequence[int], values: Values) -> list[float | int | None]:
     """First and last logged value, smallest and largest finite one with their steps, count of non-finite ones."""
-    logged = [(value, step) for step, value in zip(steps, values, strict=True) if value is not None]
-    finite = [pair for pair in logged if math.isfinite(pair[0])]
-    lowest = min(finite, default=(None, None))
-    highest = max(finite, key=lambda pair: pair[0], default=(None, None))
-    first, last = (logged[0][0], logged[-1][0]) if logged else (None, None)
+    logged = [value for value in values if value is not None]
+    finite = [value for value in logged if math.isfinite(value)]
+    ends = [(value, steps[values.index(value)]) for value in (min(finite), max(finite))] if finite else []
+    lowest, highest = ends or [(None, None)] * 2
+    first, last = (logged[0], logged[-1]) if logged else (None, None)
     return [first, last, *lowest, *highest, len(logged) - len(finite)]
 
 

@@ -59,8 +59,8 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
         drawn = [_number(values[row]) for row in rows]
         if curves.half_width:
             axes.plot(steps, drawn, color=colour, alpha=0.22, linewidth=0.8)
-            means = moving_mean(values, curves.half_width, geometric=curves.log)
-            drawn = [_number(means[row]) for row in rows]
+            means = moving_mean(values, curves.half_width, geometric=curves.log, rows=rows)
+            drawn = [_number(mean) for mean in means]
         axes.plot(
             steps, drawn, label=literal(name), color=colour, linestyle=_STYLES[index % 8], linewidth=1.8,
             marker=_MARKERS[index % 8], markevery=max(1, len(rows) // 7), markersize=5,
@@ -72,9 +72,10 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
 def _draw_areas(curves: Curves, axes: Axes) -> None:
     rows = rows_to_draw(list(curves.series.values()))
     means = [
-        moving_mean(values, curves.half_width) if curves.half_width else values for values in curves.series.values()
+        moving_mean(values, curves.half_width, rows=rows) if curves.half_width else [values[row] for row in rows]
+        for values in curves.series.values()
     ]
-    heights = [[v if math.isfinite(v := _number(mean[row])) else 0.0 for row in rows] for mean in means]
+    heights = [[v if math.isfinite(v := _number(mean)) else 0.0 for mean in column] for column in means]
     areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[literal(n) for n in curves.series],
                            colors=[COLOURS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
     for index, area in enumerate(areas):

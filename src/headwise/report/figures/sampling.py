@@ -33,37 +33,36 @@ def rows_to_draw(columns: Sequence[Values], budget: int = 12_000) -> list[int]:
 
 def _landmarks(column: Values, rows: range) -> list[int]:
     """The rows of the smallest, the largest and the first non-finite value."""
-    lowest = highest = broken = None
-    for row in rows:
-        value = column[row]
-        if value is None:
-            continue
-        if not math.isfinite(value):
-            broken = row if broken is None else broken
-        else:
-            lowest = row if lowest is None or value < column[lowest] else lowest  # type: ignore[operator] # a number
-            highest = row if highest is None or value > column[highest] else highest  # type: ignore[operator]
-    return [row for row in (lowest, highest, broken) if row is not None]
+    part = column[rows.start : rows.stop]
+    finite = [value for value in part if value is not None and value - value == 0]  # no infinity, no NaN
+    found = [rows.start + part.index(value) for value in (min(finite), max(finite))] if finite else []
+    if len(finite) + part.count(None) < len(part):
+        broken = (row for row, value in enumerate(part) if value is not None and not math.isfinite(value))
+        found.append(rows.start + next(broken))
+    return found
 
 
-def moving_mean(values: Values, half_width: int, *, geometric: bool = False) -> list[float | None]:
+def moving_mean(
+    values: Values, half_width: int, *, geometric: bool = False, rows: Sequence[int] | None = None
+) -> list[float | None]:
     """Mean of the finite values at most `half_width` rows away; `None` where there is none.
 
     Args:
         values: one column.
         half_width: rows to each side.
         geometric: average logarithms (values that are not positive are left out), as a log axis asks.
+        rows: where means are wanted; by default everywhere.
 
     Returns:
-        One mean per row.
+        One mean per row that was asked for.
     """
-    usable = [v is not None and math.isfinite(v) and (v > 0 or not geometric) for v in values]
-    terms = [
-        (math.log(v) if geometric else v) if ok and v is not None else 0.0 for v, ok in zip(values, usable, strict=True)
-    ]
+    least = 0.0 if geometric else -math.inf
+    usable = [value is not None and least < value < math.inf for value in values]
+    kept = [value if ok and value is not None else 1.0 for ok, value in zip(usable, values, strict=True)]
+    terms = [math.log(value) for value in kept] if geometric else [v * ok for v, ok in zip(kept, usable, strict=True)]
     sums, counts = [0.0, *accumulate(terms)], [0, *accumulate(usable)]
     means: list[float | None] = []
-    for row in range(len(values)):
+    for row in range(len(values)) if rows is None else rows:
         low, high = max(0, row - half_width), min(len(values), row + half_width + 1)
         count = counts[high] - counts[low]
         mean = (sums[high] - sums[low]) / count if count else None
