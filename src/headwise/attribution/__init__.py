@@ -11,6 +11,7 @@ from headwise.attribution.jacobians.update import LastUpdate
 from headwise.attribution.ledger.books import Books, FeatureBooks, LevelBooks, OutputBooks, TermBooks
 from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.ledger import Ledger
+from headwise.attribution.ledger.samples import Sample, TermSamples
 from headwise.attribution.ledger.watch import watch
 from headwise.attribution.ledger.wrap import wrap
 from headwise.attribution.sums.sum_causes import Cause
@@ -20,6 +21,7 @@ from headwise.attribution.tracing.trace import trace
 from headwise.attribution.tracing.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace
 
 __all__ = ["Books", "FeatureBooks", "Ledger", "LevelBooks", "OutputBooks", "TermBooks"]
+__all__ += ["Sample", "TermSamples"]
 __all__ += ["Channels", "LossRow", "ModuleRow", "OpaqueRow", "OutputRow", "ParameterRow", "Trace", "trace"]
 __all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "jacobian"]
 __all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]

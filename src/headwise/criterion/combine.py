@@ -211,6 +211,28 @@ def _constant(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.devi
         return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
+def shares(sums: Sums, numerators: Sequence[Tensor]) -> Tensor:
+    """The parts of a term's value that belong to parts of its sums.
+
+    Args:
+        sums: Of the term; what divides is 0-d, or (N,), one a part.
+        numerators: Per level the parts of its numerator, (N,).
+
+    Returns:
+        (N,), levels added up with their weights; 0 where that divides by 0.
+    """
+    dtype = widest(numerators)
+    found: Tensor | None = None
+    for level, (top, bottom) in enumerate(zip(numerators, _divisors(sums), strict=True)):
+        divisor = bottom if isinstance(bottom, Tensor) else vector([bottom], dtype, top.device)
+        empty = divisor == 0
+        part = torch.where(empty, 0.0, top.to(dtype) / torch.where(empty, 1.0, divisor.to(top.device, dtype)))
+        part = part if sums.levels is None else part * sums.levels[level]
+        found = part if found is None else found + part
+    assert found is not None
+    return found
+
+
 def ratio_of(sums: Sums) -> Ratio:
     """The sums of one term as the ratio that its value is; one element a level for a term over levels."""
     dtype, device = widest(sums.numerators), sums.numerators[0].device

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from headwise.criterion import config
 from headwise.criterion.binding import bind_targets
 from headwise.criterion.breakdown import Breakdown, Entry
+from headwise.criterion.by_sample import value_by_sample
 from headwise.criterion.checks import check_denominators, check_terms, warn_of_still_schedules
 from headwise.criterion.combine import Combined, Sums, combine, ratio_of, within
 from headwise.criterion.evaluate import Denominators, Job, denominator_of, evaluate
@@ -219,7 +220,9 @@ class Criterion(nn.Module):
             if isinstance(term, Term)
         }
 
-    def forward(self, outputs: Any, targets: Any, denominators: Denominators | None = None) -> Breakdown:
+    def forward(
+        self, outputs: Any, targets: Any, denominators: Denominators | None = None, *, ids: Any = None
+    ) -> Breakdown:
         """Computes all terms.
 
         Args:
@@ -227,6 +230,8 @@ class Criterion(nn.Module):
             targets: The same for the targets; a lone tensor is named ``target``.
             denominators: What divides each term, totalled over the step (see `pool_denominators`), and the pooled
                 ratios of `RatioTerm`s (see `pool_ratios`); by default this call's own.
+            ids: What a ledger that keeps samples shall call them: N hashable things (file names), or a tensor (N,) of
+                whole numbers; see `Ledger`. Without such a ledger they are not read.
 
         Returns:
             The entries and the total.
@@ -242,7 +247,7 @@ class Criterion(nn.Module):
             outside = torch.compiler.disable(  # type: ignore[no-untyped-call]
                 self.forward, reason="an open Ledger keeps the books of this criterion outside of compiled graphs"
             )
-            breakdown: Breakdown = outside(outputs, targets, denominators)
+            breakdown: Breakdown = outside(outputs, targets, denominators, ids=ids)
             return breakdown
         denominators = check_denominators(self.terms, denominators)
         spec, found = flatten(outputs)
@@ -255,7 +260,7 @@ class Criterion(nn.Module):
         if plan is None:
             plan = self._plans.put(key, found, read, make_plan(self.terms, outputs, targets, self.unread))
             warn_of_averages(self.terms, plan, found, read)
-        return self._evaluate(plan, found, read, denominators)
+        return self._evaluate(plan, found, read, denominators, ids)
 
     def _count_call(self) -> None:
         self._num_calls += torch.is_grad_enabled() and self.training
@@ -263,7 +268,12 @@ class Criterion(nn.Module):
             warn_of_still_schedules(self.term_weights.given().values())
 
     def _evaluate(
-        self, plan: Plan, outputs: Sequence[Tensor], targets: Sequence[Tensor], given: Denominators | None
+        self,
+        plan: Plan,
+        outputs: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        given: Denominators | None,
+        ids: Any = None,
     ) -> Breakdown:
         roots = [outputs[number] for number in plan.roots]
         weights = self.term_weights.all_now()
@@ -276,6 +286,7 @@ class Criterion(nn.Module):
         combined = combine(sums, weights, tokens, idle, None if record is None else record.at_total)
         if record is not None:
             record.summed(combined.values.detach(), weights, combined.levels)
+            record.by_sample(ids, lambda n, num: value_by_sample(job, n, views, targets, sums[n], num))
         return Breakdown.of_call(
             self.names,
             combined.total,

@@ -60,7 +60,7 @@ def _sums_of_term(
     numerators, denominators, smooth = [], [], 0.0
     for index, (call, level) in enumerate(zip(plan.calls[number], plan.level_of[number], strict=True)):
         reads = [views[edge] for edge in call]
-        numerator, own, smooth = _call(job, number, index, reads, read[level])
+        numerator, own, smooth = call_loss(job, number, index, reads, read[level])
         denominator = own if counts is None else counts[level]
         assert denominator is not None
         numerators.append(numerator)
@@ -82,10 +82,24 @@ def _counts(
     return per_level(term, given, len(read))
 
 
-def _call(
+def call_loss(
     job: Job, number: int, index: int, reads: list[Tensor], read: tuple[list[Tensor], Tensor | None]
 ) -> tuple[Tensor, Tensor | None, float]:
-    """Calls one loss; whatever it raises is told with the term's name, paths, dtypes and shapes."""
+    """Calls one loss; whatever it raises is told with the term's name, paths, dtypes and shapes.
+
+    Args:
+        job: Terms and plan.
+        number: Which term.
+        index: Which of its calls, one a level of the outputs.
+        reads: What it reads of the outputs.
+        read: Its targets and mask there.
+
+    Returns:
+        The sum; of a `RatioTerm` what divides it, else None; and what smooths that.
+
+    Raises:
+        ValueError: The loss raised, or did not return a sum.
+    """
     term, (targets, mask) = job.terms[number], read
     try:
         return sums_of(term, term.call(reads, targets, mask))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from torch import Size, Tensor
 
@@ -18,6 +18,9 @@ class Record(Protocol):
 
     def at_total(self, factor: Tensor) -> None:
         """The gradient with which a backward pass comes to the total."""
+
+    def by_sample(self, ids: Any, measure: Callable[[int, int], Tensor | str]) -> None:
+        """What the batch calls its samples, or None; and what gives term t's values of N samples, or says why not."""
 
     def watch_value(self, term: int, value: Tensor) -> None:
         """The value of one term, from which the loop may go on by itself."""

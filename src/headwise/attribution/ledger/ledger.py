@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from headwise.attribution.ledger.leaves import Leaves
 from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.ring import Ring, StepRows
 from headwise.attribution.ledger.rows import rows_of
+from headwise.attribution.ledger.samples import Measure, Ranked, TermSamples, over_ranks
 from headwise.attribution.ledger.schema import Feature, Schema
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.feature_junction import Junction
@@ -66,6 +67,10 @@ class Ledger:
             of the whole step's outputs.
         channels: Book every channel's gradient norm too.
         on_nonfinite: If given, replaces the criterion's policy while the ledger is open.
+        samples: How many samples to keep per term, those with the largest gradient and those with the largest value;
+            see `samples`. 0 keeps none.
+        values_every: With `samples`: of so many calls one has its values measured, which costs about one more forward
+            pass of the losses; gradients by sample come with every call. 0: never.
 
     Raises:
         ValueError: The criterion's books are kept already, or a number is less than 1.
@@ -82,6 +87,8 @@ class Ledger:
         micro_batches: int = 1,
         channels: bool = False,
         on_nonfinite: Policy | None = None,
+        samples: int = 0,
+        values_every: int = 10,
     ) -> None:
         if criterion.recorder is not None:
             raise ValueError("the criterion's books are kept by another Ledger. Close that one first: ledger.close()")
@@ -89,7 +96,10 @@ class Ledger:
             raise ValueError(f"capacity and micro_batches are at least 1; found {capacity} and {micro_batches}")
         if on_nonfinite not in (None, "keep", "drop", "raise"):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
+        if samples < 0 or values_every < 0:
+            raise ValueError(f"samples and values_every are at least 0; found {samples} and {values_every}")
         self.channels = channels
+        self._ranked = Ranked(criterion.names, samples, values_every) if samples else None
         self._criterion, self._scaler = criterion, scaler
         self._ring = Ring(capacity, micro_batches)
         self.leaves = Leaves(self)
@@ -130,6 +140,19 @@ class Ledger:
             known = self._schemas[id(layout)] = layout, same
         return CallRecord(self, known[1], layout, roots, pooled)
 
+    def sampled(self, record: CallRecord, ids: Any, measure: Measure) -> None:
+        """Begins to keep a call's samples; called by the record.
+
+        Args:
+            record: The call.
+            ids: What the batch calls them.
+            measure: Gives a term's values.
+        """
+        if self._ranked is not None:
+            record.samples = self._ranked.begin(ids, record.length, record.device, record.pooled)
+            if record.samples is not None:
+                self._ranked.measure(record.samples, measure)
+
     def stirred(self, record: CallRecord) -> None:
         """Notes that a backward pass came to a call; called by the record.
 
@@ -161,6 +184,9 @@ class Ledger:
         for each in rows_of(waiting):
             self._ring.write(each.schema, each.places, each.columns, each.briefs)
         for record in waiting:
+            if self._ranked is not None and record.samples is not None and record.place is not None:
+                passes = [(each.by_sample, each.common) for each in record.trained]
+                self._ranked.add(record.samples, passes, self._ring.step_of(record.place))
             record.written()
 
     def read(self, *, across_ranks: bool = False, group: Any = None) -> Books:
@@ -194,6 +220,74 @@ class Ledger:
         self._flush()
         scale = self._scale()
         return [fold(step, scale) for step in self._ring.steps(len(self._ring))]
+
+    @overload
+    def samples(self, term: str, *, across_ranks: bool = False, group: Any = None) -> TermSamples: ...
+
+    @overload
+    def samples(
+        self, term: None = None, *, across_ranks: bool = False, group: Any = None
+    ) -> dict[str, TermSamples]: ...
+
+    def samples(
+        self, term: str | None = None, *, across_ranks: bool = False, group: Any = None
+    ) -> TermSamples | dict[str, TermSamples]:
+        """The samples that make a term: those with the largest gradient, and those with the largest value.
+
+        Each is ranked as it was when it came last, so that a list follows the training; `forget_samples` begins anew.
+        Samples lie in dimension 0 of all that a term reads; of a term for which that is not so, nothing is kept, and
+        its `TermSamples.note` says so. Their names are the ``ids`` that the criterion was called with.
+
+        Args:
+            term: Its name; None for all, by name.
+            across_ranks: Of all ranks together: all must call it.
+            group: The process group; None means the default one.
+
+        Returns:
+            The rankings, by one transfer to the host.
+
+        Raises:
+            ValueError: The ledger keeps no samples.
+            KeyError: There is no such term.
+        """
+        if self._ranked is None:
+            raise ValueError("this ledger keeps no samples. Open it with how many to keep: Ledger(..., samples=16)")
+        if term is not None and term not in self._criterion.names:
+            raise KeyError(f"no term {term!r}. The terms are: {', '.join(self._criterion.names)}")
+        self._flush()
+        found = self._ranked.read()
+        if across_ranks:
+            found = over_ranks(found, self._ranked.keep, group)
+        return found if term is None else found[term]
+
+    def forget_samples(self) -> None:
+        """Empties the rankings of samples, before an epoch that is to be looked at by itself for instance."""
+        self._flush()
+        if self._ranked is not None:
+            self._ranked.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a ledger that goes on after a restart must know, beside the criterion's own state: its samples.
+
+        The books of single steps are no part of it.
+
+        Returns:
+            Tensors and plain data.
+        """
+        self._flush()
+        return {"samples": None if self._ranked is None else self._ranked.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state.
+
+        Args:
+            state: What `state_dict` of a ledger with the same arguments gave.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        if self._ranked is not None and state.get("samples") is not None:
+            self._ranked.load_state_dict(state["samples"])
 
     def table(self) -> str:
         """The last step as a printable table."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Size, Tensor
 
 from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.leaves import Leaves
+from headwise.attribution.ledger.samples import SampledCall
 from headwise.attribution.ledger.schema import Brief, Schema
 from headwise.criterion.combine import vector
 from headwise.criterion.layout import Layout, Part
@@ -31,6 +32,10 @@ class Owner(Protocol):
 
     def stirred(self, record: CallRecord) -> None:
         """A backward pass came by."""
+        ...
+
+    def sampled(self, record: CallRecord, ids: Any, measure: Callable[[int, int], Tensor | str]) -> None:
+        """A call has these samples."""
         ...
 
 
@@ -49,6 +54,7 @@ class BackwardPass:
         strangers: Per output the square of what arrived beyond what was sent.
         features: Columns of the features.
         sent: What was sent to outputs, by their identity, while the pass is under way.
+        by_sample: Norms by sample, by term.
     """
 
     under: Under
@@ -61,6 +67,7 @@ class BackwardPass:
     strangers: dict[int, Tensor] = field(default_factory=dict)
     features: Fields = field(default_factory=dict)
     sent: dict[int, Tensor] = field(default_factory=dict)
+    by_sample: dict[int, Tensor] = field(default_factory=dict)
     fields: Fields | None = None
 
     def send(self, key: int, grad: Tensor) -> None:
@@ -97,8 +104,10 @@ class CallRecord:
         self.passes: list[BackwardPass] = []
         self.held = 0  # bytes that wait
         self._now: BackwardPass | None = None  # the pass that came by last, until it is written
+        self.samples: SampledCall | None = None
         self.owner, self._layout = owner, layout
-        self._device = roots[0].device
+        self.device = roots[0].device
+        self.length = next((len(root) for root in roots if root.dim()), 0)
         self._ids = [id(root) for root in roots]
         for key, root in dict(zip(self._ids, roots, strict=True)).items():
             if root.is_leaf:
@@ -121,6 +130,15 @@ class CallRecord:
     def _weight(self) -> Tensor:
         """The weights as declared."""
         return self._moving if self._weights is None else self._vector(self._weights)
+
+    def by_sample(self, ids: Any, measure: Callable[[int, int], Tensor | str]) -> None:
+        """Tells the ledger of the samples of the call; see `Record`."""
+        self.owner.sampled(self, ids, measure)
+
+    @property
+    def trained(self) -> list[BackwardPass]:
+        """The passes that train, or looks where there are no others."""
+        return [each for each in self.passes if each.under.trains] or self.passes
 
     def watch_value(self, term: int, value: Tensor) -> None:
         """Notes with which factor a pass comes to the value of one term."""
@@ -154,9 +172,11 @@ class CallRecord:
 
     def sent_alone(self, part: Part, grad: Tensor) -> None:
         """Books what the only reader of an output sent; see `Record`."""
+        if self.samples is not None:
+            self.samples.sent(part.layout.edges[0], grad, self.now().by_sample)
         if not 0 < grad.numel() <= SMALL or self.schema.has_channels:
             with torch.no_grad():
-                self.sent(part, (grad,), (grad,), (grad.shape,))
+                self._book(part, (grad,), (grad,), (grad.shape,))
             return
         now = self.now()
         now.send(self._ids[part.roots[0]], grad)
@@ -167,6 +187,14 @@ class CallRecord:
         self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
     ) -> None:
         """Books what readers sent; see `Record`."""
+        if self.samples is not None:
+            for edge, grad in zip(part.layout.edges, grads, strict=True):
+                self.samples.sent(edge, grad, self.now().by_sample)
+        self._book(part, grads, sums, shapes)
+
+    def _book(
+        self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
+    ) -> None:
         now = self.now()
         for number, each in zip(part.roots, sums, strict=True):
             if each is not None:
@@ -239,8 +267,7 @@ class CallRecord:
         for each in self.passes:
             if each.fields is None:
                 each.fields = self._fields(each)
-        chosen = [each for each in self.passes if each.under.trains] or self.passes
-        found = [each.fields for each in chosen if each.fields is not None]
+        found = [each.fields for each in self.trained if each.fields is not None]
         return self.schema.write(found[0] if len(found) == 1 else self._merged(found))
 
     def brief(self) -> Brief | None:
@@ -267,7 +294,7 @@ class CallRecord:
         self._now, self.held = None, 0
 
     def _vector(self, numbers: Sequence[float | Tensor]) -> Tensor:
-        return vector(numbers, book_dtype(self._device), self._device)
+        return vector(numbers, book_dtype(self.device), self.device)
 
     def _fields(self, one: BackwardPass) -> Fields:
         """The numbers of one pass."""
@@ -316,7 +343,7 @@ class CallRecord:
             parts = [each.to(self._values.device, torch.float64) for each in held]
         values = self._values.to(parts[0].dtype) if parts else self._values
         packed = torch.cat([values, *(each.reshape(1) for each in parts)])
-        wide = list(torch.split(packed.to(self._device, book_dtype(self._device)), [len(values), *(1,) * len(parts)]))
+        wide = list(torch.split(packed.to(self.device, book_dtype(self.device)), [len(values), *(1,) * len(parts)]))
         rest = iter(wide[1:])
         return [wide[0], *(self._vector((0.0,)) if each is None else next(rest) for each in scalars)]
 
@@ -329,7 +356,7 @@ class CallRecord:
 
     def booked(self, under: Under) -> Tensor:
         """What this call's terms add to the number on which a pass began."""
-        found = torch.zeros((), dtype=book_dtype(self._device), device=self._device)
+        found = torch.zeros((), dtype=book_dtype(self.device), device=self.device)
         with torch.no_grad():
             for one in self.passes:
                 if one.under is under:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,6 +107,19 @@ class Ring:
         for start, stop in _runs(places):
             into = buffer[places[start] : places[start] + stop - start, : rows.shape[1]]
             into.copy_(rows[begin + start : begin + stop])
+
+    def step_of(self, number: int) -> int:
+        """The step that a row belongs to.
+
+        Args:
+            number: From `reserve`.
+
+        Returns:
+            Its number.
+        """
+        if not self._num_ends:
+            return number // self._micro_batches
+        return self._num_ends - len(self._ends) + bisect_right(self._ends, number)
 
     def mark(self) -> None:
         """A step ends here, if a row has come since the last mark."""
