@@ -61,6 +61,32 @@ def test_the_books_are_what_brute_force_finds():
     assert books["radius"].outputs["maps[:, 6]"].channels == pytest.approx([books["radius"].grad_norm], rel=1e-6)
 
 
+def test_the_layout_of_a_gradient_changes_no_number():
+    """Channels last, as networks of convolutions run: rows of one shape are put together whatever their strides."""
+    terms = [
+        hw.Term(name, squared, output=name, target=f"{name}_target", weight=weight)
+        for name, weight in (("a", 1.0), ("b", 2.0), ("c", 0.5), ("d", 3.0))
+    ]
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        generator = torch.Generator().manual_seed(0)
+        drawn = {name: torch.randn(2, 3, 4, 5, generator=generator) for name in "abcd"}
+        outputs = {name: value.contiguous(memory_format=layout).requires_grad_() for name, value in drawn.items()}
+        targets = {f"{name}_target": torch.zeros_like(value) for name, value in outputs.items()}
+        criterion = hw.Criterion(terms)
+        with hw.Ledger(criterion) as ledger:
+            criterion(outputs, targets).total.backward()
+            books = ledger.read()
+        assert books.balanced
+        found.append([books[name].grad_norm for name in "abcd"])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    count = 2 * 3 * 4 * 5
+    expected = [
+        each.weight * 2 * float(outputs[each.name].detach().double().norm()) / count for each in criterion.terms
+    ]
+    assert found[1] == pytest.approx(expected, rel=1e-6)
+
+
 def test_partial_overlap_is_compared_where_both_read():
     x = torch.randn(3, 6, 4, requires_grad=True)
     terms = [

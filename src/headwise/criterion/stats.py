@@ -65,7 +65,7 @@ def _norms(grads: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         return torch.stack(torch._foreach_norm(list(grads), 2, dtype=dtype))
     found = []
     for same in by_kind.values():
-        rows = torch.stack([grads[number] for number in same]).view(len(same), -1)
+        rows = torch.stack([grads[number] for number in same]).flatten(1)
         norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
         found.append(norms)
     if len(found) == 1:
