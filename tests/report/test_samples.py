@@ -1,5 +1,6 @@
 """From `runs.samples.save_sample` to the page: outlines, maps of many grids, pairs of points, label maps."""
 
+import html
 import math
 import re
 
@@ -8,8 +9,10 @@ import pytest
 
 from headwise.report.figures.instances import painted
 from headwise.report.figures.pictures import HeldOut
+from headwise.report.figures.sample_plot import plot_sample
 from headwise.report.figures.strips import MOST_ROWS, bounds, drawn_rows
 from headwise.report.figures.ticks import ticks
+from headwise.report.markup import visible
 from headwise.report.page import Page, Section
 from headwise.report.samples import PointPairs as ReadPairs
 from headwise.report.samples import read_sample
@@ -23,6 +26,20 @@ BOXES = np.array([[5.0, 10, 25, 30], [30, 5, 50, 20]])
 def page_of(tmp_path, **given):
     sample = read_sample(save_sample(tmp_path, 0, IMAGE, **given))
     return ParsedPage(Page("title").add(Section("section", [HeldOut(sample)])).write(tmp_path / "page.html"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "shots/straße 1", "$x_$ a_b", "<script>1</script>", "bad\udcff", "a/../../b" * 60]
+)
+def test_a_picture_has_the_name_of_its_file(tmp_path, name):
+    """As text, on the page and in the PNG for papers; files keep their numbers."""
+    sample = read_sample(save_sample(tmp_path, 0, IMAGE, name=name))
+    assert sample.name == "000"
+    assert sample.title == (name or "000")
+    text = Page("title").add(Section("section", [HeldOut(sample)])).write(tmp_path / "page.html").read_text()
+    assert "<script>1" not in text
+    assert f"Picture {html.escape(visible(sample.title))[:40]}" in text
+    assert plot_sample(sample, tmp_path / "sample.png").stat().st_size > 0
 
 
 def tips(page):
@@ -40,10 +57,11 @@ def test_a_sample_is_read_as_it_was_saved(tmp_path):
             pairs=[PointPairs("e", [1.0, 2.0], [1.5, np.nan], ["a", "b"], ("left", "right"))],
             instances=Instances(np.eye(4, dtype=int), np.zeros((4, 4), int)),
             outline=np.eye(3) > 0,
+            name="street 3.jpg",
             note="A note.",
         )
     )  # fmt: skip
-    assert (sample.name, sample.note) == ("003", "A note.")
+    assert (sample.name, sample.title, sample.note) == ("003", "street 3.jpg", "A note.")
     assert np.array_equal(sample.image, IMAGE)
     assert [(s.label, s.ignored, math.isnan(s.score)) for s in sample.annotated] == [
         ("dog", False, True),

@@ -126,5 +126,6 @@ def _save(
             SampleMap("weight of each pixel in training", targets["weight_map"], None, None, "viridis"),
         ],
         instances=Instances(label, found.label),
+        name=picture.name,
         note="Between objects that touch, the target has a line of background, which weighs most.",
     )

@@ -130,6 +130,7 @@ def _save(folder: Path, index: int, picture: Picture, reading: Reading) -> None:
         found=Shapes([polygon + 0.5 for polygon in reading.polygons], scores=reading.scores.tolist()),
         maps=_maps(reading.maps, targets),
         outline=targets["text_region"],
+        name=picture.name,
         note="The line is the border of the annotated text, outside of which sin, cos and radius are not trained.",
     )
 

@@ -93,6 +93,7 @@ class Sample:
 
     Attributes:
         name: of the file.
+        title: what the picture is called.
         image: (H, W, 3) uint8.
         annotated: what is there.
         found: what the network found.
@@ -104,6 +105,7 @@ class Sample:
     """
 
     name: str
+    title: str
     image: NDArray[np.uint8]
     annotated: Sequence[Shape] = ()
     found: Sequence[Shape] = ()
@@ -137,10 +139,9 @@ def read_sample(path: Path) -> Sample:
             raise ValueError(f"image is {image.dtype} {image.shape}, not uint8 (H, W, 3)")
         annotated, found = _shapes(arrays, "annotated"), _shapes(arrays, "found")
         outline = _plane(arrays, "outline") > 0 if "outline" in arrays else None
-        note = str(arrays.get("note", ""))
-        return Sample(
-            path.stem, image, annotated, found, _maps(arrays), _pairs(arrays), _instances(arrays), outline, note
-        )
+        title, note = str(arrays.get("name", path.stem)), str(arrays.get("note", ""))
+        parts = (annotated, found, _maps(arrays), _pairs(arrays), _instances(arrays), outline, note)
+        return Sample(path.stem, title, image, *parts)
     except Exception as error:  # a cut-off archive raises from zipfile, zlib or NumPy alike
         missing = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         reason = " ".join(missing.split()) or type(error).__name__

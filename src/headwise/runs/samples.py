@@ -24,6 +24,7 @@ needs no pickle. Its keys, of which only ``image`` is always there:
 ``instances_annotated``        (H', W') int32, 0 the background: a label map over the whole picture
 ``instances_found``            (H', W') int32
 ``outline``                    (h, w) bool: a region whose border is drawn on all maps
+``name``                       str: what the picture is called, its file for instance
 ``note``                       str: a sentence or two on how to read the maps
 =============================  ====================================================================================
 
@@ -69,6 +70,7 @@ def save_sample(
     pairs: Sequence[PointPairs] = (),
     instances: Instances | None = None,
     outline: Array | None = None,
+    name: str = "",
     note: str = "",
 ) -> Path:
     """Save a held-out picture for the report, as ``<index>.npz`` and ``<index>.png``, each whole or not at all.
@@ -86,6 +88,7 @@ def save_sample(
         pairs: Matched points on a line, one strip each.
         instances: Label maps.
         outline: (h, w) bool: a region whose border is drawn on all maps.
+        name: What the picture is called; its number by default.
         note: How to read the maps: whole sentences.
 
     Returns:
@@ -106,8 +109,7 @@ def save_sample(
         arrays["instances_found"] = _plane(instances.found, "instances.found", where).astype(np.int32)
     if outline is not None:
         arrays["outline"] = _plane(outline, "outline", where).astype(bool)
-    if note:
-        arrays["note"] = np.array(note)
+    arrays |= {key: np.array(text) for key, text in (("name", name), ("note", note)) if text}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{index:03d}.png", encode_png(arrays["image"]))
     path = folder / f"{index:03d}.npz"

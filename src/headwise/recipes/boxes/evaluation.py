@@ -72,6 +72,7 @@ def held_out_boxes(pictures: BoxDataset, configuration: B, read: Reader[B], show
             found=box_shapes(found["boxes"], found["labels"], names, scores=found["scores"], least_score=SHOWN_SCORE),
             maps=panels.maps,
             pairs=panels.pairs,
+            name=picture.name,
             note=panels.note,
         )
 

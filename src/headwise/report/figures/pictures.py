@@ -44,7 +44,7 @@ class HeldOut:
         alone = "" if beside else " alone"
         return figure(
             key,
-            f"Picture {sample.name}",
+            f"Picture {sample.title}",
             element("div", *self._switches(), class_="switches"),
             element(
                 "div", _photograph(sample), *([element("div", *beside)] if beside else []), class_=f"picture{alone}"
@@ -104,7 +104,7 @@ def _num_columns(num_maps: int) -> int:
 def _photograph(sample: Sample) -> Markup:
     height, width = sample.image.shape[:2]
     content = encode(fitted(sample.image, _PHOTOGRAPH_SIDE), "JPEG")
-    picture = element("img", src=data_uri(content, "jpeg"), alt=f"Held-out photograph {sample.name}")
+    picture = element("img", src=data_uri(content, "jpeg"), alt=f"Held-out photograph {sample.title}")
     layers = [_layer(sample.annotated, "annotated", width), _layer(sample.found, "found", width)]
     overlay = element(
         "svg", *layers, viewBox=f"0 0 {width} {height}", role="img",

@@ -61,7 +61,7 @@ def _draw_panels(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) 
             _draw_shape(photograph, shape, colour, style, above=role == "found")
     photograph.set(xlim=(0, width), ylim=(height, 0))
     outlined = ": annotated (dashed), found (solid)" if sample.annotated or sample.found else ""
-    photograph.set_title(f"{sample.name}{outlined}", loc="left", fontsize=11)
+    photograph.set_title(f"{literal(sample.title)}{outlined}", loc="left", fontsize=11)
     photograph.axis("off")
     if sample.instances is not None:
         for column, role in enumerate(("found", "annotated"), start=1):
