@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -349,21 +350,38 @@ def _watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:
 
 
 def _over_ranks(step: StepRows | None, group: Any) -> StepRows:
-    """The same step with the rows of all ranks; the ranks agree on what they read before they add anything up."""
-    ranks = torch.distributed.get_world_size(group)
-    found: list[Any] = [None] * ranks
-    torch.distributed.all_gather_object(found, None if step is None else (step.schema, step.row), group=group)
-    held = [each for each in found if each is not None]
-    if step is None or len(held) < ranks or any(schema != step.schema for schema, _ in held):
-        told = "; ".join(f"rank {rank}: {_told(each)}" for rank, each in enumerate(found))
+    """The same step with the rows of all ranks: two all-reduces, whose sizes do not depend on the number of ranks."""
+    schema = None if step is None else step.schema
+    if not _is_alike(schema, group) or step is None:
+        found: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(found, _told(schema), group=group)
+        told = "; ".join(f"{_ranks(found, each)}: {each}" for each in dict.fromkeys(found))
         raise ValueError(
             "read(across_ranks=True) pools the last step of every rank, of the same terms and outputs; found "
             f"{told}. Let every rank run the same criterion on outputs of one structure, or read each by itself"
         )
-    return replace(step, row=torch.stack([row for _, row in held]).sum(0), scope="global")
+    return replace(step, row=_reduced(step.row, torch.distributed.ReduceOp.SUM, group), scope="global")
 
 
-def _told(found: tuple[Schema, Tensor] | None) -> str:
-    if found is None:
-        return "no step"
-    return ", ".join(sorted({reading.path for reading in found[0].readings}))
+def _is_alike(schema: Schema | None, group: Any) -> bool:
+    """Whether all ranks hold rows of one schema: they agree on that before they add anything up."""
+    digest = hashlib.sha256(repr(schema).encode()).digest()
+    mine = torch.tensor([float(schema is not None), *digest], dtype=torch.float64)
+    largest, least = _reduced(torch.stack((mine, -mine)), torch.distributed.ReduceOp.MAX, group)
+    return bool(torch.equal(largest, -least)) and bool(largest[0])
+
+
+def _reduced(numbers: Tensor, how: Any, group: Any) -> Tensor:
+    """Numbers of the host, reduced over ranks, on the host again."""
+    found = numbers.to("cuda") if torch.distributed.get_backend(group) == "nccl" else numbers.clone()
+    torch.distributed.all_reduce(found, how, group=group)
+    return found.cpu()
+
+
+def _ranks(found: Sequence[str], told: str) -> str:
+    ranks = [rank for rank, each in enumerate(found) if each == told]
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} ranks from {ranks[0]} on"
+
+
+def _told(schema: Schema | None) -> str:
+    return "no step" if schema is None else ", ".join(sorted({reading.path for reading in schema.readings}))
