@@ -1,4 +1,4 @@
-"""What a step costs in collectives on 1,024 ranks: counted on one of them, the others being torch's fake process group."""
+"""What a step costs in collectives on 1,024 ranks: counted on one, the others are a fake process group of torch."""
 
 from __future__ import annotations
 
