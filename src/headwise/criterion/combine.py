@@ -46,8 +46,8 @@ class Combined(NamedTuple):
     """The terms together.
 
     Args:
-        values: (T,), with a graph.
-        weighted: (T,), with a graph.
+        values: (T,); with a graph where `combine` was not asked for the total alone.
+        weighted: (T,), as well.
         total: 0-d, with a graph.
         levels: Per term the values of its levels, or None.
     """
@@ -58,91 +58,233 @@ class Combined(NamedTuple):
     levels: tuple[Tensor | None, ...]
 
 
-def combine(
-    sums: Sequence[Sums],
-    weights: Sequence[Number],
-    tokens: Sequence[Tensor] = (),
-    idle: Collection[int] = (),
-    seen: Seen | None = None,
-) -> Combined:
+class Scales(NamedTuple):
+    """What numerators are divided and multiplied by, level by level, then the tokens'.
+
+    Args:
+        bottom: (L,), what divides; 1 where that is 0.
+        empty: (L,), where it is; None where that is known to be nowhere.
+        levels: (L,), the weights of the levels; None where no term has any.
+        weights: (T,), the weights of terms and tokens.
+        idle: (T,), where these are 0; None where that is nowhere.
+        counts: How many levels each term and token has.
+    """
+
+    bottom: Tensor
+    empty: Tensor | None
+    levels: Tensor | None
+    weights: Tensor
+    idle: Tensor | None
+    counts: tuple[int, ...]
+
+
+def combine(sums: Sequence[Sums], weights: Sequence[Number]) -> Combined:
     """Combines the sums of terms.
 
     Args:
         sums: The terms' sums.
+        weights: The terms' weights.
+
+    Returns:
+        Values and total, of the widest dtype of the sums, on the device of the first.
+    """
+    numerators = [numerator for each in sums for numerator in each.numerators]
+    scales = _scales(sums, weights, 0, widest(numerators), numerators[0].device)
+    return _combined(gathered(numerators, scales.bottom.dtype, scales.bottom.device), scales, sums, None)
+
+
+def total_of(
+    sums: Sequence[Sums],
+    top: Tensor | None,
+    weights: Sequence[Number],
+    tokens: Sequence[Tensor],
+    idle: Collection[int],
+    seen: Seen | None,
+) -> Combined:
+    """Combines the sums of terms for a total, of which alone a graph is needed: one node, in the common case.
+
+    Args:
+        sums: The terms' sums.
+        top: Their numerators, if these are one vector.
         weights: The terms' weights.
         tokens: Zeros that join the total.
         idle: Terms from which the total takes no graph.
         seen: Is told of the gradient of the total in each backward pass.
 
     Returns:
-        Values and total, of the widest dtype of the sums, on the device of the first.
+        As `combine`.
     """
-    numerators = [
-        numerator.detach() if term in idle else numerator
-        for term, each in enumerate(sums)
-        for numerator in each.numerators
-    ]
+    numerators = [top] if top is not None else [numerator for each in sums for numerator in each.numerators]
+    if idle or (tokens and top is not None):
+        numerators = _apart(sums, numerators, idle)
+    numerators += tokens
     device, dtype = numerators[0].device, widest(numerators)
-    values = _quotients(sums, [*numerators, *tokens], len(tokens), dtype, device)
-    levels: tuple[Tensor | None, ...] = (None,) * len(sums)
-    if any(each.levels is not None for each in sums):
-        values, levels = _over_levels(sums, values, len(tokens))
-    scale = vector((*weights, *(1.0,) * len(tokens)), dtype, device)
-    weighted = values * scale
-    if any(isinstance(weight, Tensor) for weight in weights):
-        # 0 times what is not finite is 0; the gradient of a learned weight is that of the product.
-        weighted = torch.where((scale == 0) & ~torch.isfinite(values), torch.zeros_like(weighted), weighted)
-    elif 0.0 in weights:
-        weighted = torch.where(scale == 0, torch.zeros_like(weighted), weighted)
-    total = _total(weighted, seen)
+    scales = _scales(sums, weights, len(tokens), dtype, device)
+    mixed = any(each.dtype != dtype or each.device != device for each in numerators)
+    learned = scales.bottom.requires_grad or scales.weights.requires_grad
+    if mixed or learned or _has_transforms():
+        return _combined(_joined(numerators, dtype, device), scales, sums, seen)
+    with torch.no_grad():
+        values, weighted, levels = _weighted(_joined(numerators, dtype, device), scales, sums)
+    total: Tensor = _Sum.apply(weighted, scales, seen, *numerators)
     num = len(sums)
     return Combined(values[:num] if tokens else values, weighted[:num] if tokens else weighted, total, levels)
 
 
-class _Total(torch.autograd.Function):
-    """The sum of a vector, added up in its order, so that it equals the sum of its elements to the bit."""
+def _apart(sums: Sequence[Sums], numerators: Sequence[Tensor], idle: Collection[int]) -> list[Tensor]:
+    """The numerators one by one, those of idle terms without their graph."""
+    every = iter(numerators if numerators[0].dim() == 0 else numerators[0].unbind())
+    return [
+        next(every).detach() if term in idle else next(every)
+        for term, each in enumerate(sums)
+        for _ in each.denominators
+    ]
+
+
+def _joined(numerators: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return numerators[0] if numerators[0].dim() else gathered(numerators, dtype, device)
+
+
+def _has_transforms() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _scales(
+    sums: Sequence[Sums], weights: Sequence[Number], num_tokens: int, dtype: torch.dtype, device: torch.device
+) -> Scales:
+    ones = (1.0,) * num_tokens
+    levels = _level_weights(sums)
+    given = (
+        (*[divisor for one in sums for divisor in _divisors(one)], *ones),
+        None if levels is None else (*levels, *ones),
+        (*weights, *ones),
+        (*[len(each.denominators) for each in sums], *(1,) * num_tokens),
+    )
+    if torch.compiler.is_compiling() or not (_are_numbers(given[0]) and _are_numbers(weights)):
+        return _scales_of(*given, dtype, device)
+    return _constant_scales(*given, dtype, device)
+
+
+def _scales_of(
+    divisors: Sequence[Number],
+    levels: Sequence[float] | None,
+    weights: Sequence[Number],
+    counts: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Scales:
+    bottom, empty = vector(divisors, dtype, device), None
+    if not _are_numbers(divisors) or 0 in divisors:
+        empty = bottom == 0
+        bottom = torch.where(empty, torch.ones_like(bottom), bottom)
+    scale = vector(weights, dtype, device)
+    idle = scale == 0 if not _are_numbers(weights) or 0 in weights else None
+    return Scales(bottom, empty, None if levels is None else vector(levels, dtype, device), scale, idle, counts)
+
+
+@lru_cache(maxsize=512)
+def _constant_scales(*given: Any) -> Scales:
+    with torch.inference_mode(False), torch.no_grad():
+        return _scales_of(*given)
+
+
+def _are_numbers(numbers: Sequence[Number]) -> bool:
+    return not any(isinstance(each, Tensor) for each in numbers)
+
+
+def _level_weights(sums: Sequence[Sums]) -> list[float] | None:
+    """The weights of all levels; None where no term has any."""
+    if all(each.levels is None for each in sums):
+        return None
+    found: list[float] = []
+    for each in sums:
+        found += [1.0] * len(each.denominators) if each.levels is None else list(each.levels)
+    return found
+
+
+def _weighted(top: Tensor, scales: Scales, sums: Sequence[Sums]) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """Values and weighted values of terms and tokens, and the levels of terms that have any."""
+    quotients = top / scales.bottom
+    if scales.empty is not None:
+        quotients = torch.where(scales.empty, torch.zeros_like(quotients), quotients)
+    values = quotients
+    levels: tuple[Tensor | None, ...] = (None,) * len(sums)
+    if scales.levels is not None:
+        parts = torch.split(quotients * scales.levels, list(scales.counts))
+        values = torch.cat([part if len(part) == 1 else part.sum(0, keepdim=True) for part in parts])
+        levels = tuple([part if each.levels is not None else None for part, each in zip(parts, sums, strict=False)])
+    weighted = values * scales.weights
+    if scales.idle is not None:
+        # 0 times what is not finite is 0; the gradient of a learned weight is that of the product.
+        learned = scales.weights.requires_grad
+        none = scales.idle & ~torch.isfinite(values) if learned else scales.idle
+        weighted = torch.where(none, torch.zeros_like(weighted), weighted)
+    return values, weighted, levels
+
+
+def _combined(top: Tensor, scales: Scales, sums: Sequence[Sums], seen: Seen | None) -> Combined:
+    """The terms together, every step of it with a graph."""
+    values, weighted, levels = _weighted(top, scales, sums)
+    if _has_transforms():
+        total = weighted.sum()
+        if seen is not None and total.requires_grad:
+            total.register_hook(seen)  # type: ignore[no-untyped-call]
+    else:
+        total = _Sum.apply(weighted.detach(), None, seen, weighted)
+    num = len(sums)
+    return Combined(values[:num], weighted[:num], total, levels)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a vector, added up in its order, so that it equals the sum of its elements to the bit.
+
+    ``forward(weighted, scales, seen, *summed)``: the vector is known; what has a graph is itself, or the numerators
+    that scales make it of, one by one or as one vector.
+    """
 
     @staticmethod
-    def forward(ctx: Any, numbers: Tensor, seen: Seen | None) -> Tensor:
-        ctx.num, ctx.seen = len(numbers), seen
-        total, *others = numbers.unbind()
+    def forward(ctx: Any, weighted: Tensor, scales: Scales | None, seen: Seen | None, *summed: Tensor) -> Tensor:
+        ctx.num, ctx.scales, ctx.seen, ctx.is_vector = len(weighted), scales, seen, summed[0].dim() > 0
+        total, *others = weighted.unbind()
         for each in others:
             total = total + each
         return total if others else total.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> Any:
         if ctx.seen is not None:
             ctx.seen(grad)
-        return grad.expand(ctx.num), None
+        found = grad.expand(ctx.num) if ctx.scales is None else _slopes(grad, ctx.scales)
+        return None, None, None, *((found,) if ctx.is_vector else found.unbind())
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return tangent.sum()
+    def jvp(ctx: Any, _weighted: None, _scales: None, _seen: None, *tangents: Tensor | None) -> Tensor:
+        if ctx.is_vector:
+            (tangent,) = tangents
+        else:
+            like = next(each for each in tangents if each is not None)
+            tangent = torch.stack([torch.zeros_like(like) if each is None else each for each in tangents])
+        assert tangent is not None
+        return (tangent if ctx.scales is None else tangent * _slopes(torch.ones_like(tangent[0]), ctx.scales)).sum()
 
 
-def _total(weighted: Tensor, seen: Seen | None) -> Tensor:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        total = weighted.sum()
-        if seen is not None and total.requires_grad:
-            total.register_hook(seen)  # type: ignore[no-untyped-call]
-    else:
-        total = _Total.apply(weighted, seen)
-    return total
+def _slopes(grad: Tensor, scales: Scales) -> Tensor:
+    """The gradient of each numerator, by the operations of `_weighted` backwards."""
+    if scales.idle is not None:
+        grad = torch.where(scales.idle, torch.zeros_like(grad), grad)
+    found = grad * scales.weights
+    if scales.levels is not None:
+        found = found.repeat_interleave(_counts(scales.counts, found.device), output_size=len(scales.levels))
+        found = found * scales.levels
+    if scales.empty is not None:
+        found = torch.where(scales.empty, torch.zeros_like(found), found)
+    return found / scales.bottom
 
 
-def _quotients(
-    sums: Sequence[Sums], numerators: Sequence[Tensor], num_tokens: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Every level's quotient, then the tokens."""
-    top = gathered(numerators, dtype, device)
-    divisors = [each for one in sums for each in _divisors(one)]
-    bottom = vector([*divisors, *(1.0,) * num_tokens], dtype, device)
-    if any(isinstance(each, Tensor) or each == 0 for each in divisors):
-        empty = bottom == 0
-        quotient = top / torch.where(empty, torch.ones_like(bottom), bottom)
-        return torch.where(empty, torch.zeros_like(quotient), quotient)
-    return top / bottom
+@lru_cache(maxsize=512)
+def _counts(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor(counts).to(device, non_blocking=True)
 
 
 def _divisors(one: Sums) -> list[Number]:
@@ -161,17 +303,6 @@ def _added(counts: Sequence[Number]) -> Number:
     if tensors:
         return vector(counts, widest(tensors), tensors[0].device).sum()
     return math.fsum(float(each) for each in counts)
-
-
-def _over_levels(sums: Sequence[Sums], quotients: Tensor, num_tokens: int) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Adds up the levels of each term; what has none stays."""
-    scale: list[float] = []
-    for each in sums:
-        scale += [1.0] * len(each.numerators) if each.levels is None else list(each.levels)
-    scaled = quotients * vector([*scale, *(1.0,) * num_tokens], quotients.dtype, quotients.device)
-    parts = torch.split(scaled, [*(len(each.numerators) for each in sums), *(1,) * num_tokens])
-    values = torch.cat([part if len(part) == 1 else part.sum(0, keepdim=True) for part in parts])
-    return values, tuple(part if each.levels is not None else None for part, each in zip(parts, sums, strict=False))
 
 
 def widest(tensors: Sequence[Tensor]) -> torch.dtype:

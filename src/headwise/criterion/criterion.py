@@ -14,8 +14,8 @@ from headwise.criterion.binding import bind_targets
 from headwise.criterion.breakdown import Breakdown, Entry
 from headwise.criterion.by_sample import value_by_sample
 from headwise.criterion.checks import check_denominators, check_terms, warn_of_still_schedules
-from headwise.criterion.combine import Combined, Sums, combine, ratio_of, within
-from headwise.criterion.evaluate import Denominators, Job, denominator_of, evaluate
+from headwise.criterion.combine import Combined, Sums, combine, ratio_of, total_of, within
+from headwise.criterion.evaluate import Denominators, Job, denominator_of, evaluate_as_one, with_numerators
 from headwise.criterion.hand_out import hand_out
 from headwise.criterion.junction import Policy
 from headwise.criterion.kernels import Kernels
@@ -78,6 +78,7 @@ class Criterion(nn.Module):
         for name, weight in (weights or {}).items():
             self.set_weight(name, weight)
         self._plans, self._kernels = Plans(), Kernels(compile)
+        self._has_levels = any(term.num_wildcards for term in self.terms)
         self._num_calls = 0
         self._parts: dict[tuple[str, ...], Criterion] = {}
 
@@ -281,9 +282,12 @@ class Criterion(nn.Module):
         idle = frozenset(n for n, weight in enumerate(weights) if not isinstance(weight, Tensor) and weight == 0.0)
         job = Job(self.terms, plan)
         views, tokens = hand_out(job, self.on_nonfinite, roots, weights, idle, record)
-        run = evaluate if torch.compiler.is_compiling() else self._kernels.evaluate
-        sums = self._sums(run, job, views, targets, given)
-        combined = combine(sums, weights, tokens, idle, None if record is None else record.at_total)
+        run = evaluate_as_one if torch.compiler.is_compiling() else self._kernels.evaluate
+        top, sums = run(job, views, targets, given)
+        if given is not None and any(isinstance(each, Ratio) for each in given.values()):
+            top, sums = None, self._within(with_numerators(sums, top), given)
+        sums = self._at_step(sums)
+        combined = total_of(sums, top, weights, tokens, idle, None if record is None else record.at_total)
         if record is not None:
             record.summed(combined.values.detach(), weights, combined.levels)
             record.by_sample(ids, lambda n, num: value_by_sample(job, n, views, targets, sums[n], num))
@@ -291,18 +295,27 @@ class Criterion(nn.Module):
             self.names,
             combined.total,
             (combined.values, combined.weighted),
-            lambda number: self._entry(number, sums[number], weights[number], record),
+            lambda number: self._entry(number, with_numerators(sums, top)[number], weights[number], record),
         )
 
-    def _sums(self, run: Any, job: Job, views: list[Tensor], targets: Sequence[Tensor], given: Any) -> list[Sums]:
-        """Each term's sums, with the weights of its levels, as a part of the step where its ratio was pooled."""
-        found = []
-        for term, each in zip(self.terms, run(job, views, targets, given), strict=True):
-            if term.num_wildcards:
-                each = each._replace(levels=(term.levels or Levels()).at(len(each.numerators), self.step))
-            pooled = None if given is None else given.get(term.name)
-            found.append(within(each, pooled) if isinstance(pooled, Ratio) else each)
-        return found
+    def _at_step(self, sums: Sequence[Sums]) -> Sequence[Sums]:
+        """The sums with the weights of their levels."""
+        if not self._has_levels:
+            return sums
+        return [
+            each._replace(levels=(term.levels or Levels()).at(len(each.denominators), self.step))
+            if term.num_wildcards and each.levels is None
+            else each
+            for term, each in zip(self.terms, sums, strict=True)
+        ]
+
+    def _within(self, sums: Sequence[Sums], given: Denominators) -> Sequence[Sums]:
+        """The sums as parts of the step, where their ratio was pooled."""
+        pooled = [given.get(term.name) for term in self.terms]
+        return [
+            within(each, one) if isinstance(one, Ratio) else each
+            for each, one in zip(self._at_step(sums), pooled, strict=True)
+        ]
 
     def _open(self, plan: Plan, roots: Sequence[Tensor], pooled: bool) -> Record | None:
         if self.recorder is None or not torch.is_grad_enabled() or not any(root.requires_grad for root in roots):

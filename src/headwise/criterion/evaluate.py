@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from headwise.criterion.binding import Binding
 from headwise.criterion.checks import per_level
 from headwise.criterion.combine import Number, Sums, vector
-from headwise.criterion.plan import Plan
+from headwise.criterion.plan import Plan, ReadTarget
 from headwise.criterion.stats import book_dtype
 from headwise.criterion.term import AnyTerm, RatioTerm, Term, one_line, sums_of
 from headwise.ratio import Ratio
@@ -45,18 +46,56 @@ def evaluate(job: Job, views: Sequence[Tensor], targets: Sequence[Tensor], given
     Returns:
         Each term's sums; the weights of its levels are not among them.
     """
-    return [
-        _sums_of_term(job, number, views, targets, None if given is None else given.get(term.name))
-        for number, term in enumerate(job.terms)
-    ]
+    read = [[binding(targets) for binding in bindings] for bindings in job.plan.bindings]
+    with torch.no_grad():
+        counts = [
+            _counts(term, each, None if given is None else given.get(term.name))
+            for term, each in zip(job.terms, read, strict=True)
+        ]
+    return [_sums_of_term(job, number, views, read[number], counts[number]) for number in range(len(job.terms))]
+
+
+def evaluate_as_one(
+    job: Job, views: Sequence[Tensor], targets: Sequence[Tensor], given: Denominators | None
+) -> tuple[Tensor | None, list[Sums]]:
+    """As `evaluate`, with all numerators in one vector: what a compiled graph hands out costs time by the tensor.
+
+    Args:
+        job: Terms and plan.
+        views: What every reading reads.
+        targets: The leaves of the targets.
+        given: Totalled denominators, or None.
+
+    Returns:
+        The numerators, and the sums without them; None, and the sums with them, where they differ in dtype or device.
+    """
+    sums = evaluate(job, views, targets, given)
+    numerators = [numerator for each in sums for numerator in each.numerators]
+    if any(each.dtype != numerators[0].dtype or each.device != numerators[0].device for each in numerators):
+        return None, sums
+    return torch.stack(numerators), [each._replace(numerators=()) for each in sums]
+
+
+def with_numerators(sums: Sequence[Sums], top: Tensor | None) -> Sequence[Sums]:
+    """Gives sums their numerators back.
+
+    Args:
+        sums: From `evaluate_as_one`.
+        top: Their numerators; None where they have them.
+
+    Returns:
+        The sums, as `evaluate` returns them.
+    """
+    if top is None:
+        return sums
+    numerators = iter(top.unbind())
+    return [each._replace(numerators=tuple(islice(numerators, len(each.denominators)))) for each in sums]
 
 
 def _sums_of_term(
-    job: Job, number: int, views: Sequence[Tensor], targets: Sequence[Tensor], given: Tensor | Ratio | None
+    job: Job, number: int, views: Sequence[Tensor], read: Sequence[ReadTarget], counts: Sequence[Number] | None
 ) -> Sums:
     term, plan = job.terms[number], job.plan
-    read = [binding(targets) for binding in plan.bindings[number]]
-    counts = _counts(term, read, given)
     numerators, denominators, smooth = [], [], 0.0
     for index, (call, level) in enumerate(zip(plan.calls[number], plan.level_of[number], strict=True)):
         reads = [views[edge] for edge in call]
@@ -70,9 +109,7 @@ def _sums_of_term(
     return Sums(tuple(numerators), tuple(denominators), smooth, None, pooled, least)
 
 
-def _counts(
-    term: AnyTerm, read: Sequence[tuple[list[Tensor], Tensor | None]], given: Tensor | Ratio | None
-) -> Sequence[Number] | None:
+def _counts(term: AnyTerm, read: Sequence[ReadTarget], given: Tensor | Ratio | None) -> Sequence[Number] | None:
     """What divides each level of the targets; None where the loss says it itself."""
     if isinstance(term, RatioTerm):
         return None
@@ -83,7 +120,7 @@ def _counts(
 
 
 def call_loss(
-    job: Job, number: int, index: int, reads: list[Tensor], read: tuple[list[Tensor], Tensor | None]
+    job: Job, number: int, index: int, reads: list[Tensor], read: ReadTarget
 ) -> tuple[Tensor, Tensor | None, float]:
     """Calls one loss; whatever it raises is told with the term's name, paths, dtypes and shapes.
 
@@ -121,7 +158,8 @@ def denominator_of(term: Term, bindings: Sequence[Binding], targets: Any) -> Ten
     counts = []
     for binding in bindings:
         read, mask = binding.read(targets)
-        count = term.count(read, mask)
+        with torch.no_grad():
+            count = term.count(read, mask)
         device = next((each.device for each in (*read, mask) if each is not None), torch.device("cpu"))
         counts.append(count if isinstance(count, Tensor) else vector([count], book_dtype(device), device)[0])
     return counts[0] if len(counts) == 1 else torch.stack(counts)

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 import torch._functorch.config as functorch_config
+import torch._inductor
 from torch import Tensor
 
 from headwise.criterion.combine import Sums
-from headwise.criterion.evaluate import Denominators, Job, evaluate
+from headwise.criterion.evaluate import Denominators, Job, evaluate, evaluate_as_one
+from headwise.criterion.plan import Plan
 
 
 class Kernels:
-    """Runs jobs, each compiled once.
+    """Runs the jobs of one criterion, each compiled once.
 
     Args:
         enabled: Whether to compile.
@@ -24,8 +26,8 @@ class Kernels:
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self._compiled: dict[Job, Callable[..., Any]] = {}
-        self._refused: set[Job] = set()
+        self._compiled: dict[Plan, Callable[..., Any]] = {}
+        self._refused: set[Plan] = set()
         self._warned = False
 
     def evaluate(
@@ -34,25 +36,28 @@ class Kernels:
         views: Sequence[Tensor],
         targets: Sequence[Tensor],
         given: Denominators | None,
-    ) -> list[Sums]:
-        """As `evaluate.evaluate`, compiled; what cannot be compiled runs, or is refused, in eager mode."""
-        if not self.enabled or job in self._refused:
-            return evaluate(job, views, targets, given)
-        if job not in self._compiled:
+    ) -> tuple[Tensor | None, Sequence[Sums]]:
+        """As `evaluate.evaluate_as_one`, compiled; what cannot be compiled runs, or is refused, in eager mode."""
+        if not self.enabled or job.plan in self._refused:
+            return None, evaluate(job, views, targets, given)
+        if job.plan not in self._compiled:
             # Dynamo looks whether its inputs have a gradient, and torch warns of that for each that is no leaf.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", module=r"torch\._")
-            self._compiled[job] = torch.compile(partial(evaluate, job), fullgraph=True)
+            self._compiled[job.plan] = torch.compile(
+                partial(evaluate_as_one, job),
+                fullgraph=True,
+                backend=_inductor,
+                options={"guard_filter_fn": _may_change},
+            )
         try:
-            # What the backward pass can compute from the inputs costs less time than memory to keep.
-            with functorch_config.patch(aggressive_recomputation=True):
-                found: list[Sums] = self._compiled[job](views, targets, given)
-            return found
+            compiled: tuple[Tensor | None, Sequence[Sums]] = self._compiled[job.plan](views, targets, given)
+            return compiled
         except Exception as error:
             # Dynamo wraps what a loss raises in errors of its own; eager mode says it in plain words.
             found = evaluate(job, views, targets, given)
-            self._refused.add(job)
+            self._refused.add(job.plan)
             self._warn(error)
-            return found
+            return None, found
 
     def _warn(self, error: Exception) -> None:
         if self._warned:
@@ -64,3 +69,14 @@ class Kernels:
             f"{type(error).__name__}: {reason}. Values are the same; pad to fewer shapes, or set compile=False",
             stacklevel=6,
         )
+
+
+def _inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+    """Torch's own compiler; what the backward pass can compute from the inputs costs less time than memory to keep."""
+    with functorch_config.patch(aggressive_recomputation=True):
+        return torch._inductor.compile(graph, inputs)
+
+
+def _may_change(guards: Sequence[Any]) -> list[bool]:
+    """Which guards are to be asked in every call: those of terms and plan hold for ever, but for what is called."""
+    return [".args[0]" not in guard.name or ".function" in guard.name for guard in guards]

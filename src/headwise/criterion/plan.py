@@ -27,8 +27,11 @@ from headwise.structure import Steps, describe, get, leaves, spell
 
 _MAX_PLANS = 256
 
-ReadTargets = Callable[[Sequence[Tensor]], tuple[list[Tensor], Tensor | None]]
-"""From the leaves of the targets to what a term reads at one level: its targets and its evaluated mask."""
+ReadTarget = tuple[list[Tensor], Tensor | None]
+"""What a term reads of the targets at one level: its targets and its evaluated mask."""
+
+ReadTargets = Callable[[Sequence[Tensor]], ReadTarget]
+"""From the leaves of the targets to what a term reads at one level."""
 
 
 @dataclass(frozen=True, eq=False)

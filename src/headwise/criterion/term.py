@@ -189,7 +189,7 @@ class Term(_Row):
         return max(self.divisor.least, 0.0 if self.levels is None else self.levels.least)
 
     def count(self, targets: list[Tensor], mask: Tensor | None) -> Tensor | float:
-        """Calls the count, without a graph.
+        """Calls the count; nobody asks for its graph.
 
         Args:
             targets: What the term's target paths name.
@@ -202,8 +202,7 @@ class Term(_Row):
             ValueError: It failed, or returned something else.
         """
         try:
-            with torch.no_grad():
-                return as_count(self.divisor.of(targets, mask), self.divisor.trusted)
+            return as_count(self.divisor.of(targets, mask), self.divisor.trusted)
         except Exception as error:
             if torch.compiler.is_compiling():
                 raise
