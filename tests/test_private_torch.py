@@ -78,7 +78,7 @@ def test_every_private_name_of_torch_in_the_source_is_listed():
 @pytest.mark.parametrize(
     "line",
     [
-        "x._base", "torch._C._hidden()", "getattr(node, '_saved_thing')", "from torch._inductor import config",
+        "x._base", "torch._C._hidden()", "getattr(node, '_saved_thing')", "from torch._export import config",
         "import torch._dynamo", "saved(node, '_saved_weight')", "from torch.nn.modules.conv import _ConvNd",
     ],
 )  # fmt: skip

@@ -59,6 +59,7 @@ PRIVATE_NAMES: tuple[str, ...] = (
     "torch._C._are_functorch_transforms_active",  # nothing is written in place where a transform batches
     "torch._C._functorch.is_legacy_batchedtensor",
     "torch._functorch.config.aggressive_recomputation",  # compiled kernels recompute
+    "torch._inductor.compile",  # the same, as the backend that the setting is made for
     "torch._functorch.config.donated_buffer",  # whether a compiled part frees what a second pass needs
     "torch.nn.Module._compiled_call_impl",  # whether a module was compiled in place
     "torch.overrides._get_current_function_mode_stack",  # a mode is left only where it is the innermost

@@ -127,8 +127,7 @@ def total_of(
     with torch.no_grad():
         values, weighted, levels = _weighted(_joined(numerators, dtype, device), scales, sums)
     total: Tensor = _Sum.apply(weighted, scales, seen, *numerators)
-    num = len(sums)
-    return Combined(values[:num] if tokens else values, weighted[:num] if tokens else weighted, total, levels)
+    return _of_terms(values, weighted, total, levels)
 
 
 def _apart(sums: Sequence[Sums], numerators: Sequence[Tensor], idle: Collection[int]) -> list[Tensor]:
@@ -231,8 +230,15 @@ def _combined(top: Tensor, scales: Scales, sums: Sequence[Sums], seen: Seen | No
             total.register_hook(seen)  # type: ignore[no-untyped-call]
     else:
         total = _Sum.apply(weighted.detach(), None, seen, weighted)
-    num = len(sums)
-    return Combined(values[:num], weighted[:num], total, levels)
+    return _of_terms(values, weighted, total, levels)
+
+
+def _of_terms(values: Tensor, weighted: Tensor, total: Tensor, levels: tuple[Tensor | None, ...]) -> Combined:
+    """The same without the tokens; where there are none the very tensors, to which a gradient comes."""
+    num = len(levels)
+    if len(values) > num:
+        values, weighted = values[:num], weighted[:num]
+    return Combined(values, weighted, total, levels)
 
 
 class _Sum(torch.autograd.Function):

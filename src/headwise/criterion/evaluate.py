@@ -141,7 +141,7 @@ def call_loss(
     try:
         return sums_of(term, term.call(reads, targets, mask))
     except Exception as error:
-        if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError):
+        if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError) or _is_of_checkpoints(error):
             raise
         paths = [job.plan.layout.edges[edge].path for edge in job.plan.calls[number][index]]
         found = [f"output {path!r} is {describe(tensor)}" for path, tensor in zip(paths, reads, strict=True)]
@@ -151,6 +151,11 @@ def call_loss(
         ]
         found += [f"mask {term.mask!r} is {describe(mask)}"] if mask is not None else []
         raise ValueError(f"term {term.name!r}: {one_line(error)} ({'; '.join(found)})") from error
+
+
+def _is_of_checkpoints(error: Exception) -> bool:
+    """Whether it is how a checkpoint ends a recomputation that has what it needs."""
+    return type(error).__module__ == "torch.utils.checkpoint"
 
 
 def denominator_of(term: Term, bindings: Sequence[Binding], targets: Any) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch._functorch.config as functorch_config
-import torch._inductor
 from torch import Tensor
 
 from headwise.criterion.combine import Sums
@@ -46,7 +45,7 @@ class Kernels:
             self._compiled[job.plan] = torch.compile(
                 partial(evaluate_as_one, job),
                 fullgraph=True,
-                backend=_inductor,
+                backend=_recomputing,
                 options={"guard_filter_fn": _may_change},
             )
         try:
@@ -71,8 +70,10 @@ class Kernels:
         )
 
 
-def _inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
     """Torch's own compiler; what the backward pass can compute from the inputs costs less time than memory to keep."""
+    import torch._inductor  # not before something is compiled
+
     with functorch_config.patch(aggressive_recomputation=True):
         return torch._inductor.compile(graph, inputs)
 
