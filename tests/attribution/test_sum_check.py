@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from headwise.attribution.jacobians.streaming import on_gradient
 from headwise.attribution.sums.sum_check import SumCheck, check_sum
-from headwise.attribution.sums.sum_measure import coefficients, statistics
+from headwise.attribution.sums.sum_measure import gram_of, statistics
 from tests.attribution.brute import Net, three_losses
 
 Closure = Callable[[], dict[str, Tensor]]
@@ -274,7 +274,7 @@ def test_the_statistic_by_hand() -> None:
 
 def test_coefficients_by_hand() -> None:
     rows = {"x": {"a": torch.tensor([1.0, 0.0])}, "y": {"a": torch.tensor([1e-6, 1e-6])}}
-    assert coefficients({"a": torch.tensor([2.0, 3.0])}, rows) == pytest.approx({"x": -1.0, "y": 3e6})
+    assert gram_of({"a": torch.tensor([2.0, 3.0])}, rows).multiples() == pytest.approx({"x": -1.0, "y": 3e6})
 
 
 def test_losses_are_needed() -> None:

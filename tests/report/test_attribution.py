@@ -9,9 +9,10 @@ from torch import nn
 
 import headwise as hw
 from headwise.attribution import effect, jacobian, trace
+from headwise.attribution.gram import Gram
 from headwise.report import Curves, Flow, HeatMap, Remarks, Table
 from headwise.report.attribution import attribution_page, write_attribution
-from headwise.report.layers import Layer, at_most, conflict, measured_layers, span, traced_layers
+from headwise.report.layers import Layer, at_most, measured_layers, span, traced_layers
 from headwise.report.streams import loss_flow
 from tests.report.parsed import ParsedPage
 
@@ -84,7 +85,7 @@ def test_conflict_is_taken_where_losses_meet(tables):
     table = tables["jacobian"]
     page = attribution_page(jacobian=table)
     matrix, layers = block(page, "Conflict between losses"), block(page, "Conflict by layer")
-    shared = table.gramian[[0, 1]].sum(0)
+    shared = table.gram.products[[0, 1]].sum(0)
     told = float(shared[0, 1] / (shared[0, 0] * shared[1, 1]).sqrt())
     assert matrix.values[0][1] == matrix.values[1][0] == pytest.approx(told)
     assert abs(told) > 1e-3
@@ -97,11 +98,15 @@ def test_conflict_is_taken_where_losses_meet(tables):
 
 
 def test_without_a_gramian_the_page_says_what_is_missing(tables):
-    page = attribution_page(jacobian=replace(tables["jacobian"], gramian=None))
+    table = tables["jacobian"]
+    products = table.gram.products.clone()
+    products[:, 0, 1] = products[:, 1, 0] = torch.nan
+    page = attribution_page(jacobian=replace(table, gram=replace(table.gram, products=products)))
     (remarks,) = blocks(page, Remarks)
     assert "gramian=True" in remarks.items[0][1]
     assert block(page, "Cosine with the sum")
-    without = attribution_page(jacobian=replace(tables["jacobian"], gramian=None, inner=None))
+    products[:, 2] = products[:, :, 2] = torch.nan
+    without = attribution_page(jacobian=replace(table, gram=replace(table.gram, products=products)))
     assert [heat.title for heat in blocks(without, HeatMap)] == ["Terms x layers"]
 
 
@@ -160,8 +165,11 @@ def test_what_some_share_stands_on_top_and_colours_keep_the_order_of_the_losses(
 
 
 def test_layers_merge_as_deep_as_fits():
-    layers = [Layer(f"body.{i}.conv{j}", ("a",), {"a": 1.0}, (f"{i}{j}",)) for i in range(3) for j in range(4)]
-    layers.append(Layer("head", ("b",), {"b": 9.0}, ("h",)))
+    groups = [f"{i}{j}" for i in range(3) for j in range(4)]
+    squares = {**{("a", group): 1.0 for group in groups}, ("b", "h"): 9.0}
+    gram = Gram.of_pairs(squares, {}, dict.fromkeys("ab", 1.0), dict.fromkeys("ab", 1.0))
+    layers = [Layer(f"body.{g[0]}.conv{g[1]}", ("a",), (g,), gram) for g in groups]
+    layers.append(Layer("head", ("b",), ("h",), gram))
     assert at_most(layers, 13) == layers
     assert [layer.name for layer in at_most(layers, 12)] == ["body.0", "body.1", "body.2", "head"]
     assert [layer.name for layer in at_most(layers, 3)] == ["body", "head"]
@@ -180,7 +188,8 @@ def test_trace_and_jacobian_agree_on_who_reaches_what(tables):
 
 def test_a_gradient_of_zero_has_no_conflict(tables):
     table = tables["jacobian"]
-    assert conflict(replace(table, gramian=torch.zeros_like(table.gramian)), "close", "distant", ["body.0"]) is None
+    gram = replace(table.gram, products=torch.zeros_like(table.gram.products))
+    assert Layer("body.0", ("close", "distant"), ("body.0",), gram).cosine("close", "distant") is None
 
 
 def test_findings_name_what_no_loss_trains(tables):
@@ -230,7 +239,9 @@ def test_every_figure_says_level_scope_and_exactness(tables):
     for curves in blocks(page, Curves):
         assert "local" in curves.caption
         assert "xact" in curves.caption
-    local = attribution_page(jacobian=replace(tables["jacobian"], scope="local"))
+    gram = tables["jacobian"].gram
+    own = replace(gram, where=replace(gram.where, scope="local"))
+    local = attribution_page(jacobian=replace(tables["jacobian"], gram=own))
     assert all("local: of this process's samples" in heat.caption for heat in blocks(local, HeatMap))
     assert all(table.caption for table in blocks(page, Table))
 

@@ -37,7 +37,8 @@ class Gram:
 
     ``products[s, a, b]`` is the inner product of what terms a and b send to place s; the diagonal holds squared norms.
     The last row and column are the total: what arrived there. What was not asked for, or is not known, is NaN. Terms
-    that do not read a place are NaN there: they have no gradient to compare.
+    that do not read a place are NaN there: they have no gradient to compare. At parameters, where all terms are
+    compared, a term that does not reach one has the gradient 0.
 
     Args:
         terms: T names.
@@ -98,6 +99,19 @@ class Gram:
         add_total(found)
         value, weight = (torch.tensor(list(each.values()), dtype=torch.float64) for each in (values, weights))
         return cls(terms, sites, found, finite, value, weight, where)
+
+    @property
+    def knows_pairs(self) -> bool:
+        """Whether it holds products of different terms."""
+        last = len(self.terms)
+        pairs = ~torch.eye(last, dtype=torch.bool)
+        return last < 2 or bool((~self.products[:, :last, :last].isnan() & pairs).any())
+
+    @property
+    def knows_total(self) -> bool:
+        """Whether it holds products of terms with what arrived."""
+        last = len(self.terms)
+        return bool((~self.products[:, :last, last].isnan()).any())
 
     def _rows(self, sites: Sequence[str] | None) -> Tensor:
         if sites is None:
@@ -164,7 +178,7 @@ class Gram:
             sites: The places; None: all.
 
         Returns:
-            The cosine; None where they share no place, or where one gradient is 0 or not finite.
+            The cosine, -1 to 1; None where they share no place, or where one gradient is 0 or not finite.
         """
         a, b = self._number(left), self._number(right)
         rows = self._rows(sites)
@@ -173,7 +187,21 @@ class Gram:
             return None
         product, one, other = (float(rows[known][:, i, j].sum()) for i, j in ((a, b), (a, a), (b, b)))
         scale = math.sqrt(one) * math.sqrt(other) if one >= 0 and other >= 0 else math.nan
-        return product / scale if scale > 0 and math.isfinite(product / scale) else None
+        return _within_one(product / scale) if scale > 0 and math.isfinite(product / scale) else None
+
+    def norm_share(self, term: str, sites: Sequence[str] | None = None) -> float:
+        """A term's part of the sum of all terms' norms.
+
+        Args:
+            term: The term.
+            sites: The places; None: all.
+
+        Returns:
+            0 to 1; 0 where that sum is 0 or not a number.
+        """
+        norms = [self.norm(each, sites) for each in self.terms]
+        size = sum(norms)
+        return norms[self._number(term)] / size if size > 0 else 0.0
 
     def share(self, term: str) -> float:
         """A term's part of the loss: ``weight * value`` over the sum of the absolute parts."""
@@ -195,6 +223,25 @@ class Gram:
         along = self.products[:, number, last]
         known = ~along.isnan()
         return float(along[known].sum()) / whole if whole > 0 and bool(known.any()) else None
+
+    def multiples(self) -> dict[str, float]:
+        """How often each term's gradient is in what arrived, by least squares over all places.
+
+        Returns:
+            By term; 1 each where what arrived is their sum.
+        """
+        last = len(self.terms)
+        whole = self.products.nansum(0)
+        inner, along = whole[:last, :last], whole[:last, last]
+        # Gradients of very different size are brought to one scale before solving, or small ones would be rounded away.
+        scale = inner.diagonal().sqrt().clamp_min(1e-300)
+        unit = torch.linalg.pinv(inner / scale[:, None] / scale, rtol=1e-10, hermitian=True)
+        return dict(zip(self.terms, (unit @ (along / scale) / scale).tolist(), strict=True))
+
+
+def _within_one(cosine: float) -> float:
+    """Without the overshoot of rounding."""
+    return max(-1.0, min(1.0, cosine))
 
 
 def add_total(products: Tensor) -> None:

@@ -12,7 +12,7 @@ from headwise.attribution.ledger.books import Books
 from headwise.attribution.tracing.trace_table import Trace
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.layers import Layer, at_most, conflict, measured_layers, traced_layers
+from headwise.report.layers import Layer, at_most, measured_layers, merged, traced_layers
 from headwise.report.page import Block, Page, Remarks, Section, Table
 from headwise.report.streams import loss_flow
 
@@ -149,22 +149,18 @@ def _agreement(table: JacobianTable) -> list[Block]:
     shared = [layer for layer in measured_layers(table) if len(layer.losses) > 1]
     shown = at_most(shared, _MOST_LAYERS)
     blocks: list[Block] = []
-    if table.gramian is None:
+    if not table.gram.knows_pairs:
         note = "Conflict between losses needs the Gramian: jacobian(..., gramian=True)."
         blocks.append(Remarks([("note", note)]))
     else:
-        groups = [group for layer in shared for group in layer.groups]
-        blocks += [_matrix(table, groups), _by_layer(table, shown)]
-    if table.inner is not None:
+        blocks += [_matrix(table, merged("all", shared)), _by_layer(table, shown)]
+    if table.gram.knows_total:
         blocks.append(_with_the_sum(table, shown))
     return blocks
 
 
-def _matrix(table: JacobianTable, groups: Sequence[str]) -> HeatMap:
-    cells = [
-        [1.0 if one == other else conflict(table, one, other, groups) for other in table.losses]
-        for one in table.losses
-    ]  # fmt: skip
+def _matrix(table: JacobianTable, shared: Layer) -> HeatMap:
+    cells = [[1.0 if one == other else shared.cosine(one, other) for other in table.losses] for one in table.losses]
     return HeatMap(
         "Conflict between losses", table.losses, table.losses, cells, unit="cosine", diverging=True,
         absent="a gradient is 0",
@@ -176,10 +172,7 @@ def _matrix(table: JacobianTable, groups: Sequence[str]) -> HeatMap:
 def _by_layer(table: JacobianTable, shown: Sequence[Layer]) -> HeatMap:
     pairs: list[tuple[str, list[float | None]]] = []
     for one, other in combinations(table.losses, 2):
-        line = [
-            conflict(table, one, other, layer.groups) if {one, other} <= set(layer.losses) else None for layer in shown
-        ]
-        pairs.append((f"{one} | {other}", line))
+        pairs.append((f"{one} | {other}", [layer.cosine(one, other) for layer in shown]))
     pairs.sort(key=lambda pair: min((value for value in pair[1] if value is not None), default=2.0))
     kept = pairs[:_MOST_PAIRS]
     left_out = f" The {len(kept)} pairs with the lowest values of {len(pairs)}." if len(kept) < len(pairs) else ""
@@ -193,23 +186,11 @@ def _by_layer(table: JacobianTable, shown: Sequence[Layer]) -> HeatMap:
 def _with_the_sum(table: JacobianTable, shown: Sequence[Layer]) -> HeatMap:
     return HeatMap(
         "Cosine with the sum", table.losses, [layer.name for layer in shown],
-        [[_cosine(table, loss, layer) for layer in shown] for loss in table.losses],
+        [[layer.cosine(loss) for layer in shown] for loss in table.losses],
         unit="cosine", diverging=True, absent="not reached, or a gradient of 0",
         caption=f"{_where(table)} Each loss's gradient against the gradient of the sum, at the parameters that losses "
         "share. Below 0 (hatched): the update works against the loss there.",
     )  # fmt: skip
-
-
-def _cosine(table: JacobianTable, loss: str, layer: Layer) -> float | None:
-    """The cosine of a loss with the sum over the layer's groups."""
-    if table.inner is None or loss not in layer.losses:
-        return None
-    known = list(table.groups)
-    columns = [known.index(group) for group in layer.groups]
-    k = table.losses.index(loss)
-    inner, square, total = table.inner[k, columns].sum(), table.squares[k, columns].sum(), table.total[columns].sum()
-    scale = square.sqrt() * total.sqrt()
-    return float((inner / scale).clamp(-1, 1)) if scale > 0 else None
 
 
 def _effect_table(effect: Effect) -> Table:

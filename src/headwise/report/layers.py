@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from headwise.attribution.gram import TOTAL, Gram
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
 from headwise.attribution.tracing.trace_table import Trace
 
@@ -17,18 +17,25 @@ class Layer:
     Attributes:
         name: Of the module or group.
         losses: Those that reach it.
-        squares: |g_k|^2 per loss that reaches it; empty where nothing was measured.
         groups: The groups of the `JacobianTable` in it.
+        gram: What was measured, or None.
     """
 
     name: str
     losses: tuple[str, ...]
-    squares: Mapping[str, float] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    gram: Gram | None = None
 
     def norm(self, loss: str) -> float | None:
-        """|g_k| here; `None` where the loss does not reach the layer."""
-        return math.sqrt(self.squares[loss]) if loss in self.squares else None
+        """|g_k| here; `None` where the loss does not reach the layer, or nothing was measured."""
+        return None if self.gram is None or loss not in self.losses else self.gram.norm(loss, self.groups)
+
+    def cosine(self, one: str, other: str = TOTAL) -> float | None:
+        """The cosine between two losses here, or of one with the sum; `None` where it is not known, or one is 0."""
+        known = {*self.losses, TOTAL}
+        if self.gram is None or one not in known or other not in known:
+            return None
+        return self.gram.cosine(one, other, self.groups)
 
 
 def traced_layers(trace: Trace) -> list[Layer]:
@@ -45,15 +52,14 @@ def measured_layers(table: JacobianTable) -> list[Layer]:
     """The table's groups that a loss reaches, in its order."""
     layers = []
     for g, group in enumerate(table.groups):
-        reached = [k for k in range(len(table.losses)) if bool(table.reach[k, g])]
-        squares = {table.losses[k]: float(table.squares[k, g]) for k in reached}
+        reached = tuple(loss for k, loss in enumerate(table.losses) if bool(table.reach[k, g]))
         if reached:
-            layers.append(Layer(group, tuple(squares), squares, (group,)))
+            layers.append(Layer(group, reached, (group,), table.gram))
     return layers
 
 
 def merged(name: str, layers: Sequence[Layer]) -> Layer:
-    """Several layers as one: squared norms add up.
+    """Several layers of one table as one.
 
     Args:
         name: Of the whole.
@@ -62,12 +68,9 @@ def merged(name: str, layers: Sequence[Layer]) -> Layer:
     Returns:
         The layer.
     """
-    squares: dict[str, float] = {}
-    for layer in layers:
-        for loss, square in layer.squares.items():
-            squares[loss] = squares.get(loss, 0.0) + square
     losses = dict.fromkeys(loss for layer in layers for loss in layer.losses)
-    return Layer(name, tuple(losses), squares, tuple(group for layer in layers for group in layer.groups))
+    groups = tuple(group for layer in layers for group in layer.groups)
+    return Layer(name, tuple(losses), groups, next((each.gram for each in layers), None))
 
 
 def at_most(layers: Sequence[Layer], most: int) -> list[Layer]:
@@ -88,26 +91,6 @@ def at_most(layers: Sequence[Layer], most: int) -> list[Layer]:
         if len(parts) <= most or depth == 1:
             return [merged(name, members) for name, members in parts.items()]
     return list(layers)
-
-
-def conflict(table: JacobianTable, first: str, second: str, groups: Iterable[str]) -> float | None:
-    """The cosine between two losses' gradients over some groups.
-
-    Args:
-        table: With a Gramian.
-        first: A loss.
-        second: Another.
-        groups: Of the table.
-
-    Returns:
-        -1 to 1; `None` where a gradient is 0 or not finite there.
-    """
-    assert table.gramian is not None
-    known = list(table.groups)
-    j, k = table.losses.index(first), table.losses.index(second)
-    both = table.gramian[[known.index(group) for group in groups]].sum(0)
-    scale = math.sqrt(both[j, j]) * math.sqrt(both[k, k]) if bool((both.diagonal() >= 0).all()) else math.nan
-    return max(-1.0, min(1.0, float(both[j, k]) / scale)) if scale > 0 and math.isfinite(scale) else None
 
 
 def span(layers: Sequence[Layer]) -> str:

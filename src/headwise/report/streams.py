@@ -54,7 +54,7 @@ def loss_flow(losses: Sequence[str], layers: Sequence[Layer], caption: str, unit
                 links.append(Link(source, layer.name, 1.0 if norm is None else norm, loss))
             source = reached[0].name if reached else source
     drawn = {"losses": order, **{heading: [layer.name for layer in found] for heading, found in stages.items()}}
-    measured = any(layer.squares for layer in layers)
+    measured = any(layer.gram is not None for layer in layers)
     return Flow("From losses to inputs", drawn, links, unit if measured else _REACH, caption, losses)
 
 

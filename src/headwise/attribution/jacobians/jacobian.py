@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.grouping import Group, Patterns, chosen_parameters, group_names
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
@@ -73,7 +75,7 @@ def jacobian(
     with same_draw(model), kept_buffers(model):
         passes.run() if cosine or gramian else passes.run_rows()
     scope: Literal["local", "global"] = "local" if wrapped_by_ddp(model, traced.nodes) else "global"
-    return _table(tuple(values), groups, passes, scope)
+    return _table(values, groups, passes, Where("parameter", scope))
 
 
 def walk_losses(values: Sequence[Tensor]) -> Walk:
@@ -89,28 +91,31 @@ def reach_bits(parameters: dict[str, Tensor], traced: Walk) -> dict[str, int]:
 
 
 def _table(
-    losses: tuple[str, ...],
-    groups: dict[str, tuple[str, ...]],
-    passes: Passes,
-    scope: Literal["local", "global"],
+    values: Mapping[str, Tensor], groups: dict[str, tuple[str, ...]], passes: Passes, where: Where
 ) -> JacobianTable:
     column = {name: g for g, members in enumerate(groups.values()) for name in members}
-    shape = (len(losses), len(groups))
-    squares = sum_cells([(k, column[name]) for k, name in passes.square], list(passes.square.values()), shape)
-    inner = None
-    if passes.inner or not passes.square:
-        inner = sum_cells([(k, column[name]) for k, name in passes.inner], list(passes.inner.values()), shape)
-    total = sum_cells([(column[name],) for name in passes.total_square], list(passes.total_square.values()), shape[1:])
-    gramian = None
+    num = len(values)
+    shape = (num, len(groups))
+    products = torch.full((len(groups), num + 1, num + 1), math.nan, dtype=torch.float64)
+    squares = sum_cells([(k, column[name]) for k, name in passes.square], list(passes.square.values()), shape).mT
     if passes.with_gramian:
         cells = [(column[name], j, k) for j, k, name in passes.pairs]
-        upper = sum_cells(cells, list(passes.pairs.values()), (len(groups), len(losses), len(losses)))
-        gramian = upper + upper.mT + torch.diag_embed(squares.mT)
+        upper = sum_cells(cells, list(passes.pairs.values()), (len(groups), num, num))
+        products[:, :num, :num] = upper + upper.mT
+    products.diagonal(dim1=1, dim2=2)[:, :num] = squares
+    if passes.inner or not passes.square:
+        inner = sum_cells([(k, column[name]) for k, name in passes.inner], list(passes.inner.values()), shape).mT
+        cells_of_total = [(column[name],) for name in passes.total_square]
+        products[:, num, num] = sum_cells(cells_of_total, list(passes.total_square.values()), shape[1:])
+        products[:, :num, num] = products[:, num, :num] = inner
     reach = torch.zeros(shape, dtype=torch.bool)
     for name, bits in passes.bits.items():
-        for k in range(len(losses)):
+        for k in range(num):
             reach[k, column[name]] |= bool(bits >> k & 1)
-    return JacobianTable(losses, groups, squares, inner, total, reach, gramian, passes.total, scope)
+    numbers = torch.tensor([float(value.detach()) for value in values.values()], dtype=torch.float64)
+    sent = squares.isfinite()
+    gram = Gram(tuple(values), tuple(groups), products, sent, numbers, torch.ones_like(numbers), where)
+    return JacobianTable(gram, groups, reach, passes.total)
 
 
 def sum_cells(cells: Sequence[tuple[int, ...]], values: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from headwise.attribution.gram import TOTAL, Gram
 from headwise.attribution.tracing.text import columns, names
 from headwise.refusals import wrapped_by_ddp
 
@@ -37,28 +38,32 @@ class JacobianTable:
     """Terms by groups of parameters, exact.
 
     Attributes:
-        losses: The K losses that have a graph.
+        gram: The numbers: the K losses that have a graph at the G groups. Squares always; products with the gradient of
+            the sum ("total") and of losses with each other if they were asked for.
         groups: Each of the G groups with the parameters in it.
-        squares: |g_k|^2, shape (K, G), float64 on the CPU.
-        inner: <g_k, g> with g the gradient of the sum, shape (K, G), if asked for.
-        total: |g|^2, shape (G,); zeros without `inner`.
         reach: Whether loss k reaches group g in the graph, shape (K, G), bool.
-        gramian: <g_j, g_k>, shape (G, K, K), if asked for.
         gradient: The gradient of the sum by parameter, if asked for.
-        scope: "local": of this process's samples (under DistributedDataParallel); else "global".
-        level: Where the gradients are taken.
     """
 
-    losses: tuple[str, ...]
+    gram: Gram
     groups: Mapping[str, tuple[str, ...]]
-    squares: Tensor
-    inner: Tensor | None
-    total: Tensor
     reach: Tensor
-    gramian: Tensor | None = None
     gradient: Mapping[str, Tensor] = field(default_factory=dict)
-    scope: Literal["local", "global"] = "global"
-    level: Literal["parameter"] = "parameter"
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The losses."""
+        return self.gram.terms
+
+    @property
+    def scope(self) -> Literal["local", "global"]:
+        """Of which samples: "local": this process's (under DistributedDataParallel); else "global"."""
+        return self.gram.where.scope
+
+    @property
+    def level(self) -> Literal["output", "feature", "parameter"]:
+        """Where the gradients are taken."""
+        return self.gram.where.level
 
     def norm(self, loss: str, group: str | None = None) -> float:
         """The norm of a loss's gradient.
@@ -73,7 +78,7 @@ class JacobianTable:
         Raises:
             ValueError: If there is no such loss or group.
         """
-        return float(self.squares[self._loss(loss), self._columns(group)].sum().sqrt())
+        return self.gram.norm(self._loss(loss), self._sites(group))
 
     def share(self, loss: str, group: str | None = None) -> float:
         """A loss's part of the sum of all losses' norms.
@@ -88,8 +93,7 @@ class JacobianTable:
         Raises:
             ValueError: If there is no such loss or group.
         """
-        norms = self.squares[:, self._columns(group)].sum(1).sqrt()
-        return float(norms[self._loss(loss)] / norms.sum()) if norms.sum() > 0 else 0.0
+        return self.gram.norm_share(self._loss(loss), self._sites(group))
 
     def cosine(self, loss: str, group: str | None = None) -> float | None:
         """The cosine of a loss's gradient with the gradient of the sum.
@@ -104,10 +108,9 @@ class JacobianTable:
         Raises:
             ValueError: If the table has no cosines, or there is no such loss or group.
         """
-        if self.inner is None:
+        if not self.gram.knows_total:
             raise ValueError("cosine: the table has none. Ask for them: jacobian(..., cosine=True).")
-        chosen, k = self._columns(group), self._loss(loss)
-        return _quotient(self.inner[k, chosen].sum(), self.squares[k, chosen].sum(), self.total[chosen].sum())
+        return self.gram.cosine(self._loss(loss), TOTAL, self._sites(group))
 
     def conflict(self, first: str, second: str, group: str | None = None) -> float | None:
         """The cosine between the gradients of two losses; negative where they pull apart.
@@ -123,11 +126,9 @@ class JacobianTable:
         Raises:
             ValueError: If the table has no Gramian, or there is no such loss or group.
         """
-        if self.gramian is None:
+        if not self.gram.knows_pairs:
             raise ValueError("conflict: the table has no Gramian. Ask for it: jacobian(..., gramian=True).")
-        gramian = self.gramian[self._columns(group)].sum(0)
-        j, k = self._loss(first), self._loss(second)
-        return _quotient(gramian[j, k], gramian[j, j], gramian[k, k])
+        return self.gram.cosine(self._loss(first), self._loss(second), self._sites(group))
 
     @property
     def rows(self) -> tuple[JacobianRow, ...]:
@@ -175,20 +176,17 @@ class JacobianTable:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def _cosine(self, loss: str, group: str | None) -> float | None:
-        return None if self.inner is None else self.cosine(loss, group)
+        return self.cosine(loss, group) if self.gram.knows_total else None
 
-    def _loss(self, loss: str) -> int:
+    def _loss(self, loss: str) -> str:
         if loss not in self.losses:
             raise ValueError(f"jacobian: no loss {loss!r}. There are: {names(self.losses)}.")
-        return self.losses.index(loss)
+        return loss
 
-    def _columns(self, group: str | None) -> list[int]:
-        known = list(self.groups)
-        if group is None:
-            return list(range(len(known)))
-        if group not in self.groups:
-            raise ValueError(f"jacobian: no group {group!r}. There are: {names(known)}.")
-        return [known.index(group)]
+    def _sites(self, group: str | None) -> list[str] | None:
+        if group is not None and group not in self.groups:
+            raise ValueError(f"jacobian: no group {group!r}. There are: {names(list(self.groups))}.")
+        return None if group is None else [group]
 
     def __str__(self) -> str:
         header = ["parameters", *(f"{loss} {what}" for loss in self.losses for what in ("norm", "cos"))]
@@ -206,9 +204,3 @@ class JacobianTable:
                 [f"{self.norm(loss, group):.3g}", "" if cosine is None else f"{cosine:+.2f}"] if reached else ["-", ""]
             )
         return cells
-
-
-def _quotient(inner: Tensor, first: Tensor, second: Tensor) -> float | None:
-    """Inner / sqrt(first * second), without the overshoot of rounding."""
-    scale = torch.sqrt(first) * torch.sqrt(second)
-    return float((inner / scale).clamp(-1, 1)) if scale > 0 else None

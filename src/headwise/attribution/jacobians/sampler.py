@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from headwise.attribution.gram import TOTAL, Gram, Where
 from headwise.attribution.jacobians.grouping import Group, Patterns, chosen_parameters, group_names
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.attribution.jacobians.jacobian import jacobian, reach_bits, sum_cells, walk_losses
@@ -29,17 +30,28 @@ class SampledRow:
         loss: Its name.
         step: The step (call of `step`, from 0) at which it was measured.
         groups: The groups, with their parameters.
-        norm: |g_k| by group; NaN where it takes a backward pass that did not follow.
-        cosine: With the gradient of the sum, by group; None where either is 0, or no backward pass followed.
-        scope: "local" under DistributedDataParallel, else "global".
+        gram: The numbers: the loss and the gradient of the sum at the groups.
     """
 
     loss: str
     step: int
     groups: Mapping[str, tuple[str, ...]]
-    norm: Mapping[str, float]
-    cosine: Mapping[str, float | None]
-    scope: Literal["local", "global"]
+    gram: Gram
+
+    @property
+    def norm(self) -> Mapping[str, float]:
+        """|g_k| by group; NaN where it takes a backward pass that did not follow."""
+        return {group: self.gram.norm(self.loss, [group]) for group in self.groups}
+
+    @property
+    def cosine(self) -> Mapping[str, float | None]:
+        """With the gradient of the sum, by group; None where either is 0, or no backward pass followed."""
+        return {group: self.gram.cosine(self.loss, TOTAL, [group]) for group in self.groups}
+
+    @property
+    def scope(self) -> Literal["local", "global"]:
+        """Of which samples: "local" under DistributedDataParallel, else "global"."""
+        return self.gram.where.scope
 
 
 class JacobianSampler:
@@ -183,6 +195,7 @@ class _Row:
         shared = [name for name, mask in bits.items() if mask & bit and mask != bit]
         self._own = [name for name, mask in bits.items() if mask == bit]
         self._factor: Tensor | None = None
+        self._value = float(values[loss].detach())
         self.square: dict[str, Tensor] = {}
         self.inner: dict[str, Tensor] = {}
         self.total: dict[str, Tensor] = {}
@@ -233,13 +246,8 @@ class _Row:
             return sum_cells([(column[name],) for name in measured], list(measured.values()), (len(self.groups),))
 
         square, inner, total = sums(self.square), sums(self.inner), sums(self.total)
-        scale = square.sqrt() * total.sqrt()
-        cosine = torch.where(scale > 0, inner / scale, torch.nan).clamp(-1, 1).tolist()
-        return SampledRow(
-            self.loss,
-            self.step,
-            self.groups,
-            dict(zip(self.groups, square.sqrt().tolist(), strict=True)),
-            {name: None if value != value else value for name, value in zip(self.groups, cosine, strict=True)},
-            self.scope,
-        )
+        products = torch.stack([torch.stack([square, inner], 1), torch.stack([inner, total], 1)], 2)
+        value, one = torch.tensor([self._value], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        where = Where("parameter", self.scope, self.step)
+        gram = Gram((self.loss,), tuple(self.groups), products, square.isfinite()[:, None], value, one, where)
+        return SampledRow(self.loss, self.step, self.groups, gram)

@@ -88,18 +88,24 @@ class FeatureBooks:
     """What each head sent back to a feature that they share.
 
     Args:
-        grad_norm: Per head, the norm of its gradient at the feature.
-        finite: Per head, whether that gradient is finite.
-        cosines: Per pair of heads, the cosine between their gradients there.
+        gram: The table of the heads there.
     """
 
-    grad_norm: dict[str, float]
-    finite: dict[str, bool]
-    cosines: dict[tuple[str, str], float | None]
+    gram: Gram
+
+    @property
+    def grad_norm(self) -> dict[str, float]:
+        """Per head, the norm of its gradient at the feature."""
+        return {head: self.gram.norm(head) for head in self.gram.terms}
+
+    @property
+    def finite(self) -> dict[str, bool]:
+        """Per head, whether that gradient is finite."""
+        return dict(zip(self.gram.terms, self.gram.finite.all(0).tolist(), strict=True))
 
     def cosine(self, left: str, right: str) -> float | None:
         """Cosine between two heads' gradients at the feature; None if one of them is 0."""
-        return self.cosines[(left, right) if (left, right) in self.cosines else (right, left)]
+        return self.gram.cosine(left, right)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from headwise.attribution.ledger.books import (
     Unbooked,
 )
 from headwise.attribution.ledger.ring import StepRows
-from headwise.attribution.ledger.schema import Schema
+from headwise.attribution.ledger.schema import Feature, Schema
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def fold(step: StepRows, scale: float | None) -> Books:
             outputs,
             _levels(schema, number, fields, scales, readings, size),
         )
-    features = {each.name: _feature(schema, each.name, fields, scales) for each in schema.features}
+    features = {each.name: _feature(step, each, fields, scales) for each in schema.features}
     return Books(step.number, terms, gram, unbooked, scales.factor, features, step.scope)
 
 
@@ -225,25 +225,15 @@ def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _Scales, weight
     return Unbooked(value, norms, float(weighted.abs().sum()), sent)
 
 
-def _feature(schema: Schema, name: str, fields: dict[str, Tensor], scales: _Scales) -> FeatureBooks:
-    feature = next(each for each in schema.features if each.name == name)
-    num = len(feature.readers)
-    square, product = torch.split(fields[f"feature {name}"], [num, len(feature.pairs)])
-    norms = {
-        reader: _root(each) / abs(scales.common) for reader, each in zip(feature.readers, square.tolist(), strict=True)
-    }
-    raw = dict(zip(feature.readers, square.tolist(), strict=True))
-    cosines = {
-        pair: _cosine(each, raw[pair[0]], raw[pair[1]])
-        for pair, each in zip(feature.pairs, product.tolist(), strict=True)
-    }
-    finite = {reader: math.isfinite(each) for reader, each in raw.items()}
-    return FeatureBooks(norms, finite, cosines)
-
-
-def _cosine(product: float, left: float, right: float) -> float | None:
-    scale = math.sqrt(left) * math.sqrt(right) if left >= 0 and right >= 0 else math.nan
-    return product / scale if scale > 0 and math.isfinite(product / scale) else None
+def _feature(step: StepRows, feature: Feature, fields: dict[str, Tensor], scales: _Scales) -> FeatureBooks:
+    unit = 1.0 / scales.common**2
+    found = [each * unit for each in fields[f"feature {feature.name}"].tolist()]
+    squares = {(reader, feature.name): each for reader, each in zip(feature.readers, found, strict=False)}
+    pairs = zip(feature.pairs, found[len(feature.readers) :], strict=True)
+    products = {(left, right, feature.name): each for (left, right), each in pairs}
+    unknown = dict.fromkeys(feature.readers, math.nan)  # a head is no term: it has no value
+    where = Where("feature", "global" if step.scope == "global" else "local", step.number)
+    return FeatureBooks(Gram.of_pairs(squares, products, unknown, unknown, where))
 
 
 def _root(square: float) -> float:

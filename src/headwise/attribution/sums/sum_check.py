@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from headwise.attribution.sums.sum_causes import Cause, backward_cause, cut_off, drifted, in_place_error, total_cause
-from headwise.attribution.sums.sum_measure import FirstPass, Passes, Total, coefficients, statistics
+from headwise.attribution.sums.sum_measure import FirstPass, Passes, Total, gram_of, statistics
 from headwise.attribution.tracing.named import Losses
 from headwise.attribution.tracing.text import names as listed
 from headwise.attribution.tracing.text import wrapped
@@ -176,7 +176,7 @@ def _compare(
         repeated = max(statistics(of_sum, [passes.of_sum()]).values(), default=0.0)
         causes = [backward_cause(first, passes, repeated, linear[worst], worst, limit)]
     elif not causes and not check.passed:
-        solved = coefficients(total, rows)
+        solved = gram_of(total, rows).multiples() if rows else {}
         known, causes = {**solved}, [total_cause(solved)]
     return check, causes, known
 

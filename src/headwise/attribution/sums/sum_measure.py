@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, same_draw, without_reducer
 from headwise.attribution.sums.precision import in_float64, widened_state
@@ -128,7 +130,8 @@ class Passes:
 def statistics(total: Gradients, rows: Sequence[Gradients]) -> dict[str, float]:
     """|sum_k g_k - g| / max(sum_k |g_k|, a tenth of its norm over all parameters), by parameter.
 
-    Without the floor, a parameter whose gradient is rounding noise (a bias before BatchNorm) would always fail.
+    Without the floor, a parameter whose gradient is rounding noise (a bias before BatchNorm) would always fail. The
+    difference is that of tensors: inner products would tell it to half the digits only.
 
     Args:
         total: g.
@@ -151,26 +154,22 @@ def statistics(total: Gradients, rows: Sequence[Gradients]) -> dict[str, float]:
     return {name: difference[name] / max(scale[name], least) for name in names}
 
 
-def coefficients(total: Gradients, rows: Mapping[str, Gradients]) -> dict[str, float]:
-    """How often each row is in the total, by least squares.
+def gram_of(total: Gradients, rows: Mapping[str, Gradients]) -> Gram:
+    """The table of losses at parameters, and of the total as it arrived.
 
     Args:
         total: The gradient of the total.
         rows: The gradients of the losses.
 
     Returns:
-        Loss to coefficient.
+        The table, without the losses' values.
     """
-    if not rows:
-        return {}
-    names = sorted({name for gradients in (total, *rows.values()) for name in gradients})
-
-    def product(first: Gradients, second: Gradients) -> float:
-        return sum(float((first[n].double() * second[n].double()).sum()) for n in names if n in first and n in second)
-
-    gramian = torch.tensor([[product(a, b) for b in rows.values()] for a in rows.values()], dtype=torch.float64)
-    inner = torch.tensor([product(row, total) for row in rows.values()], dtype=torch.float64)
-    # Rows of very different size are brought to one scale before solving, or small ones would be rounded away.
-    scale = gramian.diagonal().sqrt().clamp_min(1e-300)
-    solution = torch.linalg.pinv(gramian / scale[:, None] / scale, rtol=1e-10, hermitian=True) @ (inner / scale) / scale
-    return dict(zip(rows, solution.tolist(), strict=True))
+    sites = tuple({name: None for gradients in (total, *rows.values()) for name in gradients})
+    products = torch.zeros(len(sites), len(rows) + 1, len(rows) + 1, dtype=torch.float64)
+    for site, name in enumerate(sites):
+        here = [(k, row[name].double()) for k, row in enumerate((*rows.values(), total)) if name in row]
+        for j, one in here:
+            for k, other in here:
+                products[site, j, k] = (one * other).sum() if j <= k else products[site, k, j]
+    unknown, finite = torch.full((len(rows),), math.nan, dtype=torch.float64), products.diagonal(dim1=1, dim2=2)
+    return Gram(tuple(rows), sites, products, finite[:, :-1].isfinite(), unknown, unknown, Where("parameter"))
