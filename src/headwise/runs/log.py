@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +53,16 @@ class JsonLines:
             self._file.write(brief(entry) + b"\n")
             self._file.flush()
         except OSError as error:
-            raise OSError(
-                f"{self._path}: could not be written ({error.strerror}). Make room and run again with --resume."
-            ) from None
+            raise _unwritable(self._path, error) from None
 
     def sync(self) -> None:
         """Bring all lines to the disk, before a checkpoint says that they are there."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file: what it could not take was told when it was written."""
+        with suppress(OSError):
+            self._file.close()
 
 
 class RunLog:
@@ -75,7 +77,7 @@ class RunLog:
     def __init__(self, folder: Path, last_step: int, *, board: bool = True) -> None:
         self._steps = JsonLines(folder / "log.jsonl", last_step)
         self._evaluations = JsonLines(folder / "evaluation.jsonl", last_step)
-        self._board = _open_board(folder, last_step) if board else None
+        self._board = _Board(folder / "tensorboard", last_step) if board else None
 
     def step(self, entry: Mapping[str, Any]) -> None:
         """Log a training step, in the form of `step_entry`."""
@@ -114,10 +116,60 @@ class RunLog:
             self._board.close()
 
 
-def _open_board(folder: Path, last_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
+class _Board:
+    """TensorBoard's event files, whose errors name them: a thread writes them, and they come out at a later call.
 
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+    Args:
+        folder: of the files.
+        last_step: where the run continues.
+    """
+
+    def __init__(self, folder: Path, last_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        _quiet_writers()
+        self._folder, self._failed = folder, False
+        self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
+
+    def add_scalar(self, name: str, number: float, step: int) -> None:
+        """Write a number of a step."""
+        with self._naming():
+            self._writer.add_scalar(name, number, step)
+
+    def flush(self) -> None:
+        """Bring everything to the disk."""
+        with self._naming():
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the files; an error that was told is not told again."""
+        if not self._failed:
+            with self._naming():
+                self._writer.close()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._failed = True
+            raise _unwritable(self._folder, error) from None
+
+
+def _unwritable(place: Path, error: OSError) -> OSError:
+    return OSError(f"{place}: could not be written ({error.strerror}). Make room and run again with --resume.")
+
+
+@cache
+def _quiet_writers() -> None:
+    """Let no thread of TensorBoard print the error that it hands over."""
+    before = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        if not type(raised.thread).__module__.startswith("tensorboard."):
+            before(raised)
+
+    threading.excepthook = hook
 
 
 class NoLog:
