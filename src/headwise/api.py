@@ -1,6 +1,6 @@
 """The public names of the package: what ``import headwise as hw`` gives."""
 
-from headwise import attribution, backward, coders, losses, networks, normalizers, presets
+from headwise import attribution, backward, balance, coders, losses, networks, normalizers, presets
 from headwise.attribution import Ledger
 from headwise.criterion import (
     Breakdown,
@@ -34,6 +34,7 @@ __all__ = [
     "Term",
     "attribution",
     "backward",
+    "balance",
     "coders",
     "declared",
     "losses",

@@ -78,18 +78,19 @@ class Scales(NamedTuple):
     counts: tuple[int, ...]
 
 
-def combine(sums: Sequence[Sums], weights: Sequence[Number]) -> Combined:
+def combine(sums: Sequence[Sums], weights: Sequence[Number], balance: Tensor | None = None) -> Combined:
     """Combines the sums of terms.
 
     Args:
         sums: The terms' sums.
         weights: The terms' weights.
+        balance: (T,), float32: what the weights are multiplied by.
 
     Returns:
         Values and total, of the widest dtype of the sums, on the device of the first.
     """
     numerators = [numerator for each in sums for numerator in each.numerators]
-    scales = _scales(sums, weights, 0, widest(numerators), numerators[0].device)
+    scales = _balanced(_scales(sums, weights, 0, widest(numerators), numerators[0].device), balance)
     return _combined(gathered(numerators, scales.bottom.dtype, scales.bottom.device), scales, sums, None)
 
 
@@ -100,6 +101,7 @@ def total_of(
     tokens: Sequence[Tensor],
     idle: Collection[int],
     seen: Seen | None,
+    balance: Tensor | None = None,
 ) -> Combined:
     """Combines the sums of terms for a total, of which alone a graph is needed: one node, in the common case.
 
@@ -110,6 +112,7 @@ def total_of(
         tokens: Zeros that join the total.
         idle: Terms from which the total takes no graph.
         seen: Is told of the gradient of the total in each backward pass.
+        balance: (T,), float32: what the weights are multiplied by.
 
     Returns:
         As `combine`.
@@ -119,7 +122,7 @@ def total_of(
         numerators = _apart(sums, numerators, idle)
     numerators += tokens
     device, dtype = numerators[0].device, widest(numerators)
-    scales = _scales(sums, weights, len(tokens), dtype, device)
+    scales = _balanced(_scales(sums, weights, len(tokens), dtype, device), balance)
     mixed = any(each.dtype != dtype or each.device != device for each in numerators)
     learned = scales.bottom.requires_grad or scales.weights.requires_grad
     if mixed or learned or _has_transforms():
@@ -162,6 +165,14 @@ def _scales(
     if torch.compiler.is_compiling() or not (_are_numbers(given[0]) and _are_numbers(weights)):
         return _scales_of(*given, dtype, device)
     return _constant_scales(*given, dtype, device)
+
+
+def _balanced(scales: Scales, balance: Tensor | None) -> Scales:
+    if balance is None:
+        return scales
+    factor, rest = balance.to(scales.weights), len(scales.weights) - len(balance)
+    factor = torch.nn.functional.pad(factor, (0, rest), value=1.0) if rest else factor
+    return scales._replace(weights=scales.weights * factor)
 
 
 def _scales_of(

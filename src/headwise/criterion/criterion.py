@@ -69,6 +69,7 @@ class Criterion(nn.Module):
         self.unread = (unread,) if isinstance(unread, str) else tuple(unread)
         self.on_nonfinite = on_nonfinite
         self.recorder: Recorder | None = None
+        self.balance: Tensor | None = None  # (T,), float32: what a ledger's balance multiplies the weights by
         check_terms(self.terms)
         if on_nonfinite not in ("keep", "drop", "raise"):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
@@ -86,6 +87,7 @@ class Criterion(nn.Module):
         """A copy or pickle has closed books, and makes its own plans and kernels."""
         own: dict[str, Any] = {
             "recorder": None,
+            "balance": None,
             "_plans": Plans(),
             "_parts": {},
             "_kernels": Kernels(self._kernels.enabled),
@@ -99,8 +101,9 @@ class Criterion(nn.Module):
 
     @property
     def weights(self) -> dict[str, float | Tensor]:
-        """The weight of each term at the present step."""
-        return {name: self.term_weights.now(name) for name in self.names}
+        """The weight of each term at the present step, a balance included."""
+        now = self.term_weights.now
+        return {name: _used(now(name), self.balance, number) for number, name in enumerate(self.names)}
 
     @property
     def split_variants(self) -> dict[str, str]:
@@ -277,7 +280,7 @@ class Criterion(nn.Module):
         ids: Any = None,
     ) -> Breakdown:
         roots = [outputs[number] for number in plan.roots]
-        weights = self.term_weights.all_now()
+        weights, balance = self.term_weights.all_now(), self.balance
         record = self._open(plan, roots, given is not None)
         idle = frozenset(n for n, weight in enumerate(weights) if not isinstance(weight, Tensor) and weight == 0.0)
         job = Job(self.terms, plan)
@@ -287,15 +290,15 @@ class Criterion(nn.Module):
         if given is not None and any(isinstance(each, Ratio) for each in given.values()):
             top, sums = None, self._within(with_numerators(sums, top), given)
         sums = self._at_step(sums)
-        combined = total_of(sums, top, weights, tokens, idle, None if record is None else record.at_total)
+        combined = total_of(sums, top, weights, tokens, idle, None if record is None else record.at_total, balance)
         if record is not None:
-            record.summed(combined.values.detach(), weights, combined.levels)
+            record.summed(combined.values.detach(), weights, combined.levels, balance)
             record.by_sample(ids, lambda n, num: value_by_sample(job, n, views, targets, sums[n], num))
         return Breakdown.of_call(
             self.names,
             combined.total,
             (combined.values, combined.weighted),
-            lambda number: self._entry(number, with_numerators(sums, top)[number], weights[number], record),
+            lambda number: self._entry(number, with_numerators(sums, top)[number], weights[number], balance, record),
         )
 
     def _at_step(self, sums: Sequence[Sums]) -> Sequence[Sums]:
@@ -322,10 +325,19 @@ class Criterion(nn.Module):
             return None
         return self.recorder.open(plan.layout, roots, pooled)
 
-    def _entry(self, number: int, sums: Sums, weight: float | Tensor, record: Record | None) -> Entry:
+    def _entry(
+        self, number: int, sums: Sums, weight: float | Tensor, balance: Tensor | None, record: Record | None
+    ) -> Entry:
         """One term's entry, whose graph is its own: entries on different outputs go backward one after another."""
-        one: Combined = combine([sums], [weight])
+        own = None if balance is None else balance[number : number + 1]
+        one: Combined = combine([sums], [weight], own)
         if record is not None:
             record.watch_value(number, one.values)
         variant = self.terms[number].split_variant
-        return Entry(one.values[0], weight, one.weighted[0], ratio_of(sums), one.levels[0], variant)
+        used = _used(weight, balance, number)
+        return Entry(one.values[0], used, one.weighted[0], ratio_of(sums), one.levels[0], variant)
+
+
+def _used(weight: float | Tensor, balance: Tensor | None, number: int) -> float | Tensor:
+    """The weight that a term's value is multiplied by."""
+    return weight if balance is None else weight * balance[number]

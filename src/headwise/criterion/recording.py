@@ -13,8 +13,14 @@ from headwise.criterion.layout import Layout, Part
 class Record(Protocol):
     """One call of a criterion in the books: told in the forward pass what was summed, in the backward what was sent."""
 
-    def summed(self, values: Tensor, weights: Sequence[float | Tensor], levels: Sequence[Tensor | None]) -> None:
-        """The terms' values (T,), their weights, and the values of the levels of those that have any."""
+    def summed(
+        self,
+        values: Tensor,
+        weights: Sequence[float | Tensor],
+        levels: Sequence[Tensor | None],
+        balance: Tensor | None = None,
+    ) -> None:
+        """The terms' values (T,), their weights, the values of the levels, and what the weights were multiplied by."""
 
     def at_total(self, factor: Tensor) -> None:
         """The gradient with which a backward pass comes to the total."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from headwise.attribution.ledger.balancing import Balancing, Rule
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.fold import fold
@@ -72,6 +73,10 @@ class Ledger:
             see `samples`. 0 keeps none.
         values_every: With `samples`: of so many calls one has its values measured, which costs about one more forward
             pass of the losses; gradients by sample come with every call. 0: never.
+        balance: Sets weights from the books, once a step: a rule of `headwise.balance`, or one of yours. What it needs
+            to know after a restart is in `state_dict`. With accumulation, give the optimizer or `micro_batches` too.
+        group: The process group over whose ranks a balance is taken, if `torch.distributed` is used; None: the default
+            one. All its ranks must do every step.
 
     Raises:
         ValueError: The criterion's books are kept already, or a number is less than 1.
@@ -90,6 +95,8 @@ class Ledger:
         on_nonfinite: Policy | None = None,
         samples: int = 0,
         values_every: int = 10,
+        balance: Rule | None = None,
+        group: Any = None,
     ) -> None:
         if criterion.recorder is not None:
             raise ValueError("the criterion's books are kept by another Ledger. Close that one first: ledger.close()")
@@ -108,6 +115,7 @@ class Ledger:
         self._schemas: dict[int, tuple[Layout, Schema]] = {}
         modules = list(network.modules()) if network is not None else []
         self._junctions = [module for module in modules if isinstance(module, Junction)]
+        self._balancing = Balancing(balance, criterion.names, self._junctions, group) if balance is not None else None
         for junction in self._junctions:
             junction.open()
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
@@ -128,6 +136,8 @@ class Ledger:
         Returns:
             The record.
         """
+        if self._balancing is not None:
+            self._balance_unmarked(self._balancing)
         waiting = self._waiting
         if len(waiting) >= _MOST_WAITING or sum(each.held for each in waiting.values()) >= _MOST_HELD:
             self._flush()
@@ -139,6 +149,8 @@ class Ledger:
                 self._schemas.clear()
             same = next((held for _, held in self._schemas.values() if held == schema), schema)
             known = self._schemas[id(layout)] = layout, same
+            if self._balancing is not None:
+                self._balancing.fit(same)
         return CallRecord(self, known[1], layout, roots, pooled)
 
     def sampled(self, record: CallRecord, ids: Any, measure: Measure) -> None:
@@ -166,9 +178,18 @@ class Ledger:
 
     def mark(self) -> None:
         """Ends a step, if a backward pass came by since the last one; called by `Criterion.advance`."""
+        if self._balancing is not None:
+            self._criterion.balance = self._balancing.step(self._waiting.values())
         self._ring.mark()
 
     step = mark
+
+    def _balance_unmarked(self, balancing: Balancing) -> None:
+        """Ends the balance's step where nobody marks steps: before the first call of the next one."""
+        if not self._ring.is_marked and not self._handles:
+            balancing.take(self._waiting.values())
+            if balancing.num_calls >= self._ring.micro_batches:
+                self._criterion.balance = balancing.step(())
 
     def _pass_ended(self, under: Under) -> None:
         """Takes what junctions at features booked in a pass, if it came to a call of this criterion."""
@@ -182,6 +203,8 @@ class Ledger:
     def _flush(self) -> None:
         """Writes what backward passes have brought into the ring."""
         waiting, self._waiting = list(self._waiting.values()), {}
+        if self._balancing is not None:
+            self._balancing.take(waiting)
         for each in rows_of(waiting):
             self._ring.write(each.schema, each.places, each.columns, each.briefs)
         for record in waiting:
@@ -268,7 +291,7 @@ class Ledger:
             self._ranked.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a ledger that goes on after a restart must know, beside the criterion's own state: its samples.
+        """What a ledger that goes on after a restart must know, beside the criterion's own state: samples and balance.
 
         The books of single steps are no part of it.
 
@@ -276,7 +299,10 @@ class Ledger:
             Tensors and plain data.
         """
         self._flush()
-        return {"samples": None if self._ranked is None else self._ranked.state_dict()}
+        if self._balancing is not None:
+            self._balance_unmarked(self._balancing)
+        kept = {"samples": self._ranked, "balance": self._balancing}
+        return {name: None if each is None else each.state_dict() for name, each in kept.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state.
@@ -289,6 +315,9 @@ class Ledger:
         """
         if self._ranked is not None and state.get("samples") is not None:
             self._ranked.load_state_dict(state["samples"])
+        if self._balancing is not None and state.get("balance") is not None:
+            self._balancing.load_state_dict(state["balance"])
+            self._criterion.balance = self._balancing.factor
 
     def table(self) -> str:
         """The last step as a printable table."""
@@ -307,7 +336,7 @@ class Ledger:
         """Ends the booking; what was booked stays readable."""
         if self._criterion.recorder is self:
             self._flush()
-            self._criterion.recorder = None
+            self._criterion.recorder = self._criterion.balance = None
             self._criterion.on_nonfinite = self._policy
             CLOCK.stop(self._pass_ended)
             self._unwatch()

@@ -85,6 +85,7 @@ class Numbers(NamedTuple):
     kept: list[Tensor]
     probed: list[tuple[Tensor, Tensor]]
     products: list[Callable[[], Tensor]]
+    balance: Tensor | None
 
 
 class CallRecord:
@@ -103,6 +104,7 @@ class CallRecord:
         self.place: int | None = None  # its row, once a backward pass has come by
         self.passes: list[BackwardPass] = []
         self.held = 0  # bytes that wait
+        self.num_taken = 0  # passes that a balance has seen
         self._now: BackwardPass | None = None  # the pass that came by last, until it is written
         self.samples: SampledCall | None = None
         self.owner, self._layout = owner, layout
@@ -116,9 +118,15 @@ class CallRecord:
             else:
                 root.register_hook(partial(self.arrived, key))  # type: ignore[no-untyped-call]
 
-    def summed(self, values: Tensor, weights: Sequence[float | Tensor], levels: Sequence[Tensor | None]) -> None:
+    def summed(
+        self,
+        values: Tensor,
+        weights: Sequence[float | Tensor],
+        levels: Sequence[Tensor | None],
+        balance: Tensor | None = None,
+    ) -> None:
         """Keeps what the call summed; see `Record`."""
-        self._values = values
+        self.values, self.balance = values, balance
         self._weights: tuple[float, ...] | None = None
         if any(isinstance(each, Tensor) for each in weights):
             # Now, for an optimizer writes the next step's weights over these.
@@ -127,9 +135,13 @@ class CallRecord:
             self._weights = tuple(weights)  # type: ignore[arg-type]
         self._levels = [(number, each.detach()) for number, each in enumerate(levels) if each is not None]
 
-    def _weight(self) -> Tensor:
+    def weight(self) -> Tensor:
         """The weights as declared."""
         return self._moving if self._weights is None else self._vector(self._weights)
+
+    def _used(self) -> Tensor:
+        """The weights as the total used them."""
+        return self.weight() if self.balance is None else self.weight() * self.balance.to(self.device)
 
     def by_sample(self, ids: Any, measure: Callable[[int, int], Tensor | str]) -> None:
         """Tells the ledger of the samples of the call; see `Record`."""
@@ -277,7 +289,9 @@ class CallRecord:
             return None
         if one.own or one.channels or one.strangers or one.features or one.under.number_of(self) is None:
             return None
-        return Brief(self._weights, (*one.kept, *one.probed), len(one.probed), tuple(one.pairs))
+        return Brief(
+            self._weights, (*one.kept, *one.probed), len(one.probed), tuple(one.pairs), self.balance is not None
+        )
 
     def numbers(self) -> Numbers:
         """What a brief row is computed from."""
@@ -287,7 +301,8 @@ class CallRecord:
         assert number is not None
         levels = [each for _, each in self._levels]
         kept, probed = list(one.kept.values()), list(one.probed.values())
-        return Numbers(self._values, one.common, number, levels, kept, probed, list(one.pairs.values()))
+        products = list(one.pairs.values())
+        return Numbers(self.values, one.common, number, levels, kept, probed, products, self.balance)
 
     def written(self) -> None:
         """Its row is in the ring; what another pass brings will be written anew."""
@@ -300,7 +315,7 @@ class CallRecord:
         """The numbers of one pass."""
         schema, num = self.schema, len(self.schema.terms)
         number = one.under.number_of(self)
-        weight = self._weight()
+        weight = self._used()
         value, common, begun = self._wide(one.common, number)
         factor = self._factor(one, weight, common)
         through = [1.0 if one.common is not None or number in one.own else 0.0 for number in range(num)]
@@ -336,12 +351,10 @@ class CallRecord:
     def _wide(self, *scalars: Tensor | None) -> list[Tensor]:
         """The values, and scalars as vectors of one element (0 for none), as the books keep them: one conversion."""
         held = [each for each in scalars if each is not None]
-        parts = [each if each.dtype == self._values.dtype else each.to(self._values.dtype) for each in held]
-        if any(each.dtype == torch.float64 for each in held) or any(
-            each.device != self._values.device for each in held
-        ):
-            parts = [each.to(self._values.device, torch.float64) for each in held]
-        values = self._values.to(parts[0].dtype) if parts else self._values
+        parts = [each if each.dtype == self.values.dtype else each.to(self.values.dtype) for each in held]
+        if any(each.dtype == torch.float64 for each in held) or any(each.device != self.values.device for each in held):
+            parts = [each.to(self.values.device, torch.float64) for each in held]
+        values = self.values.to(parts[0].dtype) if parts else self.values
         packed = torch.cat([values, *(each.reshape(1) for each in parts)])
         wide = list(torch.split(packed.to(self.device, book_dtype(self.device)), [len(values), *(1,) * len(parts)]))
         rest = iter(wide[1:])
@@ -361,7 +374,7 @@ class CallRecord:
             for one in self.passes:
                 if one.under is under:
                     value, common = self._wide(one.common)
-                    factor = self._factor(one, self._weight(), common)
+                    factor = self._factor(one, self._used(), common)
                     found = found + torch.where(factor == 0, 0.0, factor * value).sum()
         return found
 

@@ -52,7 +52,7 @@ class Ring:
     """
 
     def __init__(self, capacity: int, micro_batches: int) -> None:
-        self._capacity, self._micro_batches = capacity, micro_batches
+        self._capacity, self.micro_batches = capacity, micro_batches
         self._size = capacity * micro_batches
         self._rows: deque[_Row] = deque(maxlen=self._size)
         self._first = 0  # number of the oldest row
@@ -60,6 +60,11 @@ class Ring:
         self._used: dict[Schema, int] = {}
         self._ends: deque[int] = deque(maxlen=capacity + 1)  # the rows before which a step ended
         self._num_ends = 0
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether somebody marks the steps."""
+        return self._num_ends > 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -118,7 +123,7 @@ class Ring:
             Its number.
         """
         if not self._num_ends:
-            return number // self._micro_batches
+            return number // self.micro_batches
         return self._num_ends - len(self._ends) + bisect_right(self._ends, number)
 
     def mark(self) -> None:
@@ -170,7 +175,7 @@ class Ring:
         """(number of the step, first row, end) of all steps of which every row is kept."""
         last = self._first + len(self._rows)
         if not self._num_ends:
-            each = self._micro_batches
+            each = self.micro_batches
             numbers = range(-(-self._first // each), -(-last // each))
             return [(number, number * each, min(last, (number + 1) * each)) for number in numbers]
         ends = list(self._ends)

@@ -50,7 +50,8 @@ def rows_of(records: Iterable[CallRecord]) -> list[Rows]:
             found.append(Rows(record.schema, (record.place,), record.row()[None], (None,)))
         else:
             numbers = record.numbers()
-            key = record.schema, numbers.values.device, len(brief.covered), brief.num_probed, len(brief.compared)
+            sizes = len(brief.covered), brief.num_probed, len(brief.compared), brief.balanced
+            key = record.schema, numbers.values.device, sizes
             together.setdefault(key, []).append((record, brief, numbers))
     for same in together.values():
         places = tuple(record.place for record, _, _ in same if record.place is not None)
@@ -87,4 +88,6 @@ def _columns(rows: Sequence[Numbers]) -> Tensor:
         parts += [] if finite is None else [finite[len(kept) :].view(num, -1)]
     if rows[0].products:
         parts.append(gathered([product() for each in rows for product in each.products], dtype, device).view(num, -1))
+    if rows[0].balance is not None:
+        parts.append(wide([each.balance for each in rows if each.balance is not None]))
     return torch.cat(parts, dim=1)

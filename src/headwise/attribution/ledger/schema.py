@@ -56,12 +56,14 @@ class Brief(NamedTuple):
         covered: (site, reading) of the squares; those of large gradients last.
         num_probed: How many gradients were large.
         compared: (site, reading, reading) of the products.
+        balanced: Whether the weights were balanced; then what they were multiplied by comes last.
     """
 
     weights: tuple[float, ...]
     covered: tuple[tuple[int, int], ...]
     num_probed: int
     compared: tuple[tuple[int, int, int], ...]
+    balanced: bool
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,8 @@ class Schema:
 
         Args:
             columns: Values, the factor at the total, the number that backward was called on, the levels' values, the
-                squares of small gradients, those of large ones and whether these are finite, and the products; on the
-                host. What follows is of no meaning.
+                squares of small gradients, those of large ones and whether these are finite, the products, and what
+                balanced weights were multiplied by; on the host. What follows is of no meaning.
             brief: What belongs to them.
 
         Returns:
@@ -190,9 +192,11 @@ class Schema:
         """
         num, small = len(self.terms), len(brief.covered) - brief.num_probed
         sizes = [num, 1, 1, sum(map(len, self.levels)), small, brief.num_probed, brief.num_probed, len(brief.compared)]
+        sizes.append(num if brief.balanced else 0)
         parts = torch.split(columns[: sum(sizes)], sizes)
-        value, common, number, levels, small_squares, large_squares, finite, products = parts
+        value, common, number, levels, small_squares, large_squares, finite, products, balance = parts
         weight, one = torch.tensor(brief.weights, dtype=columns.dtype), torch.ones(1, dtype=columns.dtype)
+        weight = weight * balance if brief.balanced else weight
         factor = weight * common
         of_level = factor.repeat_interleave(torch.tensor([len(each) for each in self.levels]))
         fields = {"weight": weight, "value": value, "factor": factor, "factored": factor * value, "common": common}

@@ -1,0 +1,304 @@
+"""Balancing: once a step, from what the terms sent, what their weights are multiplied by in the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.gram import Gram, Where
+from headwise.attribution.ledger.record import BackwardPass, CallRecord
+from headwise.attribution.ledger.schema import Schema
+from headwise.criterion.combine import vector
+from headwise.criterion.feature_junction import Junction
+from headwise.criterion.stats import book_dtype
+
+OUTPUTS = "outputs"
+
+
+class Rule(Protocol):
+    """What sets weights; those of `headwise.balance`, or one of yours."""
+
+    at: str
+    """Where gradients are taken: "outputs", or the name of a `Junction`."""
+
+    def check(self, terms: Sequence[str]) -> None:
+        """Raises a ValueError if the rule does not fit these terms."""
+
+    def weights(self, step: int, gram: StepGram) -> Tensor:
+        """What the declared weights are multiplied by from the next step on.
+
+        Args:
+            step: How many steps have been balanced before.
+            gram: Of the step that has just ended, at the declared weights, of one place; on the device. Its ``norms``,
+                ``values`` and ``weights`` are (T,) tensors; inner products between terms are not known (NaN).
+
+        Returns:
+            (T,).
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rule must know after a restart."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state."""
+
+
+class StepGram(Gram):
+    """The table of one step for a rule: what costs launches is made when it is asked for.
+
+    Args:
+        terms: T names.
+        site: The place.
+        norms: (T,), on the device.
+        values: Makes (T,).
+        weights: (T,), as declared.
+        step: Number of the step.
+    """
+
+    def __init__(
+        self, terms: tuple[str, ...], site: str, norms: Tensor, values: Callable[[], Tensor], weights: Tensor, step: int
+    ) -> None:
+        level = Where("output" if site == OUTPUTS else "feature", step=step)
+        self.__dict__.update(terms=terms, sites=(site,), weights=weights, where=level, _norms=norms, _values=values)
+
+    @property
+    def norms(self) -> Tensor:
+        """(T,): the norm of each term's gradient."""
+        found: Tensor = self.__dict__["_norms"]
+        return found
+
+    @property
+    def values(self) -> Tensor:
+        """(T,)."""
+        found: Tensor = self.__dict__["_values"]()
+        return found
+
+    @property
+    def finite(self) -> Tensor:
+        """(1, T)."""
+        return self.norms.isfinite().unsqueeze(0)
+
+    @property
+    def products(self) -> Tensor:
+        """(1, T + 1, T + 1): squared norms; NaN elsewhere."""
+        num = len(self.terms)
+        found = torch.full((1, num + 1, num + 1), torch.nan, dtype=self.norms.dtype, device=self.norms.device)
+        found[0].diagonal()[:num] = self.norms.square()
+        return found
+
+
+class Balancing:
+    """Gathers what the calls of a step sent, asks the rule, and hands its answer to the criterion.
+
+    Args:
+        rule: The rule.
+        terms: The terms' names.
+        junctions: Those of the network.
+        group: The process group over whose ranks norms are summed; None means the default one.
+
+    Raises:
+        ValueError: The rule does not fit.
+    """
+
+    def __init__(self, rule: Rule, terms: tuple[str, ...], junctions: Sequence[Junction], group: Any) -> None:
+        rule.check(terms)
+        known = {each.name: each for each in junctions}
+        if rule.at != OUTPUTS and rule.at not in known:
+            raise ValueError(
+                f"balance: no junction {rule.at!r} to balance at, only {', '.join((OUTPUTS, *known))}. Hand the "
+                f"network to the ledger, with hw.Junction({rule.at!r}, ...) in it"
+            )
+        self.factor: Tensor | None = None  # (T,), float32; None before the first step
+        self.num_steps = 0
+        self._rule, self._terms, self._group = rule, terms, group
+        self._junction = known.get(rule.at)
+        self._calls: dict[int, tuple[CallRecord, Tensor]] = {}
+        self._columns: dict[Schema, tuple[tuple[int, ...], ...]] = {}
+
+    @property
+    def num_calls(self) -> int:
+        """Calls of the step under way that a backward pass came to."""
+        return len(self._calls)
+
+    @torch.no_grad()
+    def take(self, records: Iterable[CallRecord]) -> None:
+        """Takes what came to calls since they were taken last.
+
+        Args:
+            records: The calls.
+        """
+        for record in records:
+            new, record.num_taken = record.trained[record.num_taken :], len(record.trained)
+            for one in new:
+                norm = self._norms(record, one)
+                if norm is not None:
+                    held = self._calls.get(id(record))
+                    # Passes over one call send one gradient, by different factors.
+                    self._calls[id(record)] = record, norm if held is None else held[1] + norm
+
+    @torch.no_grad()
+    def step(self, records: Iterable[CallRecord]) -> Tensor | None:
+        """Ends a step.
+
+        Args:
+            records: Calls that were not taken yet.
+
+        Returns:
+            What the declared weights are multiplied by from now on, (T,); None as long as nothing was sent.
+        """
+        self.take(records)
+        calls, self._calls = list(self._calls.values()), {}
+        if calls:
+            with torch.inference_mode(False):
+                gram = self._gram(calls)
+                found = self._rule.weights(self.num_steps, gram)
+                if found.shape != (len(self._terms),):
+                    raise ValueError(
+                        f"balance: {type(self._rule).__name__}.weights gives one number a term, ({len(self._terms)},); "
+                        f"found {tuple(found.shape)}"
+                    )
+                self.factor = found.to(torch.float32)
+                if _is_distributed():
+                    # Drawn weights, or unlike devices: ranks stay equal to the bit.
+                    torch.distributed.broadcast(self.factor, group_src=0, group=self._group)
+            self.num_steps += 1
+        return self.factor
+
+    def _gram(self, calls: Sequence[tuple[CallRecord, Tensor]]) -> StepGram:
+        first = calls[0][0]
+        held = [norms for _, norms in calls]
+        norms = held[0] if len(held) == 1 else torch.stack(held).square().sum(0).sqrt()
+
+        def values() -> Tensor:
+            found = torch.stack([record.values for record, _ in calls]).to(norms)
+            return found.sum(0) if first.pooled else found.mean(0)
+
+        if _is_distributed():
+            ranks = torch.distributed.get_world_size(self._group)
+            packed = torch.stack([norms.square(), values()])
+            torch.distributed.all_reduce(packed, group=self._group)
+            norms = packed[0].sqrt()
+            pooled = packed[1] if first.pooled else packed[1] / ranks
+            return StepGram(self._terms, self._rule.at, norms, lambda: pooled, first.weight(), self.num_steps)
+        return StepGram(self._terms, self._rule.at, norms, values, first.weight(), self.num_steps)
+
+    def _norms(self, record: CallRecord, one: BackwardPass) -> Tensor | None:
+        """(T,): what the terms sent in one pass, at the declared weights, the loop's factor divided out."""
+        found = self._at_outputs(record, one) if self._junction is None else self._at_feature(record, one)
+        if found is None:
+            return None
+        factor = one.common
+        if factor is not None and record.balance is not None:
+            factor = factor * record.balance
+        if one.own:
+            # The loop went on from single terms: what it multiplied each by is divided out, but for its weight.
+            own = vector([one.own.get(n, 0.0) for n in range(len(self._terms))], found.dtype, found.device)
+            own = own / record.weight()
+            factor = own if factor is None else factor + own
+        return found if factor is None else found / factor.abs()
+
+    def _at_outputs(self, record: CallRecord, one: BackwardPass) -> Tensor | None:
+        keys = (*one.kept, *one.probed)
+        if not keys:
+            return None
+        readings, dtype = record.schema.readings, book_dtype(record.device)
+        terms = tuple([readings[reading].term for _, reading in keys])
+        norms = [norm.to(dtype) for norm, _ in one.probed.values()]
+        if one.kept:
+            norms = [*torch._foreach_norm(list(one.kept.values()), 2, dtype=dtype), *norms]
+        found = torch.stack(norms)
+        if terms == tuple(range(len(self._terms))):
+            return found
+        square = found.square() @ _spread(tuple((term,) for term in terms), len(self._terms), found)
+        for (_, left, right), product in one.pairs.items():
+            if readings[left].term == readings[right].term:
+                # Two levels of one term at one place: their gradients add up there.
+                square[readings[left].term] += 2 * product()
+        return square.clamp(min=0).sqrt()
+
+    def _at_feature(self, record: CallRecord, one: BackwardPass) -> Tensor | None:
+        junction = self._junction
+        assert junction is not None
+        columns = one.features.get(f"feature {junction.name}")
+        if columns is None:
+            return None
+        columns = columns.to(record.device, book_dtype(record.device))
+        square = columns @ _spread(self._of_columns(record.schema, junction), len(self._terms), columns)
+        return square.clamp(min=0).sqrt()
+
+    def fit(self, schema: Schema) -> None:
+        """Asks that heads at a feature and terms belong together.
+
+        Args:
+            schema: Of a call.
+
+        Raises:
+            ValueError: A head is read by no term, or by several.
+        """
+        if self._junction is not None:
+            self._of_columns(schema, self._junction)
+
+    def _of_columns(self, schema: Schema, junction: Junction) -> tuple[tuple[int, ...], ...]:
+        """Which terms each column of a junction's books counts for; twice for a product of two heads of one term."""
+        found = self._columns.get(schema)
+        if found is None:
+            heads = [_term_of(head, schema, junction.name) for head in junction.readers]
+            pairs = [(left, left) if left == right else () for left, right in combinations(heads, 2)]
+            found = self._columns[schema] = (*((head,) for head in heads), *pairs)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs."""
+        factor = None if self.factor is None else self.factor.cpu()
+        return {"factor": factor, "steps": self.num_steps, "rule": self._rule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state.
+
+        Args:
+            state: Of a rule of the same kind, for as many terms.
+
+        Raises:
+            ValueError: It is of other terms.
+        """
+        factor = state["factor"]
+        if factor is not None and factor.shape != (len(self._terms),):
+            raise ValueError(
+                f"balance: the state is of {len(factor)} terms, this criterion has {len(self._terms)}. Use the "
+                "criterion that it was saved with"
+            )
+        self.factor = None if factor is None else factor.clone()
+        self.num_steps = state["steps"]
+        self._rule.load_state_dict(state["rule"])
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _spread(terms: tuple[tuple[int, ...], ...], num: int, like: Tensor) -> Tensor:
+    """(K, T): how often each of K numbers counts for each term."""
+    flat = tuple([float(each.count(term)) for each in terms for term in range(num)])
+    return vector(flat, like.dtype, like.device).view(len(terms), num)
+
+
+def _term_of(head: str, schema: Schema, junction: str) -> int:
+    """The term that a head at a junction belongs to: of its name, or the one that reads the output of its name."""
+    if head in schema.terms:
+        return schema.terms.index(head)
+    readers = {
+        each.term for each in schema.readings if each.path == head or each.path.startswith((f"{head}.", f"{head}["))
+    }
+    if len(readers) != 1:
+        told = ", ".join(repr(schema.terms[each]) for each in sorted(readers)) or "no term"
+        raise ValueError(
+            f"balance: at {junction!r} the output of head {head!r} is read by {told}, and gradients there are those of "
+            f"heads. Name the junction's heads after terms or their outputs, one a term, or balance at {OUTPUTS!r}"
+        )
+    return readers.pop()

@@ -1,0 +1,88 @@
+"""Shares of the gradient that terms are to have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.ledger.balancing import OUTPUTS, StepGram
+from headwise.criterion.combine import vector
+
+
+class Shares:
+    """Weighs terms so that each has its share of the gradient norm at a place.
+
+    With u_t the norm of term t's gradient at its declared weight, and mean its bias-corrected exponential average::
+
+        f_t = share_t / sum share * sum_s mean(u_s) / mean(u_t)
+
+    so that ``f_t u_t`` is proportional to the share, and the sum of the norms is that of the declared weights. This is
+    the balancer of EnCodec (Défossez et al., High Fidelity Neural Audio Compression, 2022, section 3.4, equation 6),
+    whose gradient at one shared output has the same direction; it takes the norms of the step before instead of a
+    further pass, and keeps the size of the gradient instead of setting it to 1.
+
+    It misleads where a norm is not a wish. Norms fall as a term is learned: a term that is done is turned up until its
+    noise pulls as hard as the others. At outputs, norms grow with the number of elements and say nothing of what
+    reaches the parameters (see "Energy and forces" in docs/books.md); balance at a shared feature there. Terms of one
+    share may still cancel each other.
+
+    Args:
+        shares: By term, any positive numbers; of terms that are not named the weight stays. None: equal shares for all.
+        at: "outputs", or the name of a `Junction` whose heads are named after the terms or their outputs.
+        decay: Of the average, in [0, 1). Steps in which a term sends nothing, or something that is not finite, do not
+            count for it.
+
+    Raises:
+        ValueError: A share is not positive, or the decay is not in [0, 1).
+    """
+
+    def __init__(self, shares: Mapping[str, float] | None = None, *, at: str = OUTPUTS, decay: float = 0.9) -> None:
+        given = None if shares is None else {name: float(share) for name, share in shares.items()}
+        if given is not None and not (given and all(0 < share < math.inf for share in given.values())):
+            raise ValueError(f"balance.Shares: a share is a positive number, of at least one term; found {given}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"balance.Shares: decay is in [0, 1); found {decay}")
+        self.shares, self.at, self.decay = given, at, decay
+        self._mean: Tensor | None = None
+        self._num = 0
+
+    def check(self, terms: Sequence[str]) -> None:
+        """Raises a ValueError where a share names no term."""
+        unknown = [name for name in self.shares or () if name not in terms]
+        if unknown:
+            raise ValueError(f"balance.Shares: no term {unknown[0]!r}. The terms are: {', '.join(terms)}")
+
+    def weights(self, step: int, gram: StepGram) -> Tensor:
+        """What the declared weights are multiplied by; see `Rule`."""
+        norms = gram.norms
+        if self._mean is None or self._mean.device != norms.device:
+            self._mean = torch.zeros_like(norms) if self._mean is None else self._mean.to(norms)
+        self._num += 1
+        # The first step counts whole, the second as much as the decay makes of it, and so on: no bias towards 0.
+        newest = (1 - self.decay) / (1 - self.decay**self._num)
+        valid = norms.nan_to_num(nan=0.0, posinf=0.0)
+        self._mean = self._mean.lerp(torch.where(valid > 0, valid, self._mean), newest)
+        return self._factors(gram.terms, self._mean)
+
+    def _factors(self, terms: tuple[str, ...], mean: Tensor) -> Tensor:
+        given = dict.fromkeys(terms, 1.0) if self.shares is None else self.shares
+        total = math.fsum(given.values())
+        share = vector([given.get(name, 0.0) / total for name in terms], mean.dtype, mean.device)
+        if len(given) == len(terms):
+            # A term that has sent nothing yet keeps its weight.
+            return (share / mean * mean.sum()).nan_to_num(nan=1.0, posinf=1.0)
+        chosen = vector([float(name in given) for name in terms], mean.dtype, mean.device)
+        return torch.where((chosen * mean) > 0, share / mean * torch.dot(chosen, mean), 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages."""
+        return {"mean": None if self._mean is None else self._mean.cpu(), "num": self._num}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state."""
+        self._mean = None if state["mean"] is None else state["mean"].clone()
+        self._num = state["num"]
