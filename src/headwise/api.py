@@ -1,7 +1,7 @@
 """The public names of the package: what ``import headwise as hw`` gives."""
 
 from headwise import attribution, backward, balance, coders, losses, networks, normalizers, presets
-from headwise.attribution import Ledger
+from headwise.attribution import Ledger, book
 from headwise.criterion import (
     Breakdown,
     Criterion,
@@ -35,6 +35,7 @@ __all__ = [
     "attribution",
     "backward",
     "balance",
+    "book",
     "coders",
     "declared",
     "losses",

@@ -8,6 +8,7 @@ from headwise.attribution.jacobians.jacobian import jacobian
 from headwise.attribution.jacobians.jacobian_table import JacobianRow, JacobianTable
 from headwise.attribution.jacobians.sampler import JacobianSampler, SampledRow
 from headwise.attribution.jacobians.update import LastUpdate
+from headwise.attribution.ledger.book import book
 from headwise.attribution.ledger.books import Books, FeatureBooks, LevelBooks, OutputBooks, TermBooks
 from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.ledger import Ledger
@@ -27,5 +28,5 @@ __all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "ja
 __all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]
 __all__ += ["Cause", "PrecisionCheck", "SumCheck", "SumRow", "check_sum"]
 __all__ += ["AuditReport", "Finding", "Subject", "audit"]
-__all__ += ["ForeignLedger", "watch", "wrap"]
+__all__ += ["ForeignLedger", "book", "watch", "wrap"]
 __all__ += ["Summand", "TakenApart", "take_apart"]

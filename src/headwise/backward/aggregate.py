@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.autograd.graph import GradientEdge
 
 from headwise.backward.ranks import any_over_ranks, is_distributed, sum_over_ranks
 from headwise.criterion import Breakdown
+from headwise.criterion.recording import Record
 from headwise.graph import topological
 from headwise.refusals import refuse_reentrant, refuse_sharded, refuse_static_graph
 
-Rows = list[list[Tensor | None]]
+Rows = Sequence[list[Tensor | None]]
+
+
+_SAME = 1e-4
+"""How far a combination of rows may be from what was made of them, by its norm: rounding of float32."""
 
 
 def aggregate(
@@ -43,13 +51,17 @@ def aggregate(
         steps = (criterion(network(images), targets, pooled) for images, targets in micro_batches)
         hw.backward.aggregate(steps, network, UPGrad())
 
+    A loss that was booked inside of the network (`headwise.book`) is a row of its own, after the terms.
+
     The price is a backward pass per term and one gradient of the shared parameters per term in memory. An open ledger
-    books nothing in these passes.
+    books what these passes send to the outputs, and in `Books.aggregated` the rows' norms and cosines in the shared
+    parameters, those with what the aggregator made of them, and the weight that it gave to each row.
 
     Args:
         breakdown: What the criterion returned, or those of all micro-batches. Nothing has to be undone: sums stay sums.
         network: The network (wrapped by DDP or not), or the parameters to fill.
-        aggregator: Function of a matrix (T, P), a row per term in their order, that returns (P,).
+        aggregator: Function of a matrix (T, P), a row per term in their order, that returns (P,). The books
+            have the weights of its ``weighting``, or those of the rows that add up to what it returns.
         average: Divide by the number of ranks, where denominators are each rank's own.
         drop_empty: Leave out rows of zeros (a term without anything to learn from in this step, or of weight 0).
             MGDA would answer them by zero; an aggregator with one preference a term needs all rows.
@@ -60,7 +72,8 @@ def aggregate(
             hides parameters; or the aggregator did not return one number a column.
     """
     parameters = _trainable(network)
-    rows = _jacobian([breakdown] if isinstance(breakdown, Breakdown) else breakdown, parameters)
+    jacobian = _jacobian([breakdown] if isinstance(breakdown, Breakdown) else breakdown, parameters)
+    rows = list(jacobian.rows.values())
     with torch.no_grad():
         reach = torch.tensor([[each is not None for each in row] for row in rows], device=parameters[0].device)
         reach = any_over_ranks(reach, group)
@@ -72,7 +85,10 @@ def aggregate(
             size = dist.get_world_size(group)
             matrix, plain = matrix / size, plain / size
         if shared:
-            _add(parameters, shared, _aggregated(matrix, aggregator, drop_empty, group))
+            answer, weights = _aggregated(matrix, aggregator, drop_empty, group)
+            if jacobian.record is not None:
+                jacobian.record.aggregated(list(jacobian.rows), matrix, answer, _weights(matrix, answer, weights))
+            _add(parameters, shared, answer)
         _add(parameters, alone, plain)
 
 
@@ -88,21 +104,56 @@ def _trainable(network: nn.Module | Iterable[Tensor]) -> list[Tensor]:
     return parameters
 
 
-def _jacobian(breakdowns: Iterable[Breakdown], parameters: Sequence[Tensor]) -> Rows:
-    """Per term and parameter the gradient, added up over micro-batches; None where the term does not reach."""
-    rows: Rows = []
+@dataclass
+class _Jacobian:
+    """Per row and parameter the gradient, added up over micro-batches; None where it does not reach.
+
+    Args:
+        rows: By the names of terms, then of losses that were booked inside of the network.
+        record: The books of the last micro-batch, if they are kept.
+    """
+
+    rows: dict[str, list[Tensor | None]]
+    record: Record | None = None
+
+    def add(self, name: str, found: Sequence[Tensor | None]) -> None:
+        """Adds to a row."""
+        row = self.rows.setdefault(name, [None] * len(found))
+        row[:] = [b if a is None else a if b is None else a + b for a, b in zip(row, found, strict=True)]
+
+
+def _jacobian(breakdowns: Iterable[Breakdown], parameters: Sequence[Tensor]) -> _Jacobian:
+    jacobian = _Jacobian({})
     for breakdown in breakdowns:
         roots = [entry.weighted.grad_fn for entry in breakdown.values()]
         nodes = topological(node for node in roots if node is not None)
         refuse_reentrant("aggregate", nodes)
         refuse_static_graph("aggregate", nodes)
-        rows = rows or [[None] * len(parameters) for _ in breakdown]
-        for row, entry in zip(rows, breakdown.values(), strict=True):
-            found = torch.autograd.grad(entry.weighted, parameters, retain_graph=True, allow_unused=True)
-            row[:] = [b if a is None else a if b is None else a + b for a, b in zip(row, found, strict=True)]
-    if not rows:
+        jacobian.record = breakdown.record
+        inside = [node for node in nodes if hasattr(node, "headwise_booked")]
+        for name, entry in breakdown.items():
+            jacobian.add(name, _row(entry.weighted, parameters))
+        for node in inside:
+            edge = _edge_inside(node, breakdown)
+            jacobian.add(node.headwise_booked.name, _row(edge, parameters) if edge else [None] * len(parameters))
+    if not jacobian.rows:
         raise ValueError("aggregate: no breakdown to take gradients of. Hand over what the criterion returned")
-    return rows
+    return jacobian
+
+
+def _row(root: Tensor | GradientEdge, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad([root], parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
+
+
+def _edge_inside(node: Any, breakdown: Breakdown) -> GradientEdge | None:
+    """Where the gradient of a loss enters that was booked inside of the network; it is booked as looked at."""
+    injected = node.headwise_booked
+    if injected.name in breakdown:
+        raise ValueError(f"aggregate: {injected.name!r} is a term, and a loss of hw.book. Name them differently")
+    if breakdown.record is not None:
+        injected.look(breakdown.record, node.next_functions)
+    loss, number = node.next_functions[1] if len(node.next_functions) > 1 else (None, 0)
+    return None if loss is None else GradientEdge(loss, number)
 
 
 def _summed(
@@ -123,17 +174,22 @@ def _summed(
     return packed[: len(rows) * width].view(len(rows), width), packed[len(rows) * width :]
 
 
-def _aggregated(matrix: Tensor, aggregator: Callable[[Tensor], Tensor], drop_empty: bool, group: Any) -> Tensor:
-    """What the first rank's aggregator makes of the Jacobian; an error there is an error on all ranks."""
-    if drop_empty:
-        matrix = matrix[(matrix != 0).any(1)]
-    if not len(matrix):
-        return matrix.new_zeros(matrix.shape[1])
-    answer = matrix.new_zeros(matrix.shape[1] + 1)  # the last number tells whether it worked
+def _aggregated(
+    matrix: Tensor, aggregator: Callable[[Tensor], Tensor], drop_empty: bool, group: Any
+) -> tuple[Tensor, Tensor]:
+    """What the first rank's aggregator makes of the Jacobian, and its weights; an error there is one on all ranks."""
+    rows, columns = matrix.shape
+    kept = (matrix != 0).any(1) if drop_empty else torch.ones(rows, dtype=torch.bool, device=matrix.device)
+    num = int(kept.sum()) if drop_empty else rows
+    if not num:
+        return matrix.new_zeros(columns), matrix.new_zeros(rows)
+    answer = matrix.new_zeros(columns + rows + 1)  # the last number tells whether it worked
     error: Exception | None = None
     if not is_distributed() or dist.get_rank(group) == 0:
         try:
-            answer[:-1] = _checked(aggregator(matrix), matrix)
+            with _Weights(aggregator) as weights:
+                answer[:columns] = _checked(aggregator(matrix[kept] if drop_empty else matrix), matrix)
+            answer[columns:-1][kept] = weights.found(num, matrix)
             answer[-1] = 1.0
         except Exception as raised:  # the other ranks must be told before it goes on
             error = raised
@@ -143,7 +199,52 @@ def _aggregated(matrix: Tensor, aggregator: Callable[[Tensor], Tensor], drop_emp
         raise error
     if not answer[-1]:
         raise RuntimeError("aggregate: the aggregator failed on the first rank; its error is shown there")
-    return answer[:-1]
+    return answer[:columns], answer[columns:-1]
+
+
+class _Weights:
+    """Listens to what an aggregator's ``weighting`` returns."""
+
+    def __init__(self, aggregator: Any) -> None:
+        weighting = getattr(aggregator, "weighting", None)
+        self._last: Any = None
+        self._handle = weighting.register_forward_hook(self._heard) if isinstance(weighting, nn.Module) else None
+
+    def _heard(self, _module: nn.Module, _inputs: Any, returned: Any) -> None:
+        self._last = returned
+
+    def found(self, rows: int, like: Tensor) -> Tensor:
+        """The weights, (rows,); NaN where there are none."""
+        if isinstance(self._last, Tensor) and self._last.shape == (rows,):
+            return self._last.detach().to(like)
+        return like.new_full((rows,), math.nan)
+
+    def __enter__(self) -> _Weights:
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+
+
+def _weights(matrix: Tensor, answer: Tensor, told: Tensor) -> Tensor:
+    """The weights of rows that add up to an answer; NaN where it is no combination of rows.
+
+    Args:
+        matrix: The rows.
+        answer: What was made of them.
+        told: The weights that the aggregator named, of which it may have made another use; or NaN.
+
+    Returns:
+        Those, if they add up to the answer; else the smallest that do.
+    """
+    wide = torch.float32 if matrix.device.type == "mps" else torch.float64
+    rows, wanted, told = matrix.to(wide), answer.to(wide), told.to(wide)
+    solved = torch.linalg.pinv(rows @ rows.T, hermitian=True) @ (rows @ wanted)
+    for weights in (told, solved):
+        if bool((weights @ rows - wanted).norm() <= _SAME * wanted.norm()):
+            return weights
+    return torch.full_like(told, math.nan)
 
 
 def _checked(answer: Any, matrix: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from headwise.criterion.recording import Record
 from headwise.ratio import Ratio
 
 
@@ -44,22 +45,32 @@ class Breakdown(Mapping[str, Entry]):
     Args:
         entries: The entries, in the order of the terms.
         total: What ``backward`` is called on; by default the sum of the entries' ``weighted``.
+
+    Attributes:
+        record: The books of the call, if an open ledger keeps them.
     """
 
-    __slots__ = ("_entries", "_make", "_names", "_vectors", "total")
+    __slots__ = ("_entries", "_make", "_names", "_vectors", "record", "total")
 
     total: Tensor
+    record: Record | None
 
     def __init__(self, entries: Mapping[str, Entry], total: Tensor | None = None) -> None:
         self._names = tuple(entries)
         self._entries = dict(entries)
         self._make: Callable[[int], Entry] | None = None
         self._vectors: tuple[Tensor, Tensor] | None = None
+        self.record = None
         self.total = _sum(self._entries.values()) if total is None else total
 
     @classmethod
     def of_call(
-        cls, names: tuple[str, ...], total: Tensor, vectors: tuple[Tensor, Tensor], make: Callable[[int], Entry]
+        cls,
+        names: tuple[str, ...],
+        total: Tensor,
+        vectors: tuple[Tensor, Tensor],
+        make: Callable[[int], Entry],
+        record: Record | None = None,
     ) -> Breakdown:
         """The breakdown of one call of a criterion.
 
@@ -68,12 +79,13 @@ class Breakdown(Mapping[str, Entry]):
             total: Their total.
             vectors: Values and weighted values, (T,) each.
             make: Makes the entry of a term by its number, when it is asked for.
+            record: The books of the call, if they are kept.
 
         Returns:
             The breakdown.
         """
         found = cls({}, total)
-        found._names, found._vectors, found._make = names, vectors, make
+        found._names, found._vectors, found._make, found.record = names, vectors, make, record
         return found
 
     def __getitem__(self, name: str) -> Entry:

@@ -31,6 +31,19 @@ class Record(Protocol):
     def watch_value(self, term: int, value: Tensor) -> None:
         """The value of one term, from which the loop may go on by itself."""
 
+    def aggregated(self, names: Sequence[str], matrix: Tensor, answer: Tensor, weights: Tensor) -> None:
+        """A Jacobian that was aggregated in place of a backward pass.
+
+        Args:
+            names: The rows.
+            matrix: (rows, columns).
+            answer: (columns,), what was made of it.
+            weights: (rows,), what each row was multiplied by; NaN where it is no combination of rows.
+        """
+
+    def injected(self, injection: Any) -> None:
+        """A backward pass came to a loss that was booked in the middle of the network."""
+
     def sent_alone(self, part: Part, grad: Tensor) -> None:
         """What a loss sent in a backward pass that reads one output, whole, and is its only reader."""
 
@@ -56,3 +69,21 @@ class Recorder(Protocol):
     def mark(self) -> None:
         """A step of the optimizer is over."""
         ...
+
+
+class Claimant(Protocol):
+    """Is told of every call, whether books are kept or not: losses inside the network follow the loop by its total."""
+
+    def __call__(self, total: Tensor, record: Record | None, pooled: bool) -> None:
+        """A criterion was called.
+
+        Args:
+            total: What backward may be called on.
+            record: Its books, if they are kept.
+            pooled: Whether the denominators were totalled over the step.
+        """
+        ...
+
+
+CLAIMANTS: list[Claimant] = []
+"""Who is told; empty until a loss is booked inside of a network."""

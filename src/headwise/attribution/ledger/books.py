@@ -171,6 +171,9 @@ class Books(Mapping[str, TermBooks]):
         factor: What the loop multiplied all terms by.
         features: The books of the network's `Junction` modules, by name.
         scope: "local", or "global" after a reduction over ranks.
+        aggregated: Of a step of `backward.aggregate`, the inner products of the rows of its Jacobian at the shared
+            parameters, over all ranks; the "total" is what the aggregator made of them, and the weights are those that
+            it gave to the rows (NaN where it made no combination of rows). None of other steps.
     """
 
     step: int
@@ -180,6 +183,7 @@ class Books(Mapping[str, TermBooks]):
     factor: LoopFactor = LoopFactor()
     features: dict[str, FeatureBooks] = field(default_factory=dict)
     scope: str = "local"
+    aggregated: Gram | None = None
 
     def __getitem__(self, name: str) -> TermBooks:
         """One term's books.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ class Booking(Protocol):
     @property
     def owner(self) -> object:
         """Whose it is."""
+        ...
+
+    def injected(self, injection: Any) -> None:
+        """A loss that was booked in the middle of the network."""
         ...
 
     def booked(self, under: Under) -> Tensor:
@@ -44,11 +48,12 @@ class Under:
         number: What backward was called on; None if that was not seen.
     """
 
-    __slots__ = ("_parts", "_version", "number", "records", "task")
+    __slots__ = ("_parts", "_version", "number", "records", "task", "totals")
 
     def __init__(self, task: int | None, number: Tensor | None) -> None:
         self.task, self.number = task, number
         self.records: dict[int, Booking] = {}  # while it is under way, by identity
+        self.totals: dict[object, Tensor] = {}  # while it is under way, the factor at the total of each call
         self._parts: dict[int, Tensor] = {}
         self._version = None if number is None else number._version
 
@@ -63,7 +68,7 @@ class Under:
             self._parts = {key: record.booked(self) for key, record in self.records.items()}
         for record in self.records.values():
             record.over(self)
-        self.records = {}
+        self.records, self.totals = {}, {}
 
     def number_of(self, record: Booking) -> Tensor | None:
         """The number on which the pass began, without what other calls of criteria added to it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -55,10 +55,11 @@ def fold(step: StepRows, scale: float | None) -> Books:
     """
     schema, fields = step.schema, step.schema.read(step.row)
     scales = _scales(step, fields, scale)
-    gram = _gram(step, fields, scales)
+    booked = {name: _booked(fields[f"booked {name}"].tolist(), step, fields, scales) for name in schema.booked}
+    gram = _with_booked(_gram(step, fields, scales), booked)
     weighted = torch.where(scales.weights == 0, 0.0, scales.weights * scales.values)
-    unbooked = _unbooked(step, fields, scales, weighted)
-    size = float(weighted.abs().sum())
+    size = math.fsum([float(weighted.abs().sum()), *(abs(each.weighted) for each in booked.values())])
+    unbooked = _unbooked(step, fields, scales, size)
     readings = _readings(schema, fields, scales)
     terms = {}
     for number, name in enumerate(schema.terms):
@@ -77,8 +78,58 @@ def fold(step: StepRows, scale: float | None) -> Books:
             outputs,
             _levels(schema, number, fields, scales, readings, size),
         )
+    for name, each in booked.items():
+        terms[name] = replace(each, share=each.weighted / size if size else 0.0)
     features = {each.name: _feature(step, each, fields, scales) for each in schema.features}
-    return Books(step.number, terms, gram, unbooked, scales.factor, features, step.scope)
+    aggregated = _aggregated(step, fields, gram) if schema.aggregated else None
+    return Books(step.number, terms, gram, unbooked, scales.factor, features, step.scope, aggregated)
+
+
+def _booked(columns: list[float], step: StepRows, fields: dict[str, Tensor], scales: _Scales) -> TermBooks:
+    """A loss that was booked in the middle of the network, but for its share."""
+    value, weight, factor, factored, square, bad, calls = columns
+    every = calls == float(fields["calls"])
+    sums = factor / (calls if step.pooled else 1.0)
+    value = value if calls == 1 else factored / sums if sums else value / calls
+    weighted = factored / scales.common
+    if every:
+        weight = weight / calls if scales.factor.known == "seen" else sums / scales.common
+    else:  # micro-batches without it count as zeros
+        weight = weighted / value if value else weight / calls
+    norm = _root(square) / abs(scales.common)
+    return TermBooks(value, weight, weighted, 0.0, norm, bad == 0, factor != 0 or norm > 0, {})
+
+
+def _with_booked(gram: Gram, booked: dict[str, TermBooks]) -> Gram:
+    """A table with a place more for each loss that was booked in the middle of the network."""
+    if not booked:
+        return gram
+    terms, sites, more = len(gram.terms), len(gram.sites), len(booked)
+    products = torch.full((sites + more, terms + more + 1, terms + more + 1), math.nan, dtype=torch.float64)
+    kept = [*range(terms), terms + more]
+    for site in range(sites):
+        products[site][torch.tensor(kept)[:, None], torch.tensor(kept)] = gram.products[site]
+    finite = torch.ones(sites + more, terms + more, dtype=torch.bool)
+    finite[:sites, :terms] = gram.finite
+    for number, each in enumerate(booked.values()):
+        products[sites + number, terms + number, terms + number] = each.grad_norm**2
+        finite[sites + number, terms + number] = each.finite
+    values, weights = (
+        torch.cat([have, torch.tensor([getattr(each, name) for each in booked.values()], dtype=torch.float64)])
+        for have, name in ((gram.values, "value"), (gram.weights, "weight"))
+    )
+    return Gram((*gram.terms, *booked), (*gram.sites, *booked), products, finite, values, weights, gram.where)
+
+
+def _aggregated(step: StepRows, fields: dict[str, Tensor], gram: Gram) -> Gram:
+    """The Jacobian that was aggregated in place of a backward pass: its rows' products, and what became of them."""
+    names, num = step.schema.aggregated, len(step.schema.aggregated)
+    products, weights, calls = torch.split(fields["jacobian"], [(num + 1) ** 2, num, 1])
+    products = (products / calls).view(1, num + 1, num + 1)
+    finite = products[0].diagonal()[:num].isfinite()[None]
+    values = torch.tensor([float(gram.values[gram.terms.index(name)]) for name in names], dtype=torch.float64)
+    where = Where("parameter", "global", step.number)
+    return Gram(names, ("shared parameters",), products, finite, values, weights / calls, where)
 
 
 def _scales(step: StepRows, fields: dict[str, Tensor], scale: float | None) -> _Scales:
@@ -211,7 +262,7 @@ def _levels(
     return found
 
 
-def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _Scales, weighted: Tensor) -> Unbooked:
+def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _Scales, size: float) -> Unbooked:
     """What the backward passes began with, and what arrived, beyond the terms."""
     value = math.nan
     if bool(fields["numbers"] == fields["calls"]):
@@ -222,7 +273,7 @@ def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _Scales, weight
         for path, square in zip(step.schema.roots, fields["unbooked"].tolist(), strict=True)
     }
     sent = math.sqrt(float(fields["squares"].nansum())) / abs(scales.common)
-    return Unbooked(value, norms, float(weighted.abs().sum()), sent)
+    return Unbooked(value, norms, size, sent)
 
 
 def _feature(step: StepRows, feature: Feature, fields: dict[str, Tensor], scales: _Scales) -> FeatureBooks:

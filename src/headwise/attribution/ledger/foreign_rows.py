@@ -14,6 +14,8 @@ from headwise.attribution.apart.solve import EXACT, weights_of
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.ledger.books import UNBOOKED, Books, LoopFactor, OutputBooks, TermBooks, Unbooked
 from headwise.attribution.ledger.calls import REST, Call, Key, Numbers
+from headwise.attribution.ledger.injected import merged
+from headwise.attribution.ledger.schema import BOOKED
 
 _STRAY = 1e-4
 _SAME = 1e-4
@@ -170,6 +172,7 @@ def _books(call: Call, passes: Sequence[_Solved]) -> Books:
     names += [name for solved in passes for name in solved.weights if name not in names]
     terms = {name: _term(name, passes, common) for name in dict.fromkeys(names)}
     terms |= _forgotten(passes, names)
+    terms |= _inside(passes, common)
     if any(solved.rest is not None for solved in passes):
         terms[UNBOOKED] = _unbooked(passes, common)
     size = math.fsum(abs(each.weighted) for each in terms.values())
@@ -187,6 +190,8 @@ def _books(call: Call, passes: Sequence[_Solved]) -> Books:
 
 def _gram(step: int, terms: Mapping[str, TermBooks], passes: Sequence[_Solved], common: float) -> Gram:
     squares = {(name, path): each.grad_norm**2 for name, term in terms.items() for path, each in term.outputs.items()}
+    inside = _inside(passes, common)
+    squares |= {(name, name): each.grad_norm**2 for name, each in inside.items()}
     products: dict[tuple[str, str, str], float] = {}
     for left, right in combinations(terms, 2):
         both = [each for each in passes if left in each.scales and right in each.scales]
@@ -224,6 +229,22 @@ def _forgotten(passes: Sequence[_Solved], names: Sequence[str]) -> dict[str, Ter
         for name, value in values.items()
         if name not in names and not is_metric(name)
     }
+
+
+def _inside(passes: Sequence[_Solved], common: float) -> dict[str, TermBooks]:
+    """Losses that were booked inside of the network, by `book`."""
+    rows: dict[str, list[list[float]]] = {}
+    for each in passes:
+        for name in dict.fromkeys(str(key[1]) for key in each.numbers if key[0] == "booked"):
+            rows.setdefault(name, []).append([each.numbers["booked", name, what] for what in BOOKED])
+    found = {}
+    for name, columns in rows.items():
+        one = merged([torch.tensor(each, dtype=torch.float64) for each in columns]).tolist()
+        value, _, factor, factored, square, bad, _ = one
+        norm = math.sqrt(square) / abs(common) if square >= 0 else math.nan
+        trained = factor != 0 or norm > 0
+        found[name] = TermBooks(value, factor / common, factored / common, 0.0, norm, bad == 0, trained, {})
+    return found
 
 
 def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:

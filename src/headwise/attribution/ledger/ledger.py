@@ -17,6 +17,7 @@ from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.fold import fold
 from headwise.attribution.ledger.leaves import Leaves
+from headwise.attribution.ledger.loop_factor import Scaler, given_factor
 from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.ring import Ring, StepRows
 from headwise.attribution.ledger.rows import rows_of
@@ -32,9 +33,6 @@ _MOST_WAITING = 16
 """Calls whose rows are written together."""
 _MOST_HELD = 1 << 22
 """Bytes of small gradients that wait with them."""
-
-Scaler = Any
-"""What knows the loss scale: a GradScaler (``get_scale()``), a number, or a function that returns one."""
 
 
 class Ledger:
@@ -173,7 +171,7 @@ class Ledger:
             record: The call.
         """
         if record.place is None:
-            record.place = self._ring.reserve(record.schema, record.pooled)
+            record.place = self._ring.reserve(record.pooled)
         self._waiting[id(record)] = record
 
     def mark(self) -> None:
@@ -233,7 +231,7 @@ class Ledger:
         if across_ranks:
             steps = [_over_ranks(steps[-1] if steps else None, group)]
         if steps:
-            return fold(steps[-1], self._scale())
+            return fold(steps[-1], given_factor(self._scaler))
         raise RuntimeError(
             "the ledger is empty: no backward pass of this criterion's terms has run since it was opened. "
             "Call criterion(...).total.backward() first"
@@ -242,7 +240,7 @@ class Ledger:
     def history(self) -> list[Books]:
         """The books of all steps that the ring still holds, oldest first, by one transfer to the host."""
         self._flush()
-        scale = self._scale()
+        scale = given_factor(self._scaler)
         return [fold(step, scale) for step in self._ring.steps(len(self._ring))]
 
     @overload
@@ -323,15 +321,6 @@ class Ledger:
         """The last step as a printable table."""
         return str(self.read())
 
-    def _scale(self) -> float | None:
-        """The loop's factor as its caller gives it."""
-        if self._scaler is None:
-            return None
-        get: Callable[[], float] | None = getattr(self._scaler, "get_scale", None)
-        if get is not None:
-            return float(get())
-        return float(self._scaler() if callable(self._scaler) else self._scaler)
-
     def close(self) -> None:
         """Ends the booking; what was booked stays readable."""
         if self._criterion.recorder is self:
@@ -381,7 +370,8 @@ def _watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:
 def _over_ranks(step: StepRows | None, group: Any) -> StepRows:
     """The same step with the rows of all ranks: two all-reduces, whose sizes do not depend on the number of ranks."""
     schema = None if step is None else step.schema
-    if not _is_alike(schema, group) or step is None:
+    core, every = _are_alike(schema, group)
+    if not core or step is None:
         found: list[Any] = [None] * torch.distributed.get_world_size(group)
         torch.distributed.all_gather_object(found, _told(schema), group=group)
         told = "; ".join(f"{_ranks(found, each)}: {each}" for each in dict.fromkeys(found))
@@ -389,15 +379,28 @@ def _over_ranks(step: StepRows | None, group: Any) -> StepRows:
             "read(across_ranks=True) pools the last step of every rank, of the same terms and outputs; found "
             f"{told}. Let every rank run the same criterion on outputs of one structure, or read each by itself"
         )
+    step = step if every else _widened(step, group)
     return replace(step, row=_reduced(step.row, torch.distributed.ReduceOp.SUM, group), scope="global")
 
 
-def _is_alike(schema: Schema | None, group: Any) -> bool:
-    """Whether all ranks hold rows of one schema: they agree on that before they add anything up."""
-    digest = hashlib.sha256(repr(schema).encode()).digest()
-    mine = torch.tensor([float(schema is not None), *digest], dtype=torch.float64)
+def _are_alike(schema: Schema | None, group: Any) -> tuple[bool, bool]:
+    """Whether all ranks hold rows of one core, and of one schema: they agree on that before they add anything up."""
+    parts = (None, None) if schema is None else (schema.core, schema)
+    digests = [hashlib.sha256(repr(each).encode()).digest() for each in parts]
+    mine = torch.tensor([float(schema is not None), *digests[0], *digests[1]], dtype=torch.float64)
     largest, least = _reduced(torch.stack((mine, -mine)), torch.distributed.ReduceOp.MAX, group)
-    return bool(torch.equal(largest, -least)) and bool(largest[0])
+    same = (largest == -least).tolist()
+    core = all(same[: 1 + len(digests[0])]) and bool(largest[0])
+    return core, core and all(same)
+
+
+def _widened(step: StepRows, group: Any) -> StepRows:
+    """A row with the columns of all ranks, where losses inside of a network were booked on some of them."""
+    found: list[Any] = [None] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(found, (step.schema.booked, step.schema.aggregated), group=group)
+    core = step.schema.core
+    schema = core.wider(()).joined([core.wider(*each) for each in found])
+    return replace(step, schema=schema, row=schema.widen(step.row, step.schema))
 
 
 def _reduced(numbers: Tensor, how: Any, group: Any) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Size, Tensor
 
 from headwise.attribution.ledger.clock import CLOCK, Under
+from headwise.attribution.ledger.injected import Injection, by_name, merged
 from headwise.attribution.ledger.leaves import Leaves
 from headwise.attribution.ledger.samples import SampledCall
 from headwise.attribution.ledger.schema import Brief, Schema
@@ -55,6 +56,8 @@ class BackwardPass:
         features: Columns of the features.
         sent: What was sent to outputs, by their identity, while the pass is under way.
         by_sample: Norms by sample, by term.
+        injected: Losses that were booked in the middle of the network.
+        jacobian: The names of rows that were aggregated, and what was made of them; see `CallRecord.aggregated`.
     """
 
     under: Under
@@ -68,6 +71,8 @@ class BackwardPass:
     features: Fields = field(default_factory=dict)
     sent: dict[int, Tensor] = field(default_factory=dict)
     by_sample: dict[int, Tensor] = field(default_factory=dict)
+    injected: list[Injection] = field(default_factory=list)
+    jacobian: tuple[tuple[str, ...], Tensor] | None = None
     fields: Fields | None = None
 
     def send(self, key: int, grad: Tensor) -> None:
@@ -101,6 +106,7 @@ class CallRecord:
 
     def __init__(self, owner: Owner, schema: Schema, layout: Layout, roots: Sequence[Tensor], pooled: bool) -> None:
         self.schema, self.pooled = schema, pooled
+        self._core = schema
         self.place: int | None = None  # its row, once a backward pass has come by
         self.passes: list[BackwardPass] = []
         self.held = 0  # bytes that wait
@@ -251,6 +257,16 @@ class CallRecord:
             if one.under is under:
                 one.features = columns
 
+    def injected(self, injection: Injection) -> None:
+        """What a pass brought to a loss that was booked in the middle of the network; see `Booking`."""
+        self.now().injected.append(injection)
+
+    def aggregated(self, names: Sequence[str], matrix: Tensor, answer: Tensor, weights: Tensor) -> None:
+        """Books an aggregated step; see `Record`."""
+        rows = torch.cat([matrix, answer[None]]).to(book_dtype(matrix.device))
+        found = torch.cat([(rows @ rows.T).flatten(), weights.to(rows), rows.new_ones(1)])
+        self.now().jacobian = tuple(names), found.to(self.device)
+
     def arrived(self, key: int, grad: Tensor) -> None:
         """What a pass hands to the network at one output, beside what was sent there; see `Booking`."""
         if (now := self._now) is not None and now.sent.get(key) is grad:
@@ -280,14 +296,29 @@ class CallRecord:
             if each.fields is None:
                 each.fields = self._fields(each)
         found = [each.fields for each in self.trained if each.fields is not None]
+        self._widen()
         return self.schema.write(found[0] if len(found) == 1 else self._merged(found))
+
+    def _widen(self) -> None:
+        """Finds out which columns the passes brought beyond those of the criterion."""
+        booked = dict.fromkeys(each.name for one in self.trained for each in one.injected)
+        jacobians = [one.jacobian[0] for one in self.trained if one.jacobian is not None]
+        self.schema = self._core.wider(booked, jacobians[-1] if jacobians else ())
 
     def brief(self) -> Brief | None:
         """What of the row is known on the host, in the common case: one pass, from the total; numbers as weights."""
         one = self.passes[0]
         if len(self.passes) > 1 or one.fields is not None or one.common is None or self._weights is None:
             return None
-        if one.own or one.channels or one.strangers or one.features or one.under.number_of(self) is None:
+        if (
+            one.own
+            or one.channels
+            or one.strangers
+            or one.features
+            or one.injected
+            or one.jacobian
+            or one.under.number_of(self) is None
+        ):
             return None
         return Brief(
             self._weights, (*one.kept, *one.probed), len(one.probed), tuple(one.pairs), self.balance is not None
@@ -333,6 +364,9 @@ class CallRecord:
             **self._at_sites(one),
             **{name: each.to(value) for name, each in one.features.items()},
         }
+        fields |= {f"booked {name}": columns.to(value) for name, columns in by_name(one.injected).items()}
+        if one.jacobian is not None:
+            fields["jacobian"] = one.jacobian[1].to(value)
         if self._levels:
             fields["levels"] = torch.cat([each.to(weight) * factor[number] for number, each in self._levels])
             fields["level values"] = torch.cat([each.to(weight) for _, each in self._levels])
@@ -404,6 +438,9 @@ class CallRecord:
         total = {name: torch.stack([each[name] for each in found if name in each]).sum(0) for name in names}
         for name in {"weight", "value", "level values"} & names:
             total[name] = found[0][name]
+        for name in names:
+            if name.startswith("booked "):
+                total[name] = merged([each[name] for each in found if name in each])
         for name in ("trained", "known", "calls"):
             if name in total:
                 total[name] = total[name].clamp(max=1)

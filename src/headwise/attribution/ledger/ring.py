@@ -37,9 +37,9 @@ class StepRows:
 
 @dataclass(slots=True)
 class _Row:
-    schema: Schema
-    place: int  # in the ring of its schema
     pooled: bool
+    schema: Schema | None = None  # until it is written
+    place: int = 0  # in the ring of its schema
     brief: Brief | None = None  # of a brief row: see `Schema.expand`
 
 
@@ -69,21 +69,18 @@ class Ring:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def reserve(self, schema: Schema, pooled: bool) -> int:
-        """A place for a new row, the last in the order.
+    def reserve(self, pooled: bool) -> int:
+        """A place in the order for a new row, the last.
 
         Args:
-            schema: What its columns mean.
             pooled: Whether the denominators of its call were totalled.
 
         Returns:
             Its number.
         """
-        place = self._used.get(schema, 0)
-        self._used[schema] = place + 1
         if len(self._rows) == self._size:
             self._first += 1
-        self._rows.append(_Row(schema, place % self._size, pooled))
+        self._rows.append(_Row(pooled))
         return self._first + len(self._rows) - 1
 
     def write(self, schema: Schema, numbers: Sequence[int], rows: Tensor, briefs: Sequence[Brief | None]) -> None:
@@ -107,6 +104,10 @@ class Ring:
                 begin += 1
                 continue
             held = self._rows[number - self._first]
+            if held.schema is not schema:
+                place = self._used.get(schema, 0)
+                self._used[schema] = place + 1
+                held.schema, held.place = schema, place % self._size
             held.brief = brief
             places.append(held.place)
         for start, stop in _runs(places):
@@ -149,12 +150,13 @@ class Ring:
         found = []
         for number, begin, end in spans:
             rows = [self._rows[place - self._first] for place in range(begin, end)]
-            by_schema: dict[Schema, list[_Row]] = {}
+            by_core: dict[Schema, list[tuple[Schema, _Row]]] = {}
             for row in rows:
-                by_schema.setdefault(row.schema, []).append(row)
-            for schema, same in by_schema.items():
-                total = torch.stack([_whole(row, hosted[schema][row.place]) for row in same]).sum(0)
-                found.append(StepRows(number, schema, total, same[0].pooled))
+                if row.schema is not None:
+                    by_core.setdefault(row.schema.core, []).append((row.schema, row))
+            for same in by_core.values():
+                schema, total = added([(each, _whole(row, each, hosted[each][row.place])) for each, row in same])
+                found.append(StepRows(number, schema, total, same[0][1].pooled))
         return found
 
     def _hosted(self, spans: Sequence[tuple[int, int, int]]) -> dict[Schema, dict[int, Tensor]]:
@@ -163,7 +165,8 @@ class Ring:
         for _, begin, end in spans:
             for number in range(begin, end):
                 row = self._rows[number - self._first]
-                places.setdefault(row.schema, []).append(row.place)
+                if row.schema is not None:
+                    places.setdefault(row.schema, []).append(row.place)
         found = {}
         for schema, wanted in places.items():
             buffer = self._buffers[schema]
@@ -188,9 +191,22 @@ class Ring:
         return [span for span in spans if span[1] >= self._first][-self._capacity :]
 
 
-def _whole(row: _Row, columns: Tensor) -> Tensor:
+def added(rows: Sequence[tuple[Schema, Tensor]]) -> tuple[Schema, Tensor]:
+    """The sum of rows of one core.
+
+    Args:
+        rows: What the columns of each mean, and the row.
+
+    Returns:
+        The same of the sum.
+    """
+    schema = rows[0][0].joined(each for each, _ in rows[1:])
+    return schema, torch.stack([schema.widen(row, each) for each, row in rows]).sum(0)
+
+
+def _whole(row: _Row, schema: Schema, columns: Tensor) -> Tensor:
     """All columns of a row, on the host."""
-    return columns if row.brief is None else row.schema.expand(columns, row.brief)
+    return columns if row.brief is None else schema.expand(columns, row.brief)
 
 
 def _runs(places: Sequence[int]) -> list[tuple[int, int]]:

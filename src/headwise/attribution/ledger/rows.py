@@ -47,7 +47,8 @@ def rows_of(records: Iterable[CallRecord]) -> list[Rows]:
         assert record.place is not None
         brief = record.brief()
         if brief is None:
-            found.append(Rows(record.schema, (record.place,), record.row()[None], (None,)))
+            row = record.row()  # from here on it is known which columns it has
+            found.append(Rows(record.schema, (record.place,), row[None], (None,)))
         else:
             numbers = record.numbers()
             sizes = len(brief.covered), brief.num_probed, len(brief.compared), brief.balanced

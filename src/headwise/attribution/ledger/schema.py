@@ -5,8 +5,8 @@ A row holds sums that add up over the calls, micro-batches and ranks of a step; 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
@@ -66,9 +66,16 @@ class Brief(NamedTuple):
     balanced: bool
 
 
+BOOKED = ("value", "weight", "factor", "factored", "square", "bad", "calls")
+"""Columns of a loss that was booked in the middle of the network: see `injected`."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """What the columns of a row mean.
+
+    What a criterion declares is known when it is called, and alike in all its calls: the core. What backward passes
+    bring besides is known when they are over.
 
     Args:
         terms: Names of the terms.
@@ -77,6 +84,8 @@ class Schema:
         readings: The readings.
         sites: Per site the number of its output, and the numbers of the readings that cover it.
         features: The features that are booked.
+        booked: The losses that were booked in the middle of the network.
+        aggregated: The rows of a Jacobian that was aggregated in place of a backward pass; none where there was none.
     """
 
     terms: tuple[str, ...]
@@ -85,6 +94,8 @@ class Schema:
     readings: tuple[Reading, ...]
     sites: tuple[tuple[int, tuple[int, ...]], ...]
     features: tuple[Feature, ...]
+    booked: tuple[str, ...] = ()
+    aggregated: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, layout: Layout, channels: bool, features: Sequence[Feature]) -> Schema:
@@ -107,10 +118,51 @@ class Schema:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.terms, self.levels, self.roots, self.readings, self.sites, self.features))
+        core = (self.terms, self.levels, self.roots, self.readings, self.sites, self.features)
+        return hash((*core, self.booked, self.aggregated))
 
     def __hash__(self) -> int:
         return self._hash
+
+    @cached_property
+    def core(self) -> Schema:
+        """What the criterion declares alone."""
+        return replace(self, booked=(), aggregated=()) if self.booked or self.aggregated else self
+
+    @cached_property
+    def _wider(self) -> dict[tuple[tuple[str, ...], tuple[str, ...]], Schema]:
+        return {}
+
+    def wider(self, booked: Iterable[str], aggregated: Iterable[str] = ()) -> Schema:
+        """The same with what backward passes brought besides.
+
+        Args:
+            booked: See the class.
+            aggregated: See the class.
+
+        Returns:
+            The schema; the same object each time.
+        """
+        key = tuple(booked), tuple(aggregated)
+        if key == (self.booked, self.aggregated):
+            return self
+        core = self.core
+        if key not in core._wider:
+            core._wider[key] = replace(core, booked=key[0], aggregated=key[1])
+        return core._wider[key]
+
+    def joined(self, others: Iterable[Schema]) -> Schema:
+        """The schema of rows of one core together.
+
+        Args:
+            others: Of the other rows.
+
+        Returns:
+            One with the columns of all.
+        """
+        every = (self, *others)
+        booked = dict.fromkeys(name for each in every for name in each.booked)
+        return self.core.wider(booked, next((each.aggregated for each in every if each.aggregated), ()))
 
     @cached_property
     def covered(self) -> tuple[tuple[int, int], ...]:
@@ -155,6 +207,8 @@ class Schema:
             "unbooked": len(self.roots),  # square of what arrived beyond what was sent
             "channels": sum(reading.num_channels for reading in self.readings),
             **{f"feature {each.name}": len(each.readers) + len(each.pairs) for each in self.features},
+            **{f"booked {name}": len(BOOKED) for name in self.booked},
+            **({"jacobian": (len(self.aggregated) + 1) ** 2 + len(self.aggregated) + 1} if self.aggregated else {}),
         }
 
     @cached_property
@@ -207,6 +261,18 @@ class Schema:
         fields["products"] = _placed(self.compared, brief.compared, products)
         fields["known"] = _placed(self.compared, brief.compared, torch.ones_like(products))
         return self.write(fields)
+
+    def widen(self, row: Tensor, schema: Schema) -> Tensor:
+        """A row of another schema of the same core, with all columns of this one.
+
+        Args:
+            row: The row.
+            schema: What its columns mean; none that this schema does not have.
+
+        Returns:
+            (width,); zeros where the row has no column.
+        """
+        return row if schema == self else self.write(schema.read(row))
 
     def read(self, row: Tensor) -> dict[str, Tensor]:
         """Takes a row apart.

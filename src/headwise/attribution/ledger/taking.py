@@ -14,6 +14,8 @@ from headwise.attribution.apart.made import kept_value, made_by
 from headwise.attribution.apart.places import place_of
 from headwise.attribution.apart.returned import says_total
 from headwise.attribution.ledger.calls import REST, Arrivals, Call, Key, Numbers, Pass, Unit, gradients, wide, within
+from headwise.attribution.ledger.injected import LISTENERS, Injection, by_name
+from headwise.attribution.ledger.schema import BOOKED
 from headwise.graph import Edge
 
 
@@ -24,12 +26,14 @@ class Taking:
         call: The call.
         anatomy: What the number that backward was called on holds of it.
         number: That number, if it is of this call alone.
-        keeps_rest: Whether what belongs to no loss is booked in this call.
+        keeps_rest: Whether what belongs to no loss is booked in this call, with losses inside of the network.
     """
 
     def __init__(self, call: Call, anatomy: Anatomy, number: Tensor | None, keeps_rest: bool) -> None:
         self.call = call
         self._values: dict[Key, Tensor] = {}
+        self._injected: list[Injection] = []
+        self._listen = self._injected.append
         rest = dict(anatomy.rest) if keeps_rest else {}
         named = [self._direct(each) for each in anatomy.direct]
         if rest and (call.names_rest or not (named or anatomy.copies or len(rest) == 1)):
@@ -51,6 +55,8 @@ class Taking:
         self._copied = tuple(tuple(loss.name for loss in each.losses) for each in anatomy.copies)
         booked = self._book(units, places)
         self._arrivals = Arrivals(places, booked, self._values)
+        if keeps_rest:
+            LISTENERS.append(self._listen)
 
     def over(self) -> Numbers:
         """Ends the taking.
@@ -59,6 +65,10 @@ class Taking:
             The numbers.
         """
         self._arrivals.close()
+        if self._listen in LISTENERS:
+            LISTENERS.remove(self._listen)
+        for name, columns in by_name(self._injected).items():
+            self._values |= {("booked", name, what): each for what, each in zip(BOOKED, columns, strict=True)}
         scaled = frozenset(each.name for each in self._units if each.factor is not None or not each.trains)
         self._units = []
         return Pass(self._names, scaled, self._copied, self._paths, self._values).sealed()
