@@ -41,6 +41,14 @@ class Sums(NamedTuple):
     pooled: bool = False
     least: float = 0.0
 
+    def gathered(self) -> Sums:
+        """The same with DTensors added up over their mesh, which waits for its ranks as their own operations do."""
+        return self._replace(numerators=_whole(self.numerators), denominators=_whole(self.denominators))
+
+
+def _whole(numbers: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple([each.full_tensor() if hasattr(each, "full_tensor") else each for each in numbers])
+
 
 class Combined(NamedTuple):
     """The terms together.

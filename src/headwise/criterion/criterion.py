@@ -289,6 +289,8 @@ class Criterion(nn.Module):
         top, sums = run(job, views, targets, given)
         if given is not None and any(isinstance(each, Ratio) for each in given.values()):
             top, sums = None, self._within(with_numerators(sums, top), given)
+        if plan.sharded is not None:
+            top, sums = None, [each.gathered() for each in with_numerators(sums, top)]
         sums = self._at_step(sums)
         combined = total_of(sums, top, weights, tokens, idle, None if record is None else record.at_total, balance)
         if record is not None:
@@ -327,6 +329,11 @@ class Criterion(nn.Module):
     def _open(self, plan: Plan, roots: Sequence[Tensor], pooled: bool) -> Record | None:
         if self.recorder is None or not torch.is_grad_enabled() or not any(root.requires_grad for root in roots):
             return None
+        if plan.sharded is not None:
+            raise ValueError(
+                f"{plan.sharded} is a DTensor, and a ledger books the gradients of plain tensors. Give the criterion "
+                "its full_tensor() (books of the whole), its to_local() (of this rank's part), or close the ledger"
+            )
         return self.recorder.open(plan.layout, roots, pooled)
 
     def _entry(

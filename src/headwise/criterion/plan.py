@@ -46,6 +46,7 @@ class Plan:
         level_of: Per term: for each level of the outputs, the level of the targets.
         per_output: The junctions, one an output.
         whole: One junction for all outputs, where a policy must judge a term as a whole.
+        sharded: An output that is a DTensor, or None.
     """
 
     layout: Layout
@@ -55,6 +56,7 @@ class Plan:
     level_of: tuple[tuple[int, ...], ...]
     per_output: tuple[Part, ...]
     whole: tuple[Part, ...]
+    sharded: str | None
 
 
 def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iterable[str]) -> Plan:
@@ -102,7 +104,23 @@ def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iter
     leaf = tuple([place[path] for path in roots])
     closed = {number for number, term in enumerate(terms) if term.closed_form}
     parts = per_output(layout, shapes, closed), whole(layout, closed)
-    return Plan(layout, leaf, tuple(calls), reads, tuple(level_of), *parts)
+    wanted = {path for _, path, _ in read}
+    sharded = _sharded(roots, tensors, {path: each for path, each in leaves(targets) if path in wanted})
+    return Plan(layout, leaf, tuple(calls), reads, tuple(level_of), *parts, sharded)
+
+
+def _sharded(roots: Iterable[str], outputs: Sequence[Tensor], targets: dict[str, Any]) -> str | None:
+    """The first output that is a DTensor; with plain tensors beside it torch would stop somewhere inside of a loss."""
+    found = {f"output {path!r}": each for path, each in zip(roots, outputs, strict=True)}
+    found |= {f"target {path!r}": each for path, each in targets.items()}
+    sharded = [name for name, each in found.items() if hasattr(each, "full_tensor")]
+    if sharded and len(sharded) < len(found):
+        plain = next(name for name in found if name not in sharded)
+        raise ValueError(
+            f"{sharded[0]} is a DTensor and {plain} is none: a criterion reads either. Distribute it over the same "
+            "mesh (torch.distributed.tensor.distribute_tensor), or pass full_tensor() of the first"
+        )
+    return sharded[0] if sharded else None
 
 
 def _reader(binding: Binding, place: dict[str, int]) -> ReadTargets:
@@ -267,4 +285,4 @@ class Plans:
 
 
 def _kinds(key: Any, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Any:
-    return (key, *[(each.dtype, each.dim()) for each in outputs], *[(each.dtype, each.dim()) for each in targets])
+    return (key, *[(type(each), each.dtype, each.dim()) for each in (*outputs, *targets)])
