@@ -66,22 +66,22 @@ _EMBEDDINGS: dict[str, Any] = {
 def _heat_map(point: str, **rest: Any) -> Term:
     name = f"{point}_heatmap"
     target = {"target": name, "index": f"{point}_index", "objects": "objects"}
-    return Term(name, losses.gaussian_focal, normalizers.peaks, output=f"stacks[*].{name}", target=target, **rest)
+    return Term(name, losses.gaussian_focal, output=f"stacks[*].{name}", target=target, **rest)
 
 
 def _published_heat_map(point: str, **rest: Any) -> Term:
     name, loss = f"{point}_heatmap", losses.published_gaussian_focal
-    return Term(name, loss, normalizers.published_peaks, output=f"stacks[*].{name}", target=name, **rest)
+    return Term(name, loss, output=f"stacks[*].{name}", target=name, **rest)
 
 
 def _embedding(name: str, **rest: Any) -> Term:
     loss = {"pull": losses.pull, "push": losses.push}[name]
-    return Term(name, loss, normalizers.images, **_EMBEDDINGS, **rest)
+    return Term(name, loss, **_EMBEDDINGS, **rest)
 
 
 def _published_embedding(name: str, **rest: Any) -> Term:
     loss = {"pull": losses.published_pull, "push": losses.published_push}[name]
-    return Term(name, loss, normalizers.published_chunks, **_EMBEDDINGS, **rest)
+    return Term(name, loss, **_EMBEDDINGS, **rest)
 
 
 def _offset(point: str, **rest: Any) -> Term:

@@ -32,7 +32,7 @@ images a GPU, is ``pull_weight=1.2, push_weight=1.2`` a mean over images (A6). A
 
 from __future__ import annotations
 
-from headwise import losses, normalizers
+from headwise import losses
 from headwise.criterion import Criterion, Levels, Term
 from headwise.presets._corners import Weights, corner_terms
 
@@ -78,7 +78,6 @@ def _attention(weight: float, as_published: bool) -> Term:
     return Term(
         "attention",
         loss,
-        normalizers.published_peaks if as_published else normalizers.peaks,
         output="stacks[*].attention[*]",
         target="attention[*]",
         weight=weight,

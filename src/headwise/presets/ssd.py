@@ -51,7 +51,6 @@ def ssd(num_levels: int = 6, *, as_published: bool = False, ratio: float = 3.0, 
     classification = Term(
         "classification",
         partial(loss, ratio=ratio),
-        normalizers.foreground,
         output=tuple(f"levels[{level}].logits" for level in range(num_levels)),
         target=tuple(f"levels[{level}].label" for level in range(num_levels)),
     )

@@ -70,7 +70,6 @@ def textsnake(
     region = Term(
         "text_region",
         partial(losses.hard_negative_cross_entropy, ratio=ratio, per_image=per_image),
-        normalizers.mined(ratio=ratio, per_image=per_image),
         output="maps[:, 0:2]",
         target="text_region",
         mask="valid",
@@ -91,9 +90,7 @@ def _geometry() -> list[Term]:
     mask = "valid & center_line"
     direction = losses.direction_smooth_l1
     return [
-        Term(
-            "radius", losses.relative_smooth_l1, normalizers.positive, output="maps[:, 6]", target="radius", mask=mask
-        ),
+        Term("radius", losses.relative_smooth_l1, output="maps[:, 6]", target="radius", mask=mask),
         Term("sin", partial(direction, component=0), output="maps[:, 4:6]", target="sin", mask=mask),
         Term("cos", partial(direction, component=1), output="maps[:, 4:6]", target="cos", mask=mask),
     ]
