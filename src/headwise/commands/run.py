@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import linecache
-import math
 import os
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwise.attribution.run.script import Booked, ScriptBooks
+    from headwise.attribution.ledger.books import Books
+    from headwise.attribution.run.script import ScriptBooks
+    from headwise.runs.run import Run
 
 EXAMPLE = """\
 examples:
@@ -68,8 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     from headwise.attribution.run.script import ScriptBooks
 
     warnings.formatwarning = _plain_warning
-    writer = _Writer(_folder(arguments.out, target)) if _is_first() else None
-    books = ScriptBooks(arguments.every, arguments.steps, writer.write if writer is not None else lambda booked: None)
+    config = {"script": target, "arguments": rest, "every": arguments.every}
+    writer = _Writer(_folder(arguments.out, target), config) if _is_first() else None
+    books = ScriptBooks(arguments.every, arguments.steps, writer.write if writer is not None else lambda *_: None)
     stopped = False
     code = 1
     with books:
@@ -78,44 +78,35 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             stopped = True
     if writer is not None:
-        writer.close()
+        written = writer.close()
         sys.stdout.flush()
-        print(_told(books, writer.folder))
+        print(_told(books, writer.folder if written else None))
     if stopped:
         interrupted()
     return code
 
 
 class _Writer:
-    """Writes the books of every pass that was booked into the folder of the run, a line of JSON each."""
+    """Writes what was booked into the folder of a run, which is made with the first line."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._file: TextIO | None = None
+        self._config = config
+        self._run: Run | None = None
 
-    def write(self, booked: Booked) -> None:
+    def write(self, step: int, books: Books) -> None:
         """Write one line."""
-        if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = (self.folder / "log.jsonl").open("a", encoding="utf-8")
-        terms = {name: asdict(term) for name, term in booked.books.items()}
-        entry = {"step": booked.step, "site": booked.site.name, "total": booked.books.total, "terms": terms}
-        self._file.write(json.dumps(_strict(entry), allow_nan=False) + "\n")
-        self._file.flush()
+        from headwise.runs.run import Run
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        if self._run is None:
+            self._run = Run(self.folder, every=1, config=self._config)
+        self._run.log(step, books)
 
-
-def _strict(value: Any) -> Any:
-    """JSON has no word for what is not finite: it is written as text."""
-    if isinstance(value, Mapping):
-        return {str(key): _strict(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    def close(self) -> bool:
+        """Close the files; whether there are any."""
+        if self._run is not None:
+            self._run.close()
+        return self._run is not None
 
 
 def _plain_warning(
@@ -127,12 +118,18 @@ def _plain_warning(
 
 
 def _folder(given: str | None, target: str) -> Path:
-    """The folder that was asked for, or a fresh one of the script's name."""
-    if given is not None:
-        return Path(given)
-    name = Path(target).stem if target.endswith(".py") else target
-    numbered = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
-    return next(folder for folder in numbered if not folder.exists())
+    """The folder that was asked for, or a fresh one of the script's name.
+
+    Raises:
+        ValueError: something is in the folder that was asked for.
+    """
+    first = Path(given or Path("runs") / (Path(target).stem if target.endswith(".py") else target))
+    # Where torchrun starts the processes again, what they wrote before stays.
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if given is not None and not again and first.exists() and (not first.is_dir() or any(first.iterdir())):
+        raise ValueError(f"--out {given}: something is there already. Give a new folder")
+    numbered = (first if number == 1 else first.with_name(f"{first.name}-{number}") for number in itertools.count(1))
+    return next(folder for folder in numbered if not folder.is_dir() or not any(folder.iterdir()))
 
 
 def _is_first() -> bool:
@@ -140,7 +137,7 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _told(books: ScriptBooks, folder: Path) -> str:
+def _told(books: ScriptBooks, folder: Path | None) -> str:
     """What is printed at the end: a table a place, and what the first passes showed."""
     lines = [""]
     for site in books.sites.values():
@@ -149,8 +146,8 @@ def _told(books: ScriptBooks, folder: Path) -> str:
         )
         lines.append(str(site.books) if site.books is not None else "(no pass could be booked)")
     if not books.sites:
-        lines.append("headwise: the script called backward nowhere")
+        lines.append("headwise: the script called backward nowhere in this process")
     lines += [f"note: {line}" for line in books.told()]
-    if any(site.booked for site in books.sites.values()):
-        lines.append(f"headwise: the books are in {folder / 'log.jsonl'}")
+    if folder is not None:
+        lines.append(f"headwise: the run is in {folder}; its page: headwise report {folder}")
     return "\n".join(lines)

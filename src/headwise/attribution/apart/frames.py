@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import torch
@@ -133,7 +133,7 @@ def _inside(name: str, value: Any) -> Iterator[tuple[int, str, Tensor]]:
 
 def _attributes(value: Any) -> dict[str, Any]:
     """What an object keeps in its own dictionary: no property of it is called."""
-    if isinstance(value, type | Tensor) or (callable(value) and not isinstance(value, nn.Module)):
+    if isinstance(value, type | ModuleType | Tensor) or (callable(value) and not isinstance(value, nn.Module)):
         return {}
     try:
         found = object.__getattribute__(value, "__dict__")

@@ -74,16 +74,17 @@ def heads_below(edges: Sequence[Edge], owners: Mapping[int, tuple[str, ...]]) ->
     """
     found: dict[str, dict[Edge, None]] = {}
     opaque: dict[str, None] = {}
+    starts = frozenset(edges)
     stack, seen = list(edges), set(edges)
     while stack:
         node, port = stack.pop()
         modules = [owners[id(leaf)] for leaf in _parameters(node) if id(leaf) in owners]
+        reason = opaque_reason(node)
+        if reason is not None and (not modules or (node, port) in starts):
+            opaque[f"{reason}; the loss itself is computed in it" if modules else reason] = None
         if modules:
             found.setdefault(_common(modules), {})[node, port] = None
             continue
-        reason = opaque_reason(node)
-        if reason is not None:
-            opaque[reason] = None
         for child, number in node.next_functions:
             if child is not None and (child, number) not in seen:
                 seen.add((child, number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from headwise.attribution.apart.dissect import dissect
 from headwise.attribution.apart.frames import callers, modules_in
-from headwise.attribution.apart.heads import leaving, names_of
+from headwise.attribution.apart.heads import heads_below, leaving, names_of
 from headwise.attribution.apart.places import Places
 from headwise.attribution.apart.take_apart import variables_of
 from headwise.attribution.ledger.books import Books
@@ -26,6 +27,7 @@ from headwise.attribution.ledger.foreign_rows import read_calls
 from headwise.attribution.ledger.taking import Taking
 from headwise.attribution.passes import BackwardWatch, Finish, watch_backward
 from headwise.attribution.run.notes import Notes
+from headwise.attribution.run.together import renamed, together
 
 
 @dataclass
@@ -37,27 +39,16 @@ class Site:
         passes: How many passes began there.
         books: Those of the last pass that was booked; None before the first.
         booked: How many were booked.
+        names: What its terms are called; with the place, where another place has a term of that name.
+        hidden: Why outputs are not known, where a part of the graph cannot be seen into.
     """
 
     name: str
     passes: int = 0
     booked: int = 0
     books: Books | None = None
-
-
-@dataclass(frozen=True)
-class Booked:
-    """A pass that was booked.
-
-    Args:
-        step: How many steps optimizers had made.
-        site: Where backward was called.
-        books: The books.
-    """
-
-    step: int
-    site: Site
-    books: Books
+    names: dict[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
 
 
 class Enough(BaseException):
@@ -70,14 +61,17 @@ class ScriptBooks:
     Args:
         every: Which pass of each place is booked: the first, and every N-th after it.
         steps: After how many steps of optimizers the script is ended by `Enough`; None: never.
-        on_booked: Is given each pass that was booked.
+        on_booked: Is given what was booked, of all places together: the number of the step, from 1, and the books.
+            Steps ascend; where a place called backward several times in a step, its last pass that was booked counts.
     """
 
-    def __init__(self, every: int, steps: int | None, on_booked: Callable[[Booked], None]) -> None:
+    def __init__(self, every: int, steps: int | None, on_booked: Callable[[int, Books], None]) -> None:
         self.sites: dict[tuple[str, int], Site] = {}
         self.steps = 0
         self.notes = Notes()
         self._every, self._limit, self._on_booked = every, steps, on_booked
+        self._round: dict[str, tuple[int, Books]] = {}
+        self._process = os.getpid()
         self._recorder = _Recorder()
         self._models: dict[str, nn.Module] = {}
         self._watch: BackwardWatch | None = None
@@ -98,6 +92,7 @@ class ScriptBooks:
             handle.remove()
         if self._watch is not None:
             self._watch.close()
+        self._tell()
 
     def told(self) -> list[str]:
         """What the first passes showed, in sentences."""
@@ -108,15 +103,20 @@ class ScriptBooks:
         ]
         error = self._watch.error if self._watch is not None else None
         failed = [] if error is None else [f"a pass could not be booked: {type(error).__name__}: {error}"]
-        return [*self.notes.lines(named), *failed]
+        hidden = dict.fromkeys(f"{why} ({site.name})" for site in self.sites.values() for why in site.hidden)
+        return [*self.notes.lines(named), *hidden, *failed]
 
     def _begin(self, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
+        if os.getpid() != self._process:
+            return None
         frames = callers(3)
         code = _place(frames)
         key = code.f_code.co_filename, code.f_lineno
         name = f"{code.f_code.co_name}, {key[0].rpartition('/')[2]}:{key[1]}"
         site = self.sites.setdefault(key, Site(name))
         site.passes += 1
+        if self._round.get(name, (self.steps, None))[0] != self.steps:
+            self._tell()
         if (site.passes - 1) % self._every or not roots:
             self._next()
             return None
@@ -138,18 +138,33 @@ class ScriptBooks:
         anatomy = dissect(edges, losses)
         number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
         self.notes.saw(anatomy, roots[0])
-        call = Call(site.booked, losses, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
+        site.hidden = heads_below([*(each.loss.edge for each in anatomy.direct), *anatomy.rest], owners).opaque
+        call = Call(self.steps + 1, losses, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
         return Taking(call, anatomy, number, keeps_rest=True)
 
     def _finish(self, site: Site, taking: Taking, done: bool) -> None:
         numbers = taking.over()
         if done:
             taking.call.passes.append(numbers)
-            site.books = read_calls([taking.call])[0]
+            books = read_calls([taking.call])[0]
+            site.books = renamed(books, self._names(site, books))
             site.booked += 1
             self.notes.read(site.name, site.books)
-            self._on_booked(Booked(self.steps, site, site.books))
+            self._round[site.name] = self.steps, site.books
         self._next()
+
+    def _names(self, site: Site, books: Books) -> dict[str, str]:
+        taken = {name for other in self.sites.values() if other is not site for name in other.names.values()}
+        for name in books:
+            own = name if name not in taken else f"{name} ({site.name.rpartition(', ')[2]})"
+            site.names.setdefault(name, own)
+        return site.names
+
+    def _tell(self) -> None:
+        """Hands on what was booked, once a place that is in it goes on to its next step."""
+        held, self._round = list(self._round.values()), {}
+        if held:
+            self._on_booked(1 + max(step for step, _ in held), together([books for _, books in held]))
 
     def _next(self) -> None:
         """Records where losses are made before a pass that will be booked, and only then."""
