@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.attribution.apart.dissect import LAST, Candidate
-from headwise.attribution.apart.returned import says_total
+from headwise.attribution.apart.words import says_total
 
 _KEY, _ATTRIBUTE, _VARIABLE, _POSITION = range(4)
 _HERE = str(Path(__file__).resolve().parents[2])

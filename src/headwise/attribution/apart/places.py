@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from headwise.attribution.apart.dissect import LAST, Candidate
 from headwise.attribution.apart.frames import is_ours
-from headwise.attribution.apart.returned import says_total
 from headwise.attribution.apart.spelled import RETURNED, name_of_result
 from headwise.attribution.apart.walk import walk_sum
+from headwise.attribution.apart.words import says_total
 from headwise.graph import Edge
 
 _KEY = "headwise"

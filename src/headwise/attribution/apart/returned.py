@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from headwise.attribution.apart.dissect import LAST, Candidate
-from headwise.attribution.returned import Weighted
-
-TOTAL_NAMES = frozenset({
-    "loss", "total", "total_loss", "loss_total", "losses_total", "overall", "overall_loss", "loss_overall", "sum",
-    "loss_sum", "sum_loss", "full_loss", "final_loss", "loss_final", "objective", "cost", "loss_all", "all_loss", "all",
-    "combined", "combined_loss", "output",
-})  # fmt: skip
-"""Names under which training code keeps a sum of losses."""
-
-_METRIC = re.compile(
-    r"(^|_)(acc|accuracy|iou|miou|mae|rmse|psnr|ssim|f1|precision|recall|err|error|num|n|count|lr|norm|ap|map|score|top\d|"
-    r"scale|temperature|temp|ratio|rate|step|epoch|perplexity|ppl|metric|metrics|class_error|cardinality_error)(_|$)"
-)
+from headwise.attribution.apart.words import says_total
 
 
-@dataclass(frozen=True)
+@runtime_checkable
+class Weighted(Protocol):
+    """An entry of a `Breakdown`: anything that holds its weighted value as `weighted`."""
+
+    @property
+    def weighted(self) -> Tensor:
+        """Weight * value."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class Entry:
-    """One thing that was returned.
+    """One thing that the criterion returned.
 
     Args:
-        name: Its key, field or position; nested ones are joined by dots.
+        name: Its key, field or position.
         value: A tensor or a number.
+        weight: Its weight, where the entry declares one that is in its value already.
+        declared: The entry itself, where it is a term of a `Breakdown`: that is always a loss.
     """
 
     name: str
     value: Tensor | float
+    weight: float | None = None
+    declared: Weighted | None = None
 
     @property
-    def trains(self) -> bool:
-        """Whether a gradient can flow from it."""
-        return isinstance(self.value, Tensor) and self.value.requires_grad and self.value.is_floating_point()
+    def scalar(self) -> Tensor | None:
+        """The value as a scalar with a graph (what is per sample is averaged), or None."""
+        if not isinstance(self.value, Tensor) or not self.value.requires_grad:
+            return None
+        return self.value if self.value.numel() == 1 else self.value.mean()
+
+    @property
+    def number(self) -> float:
+        """The value on the host."""
+        return float(self.value.detach().double().mean()) if isinstance(self.value, Tensor) else float(self.value)
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is one number."""
+        return not isinstance(self.value, Tensor) or self.value.numel() == 1
 
 
 def entries(returned: Any, names: Sequence[str] = ()) -> tuple[Entry, ...]:
@@ -54,13 +67,10 @@ def entries(returned: Any, names: Sequence[str] = ()) -> tuple[Entry, ...]:
     Returns:
         The entries, each under a name of its own.
     """
-    total, body = _split_total(returned)
-    found = list(_entries(body, ""))
-    if isinstance(body, tuple | list) and not hasattr(body, "_fields") and len(names) == len(found):
-        found = [Entry(name, entry.value) for name, entry in zip(names, found, strict=True)]
-    declared = getattr(returned, "total", None) if isinstance(returned, Mapping) else None
-    for tensor in (total, declared):
-        if isinstance(tensor, Tensor):
+    total, body = split_total(returned)
+    found = renamed([each for each in entries_in(body) if each.is_scalar or each.scalar is not None], body, names)
+    for tensor in (total, declared_total(returned)):
+        if tensor is not None:
             found.append(Entry("total", tensor))
     return tuple({entry.name: entry for entry in reversed(found)}.values())[::-1]
 
@@ -74,32 +84,26 @@ def candidates(found: Sequence[Entry]) -> list[Candidate]:
     Returns:
         Scalars with a graph, then the losses of single samples.
     """
-    live = [entry for entry in found if entry.trains]
+    live = [
+        (each, each.value)
+        for each in found
+        if isinstance(each.value, Tensor) and each.scalar is not None and each.value.is_floating_point()
+    ]
     return [
-        Candidate(entry.name, entry.value, LAST * says_total(entry.name) + int(entry.value.numel() != 1))
-        for entry in sorted(live, key=lambda entry: isinstance(entry.value, Tensor) and entry.value.numel() != 1)
-        if isinstance(entry.value, Tensor)
+        Candidate(each.name, value, LAST * says_total(each.name) + int(value.numel() != 1))
+        for each, value in sorted(live, key=lambda pair: not pair[0].is_scalar)
     ]
 
 
-def says_total(name: str) -> bool:
-    """Whether a name is one under which code keeps a sum of losses."""
-    return _plain(name) in TOTAL_NAMES
+def split_total(returned: Any) -> tuple[Tensor | None, Any]:
+    """``(total, losses)`` in either order: one scalar with a graph beside one or more collections.
 
+    Args:
+        returned: What training code returned.
 
-def is_metric(name: str) -> bool:
-    """Whether a name is that of something measured rather than trained on."""
-    return "loss" not in name.lower() and _METRIC.search(_plain(name)) is not None
-
-
-def _plain(name: str) -> str:
-    """A name in lower case with underscores, without the keys above it."""
-    text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rpartition(".")[2] or name)
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
-def _split_total(returned: Any) -> tuple[Tensor | None, Any]:
-    """``(total, losses)`` in either order: one scalar with a graph beside one or more collections."""
+    Returns:
+        The total, or None, and what is beside it.
+    """
     if not isinstance(returned, tuple | list) or hasattr(returned, "_fields"):
         return None, returned
     scalars = [each for each in returned if isinstance(each, Tensor) and each.numel() == 1 and each.requires_grad]
@@ -109,17 +113,55 @@ def _split_total(returned: Any) -> tuple[Tensor | None, Any]:
     return None, returned
 
 
-def _entries(node: Any, name: str) -> Iterator[Entry]:
-    if isinstance(node, Tensor):
-        if node.numel() == 1 or (node.requires_grad and node.is_floating_point()):
+def declared_total(returned: Any) -> Tensor | None:
+    """The total that a `Breakdown` says it has."""
+    declared = getattr(returned, "total", None) if isinstance(returned, Mapping) else None
+    return declared if isinstance(declared, Tensor) else None
+
+
+def renamed(found: list[Entry], body: Any, names: Sequence[str]) -> list[Entry]:
+    """The elements of a tuple or list under their names, where as many are given and none is a position.
+
+    Args:
+        found: The entries.
+        body: What they were found in.
+        names: The names.
+
+    Returns:
+        The entries.
+    """
+    plain = isinstance(body, tuple | list) and not hasattr(body, "_fields")
+    if not plain or len(names) != len(found) or {entry.name for entry in found} & set(names):
+        return found
+    return [Entry(name, entry.value, entry.weight, entry.declared) for name, entry in zip(names, found, strict=True)]
+
+
+def entries_in(node: Any, name: str = "") -> Iterator[Entry]:
+    """Every number and tensor of a structure.
+
+    Args:
+        node: The structure.
+        name: What names begin with.
+
+    Yields:
+        The entries, in order.
+    """
+    if isinstance(node, Weighted) and not isinstance(node, Tensor):
+        yield Entry(name, node.weighted, _number(getattr(node, "weight", None)), node)
+    elif isinstance(node, Tensor):
+        if node.numel() == 1 or (node.numel() and node.is_floating_point()):
             yield Entry(name or "loss", node)
     elif isinstance(node, float | int) and not isinstance(node, bool):
         yield Entry(name or "loss", node)
-    elif isinstance(node, Weighted):
-        yield Entry(name, node.weighted)
     else:
         for key, value in _parts(node):
-            yield from _entries(value, f"{name}.{key}" if name else str(key))
+            yield from entries_in(value, f"{name}.{key}" if name else str(key))
+
+
+def _number(weight: Any) -> float | None:
+    if isinstance(weight, Tensor):
+        return float(weight.detach()) if weight.numel() == 1 else None
+    return float(weight) if isinstance(weight, int | float) else None
 
 
 def _parts(node: Any) -> Iterator[tuple[Any, Any]]:

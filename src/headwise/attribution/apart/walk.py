@@ -7,7 +7,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,12 @@ def walk_sum(
         The sum.
     """
     linear, stops = Linearity(wide, ends, known), frozenset(ends)
-    order = _order([edge for edge, _ in roots if edge not in stops], linear, stops)
+
+    def below(node: Node) -> list[Edge]:
+        edges = [node.next_functions[number] for number in linear.through(node)]
+        return [(child, port) for child, port in edges if child is not None and (child, port) not in stops]
+
+    order = in_order([edge for edge, _ in roots if edge not in stops], below)
     passed: dict[Edge, Tensor] = {}
     for edge, derivative in roots:
         passed[edge] = passed[edge] + derivative if edge in passed else derivative
@@ -70,31 +75,34 @@ def walk_sum(
     return Sum({edge: passed[edge] for edge in passed if edge in ended}, passed)
 
 
-def _order(edges: Sequence[Edge], linear: Linearity, stops: frozenset[Edge]) -> list[Node]:
-    """The nodes of the sum, each before what it passes on to."""
+def in_order(edges: Sequence[Edge], below: Callable[[Node], Sequence[Edge]]) -> list[Node]:
+    """The nodes of a sum, each before what it passes on to.
+
+    Args:
+        edges: Where it starts.
+        below: What a node passes on to.
+
+    Returns:
+        The nodes.
+    """
     order: list[Node] = []
     seen: set[Node] = set()
     for root, _ in edges:
         if root in seen:
             continue
         seen.add(root)
-        stack = [(root, iter(_children(root, linear, stops)))]
+        stack = [(root, iter(below(root)))]
         while stack:
             node, children = stack[-1]
-            child = next((each for each in children if each not in seen), None)
+            child = next((each for each, _ in children if each not in seen), None)
             if child is None:
                 order.append(node)
                 stack.pop()
             else:
                 seen.add(child)
-                stack.append((child, iter(_children(child, linear, stops))))
+                stack.append((child, iter(below(child))))
     order.reverse()
     return order
-
-
-def _children(node: Node, linear: Linearity, stops: frozenset[Edge]) -> list[Node]:
-    edges = [node.next_functions[number] for number in linear.through(node)]
-    return [child for child, port in edges if child is not None and (child, port) not in stops]
 
 
 def _sent(node: Node, arriving: list[Tensor | None], through: Collection[int]) -> list[tuple[Edge, Tensor]]:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge
 
-from headwise.attribution.additive import Region, added_below, derivatives, links, region, size_of
-from headwise.attribution.returned import Entry
+from headwise.attribution.apart.counts import Region, added_below, links, region
+from headwise.attribution.apart.linear import size_of
+from headwise.attribution.apart.returned import Entry
 from headwise.graph import Edge, gradient_edge, topological
 
 _UNIFORM = 1e-4
@@ -136,8 +138,8 @@ def _above(chain: list[Edge], ends: Collection[Edge | None]) -> list[Edge]:
 
 def _scalars(chain: list[Edge]) -> list[Edge]:
     """The first links, as long as they are of the loss's own size."""
-    size = size_of(*chain[0]) if chain else None
-    return [edge for edge in chain if size_of(*edge) == size]
+    size = size_of(chain[0]) if chain else None
+    return [edge for edge in chain if size_of(edge) == size]
 
 
 def _standing(total: Tensor, top: Region, term: Entry, place: Edge | None) -> Standing:
@@ -192,7 +194,7 @@ def _injections(total: Tensor, chains: Mapping[str, list[Edge]]) -> dict[str, li
     owners = {edge: name for name, chain in chains.items() for edge in _scalars(chain)}
     found: dict[str, list[str]] = {}
     for node in topological([root[0]]) if root is not None else ():
-        if not issubclass(type(node), BackwardCFunction) or size_of(node) == 1:
+        if not issubclass(type(node), BackwardCFunction) or size_of((node, 0)) == 1:
             continue
         for child, port in node.next_functions:
             if child is not None and (child, port) in owners:
@@ -221,3 +223,11 @@ def line_of(edge: Edge) -> str:
     frames = metadata.get("traceback_") or []
     own = [match for frame in frames if (match := _FRAME.search(frame)) and not match[1].startswith(_PACKAGES)]
     return f"{os.path.basename(own[-1][1])}:{own[-1][2]} in {own[-1][3]}" if own else ""
+
+
+def derivatives(scalar: Tensor, edges: Sequence[Edge]) -> list[Tensor | None]:
+    """The derivative of a scalar at edges of its graph, which stays usable."""
+    if not edges or not scalar.requires_grad:
+        return [None] * len(edges)
+    inputs = [GradientEdge(*edge) for edge in edges]
+    return list(torch.autograd.grad(scalar, inputs, retain_graph=True, allow_unused=True))

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from headwise.attribution.apart.words import plain_name
 from headwise.attribution.audit.callables import callables_behind
 from headwise.attribution.audit.channels import channel_dim
 from headwise.attribution.audit.rows import Rows
 from headwise.attribution.audit.step import Step
-from headwise.attribution.audit.structure import resolve
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.audit.weights import declared_zero
-from headwise.attribution.loss_names import plain_name
+from headwise.attribution.outputs import resolve
 
 Region = tuple[str, tuple[int, ...] | None]
 

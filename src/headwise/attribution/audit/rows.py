@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
-from headwise.attribution.additive import edge_gradients, is_silenced
 from headwise.attribution.audit.account import Standing, Summand, account_of
 from headwise.attribution.audit.gram import gram_of
 from headwise.attribution.audit.guard import user_code
+from headwise.attribution.audit.literals import is_silenced
 from headwise.attribution.audit.recomputed import Again, recomputed
 from headwise.attribution.audit.step import Step
-from headwise.graph import gradient_edge, leaf_masks, topological, walk
+from headwise.graph import Edge, gradient_edge, leaf_masks, topological, walk
 from headwise.refusals import refuse_unsafe
 
 TOTAL = "the total"
@@ -293,6 +295,17 @@ def _added(each: Summand, row: Row, outputs: Mapping[str, Tensor], parameters: M
         (below,) = edge_gradients([each.edge], list(parameters.values()))
         norm = math.hypot(*(float(g.double().norm()) for g in below if g is not None and g.layout == torch.strided))
     return Added(each.line, each.factor, each.times, each.names + each.holds, norm, tuple(norms), norms)
+
+
+def edge_gradients(edges: Iterable[Edge], inputs: Sequence[Any]) -> list[list[Tensor | None]]:
+    """The gradient of what stands at each edge (of its sum, if it has several elements) at the inputs."""
+    found: list[list[Tensor | None]] = []
+    for node, port in edges:
+        metadata = node._input_metadata[port]
+        seed = torch.ones(metadata.shape, dtype=metadata.dtype, device=metadata.device)
+        root = GradientEdge(node, port)
+        found.append(list(torch.autograd.grad((root,), inputs, (seed,), retain_graph=True, allow_unused=True)))
+    return found
 
 
 def group_of(parameter: str) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headwise.attribution.apart.losses import Returned, read_losses
 from headwise.attribution.audit.guard import SubjectError, kept_buffers_of, user_code
 from headwise.attribution.audit.structure import Snapshot, cloned, copied
 from headwise.attribution.audit.subject import GraphSubject, Subject
 from headwise.attribution.jacobians.held import same_draw
-from headwise.attribution.returned import Returned, read_losses
 from headwise.structure import by_path, mapped
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwise.attribution.apart.words import plain_name
 from headwise.attribution.audit.callables import named_values
-from headwise.attribution.loss_names import plain_name
 
 _WEIGHTISH = re.compile(
     r"(^|_)(weights?|w|lambdas?|lam|gains?|hyp|coefs?|coeffs?|coefficients?|weight_dict|loss_weights)(_|$)", re.I

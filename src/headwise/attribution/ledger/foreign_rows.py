@@ -9,8 +9,8 @@ from itertools import combinations
 
 import torch
 
-from headwise.attribution.apart.returned import is_metric
 from headwise.attribution.apart.solve import EXACT, weights_of
+from headwise.attribution.apart.words import is_metric
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.ledger.books import UNBOOKED, Books, LoopFactor, OutputBooks, TermBooks, Unbooked
 from headwise.attribution.ledger.calls import REST, Call, Key, Numbers

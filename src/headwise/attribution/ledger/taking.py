@@ -12,7 +12,7 @@ from headwise.attribution.apart.dissect import Anatomy, Candidate, Direct
 from headwise.attribution.apart.heads import short
 from headwise.attribution.apart.made import kept_value, made_by
 from headwise.attribution.apart.places import place_of
-from headwise.attribution.apart.returned import says_total
+from headwise.attribution.apart.words import says_total
 from headwise.attribution.ledger.calls import REST, Arrivals, Call, Key, Numbers, Pass, Unit, gradients, wide, within
 from headwise.attribution.ledger.injected import LISTENERS, Injection, by_name
 from headwise.attribution.ledger.schema import BOOKED

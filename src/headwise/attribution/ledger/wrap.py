@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from headwise.attribution.audit.structure import resolve
 from headwise.attribution.ledger.calls import Places, Slices
 from headwise.attribution.ledger.foreign import ForeignLedger
+from headwise.attribution.outputs import resolve
 from headwise.criterion.paths import Channels as Slice
 from headwise.graph import Edge, gradient_edge
 from headwise.structure import by_path

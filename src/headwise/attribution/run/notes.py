@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.dissect import Anatomy
-from headwise.attribution.apart.returned import is_metric
+from headwise.attribution.apart.words import is_metric
 from headwise.attribution.ledger.books import UNBOOKED, Books
 
 _FIRST_STEPS = 5

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from headwise.attribution.returned import Entry, Weighted, entries_of, read_losses
+from headwise.attribution.apart.losses import read_losses
+from headwise.attribution.apart.returned import Entry, Weighted, entries_in, renamed
 from headwise.structure import children, join
 
 LossLike: TypeAlias = "Tensor | float | Weighted"
@@ -54,7 +55,11 @@ def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[Na
     """
     _refuse_strangers(losses, "")
     # Without gradients there is no graph to tell a total or a metric by.
-    found = read_losses(losses, names or ()).terms if torch.is_grad_enabled() else entries_of(losses, names or ())
+    found = (
+        read_losses(losses, names or ()).terms
+        if torch.is_grad_enabled()
+        else tuple(renamed(list(entries_in(losses)), losses, names or ()))
+    )
     if len(found) == 1 and found[0].name == "loss" and children(losses) is None:
         found = (replace(found[0], name="0"),)
     if names is not None and (len(set(names)) != len(names) or not {entry.name for entry in found} <= set(names)):

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from headwise.attribution.additive import literal_factors
 from headwise.attribution.audit.callables import callables_behind
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
 from headwise.attribution.audit.guard import kept_buffers_of
+from headwise.attribution.audit.literals import literal_factors
 from headwise.attribution.audit.rows import Measured, Rows
 from headwise.attribution.audit.step import call_criterion
 from headwise.attribution.audit.subject import Subject

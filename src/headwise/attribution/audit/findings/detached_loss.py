@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
+from headwise.attribution.apart.words import is_metric, says_loss
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
 from headwise.attribution.audit.rows import TOTAL, Rows
-from headwise.attribution.loss_names import is_metric_name, says_loss
 
 
 def _judge(seen: Seen) -> Iterator[Found | Open]:
@@ -68,7 +68,7 @@ def _only_own_parameters(seen: Seen, name: str, values: list[float]) -> bool:
 def _is_reported(seen: Seen, name: str) -> bool:
     """A number that the total does not use, and that is not called a loss, is a metric."""
     unused = any(not batch.is_sum and not _in_value(batch, name) for batch in seen.holding(name))
-    return (unused and not says_loss(name) and name not in seen.regions) or is_metric_name(name)
+    return (unused and not says_loss(name) and name not in seen.regions) or is_metric(name)
 
 
 def _shows(batches: Sequence[Rows], name: str) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from headwise.attribution.apart.words import is_metric
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.loss_names import is_metric_name
 
 _LEVEL = 1e-5
 
@@ -29,7 +29,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
 def _fits(seen: Seen) -> dict[str, int]:
     """Of the reported losses the one that must be taken 0 or 2 times for all batches to add up."""
     batches = [batch for batch in seen.batches if batch.total is not None]
-    logs = [{name: value for name, value in b.logs.items() if not is_metric_name(name)} for b in batches]
+    logs = [{name: value for name, value in b.logs.items() if not is_metric(name)} for b in batches]
     if not logs or any(len(log) < 2 or log.keys() != logs[0].keys() for log in logs):
         return {}
     if any(len(batch.names) > 1 for batch in batches):

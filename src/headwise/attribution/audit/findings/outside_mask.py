@@ -11,8 +11,8 @@ from torch import Tensor
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
 from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.structure import resolve
 from headwise.attribution.audit.subject import Subject
+from headwise.attribution.outputs import resolve
 from headwise.criterion.paths import parse
 from headwise.structure import get
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.attribution.additive import links, region
-from headwise.attribution.loss_names import is_metric_name, says_total
+from headwise.attribution.apart.counts import links, region
+from headwise.attribution.apart.words import is_metric, says_total
 from headwise.graph import Edge
 
 _ROUNDING = 1e-4
@@ -75,7 +75,7 @@ def _is_said(part: Part, held: frozenset[str], live: Sequence[Part], dead: Mappi
     same = any(other.value is part.value for other in others)
     values = sum(other.number for other in others) + sum(dead.values())
     adds_up = abs(values - part.number) <= _VALUES * max(abs(values), abs(part.number), 1e-30)
-    measured = all(is_metric_name(other.name) for other in others)
+    measured = all(is_metric(other.name) for other in others)
     return bool(held) or same or adds_up or measured
 
 

@@ -1,14 +1,16 @@
-"""What the name of an entry says: a total, a loss, or a metric."""
+"""What the name of a loss says: a total, a loss, or a metric."""
 
 from __future__ import annotations
 
 import re
 
-_TOTALS = frozenset({
+TOTAL_NAMES = frozenset({
     "loss", "total", "total_loss", "loss_total", "losses_total", "overall", "overall_loss", "loss_overall", "sum",
     "loss_sum", "sum_loss", "full_loss", "final_loss", "loss_final", "objective", "cost", "loss_all", "all_loss", "all",
     "combined", "combined_loss", "everything",
 })  # fmt: skip
+"""Names under which training code keeps a sum of losses."""
+
 _METRIC = re.compile(
     r"(^|_)(acc|accuracy|iou|miou|mae|rmse|psnr|ssim|f1|precision|recall|err|error|num|n|count|lr|norm|ap|map|score|top\d|"
     r"scale|temperature|temp|ratio|rate|step|epoch|perplexity|ppl|metric|metrics|class_error|cardinality_error)(_|$)"
@@ -30,17 +32,22 @@ def says_loss(name: str) -> bool:
 
 def says_total(name: str) -> bool:
     """Whether a name is that of a total."""
-    return plain_name(name) in _TOTALS or name.lower() in _TOTALS
+    return plain_name(name) in TOTAL_NAMES or _lower(name) in {*TOTAL_NAMES, "output"}
 
 
-def is_metric_name(name: str) -> bool:
+def is_metric(name: str) -> bool:
     """Whether a name is that of something measured rather than trained on."""
     return not says_loss(name) and _METRIC.search(plain_name(last_key(name))) is not None
 
 
 def plain_name(name: str) -> str:
     """A name in lower case with underscores, without "loss" at either end: "loss_Sin" and "sin_loss" are "sin"."""
-    text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rpartition(".")[2] or name)
-    text = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    text = _lower(name)
     short = re.sub(r"^(loss|l)_|_(loss|losses|l)$", "", text)
     return short or text
+
+
+def _lower(name: str) -> str:
+    """A name in lower case with underscores, without the keys above it."""
+    text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rpartition(".")[2] or name)
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

@@ -1,62 +1,19 @@
-"""What a foreign criterion returned: its losses, what it calls the total, and what it only reports."""
+"""What training code returned, sorted: its losses, what it calls the total, and what it only reports."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from headwise.attribution.additive import Region, links, region
-from headwise.attribution.loss_names import is_metric_name, last_key, says_loss, says_total
-from headwise.attribution.totals import Part, find_total
+from headwise.attribution.apart.counts import Region, links, region
+from headwise.attribution.apart.returned import Entry, declared_total, entries_in, renamed, split_total
+from headwise.attribution.apart.totals import Part, find_total
+from headwise.attribution.apart.words import is_metric, last_key, says_loss, says_total
 from headwise.graph import Edge, gradient_edge
-
-
-@runtime_checkable
-class Weighted(Protocol):
-    """An entry of a `Breakdown`: anything that holds its weighted value as `weighted`."""
-
-    @property
-    def weighted(self) -> Tensor:
-        """Weight * value."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One thing that the criterion returned.
-
-    Args:
-        name: Its key, field or position.
-        value: A tensor or a number.
-        weight: Its weight, where the entry declares one that is in its value already.
-        declared: The entry itself, where it is a term of a `Breakdown`: that is always a loss.
-    """
-
-    name: str
-    value: Tensor | float
-    weight: float | None = None
-    declared: Weighted | None = None
-
-    @property
-    def scalar(self) -> Tensor | None:
-        """The value as a scalar with a graph (what is per sample is averaged), or None."""
-        if not isinstance(self.value, Tensor) or not self.value.requires_grad:
-            return None
-        return self.value if self.value.numel() == 1 else self.value.mean()
-
-    @property
-    def number(self) -> float:
-        """The value on the host."""
-        return float(self.value.detach().double().mean()) if isinstance(self.value, Tensor) else float(self.value)
-
-    @property
-    def is_scalar(self) -> bool:
-        """Whether it is one number."""
-        return not isinstance(self.value, Tensor) or self.value.numel() == 1
 
 
 @dataclass(frozen=True)
@@ -97,38 +54,22 @@ def read_losses(
     Raises:
         ValueError: There is no loss in it.
     """
-    declared = getattr(returned, "total", None) if isinstance(returned, Mapping) else None
-    head, body = _split_total(returned)
-    entries = [entry for entry in entries_of(body, names) if entry.is_scalar or id(entry.value) not in outputs]
-    if not entries and head is None:
+    beside, body = split_total(returned)
+    found = renamed(list(entries_in(body)), body, names)
+    entries = [entry for entry in found if entry.is_scalar or id(entry.value) not in outputs]
+    if not entries and beside is None:
         raise ValueError(
             f"losses: there is none in what was returned ({_told(returned)}). "
             "Return a scalar tensor, or a tuple, list or dict of them."
         )
-    if isinstance(declared, Tensor):
-        head = Entry("total", declared)
+    own = next((each for each in (declared_total(returned), beside) if each is not None), None)
+    head = None if own is None else Entry("total", own)
     given = Entry("total", total) if total is not None and total.requires_grad else None
     known = given or head or _named_total(entries, inputs)
     entries = _losses_alone(entries, known)
     rest = [entry for entry in entries if entry is not known and not _is_again(entry, known, given is not None)]
-    if isinstance(body, tuple | list) and not hasattr(body, "_fields"):
-        rest = _renamed(rest, [name for name in names if name != (known and known.name)])
+    rest = renamed(rest, body, [name for name in names if name != (known and known.name)])
     return _sorted_out(rest, known)
-
-
-def entries_of(body: Any, names: Sequence[str] = ()) -> list[Entry]:
-    """Every number and tensor of a structure.
-
-    Args:
-        body: The structure.
-        names: Names for the elements of a tuple or list, if there are as many.
-
-    Returns:
-        The entries, in order.
-    """
-    found = list(_entries(body, ""))
-    plain = isinstance(body, tuple | list) and not hasattr(body, "_fields")
-    return _renamed(found, names) if plain else found
 
 
 def _sorted_out(rest: list[Entry], total: Entry | None) -> Returned:
@@ -153,12 +94,12 @@ def _log_of(rest: list[Entry], added: Mapping[Edge, int] | None) -> Any:
         if entry.scalar is None:
             return _is_metric(entry)
         if added is None:
-            return not entry.is_scalar and is_metric_name(entry.name)
+            return not entry.is_scalar and is_metric(entry.name)
         if is_added(entry, added):
             # A metric that a loss is made of is no loss besides.
-            return is_metric_name(entry.name) and any(_holds(other, entry) for other in rest)
+            return is_metric(entry.name) and any(_holds(other, entry) for other in rest)
         # With a graph and not in the total: a metric, or something beside losses that were detached for a log.
-        return is_metric_name(entry.name) or (bool(cut) and not says_loss(entry.name))
+        return is_metric(entry.name) or (bool(cut) and not says_loss(entry.name))
 
     return is_log
 
@@ -222,7 +163,7 @@ def _is_metric(entry: Entry) -> bool:
     whole = isinstance(entry.value, bool | int) or (
         isinstance(entry.value, Tensor) and not entry.value.is_floating_point()
     )
-    return bool(whole and entry.value != 0) or is_metric_name(entry.name)
+    return bool(whole and entry.value != 0) or is_metric(entry.name)
 
 
 def _named_total(entries: list[Entry], inputs: Sequence[Tensor]) -> Entry | None:
@@ -231,56 +172,6 @@ def _named_total(entries: list[Entry], inputs: Sequence[Tensor]) -> Entry | None
     dead = {entry.name: entry.number for entry in scalars if entry.scalar is None}
     found = find_total(live, dead, [entry.name for entry in scalars], inputs)
     return next((entry for entry in entries if entry.name == found), None) if found is not None else None
-
-
-def _split_total(returned: Any) -> tuple[Entry | None, Any]:
-    """``(total, losses)`` in either order: one scalar with a graph beside one or more collections."""
-    if not isinstance(returned, tuple | list) or hasattr(returned, "_fields"):
-        return None, returned
-    scalars = [x for x in returned if isinstance(x, Tensor) and x.numel() == 1 and x.requires_grad]
-    nested = [x for x in returned if isinstance(x, Mapping | tuple | list) or (is_dataclass(x))]
-    if len(scalars) == 1 and nested and isinstance(returned[0], Tensor | Mapping | tuple | list):
-        return Entry("total", scalars[0]), nested[0] if len(nested) == 1 else nested
-    return None, returned
-
-
-def _entries(node: Any, name: str) -> Iterator[Entry]:
-    if isinstance(node, Weighted) and not isinstance(node, Tensor):
-        yield Entry(name, node.weighted, _number(getattr(node, "weight", None)), node)
-    elif isinstance(node, Tensor):
-        if node.numel() == 1 or (node.numel() and node.is_floating_point()):
-            yield Entry(name or "loss", node)
-    elif isinstance(node, float | int) and not isinstance(node, bool):
-        yield Entry(name or "loss", node)
-    else:
-        for key, value in _parts(node):
-            yield from _entries(value, f"{name}.{key}" if name else str(key))
-
-
-def _number(weight: Any) -> float | None:
-    if isinstance(weight, Tensor):
-        return float(weight.detach()) if weight.numel() == 1 else None
-    return float(weight) if isinstance(weight, int | float) else None
-
-
-def _parts(node: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(node, Mapping):
-        yield from node.items()
-    elif isinstance(node, tuple) and hasattr(node, "_fields"):
-        yield from zip(node._fields, node, strict=True)
-    elif isinstance(node, list | tuple):
-        yield from enumerate(node)
-    elif is_dataclass(node) and not isinstance(node, type):
-        yield from ((each.name, getattr(node, each.name)) for each in fields(node))
-    elif hasattr(node, "item") and getattr(node, "ndim", None) == 0:  # a NumPy scalar
-        yield "value", float(node.item())
-
-
-def _renamed(entries: list[Entry], names: Sequence[str]) -> list[Entry]:
-    """The elements of a tuple under their names, where as many are given and none is a position."""
-    if len(names) != len(entries) or {entry.name for entry in entries} & set(names):
-        return entries
-    return [Entry(name, entry.value, entry.weight, entry.declared) for name, entry in zip(names, entries, strict=True)]
 
 
 def _told(returned: Any) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwise.attribution.additive import edge_gradients, is_silenced, literal_factors, region
+from headwise.attribution.apart.counts import region
+from headwise.attribution.apart.losses import read_losses
+from headwise.attribution.apart.returned import Entry
 from headwise.attribution.audit.account import account_of
-from headwise.attribution.returned import Entry, read_losses
+from headwise.attribution.audit.literals import is_silenced, literal_factors
+from headwise.attribution.audit.rows import edge_gradients
 from headwise.graph import gradient_edge
 
 

@@ -1,0 +1,141 @@
+"""How often a scalar adds a loss: paths through what adds, scales by a number, passes on, pools or stacks.
+
+A derivative cannot tell a loss that is added twice from one that is multiplied by 2; paths can. No formula is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from headwise.attribution.apart.linear import size_of
+from headwise.attribution.apart.walk import in_order
+from headwise.graph import Edge, gradient_edge, output_shapes, saved
+
+_ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "NegBackward0"}
+PASSING = (
+    "Clone", "ToCopy", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias", "UnsafeView", "Expand", "Where",
+)  # fmt: skip
+_STACKING = {"StackBackward0", "CatBackward0"}
+_POOLING = ("SumBackward", "MeanBackward")
+_SCALING = {"MulBackward0", "DivBackward0"}
+
+
+@dataclass(frozen=True)
+class Region:
+    """What a scalar adds up.
+
+    Attributes:
+        counts: Per edge of the additive top, by how many paths it is added.
+        summands: The edges at which the walk through scalars ends, and how often each is added.
+    """
+
+    counts: Mapping[Edge, int]
+    summands: Mapping[Edge, int]
+
+
+def region(total: Tensor) -> Region:
+    """Follow a scalar's graph as far as it adds.
+
+    Args:
+        total: A tensor with a graph.
+
+    Returns:
+        The edges that it adds up, and the summands: scalars that are no sums themselves.
+    """
+    root = gradient_edge(total)
+    if root is None:
+        return Region({}, {})
+    everywhere, _ = _walk(root, deep=True)
+    _, ends = _walk(root, deep=False)
+    return Region(everywhere, ends)
+
+
+def added_below(edge: Edge) -> Mapping[Edge, int]:
+    """The edges that what stands at an edge adds up, its own among them."""
+    return _walk(edge, deep=True)[0]
+
+
+def _walk(root: Edge, deep: bool) -> tuple[dict[Edge, int], dict[Edge, int]]:
+    counts, ends = {root: 1}, {}
+    for node in in_order([root], partial(parts_of, deep=deep)):
+        down = parts_of(node, deep)
+        for port in range(max(len(output_shapes(node)), 1)):
+            count = counts.get((node, port), 0)
+            if not count:
+                continue
+            if not down:
+                ends[node, port] = count
+            for edge in down:
+                counts[edge] = counts.get(edge, 0) + count
+    return counts, ends
+
+
+def parts_of(node: Node, deep: bool) -> tuple[Edge, ...]:
+    """The inputs that a node adds, scales or passes on; none where it does something else.
+
+    Deep: also inside of what is not a scalar (losses per sample), and through a product of two things that are trained.
+    """
+    name = node.name()
+    live = tuple((child, nr) for child, nr in node.next_functions if child is not None)
+    if not live:
+        return ()
+    if name in _STACKING:
+        return live if deep or all(size_of(edge) == 1 for edge in live) else ()
+    if name.startswith(_POOLING):
+        return live if deep or _is_stack(node) or size_of(live[0]) == 1 else ()
+    if not (deep or size_of((node, 0)) == 1 or _is_stack(node)):
+        return ()
+    if name in _ADDING or name.startswith(PASSING):
+        return live
+    if name not in _SCALING or (name == "DivBackward0" and node.next_functions[1][0] is not None):
+        return ()
+    if len(live) == 2:
+        return live if deep and size_of((node, 0)) == 1 else ()
+    return live if size_of((node, 0)) == 1 or _is_stack(node) or _scales_alike(node) else ()
+
+
+def _is_stack(node: Node) -> bool:
+    """Whether the node works on scalars that were stacked into a vector."""
+    for _ in range(4):
+        live = [child for child, _ in node.next_functions if child is not None]
+        stacked = [child for child in live if child.name() in _STACKING]
+        if stacked:
+            return all(size_of((child, port)) == 1 for child, port in stacked[0].next_functions if child is not None)
+        if len(live) != 1 or not (live[0].name() in _SCALING or live[0].name().startswith(PASSING)):
+            return False
+        node = live[0]
+    return False
+
+
+def _scales_alike(node: Node) -> bool:
+    """Whether all elements are scaled by one number, as far as that is known without running anything again."""
+    known = factors_of(node)
+    return bool(known) and all(value.numel() == 1 for value in known)
+
+
+def factors_of(node: Node) -> list[Tensor]:
+    """What a product or quotient keeps of its factors, but for what a hook holds."""
+    found = []
+    for name in ("_saved_other", "_saved_self"):
+        try:
+            value = saved(node, name)
+        except (AttributeError, RuntimeError):
+            continue
+        found += [value] if isinstance(value, Tensor) else []
+    return found
+
+
+def links(loss: Tensor) -> list[Edge]:
+    """The edges below a loss at which it is still a multiple of one thing (and a constant), the loss's own first."""
+    edge = gradient_edge(loss)
+    found: list[Edge] = []
+    while edge is not None:
+        found.append(edge)
+        parts = parts_of(edge[0], deep=True)
+        edge = parts[0] if len(parts) == 1 else None
+    return found

@@ -1,0 +1,51 @@
+"""Plain numbers of the code by which losses were multiplied, as far as the graph keeps them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from headwise.attribution.apart.counts import PASSING, factors_of, links, parts_of
+from headwise.attribution.apart.linear import size_of
+from headwise.graph import gradient_edge
+
+
+def is_silenced(loss: Tensor) -> bool:
+    """Whether all of a loss was multiplied by a number of the code (not of the batch) that is zero."""
+    root = gradient_edge(loss)
+    if root is None:
+        return False
+    stops, seen = [root[0]], set()
+    while stops:
+        node = stops.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if has_literal_zero(node):
+            continue
+        parts = parts_of(node, deep=False)
+        if not parts:
+            return False
+        stops.extend(child for child, _ in parts)
+    return True
+
+
+def has_literal_zero(node: Node) -> bool:
+    """Whether a node multiplies by a number of the code that is zero."""
+    if node.name() != "MulBackward0":
+        return False
+    # A Python number is kept in float64 or int64, a number of the batch in the loss's own type.
+    wide = (torch.float64, torch.int64)
+    return any(value.numel() == 1 and value.dtype in wide and not value.item() for value in factors_of(node))
+
+
+def literal_factors(loss: Tensor) -> tuple[float, ...]:
+    """The plain numbers that a loss was multiplied by last."""
+    found = []
+    for node, _ in links(loss):
+        if node.name() == "MulBackward0":
+            found += [float(value) for value in factors_of(node) if value.numel() == 1 and value.device.type == "cpu"]
+        elif size_of((node, 0)) != 1 or not node.name().startswith(PASSING):
+            break
+    return tuple(found)
