@@ -105,6 +105,31 @@ def call_criterion(
         What came out.
     """
     changed = {} if changed is None else changed
+    returned, total, mutated = _called(subject, outputs, batch, changed, lines)
+    step = _read(returned, outputs, tuple(subject.reads), total, subject.total is not None)
+    step.batch, step.mutated, step.grad_mode = batch, mutated, changed
+    return step
+
+
+def total_of(subject: Subject, outputs: Any, batch: Any) -> Tensor | None:
+    """What backward would be called on, without reading the losses where the subject itself tells.
+
+    Args:
+        subject: The training code.
+        outputs: The outputs.
+        batch: The batch, which is copied.
+
+    Returns:
+        The total, if it has a graph.
+    """
+    returned, total, _ = _called(subject, outputs, batch, {}, ())
+    return total if subject.total is not None else _read(returned, outputs, tuple(subject.reads), None, False).total
+
+
+def _called(
+    subject: Subject, outputs: Any, batch: Any, changed: dict[str, str], lines: Collection[str]
+) -> tuple[Any, Tensor | None, dict[str, str]]:
+    """What criterion and total returned, and what the criterion wrote into."""
     handed, own = cloned(outputs), copied(batch)
     before = Snapshot(handed, "outputs"), Snapshot(own, "batch")
     with user_code("criterion"), _watched_mode("criterion", changed), _with_lines("criterion" in lines):
@@ -113,14 +138,11 @@ def call_criterion(
     if not mutated:
         # What the criterion only handed on is the network's own tensor again, so that graphs stay in one piece.
         returned = _own_again(returned, handed, outputs)
-    total = None
-    if subject.total is not None:
-        with user_code("total"), _watched_mode("total", changed), _with_lines("total" in lines):
-            # Clones: `loss = losses[0]; loss += losses[1]` would write into the first.
-            total = _checked(subject.total(cloned(returned)))
-    step = _read(returned, outputs, tuple(subject.reads), total, subject.total is not None)
-    step.batch, step.mutated, step.grad_mode = batch, mutated, changed
-    return step
+    if subject.total is None:
+        return returned, None, mutated
+    with user_code("total"), _watched_mode("total", changed), _with_lines("total" in lines):
+        # Clones: `loss = losses[0]; loss += losses[1]` would write into the first.
+        return returned, _checked(subject.total(cloned(returned))), mutated
 
 
 def _own_again(returned: Any, handed: Any, outputs: Any) -> Any:

@@ -43,7 +43,8 @@ class SyncCounter:
 
     def __enter__(self) -> SyncCounter:
         self._stack.enter_context(_Calls(self))
-        self._stack.enter_context(_Operations(self))
+        kind = _GuardedOperations if "torch._dynamo" in sys.modules else _Operations
+        self._stack.enter_context(kind(self))
         return self
 
     def __exit__(
@@ -61,12 +62,14 @@ class SyncCounter:
         self.places[f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {what}"] += 1
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook untyped
-    """Sees every operation below autograd."""
+class _Seeing:
+    """Sees every operation below autograd.
 
-    def __init__(self, counter: SyncCounter) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._counter = counter
+    PyTorch keeps the compiler away from what a mode defines itself, for which it imports the compiler: that takes
+    longer than most audits. What a mode inherits is left alone, which is as good where nothing was compiled.
+    """
+
+    _counter: SyncCounter
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func).removesuffix(".default")
@@ -76,6 +79,21 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         if what is not None:
             self._counter.note(what)
         return func(*args, **(kwargs or {}))
+
+
+class _Operations(_Seeing, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook untyped
+    """The mode, where the compiler was not imported."""
+
+    def __init__(self, counter: SyncCounter) -> None:
+        super().__init__()
+        self._counter = counter
+
+
+class _GuardedOperations(_Operations):  # type: ignore[no-untyped-call]
+    """The mode beside compiled code."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 def _selects(name: str, args: Any) -> bool:

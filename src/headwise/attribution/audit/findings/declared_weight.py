@@ -14,7 +14,7 @@ from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen
 from headwise.attribution.audit.guard import kept_buffers_of
 from headwise.attribution.audit.literals import literal_factors
 from headwise.attribution.audit.rows import Measured, Rows
-from headwise.attribution.audit.step import call_criterion
+from headwise.attribution.audit.step import total_of
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.audit.weights import WeightFault, orphans, weight_faults
 from headwise.structure import mapped
@@ -36,7 +36,7 @@ def _measure(measured: Measured, subject: Subject | None) -> Own | None:
     def total() -> float:
         with kept_buffers_of(subject.model, subject.criterion), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            found = call_criterion(subject, outputs, batch).total
+            found = total_of(subject, outputs, batch)
         return math.nan if found is None else float(found.detach())
 
     return total, {name: literal_factors(scalar) for name, scalar in measured.live.items()}

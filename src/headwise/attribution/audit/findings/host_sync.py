@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
-
-from torch import nn
+from collections.abc import Iterator
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
-from headwise.attribution.audit.guard import kept_buffers_of
+from headwise.attribution.audit.repeated import repeated
 from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.step import run_step
 from headwise.attribution.audit.subject import Subject
-from headwise.attribution.audit.syncs import SyncCounter
 
 
 def _measure(measured: Measured, subject: Subject) -> dict[str, int]:
-    counter = SyncCounter()
-    watched = replace(
-        subject,
-        criterion=_inside(counter, subject.criterion),
-        forward=_inside(counter, subject.forward or _called_on_input),
-        total=None if subject.total is None else _inside(counter, subject.total),
-    )
-    with kept_buffers_of(subject.model, subject.criterion):
-        run_step(watched, measured.step.batch)
-    return dict(counter.places)
-
-
-def _called_on_input(model: nn.Module, batch: Any) -> Any:
-    return model(batch["input"])
-
-
-def _inside(counter: SyncCounter, function: Callable[..., Any]) -> Callable[..., Any]:
-    def watched(*args: Any) -> Any:
-        with counter:
-            return function(*args)
-
-    return watched
+    return dict(repeated(measured, subject)[1])
 
 
 def _judge(seen: Seen) -> Iterator[Found]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
 from headwise.attribution.audit.guard import kept_buffers_of
+from headwise.attribution.audit.repeated import repeated, values_of
 from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.step import Step, call_criterion, run_step
+from headwise.attribution.audit.step import call_criterion
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.jacobians.held import same_draw
 
@@ -22,14 +23,14 @@ _SEED = 20_011
 
 def _measure(measured: Measured, subject: Subject) -> dict[str, tuple[float, float, str]]:
     step = measured.step
-    with kept_buffers_of(subject.model, subject.criterion):
-        repeated = _differing(step, run_step(subject, step.batch), "from the same state of the global generators")
+    values = repeated(measured, subject)[0]
+    same = _differing(values_of(step), values, "from the same state of the global generators")
     with same_draw(subject.model), kept_buffers_of(subject.model, subject.criterion):
         _seed(_SEED)
-        again = call_criterion(subject, step.outputs, step.batch)
+        again = values_of(call_criterion(subject, step.outputs, step.batch))
         _seed(_SEED + 1)
-        other = call_criterion(subject, step.outputs, step.batch)
-    return _differing(again, other, "on the same outputs, with other draws") | repeated
+        other = values_of(call_criterion(subject, step.outputs, step.batch))
+    return _differing(again, other, "on the same outputs, with other draws") | same
 
 
 def _seed(seed: int) -> None:
@@ -40,10 +41,8 @@ def _seed(seed: int) -> None:
         numpy.random.seed(seed)
 
 
-def _differing(first: Step, second: Step, how: str) -> dict[str, tuple[float, float, str]]:
+def _differing(left: Mapping[str, float], right: Mapping[str, float], how: str) -> dict[str, tuple[float, float, str]]:
     """The losses to which two steps give other values."""
-    left = {term.name: term.number for term in first.parts.terms}
-    right = {term.name: term.number for term in second.parts.terms}
     return {n: (value, right[n], how) for n, value in left.items() if n in right and not _close(value, right[n])}
 
 

@@ -1,0 +1,56 @@
+"""A step made again from the same state, once for all checks that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from headwise.attribution.audit.guard import kept_buffers_of
+from headwise.attribution.audit.rows import Measured
+from headwise.attribution.audit.step import Step, run_step
+from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.syncs import SyncCounter
+
+
+def repeated(measured: Measured, subject: Subject) -> tuple[Mapping[str, float], Mapping[str, int]]:
+    """The same step again.
+
+    Args:
+        measured: The step.
+        subject: The training code.
+
+    Returns:
+        The losses' values, and where it would have waited for a device, how often.
+    """
+    if measured.again is None:
+        counter = SyncCounter()
+        watched = replace(
+            subject,
+            criterion=_inside(counter, subject.criterion),
+            forward=_inside(counter, subject.forward or _called_on_input),
+            total=None if subject.total is None else _inside(counter, subject.total),
+        )
+        with kept_buffers_of(subject.model, subject.criterion):
+            values = values_of(run_step(watched, measured.step.batch))
+        measured.again = values, dict(counter.places)
+    return measured.again
+
+
+def values_of(step: Step) -> dict[str, float]:
+    """The losses' values."""
+    return {term.name: term.number for term in step.parts.terms}
+
+
+def _called_on_input(model: nn.Module, batch: Any) -> Any:
+    return model(batch["input"])
+
+
+def _inside(counter: SyncCounter, function: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(*args: Any) -> Any:
+        with counter:
+            return function(*args)
+
+    return watched
