@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.apart.linear import size_of
+from headwise.attribution.apart.linear import Linearity, size_of
 from headwise.attribution.apart.walk import in_order
 from headwise.graph import Edge, gradient_edge, output_shapes, saved
 
@@ -58,6 +58,20 @@ def region(total: Tensor) -> Region:
 def added_below(edge: Edge) -> Mapping[Edge, int]:
     """The edges that what stands at an edge adds up, its own among them."""
     return _walk(edge, deep=True)[0]
+
+
+def linear_in(total: Tensor) -> frozenset[Edge]:
+    """The edges, of tensors of any size, in which a total is linear: also losses of samples that weights multiply."""
+    root = gradient_edge(total)
+    if root is None:
+        return frozenset()
+    linear = Linearity(wide=True)
+
+    def below(node: Node) -> list[Edge]:
+        edges = [node.next_functions[number] for number in linear.through(node)]
+        return [(child, port) for child, port in edges if child is not None]
+
+    return frozenset({root}.union(*(below(node) for node in in_order([root], below))))
 
 
 def _walk(root: Edge, deep: bool) -> tuple[dict[Edge, int], dict[Edge, int]]:
@@ -133,9 +147,12 @@ def factors_of(node: Node) -> list[Tensor]:
 def links(loss: Tensor) -> list[Edge]:
     """The edges below a loss at which it is still a multiple of one thing (and a constant), the loss's own first."""
     edge = gradient_edge(loss)
-    found: list[Edge] = []
-    while edge is not None:
-        found.append(edge)
-        parts = parts_of(edge[0], deep=True)
-        edge = parts[0] if len(parts) == 1 else None
+    return [] if edge is None else links_below(edge)
+
+
+def links_below(edge: Edge) -> list[Edge]:
+    """The same of what stands at an edge."""
+    found = [edge]
+    while len(parts := parts_of(found[-1][0], deep=True)) == 1:
+        found.append(parts[0])
     return found

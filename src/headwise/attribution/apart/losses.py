@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.counts import Region, links, region
+from headwise.attribution.apart.counts import Region, linear_in, links, region
 from headwise.attribution.apart.returned import Entry, declared_total, entries_in, renamed, split_total
 from headwise.attribution.apart.totals import Part, find_total
 from headwise.attribution.apart.words import is_metric, last_key, says_loss, says_total
@@ -104,7 +104,7 @@ def _log_of(rest: list[Entry], added: Mapping[Edge, int] | None) -> Any:
     return is_log
 
 
-def is_added(entry: Entry, added: Mapping[Edge, int]) -> bool:
+def is_added(entry: Entry, added: Container[Edge]) -> bool:
     """Whether a total adds an entry."""
     return isinstance(entry.value, Tensor) and any(edge in added for edge in links(entry.value))
 
@@ -120,7 +120,7 @@ def _holds(outer: Entry, inner: Entry) -> bool:
 def _losses_alone(entries: list[Entry], total: Entry | None) -> list[Entry]:
     """Without the tensors that are something to look at (logits) rather than losses per sample."""
     live = [entry for entry in entries if entry.scalar is not None and not entry.is_scalar]
-    added = region(total.value).counts if total is not None and isinstance(total.value, Tensor) else {}
+    added = linear_in(total.value) if total is not None and isinstance(total.value, Tensor) else frozenset()
     alone = total is None and not any(entry.is_scalar and entry.scalar is not None for entry in entries)
     sure = [entry for entry in live if alone or says_loss(entry.name) or is_added(entry, added)]
     if total is None:

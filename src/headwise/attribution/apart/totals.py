@@ -46,13 +46,22 @@ def find_total(
     if len(order) < 2 or not scalars:
         return None
     held = {part.name: _held(part, live) for part in scalars}
-    for part in scalars:
-        if says_total(part.name) and _is_said(part, held[part.name], live, dead):
-            return part.name
+    said = [part for part in scalars if says_total(part.name) and _is_said(part, held[part.name], live, dead)]
+    if said:
+        return _outermost(said, held)
     for part in scalars:
         if _is_placed(part.name, held, order):
             return part.name
     return _by_gradient(scalars, order, inputs)
+
+
+def _outermost(said: Sequence[Part], held: Mapping[str, frozenset[str]]) -> str | None:
+    """Of several that are called so the one that is in no other, or nearest to the top; none of several groups' own."""
+    outer = [part for part in said if not any(part.name in held[other.name] for other in said)] or list(said)
+    depth = min(part.name.count(".") for part in outer)
+    top = [part for part in outer if part.name.count(".") == depth]
+    different = any(part.value is not top[0].value for part in top)
+    return None if different and depth else top[0].name
 
 
 def _held(part: Part, live: Sequence[Part]) -> frozenset[str]:

@@ -21,6 +21,7 @@ _WEIGHTISH = re.compile(
     r"(^|_)(weights?|w|lambdas?|lam|gains?|hyp|coefs?|coeffs?|coefficients?|weight_dict|loss_weights)(_|$)", re.I
 )
 _OTHER = re.compile(r"(^|_)(class|classes|pos|neg|positive|negative|sample|pixel|decay|ohem|init)(_|$)", re.I)
+_MIXED = re.compile(r"(^|_)(hyp|hyps|hyper\w*|params|cfg|config|args|opts?|options|settings)(_|$)", re.I)
 _TRIED = (1.0, 2.0, 4.0)
 
 
@@ -92,11 +93,18 @@ def declared_zero(functions: Sequence[Any], losses: Sequence[str]) -> set[str]:
 
 
 def orphans(functions: Sequence[Any], losses: Sequence[str]) -> list[tuple[str, str, float]]:
-    """The weights in tables of losses whose key is no loss's: how the code calls it, the key and the number."""
+    """The weights in tables of losses whose key is no loss's: how the code calls it, the key and the number.
+
+    A table that holds settings of all kinds beside weights is none of losses.
+    """
     found: dict[tuple[str, str], tuple[str, str, float]] = {}
     for function in functions:
         for _, name, value in _places(function):
-            if not (isinstance(value, MutableMapping) and _WEIGHTISH.search(name)) or _OTHER.search(name):
+            if (
+                not (isinstance(value, MutableMapping) and _WEIGHTISH.search(name))
+                or _OTHER.search(name)
+                or _MIXED.search(name)
+            ):
                 continue
             keys = {str(key): key for key, number in value.items() if _is_number(number)}
             strange = [key for key in keys if not _losses_of(key, losses)]

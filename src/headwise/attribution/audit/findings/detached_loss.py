@@ -9,6 +9,8 @@ from headwise.attribution.apart.words import is_metric, says_loss
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
 from headwise.attribution.audit.rows import TOTAL, Rows
 
+_MOVES = 1e-3
+
 
 def _judge(seen: Seen) -> Iterator[Found | Open]:
     model = set(seen.parameters) | set(seen.frozen)
@@ -42,16 +44,24 @@ def _judge(seen: Seen) -> Iterator[Found | Open]:
 
 
 def _lost_total(seen: Seen) -> Iterator[Found]:
-    """A total from which no gradient can flow, although losses have graphs."""
-    lost = [batch for batch in seen.batches if batch.live and batch.total is None]
+    """A total from which no gradient can flow to where those of the losses go."""
+    model = set(seen.parameters) | set(seen.frozen)
+    lost = [batch for batch in seen.batches if batch.live and _is_lost(batch, model)]
     if lost:
         yield Found(
             TOTAL,
             f"0 of {len(seen.parameters)} parameters are reached by what the total returns, in {len(lost)} of "
             f"{seen.num}, while {counted(len(lost[0].live), 'loss has a graph', 'losses have graphs')}",
-            "Add up the loss tensors, not their .item() or detached values.",
+            "Add up the loss tensors, not their .item() or detached values, and do not make a new tensor of the sum.",
             {"parameters_reached": 0, "batches": len(lost)},
         )
+
+
+def _is_lost(batch: Rows, model: set[str]) -> bool:
+    if batch.total is None:
+        return True
+    reaches = any(batch.reached[name] & model for name in batch.live)
+    return reaches and not batch.reached[TOTAL] & model and not batch.read[TOTAL]
 
 
 def _reads_frozen(seen: Seen, name: str) -> bool:
@@ -66,8 +76,11 @@ def _only_own_parameters(seen: Seen, name: str, values: list[float]) -> bool:
 
 
 def _is_reported(seen: Seen, name: str) -> bool:
-    """A number that the total does not use, and that is not called a loss, is a metric."""
-    unused = any(not batch.is_sum and not _in_value(batch, name) for batch in seen.holding(name))
+    """A number that the total does not use, not even with a weight, and that is not called a loss, is a metric."""
+    batches = seen.holding(name)
+    values = [batch.values[name] for batch in batches]
+    weighed = max(values) - min(values) > _MOVES * max(map(abs, values)) and _shows(batches, name)
+    unused = not weighed and any(not batch.is_sum and not _in_value(batch, name) for batch in batches)
     return (unused and not says_loss(name) and name not in seen.regions) or is_metric(name)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
 
 from headwise.attribution.audit.channels import channel_dim, per_channel
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen
 from headwise.attribution.audit.rows import TOTAL, Measured
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.tracing.channels import ranges, static_channels
-from headwise.graph import gradient_edge, topological
+from headwise.graph import Edge, gradient_edge, topological
 
 _CHANNEL = 1e-20
 _MARK = torch.finfo(torch.float64).tiny
@@ -28,19 +29,23 @@ class _Trained:
         energy: The squared norm of its gradient per channel; a mark where only a loss switched off reads.
         is_uneven: Whether images differ in which of their channels have a gradient.
         is_derived: Whether the output is computed from other outputs alone.
+        is_beside: Whether the total trains all that the output is computed from, but not by this output.
         unwired: The channels that the graph of the total does not read, as far as it tells.
     """
 
     energy: Tensor
     is_uneven: bool
     is_derived: bool
+    is_beside: bool
     unwired: frozenset[int]
 
 
 def _measure(measured: Measured, subject: Subject | None) -> dict[str, _Trained]:
     outputs, total = measured.outputs, measured.step.total
     derived = _derived(outputs)
-    unwired = _unwired(total, outputs)
+    edge = gradient_edge(total) if total is not None else None
+    nodes = topological([edge[0]]) if edge is not None else []
+    unwired = _unwired(total, outputs, nodes)
     found = {}
     for index, (path, tensor) in enumerate(outputs.items()):
         grad = measured.at_outputs[-1][index]
@@ -48,8 +53,47 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, _Trained]
         for name in measured.rows.silenced:
             energy = energy + _mark(measured.live[name], tensor)
         uneven = grad is not None and _is_uneven(grad != 0)
-        found[path] = _Trained(energy, uneven, path in derived, unwired.get(path, frozenset()))
+        beside = grad is None and total is not None and _is_beside(tensor, total, frozenset(nodes))
+        found[path] = _Trained(energy, uneven, path in derived, beside, unwired.get(path, frozenset()))
     return found
+
+
+def _is_beside(tensor: Tensor, total: Tensor, nodes: Collection[Node]) -> bool:
+    """Whether every channel that an output is computed from has a gradient of the total.
+
+    Probabilities, of whose logits a loss was computed, are trained; the other half of what was cut in two is not.
+    """
+    edges = _border(tensor, nodes)
+    if not edges:
+        return False
+    seed = torch.linspace(0.5, 1.5, tensor.numel(), dtype=tensor.dtype, device=tensor.device).reshape(tensor.shape)
+    border = [GradientEdge(*edge) for edge in edges]
+    read = torch.autograd.grad(tensor, border, seed, retain_graph=True, allow_unused=True)
+    sent = torch.autograd.grad(total, border, retain_graph=True, allow_unused=True)
+    return all(
+        one is None
+        or (other is not None and not bool(((per_channel(one, one) > 0) & (per_channel(other, one) == 0)).any()))
+        for one, other in zip(read, sent, strict=True)
+    )
+
+
+def _border(tensor: Tensor, nodes: Collection[Node]) -> list[Edge]:
+    """Where the graph of an output enters that of the total; nothing if parameters lie before."""
+    root = gradient_edge(tensor)
+    found: dict[Edge, None] = {}
+    stack, seen = [root] if root is not None else [], set[Edge]()
+    while stack:
+        edge = stack.pop()
+        node = edge[0]
+        if hasattr(node, "variable") or (edge == root and node in nodes):
+            return []
+        if node in nodes:
+            found[edge] = None
+            continue
+        below = [(child, port) for child, port in node.next_functions if child is not None]
+        stack += [each for each in below if each not in seen]
+        seen.update(below)
+    return list(found)
 
 
 def _mark(loss: Tensor, tensor: Tensor) -> Tensor:
@@ -71,11 +115,10 @@ def _is_uneven(touched: Tensor) -> bool:
     return bool((rows != rows[:1]).any())
 
 
-def _unwired(total: Tensor | None, outputs: Mapping[str, Tensor]) -> dict[str, frozenset[int]]:
-    edge = gradient_edge(total) if total is not None else None
-    if total is None or edge is None or not outputs:
+def _unwired(total: Tensor | None, outputs: Mapping[str, Tensor], nodes: Sequence[Node]) -> dict[str, frozenset[int]]:
+    if total is None or not nodes or not outputs:
         return {}
-    told = static_channels(total, outputs, topological([edge[0]]), 1)
+    told = static_channels(total, outputs, nodes, 1)
     return {
         path: frozenset(range(each.size)) - set(each.indices)
         for path, each in told.items()
@@ -121,6 +164,8 @@ def _judge(seen: Seen) -> Iterator[Found | Open]:
         if not dead or _is_muted(seen, path):
             continue
         whole = len(dead) == len(energy)
+        if whole and all(each.is_beside for each in own):
+            continue
         if whole and any(path in batch.read.get(TOTAL, ()) for batch in seen.batches):
             yield Open(
                 f"untrained-output: {path}",
