@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwise.attribution.apart.counts import factors_of
 from headwise.attribution.apart.dissect import LAST, Candidate
 from headwise.attribution.apart.words import says_total
 
@@ -91,6 +92,27 @@ def modules_in(frames: Sequence[FrameType]) -> dict[str, nn.Module]:
         name if all(name != other for other, _ in outer[:nr]) else f"{name} ({nr})": module
         for nr, (name, module) in enumerate(outer)
     }
+
+
+def loss_scale_in(frames: Sequence[FrameType], root: Tensor) -> Tensor | None:
+    """The scale of a `GradScaler` that variables, or the attributes of objects in variables, hold.
+
+    Args:
+        frames: The frames.
+        root: What backward was called on.
+
+    Returns:
+        The scale, if it was the last thing that the number was multiplied by.
+    """
+    node = root.grad_fn
+    last = factors_of(node) if node is not None and node.name() == "MulBackward0" else []
+    factors = {float(each) for each in last if each.numel() == 1}
+    for frame in frames if factors else ():
+        for value in list(frame.f_locals.values()):
+            for each in (value, *_attributes(value).values()):
+                if isinstance(each, torch.amp.GradScaler) and each.is_enabled() and each.get_scale() in factors:
+                    return torch.tensor(each.get_scale(), device=root.device)
+    return None
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -37,6 +37,7 @@ class Call:
         unread: Is told of losses that read none of the outputs.
         names_rest: Whether the losses are variables rather than what the code returned: those that are not in the
             number are no terms, and summands without a name get one of what computed them, each a row of its own.
+        scale: What the number was multiplied by at last (a loss scale), where no total that was returned tells.
         passes: What backward passes brought.
     """
 
@@ -47,6 +48,7 @@ class Call:
     slices: Mapping[str, Slices]
     unread: Callable[[Sequence[str]], None] | None = None
     names_rest: bool = False
+    scale: Tensor | None = None
     passes: list[Numbers] = field(default_factory=list)
 
 

@@ -129,6 +129,8 @@ class Taking:
             if name in anatomy.whole or parts <= set(anatomy.groups.get(name, ())):
                 self._values["common",] = wide(derivative).sum()
                 return
+        if self.call.scale is not None:
+            self._values["common",] = wide(self.call.scale)
 
     def _book(self, units: Sequence[Unit], places: Mapping[str, Edge]) -> dict[str, Tensor]:
         """Books squares and products at the outputs; returns what all units together send there."""

@@ -1,4 +1,4 @@
-"""What the first passes of a script show without a second run: dropped, detached, not finite, without a gradient."""
+"""What the passes of a script show without a second run: dropped, twice, detached, dead, not finite, untrained."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from headwise.attribution.apart.counts import links_below, region
 from headwise.attribution.apart.dissect import Anatomy
 from headwise.attribution.apart.words import is_metric
 from headwise.attribution.ledger.books import UNBOOKED, Books
@@ -22,6 +23,7 @@ class Notes:
         self._used: set[str] = set()
         self._untrained: dict[int, Tensor] | None = None
         self._told: dict[str, None] = {}
+        self._dead: dict[str, int] = {}
         self._newest = -1
         self._steps = 0
 
@@ -35,6 +37,7 @@ class Notes:
         self._used |= {each.loss.name for each in anatomy.direct}
         self._used |= {each.name for group in anatomy.copies for each in group.losses}
         self._used |= {*anatomy.groups, *anatomy.whole}
+        self._twice(anatomy, root)
         for each in anatomy.absent:
             # What was computed before the pass before belongs to that.
             fresh = each.edge[0]._sequence_nr() > self._newest
@@ -42,6 +45,14 @@ class Notes:
                 self._absent[each.name] = self._absent.get(each.name, 0) + 1
         if root.grad_fn is not None:
             self._newest = max(self._newest, root.grad_fn._sequence_nr())
+
+    def _twice(self, anatomy: Anatomy, root: Tensor) -> None:
+        """Notes the losses that the number adds several times, in the first steps."""
+        counts = region(root).counts if self._steps < _FIRST_STEPS else {}
+        for each in anatomy.direct:
+            times = max((counts.get(edge, 0) for edge in links_below(each.loss.edge)), default=0)
+            if times > 1:
+                self._told[f"{each.loss.name}: the number adds it {times} times"] = None
 
     def read(self, site: str, books: Books) -> None:
         """Notes what the books of a pass show.
@@ -59,6 +70,9 @@ class Notes:
                 ] = None
             elif name != UNBOOKED and term.weight == 0:
                 self._told[f"{name}: its factor in the total is 0 ({site})"] = None
+            elif name != UNBOOKED and term.outputs:
+                dead = self._dead.get(name, 0)
+                self._dead[name] = dead + 1 if dead >= 0 and not term.grad_norm else -1
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes which parameters an optimizer holds that got no gradient.
@@ -86,6 +100,9 @@ class Notes:
             Sentences, the gravest first.
         """
         found = list(self._told)
+        for name, times in self._dead.items():
+            if times > 0:
+                found.append(f"{name}: its gradient is 0 at every output that it reads, in all {times} booked passes")
         dropped = [name for name in self._absent if name not in self._used]
         if dropped:
             found.append(f"computed, and in no number that backward was called on: {', '.join(dropped)}")

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from headwise.attribution.apart.dissect import dissect
-from headwise.attribution.apart.frames import callers, modules_in
+from headwise.attribution.apart.frames import callers, loss_scale_in, modules_in
 from headwise.attribution.apart.heads import heads_below, leaving, names_of
 from headwise.attribution.apart.places import Places
 from headwise.attribution.apart.take_apart import variables_of
@@ -72,6 +72,7 @@ class ScriptBooks:
         self._every, self._limit, self._on_booked = every, steps, on_booked
         self._round: dict[str, tuple[int, Books]] = {}
         self._process = os.getpid()
+        self._error: Exception | None = None
         self._recorder = _Recorder()
         self._models: dict[str, nn.Module] = {}
         self._watch: BackwardWatch | None = None
@@ -103,6 +104,7 @@ class ScriptBooks:
         ]
         error = self._watch.error if self._watch is not None else None
         failed = [] if error is None else [f"a pass could not be booked: {type(error).__name__}: {error}"]
+        failed += [] if self._error is None else [f"the books could not be written from there on: {self._error}"]
         hidden = dict.fromkeys(f"{why} ({site.name})" for site in self.sites.values() for why in site.hidden)
         return [*self.notes.lines(named), *hidden, *failed]
 
@@ -139,7 +141,9 @@ class ScriptBooks:
         number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
         self.notes.saw(anatomy, roots[0])
         site.hidden = heads_below([*(each.loss.edge for each in anatomy.direct), *anatomy.rest], owners).opaque
-        call = Call(self.steps + 1, losses, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
+        made = tuple(sorted(losses, key=lambda each: each.edge[0]._sequence_nr()))
+        call = Call(self.steps + 1, made, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
+        call.scale = loss_scale_in(frames, roots[0])
         return Taking(call, anatomy, number, keeps_rest=True)
 
     def _finish(self, site: Site, taking: Taking, done: bool) -> None:
@@ -163,8 +167,11 @@ class ScriptBooks:
     def _tell(self) -> None:
         """Hands on what was booked, once a place that is in it goes on to its next step."""
         held, self._round = list(self._round.values()), {}
-        if held:
-            self._on_booked(1 + max(step for step, _ in held), together([books for _, books in held]))
+        if held and self._error is None:
+            try:
+                self._on_booked(1 + max(step for step, _ in held), together([books for _, books in held]))
+            except Exception as error:  # training goes on, whatever becomes of its books
+                self._error = error
 
     def _next(self) -> None:
         """Records where losses are made before a pass that will be booked, and only then."""

@@ -15,7 +15,7 @@ from headwise.attribution.ledger.books import Books, Unbooked
 def together(each: Sequence[Books]) -> Books:
     """One table of books whose terms have different names.
 
-    Shares stay those of each number, gradients of different numbers are not compared, and the total is their sum.
+    The total is the sum of the numbers, and shares are those of it; gradients of different numbers are not compared.
 
     Args:
         each: The books, at least one.
@@ -36,6 +36,8 @@ def together(each: Sequence[Books]) -> Books:
         math.hypot(*(books.unbooked.sent for books in each)),
     )
     terms = {name: term for books in each for name, term in books.items()}
+    size = math.fsum(abs(term.weighted) for term in terms.values())
+    terms = {name: replace(term, share=term.weighted / size if size else 0.0) for name, term in terms.items()}
     return replace(each[-1], terms=terms, gram=_beside([books.gram for books in each]), unbooked=rest)
 
 
