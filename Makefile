@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-lower-bound search lint docs bench-gpu
+.PHONY: demo test test-lower-bound search loops lint docs bench-gpu
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -61,6 +61,14 @@ search: export OMP_NUM_THREADS = 1
 search: export HYPOTHESIS_PROFILE = search
 search: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# Books of 10,000 random loops beside autograd.grad; LOOPS=100000 FROM=10000 for more, and others.
+LOOPS ?= 10000
+FROM ?= 0
+
+loops: export OMP_NUM_THREADS = 1
+loops: $(VENV)/.ready
+	HEADWISE_LOOPS=$(LOOPS) HEADWISE_LOOPS_FROM=$(FROM) $(BIN)/python -m pytest -n 2 --dist load --timeout 0 tests/attribution/test_random_loops.py
 
 # PARTS=a,c runs these parts alone; without a GPU: make bench-gpu OPTIONS="--device cpu --small".
 bench-gpu: $(VENV)/.ready

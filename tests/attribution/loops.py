@@ -21,17 +21,28 @@ WIDE = torch.float64
 class Heads(nn.Module):
     """Three heads on a trunk; the last two share an output, of which each reads channels of its own."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, quiet: float | None = None) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
-        self.trunk, self.one, self.two = (nn.Linear(3, 4).to(WIDE), nn.Linear(4, 2).to(WIDE), nn.Linear(4, 3).to(WIDE))
+        self.trunk, self.one, self.two = (
+            nn.Linear(3, 4, dtype=WIDE),
+            nn.Linear(4, 2, dtype=WIDE),
+            nn.Linear(4, 3, dtype=WIDE),
+        )
+        self.quiet = quiet
         with torch.no_grad():
             for parameter in self.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=draw, dtype=WIDE))
+                parameter.normal_(generator=draw)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         feature = self.trunk(x).tanh()
+        if self.quiet is not None:
+            feature = hw.book(feature, name="quiet", loss=stillness, weight=self.quiet)
         return {"one": self.one(feature), "two": self.two(feature)}
+
+
+def stillness(feature: Tensor) -> Tensor:
+    return feature.square().mean()
 
 
 READS = {"a": ("one", slice(None)), "b": ("two", slice(0, 2)), "c": ("two", slice(1, 3))}
@@ -54,195 +65,305 @@ def squared(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square().sum()
 
 
+TOTAL = ("total", "total twice")
+"""Forms that begin at the criterion's own total."""
+
+SMOOTH = {
+    "logarithms": lambda values: (values + 1).log().sum(),
+    "geometric mean": lambda values: (values + 0.1).log().mean().exp(),
+    "soft maximum": lambda values: values.logsumexp(0),
+    "squares": lambda values: values.square().sum(),
+}
+"""What scalarizers make of the values."""
+
+
 @dataclass
 class Program:
     """One random step of a loop.
 
     Args:
-        seed: Draws everything.
+        seed: Draws the data.
         micro_batches: Sizes of the calls of the step.
-        weights: As declared.
         form: What the loop makes of a breakdown.
         factors: What the loop multiplies each term by, where it goes on from terms.
         scale: What it multiplies the number by that backward is called on.
         by_size: Whether each micro-batch counts by its size, else equally.
         penalty: What else is in the number: nothing, something at an output, or something at parameters.
-        passes: One backward pass, one for each term, or one for each of two halves.
-        checkpointed: Whether the network is recomputed.
+        each: Whether there is one backward pass for each term.
+        checkpointed: Whether the network is recomputed, and how.
         look: Whether the loop looks at a gradient by `autograd.grad` before its step.
         pooled: Whether denominators are totalled over the step.
+        second: What the total of another criterion on the same outputs is multiplied by, and added; 0: there is none.
     """
 
     seed: int
     micro_batches: tuple[int, ...] = (3,)
-    weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(NAMES, 1.0))
     form: str = "total"
     factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(NAMES, 1.0))
     scale: float = 1.0
     by_size: bool = False
     penalty: str = "none"
-    passes: str = "one"
+    each: bool = False
     checkpointed: bool = False
     look: bool = False
     pooled: bool = False
+    second: float = 0.0
 
 
-def draw(seed: int) -> Program:
-    """A random program."""
+@dataclass
+class Session:
+    """Several steps of one loop: one network, criterion and ledger.
+
+    Args:
+        seed: Draws everything.
+        programs: The steps.
+        weights: As declared.
+        learned: Whether the weights are parameters.
+        given: The factor that the ledger is given, where it cannot be seen; None: none.
+        quiet: The weight of a loss in the middle of the network; None: there is none.
+        second_booked: Whether the other criterion has a ledger too.
+    """
+
+    seed: int
+    programs: list[Program]
+    weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(NAMES, 1.0))
+    learned: bool = False
+    given: float | None = None
+    quiet: float | None = None
+    second_booked: bool = True
+
+
+def draw(seed: int, steps: int = 8) -> Session:
+    """A random session."""
     chance = random.Random(seed)
-    form = chance.choice(["total", "total", "weighted", "value", "mixed", "log"])
-    return Program(
+    quiet = chance.choice([None, None, None, 0.3])
+    forms = TOTAL if quiet is not None else (*TOTAL, "total", "weighted", "value", "mixed", *SMOOTH)
+    session = Session(
         seed,
-        tuple(chance.randint(1, 4) for _ in range(chance.choice([1, 1, 2, 3]))),
+        [],
         {name: chance.choice([1.0, 0.5, 2.0, -0.25, 0.0]) for name in NAMES},
-        form,
-        {name: chance.choice([1.0, 0.3, 2.5, -1.0]) for name in NAMES},
-        chance.choice([1.0, 1.0, 1024.0, 1 / 3]),
-        chance.random() < 0.3,
-        chance.choice(["none", "none", "output", "parameters"]),
-        chance.choice(["one", "one", "each"]) if form in ("weighted", "value") else "one",
         chance.random() < 0.2,
-        chance.random() < 0.2,
-        chance.random() < 0.3,
+        chance.choice([None, None, 2.0]),
+        quiet,
+        chance.random() < 0.5,
     )
+    for number in range(steps):
+        form = chance.choice(forms)
+        session.programs.append(
+            Program(
+                seed * 101 + number,
+                tuple(chance.randint(1, 4) for _ in range(chance.choice([1, 1, 2, 3]))),
+                form,
+                {name: chance.choice([1.0, 0.3, 2.5, -1.0]) for name in NAMES},
+                chance.choice([1.0, 1.0, 1024.0, 1 / 3]),
+                chance.random() < 0.3,
+                chance.choice(["none", "none", "output", "parameters"]),
+                form in ("weighted", "value") and chance.random() < 0.5,
+                chance.random() < 0.05,
+                chance.random() < 0.2,
+                quiet is None and chance.random() < 0.3,
+                chance.choice([0.0, 0.0, 0.5]),
+            )
+        )
+    return session
 
 
 @dataclass
 class Found:
-    """What a program was found to do.
+    """What a step was found to do.
 
     Args:
         books: The books.
         gradients: Of the parameters.
         factors: Per micro-batch, what each term's value was multiplied by on its way to the number.
         totals: Per micro-batch, what all terms have in common; None where the loop went on from terms.
-        number: What backward was called on, all passes together.
+        number: What backward was called on, all passes together, without another criterion that has books.
         batches: Outputs and targets.
-        penalties: Per micro-batch, the gradient of the penalty at the outputs.
+        inputs: Per micro-batch.
     """
 
-    books: Any
-    gradients: list[Tensor]
-    factors: list[dict[str, float]]
-    totals: list[float | None]
-    number: float
-    batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]]
+    books: Any = None
+    gradients: list[Tensor] = field(default_factory=list)
+    factors: list[dict[str, float]] = field(default_factory=list)
+    totals: list[float | None] = field(default_factory=list)
+    number: float = 0.0
+    batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
+
+
+class Loop:
+    """The network, criteria and ledgers of a session."""
+
+    def __init__(self, session: Session, books: bool) -> None:
+        self.session = session
+        self.network = Heads(session.seed, session.quiet)
+        weights: dict[str, Any] = session.weights
+        if session.learned:
+            weights = {name: nn.Parameter(torch.tensor(each, dtype=WIDE)) for name, each in weights.items()}
+        self.criterion = hw.Criterion(terms(weights))
+        self.other = hw.Criterion([hw.Term("o", squared, output="one", target="one")], unread=["two", "b", "c"])
+        self.ledgers = [hw.Ledger(self.criterion, scaler=session.given)] if books else []
+        if books and session.second_booked:
+            self.ledgers.append(hw.Ledger(self.other))
+
+    def step(self, program: Program) -> Found:
+        """Runs one step."""
+        found = Found()
+        data = [batch_of(program, number) for number in range(len(program.micro_batches))]
+        pooled = hw.pool_denominators(self.criterion, [targets for _, targets in data]) if program.pooled else None
+        self.network.zero_grad()
+        for x, targets in data:
+            size = len(x) / sum(program.micro_batches)
+            scale = program.scale * (size if program.by_size else 1.0)
+            self._micro_batch(program, found, x, targets, pooled, scale)
+        self.criterion.advance()
+        found.gradients = [each.grad.clone() for each in self.network.parameters() if each.grad is not None]
+        return found
+
+    def _micro_batch(
+        self, program: Program, found: Found, x: Tensor, targets: dict[str, Tensor], pooled: Any, scale: float
+    ) -> None:
+        outputs = checkpoint(self.network, x, use_reentrant=False) if program.checkpointed else self.network(x)
+        breakdown = self.criterion(outputs, targets, pooled)
+        if program.look:
+            torch.autograd.grad(breakdown["b"].weighted, self.network.trunk.weight, retain_graph=True)
+        numbers = self._numbers(program, breakdown, outputs)
+        other = None
+        if program.second:
+            other = program.second * self.other(outputs, targets).total
+        for place, each in enumerate(numbers):
+            last = place == len(numbers) - 1
+            whole = each if other is None or not last else each + other
+            (whole * scale).backward(retain_graph=not last)
+            booked = last and self.session.second_booked
+            found.number += float(((each if booked else whole) * scale).detach())
+        _note(program, self.session, found, breakdown, scale)
+        found.batches.append(({name: each.detach() for name, each in outputs.items()}, targets))
+        found.inputs.append(x)
+
+    def _numbers(self, program: Program, breakdown: Any, outputs: dict[str, Tensor]) -> list[Tensor]:
+        """What backward is called on."""
+        if program.form == "total":
+            parts = [breakdown.total]
+        elif program.form == "total twice":
+            numbers = [0.25 * breakdown.total, 0.75 * breakdown.total]
+            return [numbers[0], self._penalized(program, numbers[1], outputs)]
+        elif program.form in SMOOTH:
+            parts = [SMOOTH[program.form](torch.stack([breakdown[name].value for name in NAMES]))]
+        else:
+            parts = [program.factors[name] * _read(program, breakdown, name) for name in NAMES]
+        numbers = parts if program.each else [sum(parts[1:], parts[0])]
+        return [*numbers[:-1], self._penalized(program, numbers[-1], outputs)]
+
+    def _penalized(self, program: Program, number: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+        if program.penalty == "output":
+            return number + 0.7 * outputs["one"].square().sum()
+        if program.penalty == "parameters":
+            return number + 0.1 * sum(each.square().sum() for each in self.network.parameters())
+        return number
+
+    def close(self) -> None:
+        """Closes the books."""
+        for each in self.ledgers:
+            each.close()
+
+
+def run(session: Session, books: bool) -> list[Found]:
+    """Runs a session, with books or without."""
+    loop = Loop(session, books)
+    found = [loop.step(program) for program in session.programs]
+    if books:
+        history = loop.ledgers[0].history()
+        assert len(history) == len(found), f"{len(history)} steps booked of {len(found)}: {session}"
+        for each, step in zip(found, history, strict=True):
+            each.books = step
+    loop.close()
+    return found
 
 
 def batch_of(program: Program, number: int) -> tuple[Tensor, dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(program.seed * 31 + number)
     size = program.micro_batches[number]
     x = torch.randn(size, 3, generator=generator, dtype=WIDE)
-    targets = {name: torch.randn(size, 2, generator=generator, dtype=WIDE) for name in ("one", "b", "c")}
-    return x, targets
+    return x, {name: torch.randn(size, 2, generator=generator, dtype=WIDE) for name in ("one", "b", "c")}
 
 
-def run(program: Program, books: bool) -> Found:
-    """Runs a program, with books or without."""
-    network = Heads(program.seed)
-    criterion = hw.Criterion(terms(program.weights))
-    ledger = hw.Ledger(criterion) if books else None
-    data = [batch_of(program, number) for number in range(len(program.micro_batches))]
-    pooled = hw.pool_denominators(criterion, [targets for _, targets in data]) if program.pooled else None
-    found = Found(None, [], [], [], 0.0, [])
-    for x, targets in data:
-        size = len(x) / sum(program.micro_batches)
-        scale = program.scale * (size if program.by_size else 1.0)
-        outputs = checkpoint(network, x, use_reentrant=False) if program.checkpointed else network(x)
-        breakdown = criterion(outputs, targets, pooled)
-        if program.look:
-            torch.autograd.grad(breakdown["b"].weighted, network.trunk.weight, retain_graph=True)
-        numbers = _numbers(program, breakdown, outputs, network)
-        for place, each in enumerate(numbers):
-            (each * scale).backward(retain_graph=place < len(numbers) - 1)
-            found.number += float((each * scale).detach())
-        _note(program, found, breakdown, scale)
-        found.batches.append(({name: each.detach() for name, each in outputs.items()}, targets))
-    criterion.advance()
-    found.gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
-    if ledger is not None:
-        found.books = ledger.read()
-        ledger.close()
-    return found
-
-
-def _numbers(program: Program, breakdown: Any, outputs: dict[str, Tensor], network: nn.Module) -> list[Tensor]:
-    """What backward is called on."""
-    if program.form == "total":
-        parts = [breakdown.total]
-    elif program.form == "log":
-        parts = [torch.stack([breakdown[name].value.abs() + 1 for name in NAMES]).log().sum()]
-    else:
-        parts = [program.factors[name] * _read(program, breakdown, name) for name in NAMES]
-    extra = {
-        "none": None,
-        "output": lambda: 0.7 * outputs["one"].square().sum(),
-        "parameters": lambda: 0.1 * sum(each.square().sum() for each in network.parameters()),
-    }[program.penalty]
-    numbers = parts if program.passes == "each" else [sum(parts[1:], parts[0])]
-    if extra is not None:
-        numbers[-1] = numbers[-1] + extra()
-    return numbers
+def _kind(program: Program, name: str) -> str:
+    return "value" if program.form == "value" or (program.form == "mixed" and name == "b") else "weighted"
 
 
 def _read(program: Program, breakdown: Any, name: str) -> Tensor:
-    kind = "value" if program.form == "value" or (program.form == "mixed" and name == "b") else "weighted"
-    found: Tensor = getattr(breakdown[name], kind)
+    found: Tensor = getattr(breakdown[name], _kind(program, name))
     return found
 
 
-def _note(program: Program, found: Found, breakdown: Any, scale: float) -> None:
+def _note(program: Program, session: Session, found: Found, breakdown: Any, scale: float) -> None:
     """The factors that the program used, from its own description."""
-    values = {name: float(breakdown[name].value.detach()) for name in NAMES}
-    if program.form == "total":
-        found.factors.append({name: scale * program.weights[name] for name in NAMES})
+    if program.form in TOTAL:
+        found.factors.append({name: scale * session.weights[name] for name in NAMES})
         found.totals.append(scale)
         return
     found.totals.append(None)
-    if program.form == "log":
-        found.factors.append({name: scale * math.copysign(1, values[name]) / (abs(values[name]) + 1) for name in NAMES})
+    if program.form in SMOOTH:
+        values = torch.stack([breakdown[name].value.detach() for name in NAMES]).requires_grad_()
+        (slopes,) = torch.autograd.grad(SMOOTH[program.form](values), values)
+        found.factors.append({name: scale * float(each) for name, each in zip(NAMES, slopes, strict=True)})
         return
-    read = {
-        name: "value" if program.form == "value" or (program.form == "mixed" and name == "b") else "" for name in NAMES
-    }
-    found.factors.append(
-        {
-            name: scale * program.factors[name] * (1.0 if read[name] == "value" else program.weights[name])
-            for name in NAMES
-        }
-    )
+    declared = {name: 1.0 if _kind(program, name) == "value" else session.weights[name] for name in NAMES}
+    found.factors.append({name: scale * program.factors[name] * declared[name] for name in NAMES})
 
 
-def expected(program: Program, found: Found) -> dict[str, Any]:
-    """Every term's numbers in the step, from the program's description alone."""
-    sizes = [{"a": 2 * n, "b": 2 * n, "c": 2 * n} for n in program.micro_batches]
-    total_size = {name: sum(each[name] for each in sizes) for name in NAMES}
+def expected(program: Program, session: Session, found: Found) -> dict[str, Any]:
+    """Every term's numbers in the step, from the descriptions alone."""
+    sizes = [2 * num for num in program.micro_batches]
     values, grads = [], []
     for number, (outputs, targets) in enumerate(found.batches):
-        own_values, own_grads = {}, {}
-        for name in NAMES:
-            output, channels = READS[name]
-            leaf = outputs[output].clone().requires_grad_()
-            loss = absolute if name == "b" else squared
-            size = total_size[name] if program.pooled else sizes[number][name]
-            each = loss(leaf[:, channels], targets["one" if name == "a" else name]) / size
-            own_values[name] = float(each.detach())
-            (own_grads[name],) = torch.autograd.grad(each, leaf)
-        values.append(own_values)
-        grads.append(own_grads)
-    calls = len(values)
-    divisor = calls if program.pooled else 1
+        size = sum(sizes) if program.pooled else sizes[number]
+        leaves = [outputs[READS[name][0]].clone().requires_grad_() for name in NAMES]
+        losses_of = [
+            (absolute if name == "b" else squared)(leaf[:, READS[name][1]], targets["one" if name == "a" else name])
+            / size
+            for name, leaf in zip(NAMES, leaves, strict=True)
+        ]
+        values.append({name: float(each.detach()) for name, each in zip(NAMES, losses_of, strict=True)})
+        found_grads = torch.autograd.grad(losses_of, leaves)
+        grads.append({name: float(each.square().sum()) for name, each in zip(NAMES, found_grads, strict=True)})
+    divisor = len(values) if program.pooled else 1
     commons = [total for total in found.totals if total is not None]
-    common = sum(commons) / divisor if commons else 1.0
+    common = sum(commons) / divisor if commons else session.given or 1.0
     result: dict[str, Any] = {"common": common}
     for name in NAMES:
-        sums = sum(each[name] for each in found.factors)
-        mean = (
-            sum(f[name] * v[name] for f, v in zip(found.factors, values, strict=True)) / sums * divisor
-            if abs(sums) > 1e-12
-            else sum(v[name] for v in values) / calls
+        result[name] = _folded(
+            [each[name] for each in found.factors], [v[name] for v in values], [g[name] for g in grads], divisor, common
         )
-        squares = [float((f[name] * g[name]).square().sum()) for f, g in zip(found.factors, grads, strict=True)]
-        norm = math.sqrt(math.fsum(squares)) / abs(common)
-        result[name] = {"value": mean, "weight": sums / divisor / common, "norm": norm}
+    if session.quiet is not None:
+        result["quiet"] = _quiet(session, found, divisor, common)
     return result
+
+
+def _folded(
+    factors: list[float], values: list[float], squares: list[float], divisor: float, common: float
+) -> dict[str, float]:
+    """What a step's calls make together, of each call's factor, value and squared norm of d(value)."""
+    sums = math.fsum(factors)
+    mean = (
+        math.fsum(factor * value for factor, value in zip(factors, values, strict=True)) / sums * divisor
+        if abs(sums) > 1e-12
+        else math.fsum(values) / len(values)
+    )
+    norm = math.sqrt(math.fsum(f * f * s for f, s in zip(factors, squares, strict=True))) / abs(common)
+    return {"value": mean, "weight": sums / divisor / common, "norm": norm}
+
+
+def _quiet(session: Session, found: Found, divisor: float, common: float) -> dict[str, float]:
+    """The loss in the middle of the network."""
+    network = Heads(session.seed)
+    values, squares = [], []
+    for x in found.inputs:
+        feature = network.trunk(x).tanh().detach().requires_grad_()
+        loss = stillness(feature)
+        (grad,) = torch.autograd.grad(loss, feature)
+        values.append(float(loss.detach()))
+        squares.append(float(grad.square().sum()))
+    assert session.quiet is not None
+    return _folded([session.quiet * (each or 0.0) for each in found.totals], values, squares, divisor, common)

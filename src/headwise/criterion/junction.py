@@ -32,8 +32,8 @@ class Duties(NamedTuple):
         policy: What happens to gradients that are not finite.
         record: Who books what readers send, or None.
         sinks: Where readers leave functions that write their gradients, or None.
-        weights: Per term the weight of this call where it is a tensor: a weight of 0 sends nothing, whatever its loss
-            sends; None for a term whose weight is a number.
+        weights: Per term the weight of this call where it is a tensor: a weight of 0 sends nothing that is not finite;
+            None for a term whose weight is a number.
         token: Whether a zero joins the total, so that a pass from the total sends every output a gradient.
     """
 
@@ -194,13 +194,18 @@ def _token(like: Tensor) -> Tensor:
 def _silenced(
     layout: Layout, weights: Sequence[Tensor | None], grads: Sequence[Tensor | None]
 ) -> Sequence[Tensor | None]:
-    """The gradients without those of terms whose weight is a tensor that holds 0: there 0 * inf is 0."""
+    """The gradients, where a weight is a tensor that holds 0, without what is not finite: there 0 * inf is 0.
+
+    What is finite there is 0 by itself, unless the loop went on from the term's bare value.
+    """
     if not any(weight is not None for weight in weights):
         return grads
     found = []
     for edge, grad in zip(layout.edges, grads, strict=True):
         weight = weights[edge.term]
-        found.append(grad if grad is None or weight is None else torch.where(weight == 0, torch.zeros_like(grad), grad))
+        if grad is not None and weight is not None:
+            grad = torch.where((weight == 0) & ~torch.isfinite(grad), torch.zeros_like(grad), grad)
+        found.append(grad)
     return found
 
 
