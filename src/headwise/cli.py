@@ -45,6 +45,7 @@ VERBS = {
         "find what trains wrongly in any training code (exit code 0: nothing, 1: findings)", "headwise.commands.audit"
     ),
     "run": Verb("run any training script, unchanged, and keep its books", "headwise.commands.run"),
+    "suggest": Verb("tell the weights that would give each term of a run its share", "headwise.commands.suggest"),
     "report": Verb("write the report of a run: one HTML page, and PNG files", "headwise.commands.report"),
 }
 """The verbs, in the order of ``--help``."""

@@ -7,12 +7,14 @@ from headwise.attribution.jacobians.effect import Effect, ForwardModeWarning, ef
 from headwise.attribution.jacobians.jacobian import jacobian
 from headwise.attribution.jacobians.jacobian_table import JacobianRow, JacobianTable
 from headwise.attribution.jacobians.sampler import JacobianSampler, SampledRow
+from headwise.attribution.jacobians.transfer import Transfer, transfer
 from headwise.attribution.jacobians.update import LastUpdate
 from headwise.attribution.ledger.book import book
 from headwise.attribution.ledger.books import Books, FeatureBooks, LevelBooks, OutputBooks, TermBooks
 from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.ledger import Ledger
 from headwise.attribution.ledger.samples import Sample, TermSamples
+from headwise.attribution.ledger.suggestion import SuggestedWeight, Suggestion
 from headwise.attribution.ledger.watch import watch
 from headwise.attribution.ledger.wrap import wrap
 from headwise.attribution.sums.sum_causes import Cause
@@ -22,10 +24,10 @@ from headwise.attribution.tracing.trace import trace
 from headwise.attribution.tracing.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace
 
 __all__ = ["Books", "FeatureBooks", "Ledger", "LevelBooks", "OutputBooks", "TermBooks"]
-__all__ += ["Sample", "TermSamples"]
+__all__ += ["Sample", "SuggestedWeight", "Suggestion", "TermSamples"]
 __all__ += ["Channels", "LossRow", "ModuleRow", "OpaqueRow", "OutputRow", "ParameterRow", "Trace", "trace"]
 __all__ += ["JacobianRow", "JacobianSampler", "JacobianTable", "SampledRow", "jacobian"]
-__all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "effect"]
+__all__ += ["Effect", "ForwardModeWarning", "LastUpdate", "Transfer", "effect", "transfer"]
 __all__ += ["Cause", "PrecisionCheck", "SumCheck", "SumRow", "check_sum"]
 __all__ += ["AuditReport", "Finding", "Subject", "audit"]
 __all__ += ["ForeignLedger", "book", "watch", "wrap"]

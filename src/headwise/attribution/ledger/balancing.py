@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -248,7 +248,10 @@ class Balancing:
         """Which terms each column of a junction's books counts for; twice for a product of two heads of one term."""
         found = self._columns.get(schema)
         if found is None:
-            heads = [_term_of(head, schema, junction.name) for head in junction.readers]
+            reads: dict[str, set[str]] = {name: set() for name in schema.terms}
+            for each in schema.readings:
+                reads[schema.terms[each.term]].add(each.path)
+            heads = [self._terms.index(term_of_head(head, reads, junction.name)) for head in junction.readers]
             pairs = [(left, left) if left == right else () for left, right in combinations(heads, 2)]
             found = self._columns[schema] = (*((head,) for head in heads), *pairs)
         return found
@@ -288,17 +291,31 @@ def _spread(terms: tuple[tuple[int, ...], ...], num: int, like: Tensor) -> Tenso
     return vector(flat, like.dtype, like.device).view(len(terms), num)
 
 
-def _term_of(head: str, schema: Schema, junction: str) -> int:
-    """The term that a head at a junction belongs to: of its name, or the one that reads the output of its name."""
-    if head in schema.terms:
-        return schema.terms.index(head)
-    readers = {
-        each.term for each in schema.readings if each.path == head or each.path.startswith((f"{head}.", f"{head}["))
-    }
-    if len(readers) != 1:
-        told = ", ".join(repr(schema.terms[each]) for each in sorted(readers)) or "no term"
+def term_of_head(head: str, reads: Mapping[str, Collection[str]], junction: str) -> str:
+    """The term that a head at a junction belongs to: of its name, or the one that reads the output of its name.
+
+    Args:
+        head: The head.
+        reads: Per term the paths of the outputs that it reads.
+        junction: The junction's name, for the error.
+
+    Returns:
+        The term.
+
+    Raises:
+        ValueError: No term reads the head's output, or several do.
+    """
+    if head in reads:
+        return head
+    found = [
+        name
+        for name, paths in reads.items()
+        if any(path == head or path.startswith((f"{head}.", f"{head}[")) for path in paths)
+    ]
+    if len(found) != 1:
+        told = ", ".join(map(repr, found)) or "no term"
         raise ValueError(
             f"balance: at {junction!r} the output of head {head!r} is read by {told}, and gradients there are those of "
             f"heads. Name the junction's heads after terms or their outputs, one a term, or balance at {OUTPUTS!r}"
         )
-    return readers.pop()
+    return found[0]

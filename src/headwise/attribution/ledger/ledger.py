@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from headwise.attribution.ledger.balancing import Balancing, Rule
+from headwise.attribution.ledger.balancing import OUTPUTS, Balancing, Rule, term_of_head
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.fold import fold
@@ -23,6 +24,7 @@ from headwise.attribution.ledger.ring import Ring, StepRows
 from headwise.attribution.ledger.rows import rows_of
 from headwise.attribution.ledger.samples import Measure, Ranked, TermSamples, over_ranks
 from headwise.attribution.ledger.schema import Feature, Schema
+from headwise.attribution.ledger.suggestion import Suggestion, Target, suggest
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.feature_junction import Junction
 from headwise.criterion.junction import Policy
@@ -243,6 +245,27 @@ class Ledger:
         scale = given_factor(self._scaler)
         return [fold(step, scale) for step in self._ring.steps(len(self._ring))]
 
+    def suggest(self, *, at: str = OUTPUTS, target: Target = "equal", last: int | None = None) -> Suggestion:
+        """The weights that would have given each term an equal, or a given, share of the gradient's norm.
+
+        Print it: with their range over the steps, and the shares as they were and as they would have been. Training
+        with them moves the norms again, so look once more after some steps. What norms cannot say is told at
+        `headwise.balance.Shares`.
+
+        Args:
+            at: "outputs", or the name of a `Junction`, whose heads are terms then.
+            target: "equal", or shares by term, any positive numbers; of terms that are not named the weight stays.
+            last: From the last so many steps; None: from all that the ring holds.
+
+        Returns:
+            The suggestion, from one transfer to the host.
+
+        Raises:
+            ValueError: There is no step, no such junction, or a share does not fit.
+        """
+        steps = self.history()[-(last or 0) :]
+        return suggest([_weighed(books, at) for books in steps], target, at)
+
     @overload
     def samples(self, term: str, *, across_ranks: bool = False, group: Any = None) -> TermSamples: ...
 
@@ -343,6 +366,20 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _weighed(books: Books, at: str) -> dict[str, tuple[float, float]]:
+    """By term, or by head of a feature, its weight and the norm that it sent."""
+    if at == OUTPUTS:
+        return {name: (term.weight, term.grad_norm) for name, term in books.items()}
+    if at not in books.features:
+        raise ValueError(f"suggest: no junction {at!r} was booked, only {', '.join((OUTPUTS, *books.features))}")
+    reads = {name: tuple(term.outputs) for name, term in books.items()}
+    norms: dict[str, float] = {}
+    for head, norm in books.features[at].grad_norm.items():
+        term = term_of_head(head, reads, at)
+        norms[term] = math.hypot(norms.get(term, 0.0), norm)
+    return {term: (books[term].weight, norm) for term, norm in norms.items()}
 
 
 def _watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:

@@ -1,19 +1,4 @@
-"""Checks for your own tests: does a criterion give the same gradient however its batch is split?
-
-::
-
-    import torch
-    import headwise as hw
-    from headwise.testing import assert_split_invariant
-
-    def test_my_criterion():
-        outputs = {"logits": torch.randn(4, 2, 8, 8, dtype=torch.float64)}
-        targets = {"label": torch.randint(0, 2, (4, 8, 8))}
-        report = assert_split_invariant(my_criterion, outputs, targets)
-        print(report)       # beside it: the error of the usual mean of means
-
-Give it a batch as uneven as yours: images without an object, masks of different sizes.
-"""
+"""Does a criterion give the same gradient however its batch is split?"""
 
 from __future__ import annotations
 

@@ -1,0 +1,165 @@
+"""The weights that would have given each term its share of the gradient, from steps that were booked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, quantiles
+from typing import Any, Literal, TypeAlias
+
+Target: TypeAlias = "Literal['equal'] | Mapping[str, float]"
+
+Weighed: TypeAlias = Mapping[str, tuple[float, float]]
+"""Of one step, by term: the weight, and the norm of the gradient that it sent with that weight."""
+
+
+@dataclass(frozen=True)
+class SuggestedWeight:
+    """One term.
+
+    Args:
+        weight: The weight that was used, its mean over the steps.
+        suggested: The weight that would have given the share over all of them.
+        low: A tenth of the steps alone would ask for less.
+        high: A tenth of them would ask for more.
+        share: The term's part of the sum of norms as it was, its mean over the steps.
+        share_then: The same with the suggested weights.
+    """
+
+    weight: float
+    suggested: float
+    low: float
+    high: float
+    share: float
+    share_then: float
+
+
+@dataclass(frozen=True, repr=False)
+class Suggestion:
+    """What `Ledger.suggest` found; print it.
+
+    Args:
+        terms: By name; terms that are left as they are are not in it.
+        at: Where norms were taken.
+        num_steps: From how many steps.
+        silent: Terms that sent nothing in any step, or always had a weight of 0: no weight can be told from that.
+    """
+
+    terms: dict[str, SuggestedWeight]
+    at: str
+    num_steps: int
+    silent: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The suggested weights, as ``Criterion(..., weights=)`` takes them."""
+        return {name: each.suggested for name, each in self.terms.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {**asdict(self), "silent": list(self.silent)}
+
+    def __str__(self) -> str:
+        width = min(max(8, *(len(name) for name in self.terms)), 28)
+        head = f"{'term':<{width}} {'weight':>10} {'suggested':>10} {'from':>10} {'to':>10} {'share':>7} {'then':>7}"
+        rows = [
+            f"{name[:width]:<{width}} {e.weight:>10.4g} {e.suggested:>10.4g} {e.low:>10.4g} {e.high:>10.4g} "
+            f"{e.share:>7.1%} {e.share_then:>7.1%}"
+            for name, e in self.terms.items()
+        ]
+        rows += [f"{name[:width]:<{width}} sent nothing: no weight can be told" for name in self.silent]
+        return "\n".join([f"suggested weights, from {self.num_steps} steps at {self.at}", head, *rows])
+
+    __repr__ = __str__
+
+
+def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outputs") -> Suggestion:
+    """Suggests weights.
+
+    With u_t the norm at weight 1 and m its mean over the steps, ``weight_t = share_t / sum share * sum_s m(w_s u_s) /
+    m(u_t)``: over the steps, norms would have had the shares, and the same sum. Steps in which a term sends nothing, or
+    something that is not finite, do not count for it.
+
+    Args:
+        steps: What was booked.
+        target: "equal", or shares by term, any positive numbers; of terms that are not named the weight stays.
+        at: Where norms were taken, for the print.
+
+    Returns:
+        The suggestion.
+
+    Raises:
+        ValueError: There is no step or no term that sent anything, or a share is not positive or names no term.
+    """
+    names = list(dict.fromkeys(name for step in steps for name in step))
+    if not names:
+        raise ValueError("suggest: there is no step to learn from. Train some steps with the books open first")
+    shares = _checked(target, names)
+    units = {name: _units(steps, name) for name in shares}
+    heard = {name: found for name, found in units.items() if found}
+    silent = tuple(name for name in shares if name not in heard)
+    if not heard:
+        raise ValueError(f"suggest: {', '.join(silent)} sent nothing in any of {len(steps)} steps. Look at their masks")
+    scale = math.fsum(shares[name] for name in heard)
+    size = math.fsum(fmean(weight * unit for weight, unit in found.values()) for found in heard.values())
+    weights = {
+        name: shares[name] / scale * size / fmean(unit for _, unit in found.values()) for name, found in heard.items()
+    }
+    found = {}
+    for name, each in heard.items():
+        low, high = _range([shares[name] / scale * size / unit for _, unit in each.values()])
+        now, then = (_share(steps, heard, name, given) for given in (None, weights))
+        used = fmean(weight for weight, _ in each.values())
+        found[name] = SuggestedWeight(used, weights[name], min(low, weights[name]), max(high, weights[name]), now, then)
+    return Suggestion(found, at, len(steps), silent)
+
+
+def _checked(target: Target, names: Sequence[str]) -> dict[str, float]:
+    if isinstance(target, str):
+        if target != "equal":
+            raise ValueError(f"suggest: target is 'equal' or shares by term; found {target!r}")
+        return dict.fromkeys(names, 1.0)
+    for name, share in target.items():
+        if name not in names:
+            raise ValueError(f"suggest: no term {name!r} was booked. There are: {', '.join(names)}")
+        if not 0 < share < math.inf:
+            raise ValueError(f"suggest: a share is a positive number; found {share} for {name!r}")
+    return dict(target)
+
+
+def _units(steps: Sequence[Weighed], name: str) -> dict[int, tuple[float, float]]:
+    """By step the weight's size and the norm at weight 1, where something finite was sent."""
+    found = {}
+    for number, step in enumerate(steps):
+        weight, norm = step.get(name, (0.0, 0.0))
+        if 0 < norm < math.inf and weight and math.isfinite(weight):
+            found[number] = abs(weight), norm / abs(weight)
+    return found
+
+
+def _range(weights: Sequence[float]) -> tuple[float, float]:
+    if len(weights) < 2:
+        return weights[0], weights[0]
+    tenths = quantiles(weights, n=10, method="inclusive")
+    return tenths[0], tenths[-1]
+
+
+def _share(
+    steps: Sequence[Weighed],
+    heard: Mapping[str, Mapping[int, tuple[float, float]]],
+    name: str,
+    given: Mapping[str, float] | None,
+) -> float:
+    """A term's part of the sum of the norms of all balanced terms, its mean over the steps."""
+    found = []
+    for number in range(len(steps)):
+        norms = {
+            each: unit * (weight if given is None else given[each])
+            for each, known in heard.items()
+            if number in known
+            for weight, unit in [known[number]]
+        }
+        if norms:
+            found.append(norms.get(name, 0.0) / math.fsum(norms.values()))
+    return fmean(found)

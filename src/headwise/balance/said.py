@@ -1,0 +1,57 @@
+"""Rules and shares in one word, as a command line or a configuration says them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from headwise.attribution.ledger.balancing import Rule
+from headwise.balance.grad_norm import GradNorm
+from headwise.balance.shares import Shares
+from headwise.balance.uncertainty import Uncertainty
+
+_RULES: dict[str, Callable[[], Rule]] = {"equal": Shares, "grad_norm": GradNorm, "uncertainty": Uncertainty}
+
+
+def read_rule(text: str) -> Rule:
+    """The rule that a word names.
+
+    Args:
+        text: "equal", "grad_norm", "uncertainty", or shares such as ``box=2,classification=1``.
+
+    Returns:
+        The rule, with its own numbers.
+
+    Raises:
+        ValueError: It names none.
+    """
+    if "=" in text:
+        return Shares(read_shares(text))
+    if text not in _RULES:
+        raise ValueError(f"balance: {', '.join(_RULES)}, or shares such as box=2,classification=1; found {text!r}.")
+    return _RULES[text]()
+
+
+def read_shares(text: str) -> dict[str, float]:
+    """Shares by term.
+
+    Args:
+        text: Such as ``box=2,classification=1``.
+
+    Returns:
+        The shares.
+
+    Raises:
+        ValueError: A part is not of this form.
+    """
+    found = {}
+    for part in text.split(","):
+        name, equals, share = part.partition("=")
+        try:
+            found[name.strip()] = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise ValueError(
+                f"shares are NAME=NUMBER with commas between, such as box=2,classification=1; found {part!r}."
+            )
+    return found

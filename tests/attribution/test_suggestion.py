@@ -1,0 +1,102 @@
+"""Suggested weights: by hand, by a second training, from a run's folder, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import headwise as hw
+from headwise.attribution.ledger.suggestion import suggest
+from headwise.cli import main
+from tests.balance.test_balance import Two, batches, two_terms
+
+STEPS = [{"a": (2.0, 8.0), "b": (0.5, 1.0)}, {"a": (2.0, 4.0), "b": (0.5, 3.0)}]
+
+
+def test_by_hand() -> None:
+    found = suggest(STEPS)
+    # At weight 1 the mean norms are 3 and 4; the sum of what was sent is 6 + 2, of which each shall have 4.
+    assert found.weights == pytest.approx({"a": 4 / 3, "b": 1.0})
+    assert found.terms["a"].weight == 2
+    assert found.terms["a"].share == pytest.approx((8 / 9 + 4 / 7) / 2)
+    then = [(4 / 3 * a, 1.0 * b) for a, b in ((4, 2), (2, 6))]
+    assert found.terms["a"].share_then == pytest.approx(sum(a / (a + b) for a, b in then) / 2)
+    # Alone the two steps would ask 1 and 2 of a; tenths are interpolated.
+    assert (found.terms["a"].low, found.terms["a"].high) == pytest.approx((1.1, 1.9))
+    assert suggest(STEPS, {"a": 3, "b": 1}).weights == pytest.approx({"a": 2.0, "b": 0.5})
+    assert list(suggest(STEPS, {"a": 1}).weights) == ["a"]
+    silent = suggest([{**step, "c": (1.0, 0.0), "d": (1.0, math.nan)} for step in STEPS])
+    assert silent.silent == ("c", "d")
+    assert silent.weights == pytest.approx(found.weights)
+    assert "c        sent nothing" in str(silent)
+
+
+def train(steps: int, folder: Path | None = None, **weights: float) -> hw.Ledger:
+    network, criterion = Two(), two_terms()
+    for name, weight in weights.items():
+        criterion.set_weight(name, weight)
+    optimizer = adam(network)
+    ledger = hw.Ledger(criterion, network, optimizer=optimizer)
+    run = None if folder is None else hw.Run(folder, ledger, every=1)
+    for step, (x, targets) in enumerate(batches(steps), start=1):
+        optimizer.zero_grad()
+        criterion(network(x), targets).total.backward()
+        optimizer.step()
+        if run is not None:
+            run.log(step)
+    if run is not None:
+        run.close()
+    ledger.close()
+    return ledger
+
+
+def adam(network: Two) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize("at", ["outputs", "trunk"])
+def test_a_training_with_the_suggestion_has_equal_norms(at: str) -> None:
+    ledger = train(200, near=100.0)
+    ledger = train(200, **ledger.suggest(at=at, last=120).weights)
+    history = ledger.history()[-120:]
+    if at == "outputs":
+        norms = [sum(books[name].grad_norm for books in history) for name in ("near", "far")]
+    else:
+        norms = [sum(books.features[at].grad_norm[name] for books in history) for name in ("near", "far")]
+    assert norms[0] == pytest.approx(norms[1], rel=0.1)
+
+
+def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = train(6, tmp_path / "run", near=100.0)
+    wanted = ledger.suggest()
+    assert main(["suggest", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "suggested weights, from 6 steps at outputs"
+    assert main(["suggest", str(tmp_path / "run"), "--target", "near=1,far=3", "--last", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    exact = ledger.suggest(target={"near": 1, "far": 3}, last=4).to_dict()
+    assert found["num_steps"] == 4
+    for name, each in exact["terms"].items():
+        assert found["terms"][name] == pytest.approx(each, rel=1e-4)
+    assert wanted.num_steps == 6
+    assert main(["suggest", str(tmp_path / "run"), "--target", "near"]) == 2
+    assert "NAME=NUMBER" in capsys.readouterr().err
+    assert main(["suggest", str(tmp_path / "run"), "--target", "nose=1"]) == 2
+    assert "no term 'nose' was booked" in capsys.readouterr().err
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="no step to learn from"):
+        suggest([])
+    with pytest.raises(ValueError, match="sent nothing in any of 1 steps"):
+        suggest([{"a": (1.0, 0.0)}])
+    with pytest.raises(ValueError, match="positive number"):
+        suggest(STEPS, {"a": -1})
+    with pytest.raises(ValueError, match="'equal' or shares"):
+        suggest(STEPS, "same")  # type: ignore[arg-type]
+    ledger = train(2)
+    with pytest.raises(ValueError, match="no junction 'neck' was booked, only outputs, trunk"):
+        ledger.suggest(at="neck")
