@@ -35,7 +35,7 @@ def test_by_hand() -> None:
     assert "c        sent nothing" in str(silent)
 
 
-def train(steps: int, folder: Path | None = None, **weights: float) -> hw.Ledger:
+def train(steps: int, weights: dict[str, float], folder: Path | None = None) -> hw.Ledger:
     network, criterion = Two(), two_terms()
     for name, weight in weights.items():
         criterion.set_weight(name, weight)
@@ -60,8 +60,8 @@ def adam(network: Two) -> torch.optim.Optimizer:
 
 @pytest.mark.parametrize("at", ["outputs", "trunk"])
 def test_a_training_with_the_suggestion_has_equal_norms(at: str) -> None:
-    ledger = train(200, near=100.0)
-    ledger = train(200, **ledger.suggest(at=at, last=120).weights)
+    ledger = train(200, {"near": 100.0})
+    ledger = train(200, ledger.suggest(at=at, last=120).weights)
     history = ledger.history()[-120:]
     if at == "outputs":
         norms = [sum(books[name].grad_norm for books in history) for name in ("near", "far")]
@@ -71,7 +71,7 @@ def test_a_training_with_the_suggestion_has_equal_norms(at: str) -> None:
 
 
 def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = train(6, tmp_path / "run", near=100.0)
+    ledger = train(6, {"near": 100.0}, tmp_path / "run")
     wanted = ledger.suggest()
     assert main(["suggest", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "suggested weights, from 6 steps at outputs"
@@ -97,6 +97,6 @@ def test_what_cannot_be_is_refused() -> None:
         suggest(STEPS, {"a": -1})
     with pytest.raises(ValueError, match="'equal' or shares"):
         suggest(STEPS, "same")  # type: ignore[arg-type]
-    ledger = train(2)
+    ledger = train(2, {})
     with pytest.raises(ValueError, match="no junction 'neck' was booked, only outputs, trunk"):
         ledger.suggest(at="neck")

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from headwise.attribution.ledger.suggestion import suggest
+    from headwise.attribution.ledger.suggestion import Target, suggest
     from headwise.balance.said import read_shares
     from headwise.runs.reading import read_run
 
@@ -43,13 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
     recording = read_run(arguments.run)
     columns = {name: (recording.term(name, "weight"), recording.term(name, "grad_norm")) for name in recording.terms}
     steps = [
-        {
-            name: (math.nan if weights[row] is None else weights[row], math.nan if norms[row] is None else norms[row])
-            for name, (weights, norms) in columns.items()
-        }
+        {name: (_number(weights[row]), _number(norms[row])) for name, (weights, norms) in columns.items()}
         for row in range(len(recording.log.steps))
     ][-(arguments.last or 0) :]
-    target = "equal" if arguments.target == "equal" else read_shares(arguments.target)
+    target: Target = "equal" if arguments.target == "equal" else read_shares(arguments.target)
     found = suggest(steps, target)
     print(json.dumps(found.to_dict(), indent=2) if arguments.json else found)
     return 0
+
+
+def _number(logged: float | None) -> float:
+    """What was not logged is not known."""
+    return math.nan if logged is None else logged
