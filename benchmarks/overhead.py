@@ -1,11 +1,12 @@
 """What declaring terms costs the host: launches and time of losses so small that nothing else counts.
 
-    python -m benchmarks.overhead [--repeats 60] [--threads 1] [--clock wall|cpu] [--write FILE]
+    python -m benchmarks.overhead [--repeats 20] [--threads 1] [--clock wall|cpu] [--write FILE]
 
 K = 3, 8 and 16 terms of 8 x 4 numbers, weighed and added up by hand, with a criterion, with its books open, and
 compiled; and CornerNet's losses of two stacks on maps of 8 x 8 beside the authors' formulation. Forward and backward.
-Launches are the operators that make no view. Runs are interleaved; a ratio of times is that of the least of each way,
-which other work on the machine disturbs least.
+Launches are the operators that make no view. A run is sixteen steps, since the rows of so many calls are written
+together; times are those of one. Runs are interleaved; a ratio of times is that of the least of each way, which other
+work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from headwise import losses
 
 Run = Callable[[], object]
 COLUMNS = ("losses", "way", "launches", "ratio", "least ms", "ratio", "median ratio")
+STEPS = 16
 COMPILED = ("criterion(compile=True)", "criterion(compile=True), ledger")
 
 
@@ -70,26 +72,32 @@ def _step(criterion: hw.Criterion, outputs: object, targets: object, kept: hw.Le
     return kept
 
 
-def launches(run: Run) -> int:
-    """Of one call."""
-    with Operators() as seen:
+def _several(run: Run) -> None:
+    for _ in range(STEPS):
         run()
-    return seen.launches
+
+
+def launches(run: Run) -> float:
+    """Of one step."""
+    with Operators() as seen:
+        _several(run)
+    return seen.launches / STEPS
 
 
 def rows(losses_: str, found: dict[str, Run], options: Options) -> list[list[str]]:
     for run in found.values():
         for _ in range(10):
             run()
+    runs = {name: partial(_several, run) for name, run in found.items()}
     # A mode that looks at operators would compile anew: what is compiled has no launches here.
     counts = {name: launches(run) for name, run in found.items() if name not in COMPILED}
-    seconds = options.seconds(found)
+    seconds = {name: [each / STEPS for each in taken] for name, taken in options.seconds(runs).items()}
     base = seconds["by hand"]
     lines = []
     for name, taken in seconds.items():
         paired = sorted(a / b for a, b in zip(taken, base, strict=True))[len(base) // 2]
         count = counts.get(name)
-        shown = ("", "") if count is None else (str(count), f"{count / counts['by hand']:.2f}")
+        shown = ("", "") if count is None else (f"{count:.1f}", f"{count / counts['by hand']:.2f}")
         lines.append(
             [losses_, name, *shown, f"{1e3 * min(taken):.3f}", f"{min(taken) / min(base):.2f}", f"{paired:.2f}"]
         )
@@ -97,7 +105,7 @@ def rows(losses_: str, found: dict[str, Run], options: Options) -> list[list[str
 
 
 def main() -> None:
-    options = Options.read(__doc__, repeats=60, threads=1)
+    options = Options.read(__doc__, repeats=20, threads=1)
     found = [row for num in (3, 8, 16) for row in rows(f"{num} small terms", small_terms(num), options)]
     found += rows("CornerNet, two stacks, 8 x 8", small_corners(), options)
     options.publish("What declaring terms costs the host", markdown(COLUMNS, found))

@@ -66,7 +66,7 @@ class Combined(NamedTuple):
     levels: tuple[Tensor | None, ...]
 
 
-class Scales(NamedTuple):
+class _Scales(NamedTuple):
     """What numerators are divided and multiplied by, level by level, then the tokens'.
 
     Args:
@@ -161,7 +161,7 @@ def _has_transforms() -> bool:
 
 def _scales(
     sums: Sequence[Sums], weights: Sequence[Number], num_tokens: int, dtype: torch.dtype, device: torch.device
-) -> Scales:
+) -> _Scales:
     ones = (1.0,) * num_tokens
     levels = _level_weights(sums)
     given = (
@@ -175,7 +175,7 @@ def _scales(
     return _constant_scales(*given, dtype, device)
 
 
-def _balanced(scales: Scales, balance: Tensor | None) -> Scales:
+def _balanced(scales: _Scales, balance: Tensor | None) -> _Scales:
     if balance is None:
         return scales
     factor, rest = balance.to(scales.weights), len(scales.weights) - len(balance)
@@ -190,18 +190,18 @@ def _scales_of(
     counts: tuple[int, ...],
     dtype: torch.dtype,
     device: torch.device,
-) -> Scales:
+) -> _Scales:
     bottom, empty = vector(divisors, dtype, device), None
     if not _are_numbers(divisors) or 0 in divisors:
         empty = bottom == 0
         bottom = torch.where(empty, torch.ones_like(bottom), bottom)
     scale = vector(weights, dtype, device)
     idle = scale == 0 if not _are_numbers(weights) or 0 in weights else None
-    return Scales(bottom, empty, None if levels is None else vector(levels, dtype, device), scale, idle, counts)
+    return _Scales(bottom, empty, None if levels is None else vector(levels, dtype, device), scale, idle, counts)
 
 
 @lru_cache(maxsize=512)
-def _constant_scales(*given: Any) -> Scales:
+def _constant_scales(*given: Any) -> _Scales:
     with torch.inference_mode(False), torch.no_grad():
         return _scales_of(*given)
 
@@ -220,7 +220,7 @@ def _level_weights(sums: Sequence[Sums]) -> list[float] | None:
     return found
 
 
-def _weighted(top: Tensor, scales: Scales, sums: Sequence[Sums]) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+def _weighted(top: Tensor, scales: _Scales, sums: Sequence[Sums]) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
     """Values and weighted values of terms and tokens, and the levels of terms that have any."""
     quotients = top / scales.bottom
     if scales.empty is not None:
@@ -240,7 +240,7 @@ def _weighted(top: Tensor, scales: Scales, sums: Sequence[Sums]) -> tuple[Tensor
     return values, weighted, levels
 
 
-def _combined(top: Tensor, scales: Scales, sums: Sequence[Sums], seen: Seen | None) -> Combined:
+def _combined(top: Tensor, scales: _Scales, sums: Sequence[Sums], seen: Seen | None) -> Combined:
     """The terms together, every step of it with a graph."""
     values, weighted, levels = _weighted(top, scales, sums)
     if _has_transforms():
@@ -268,7 +268,7 @@ class _Sum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weighted: Tensor, scales: Scales | None, seen: Seen | None, *summed: Tensor) -> Tensor:
+    def forward(ctx: Any, weighted: Tensor, scales: _Scales | None, seen: Seen | None, *summed: Tensor) -> Tensor:
         ctx.num, ctx.scales, ctx.seen, ctx.is_vector = len(weighted), scales, seen, summed[0].dim() > 0
         total, *others = weighted.unbind()
         for each in others:
@@ -293,7 +293,7 @@ class _Sum(torch.autograd.Function):
         return (tangent if ctx.scales is None else tangent * _slopes(torch.ones_like(tangent[0]), ctx.scales)).sum()
 
 
-def _slopes(grad: Tensor, scales: Scales) -> Tensor:
+def _slopes(grad: Tensor, scales: _Scales) -> Tensor:
     """The gradient of each numerator, by the operations of `_weighted` backwards."""
     if scales.idle is not None:
         grad = torch.where(scales.idle, torch.zeros_like(grad), grad)

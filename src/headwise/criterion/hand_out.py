@@ -44,12 +44,15 @@ def hand_out(
     tokens = []
     needed = torch.is_grad_enabled()
     held = {number: weight.detach() for number, weight in enumerate(weights) if isinstance(weight, Tensor)}
+    marked = {*held, *idle}
     for part in job.plan.per_output if policy == "keep" else job.plan.whole:
+        if part.is_alone and policy == "keep" and (not marked or part.readers.isdisjoint(marked)):
+            root = roots[part.roots[0]]
+            views[part.edges[0]] = root if record is None or not root.requires_grad else shown(part, record, root)
+            continue
         read = [roots[root] for root in part.roots]
         if not (needed and any(root.requires_grad for root in read)):
             found = [view(read[edge.root], edge) for edge in part.layout.edges]
-        elif part.is_alone and policy == "keep" and part.readers.isdisjoint((*held, *idle)):
-            found = read if record is None else [shown(part, record, read[0])]
         else:
             if policy == "drop":
                 _refuse_half(part, read)
