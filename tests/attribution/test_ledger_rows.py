@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import headwise as hw
 from headwise import losses
+from headwise.criterion.stats import Product, products_of
 from tests.criterion.samples import squared
 
 SMALL, LARGE = (2, 3, 4, 4), (2, 3, 128, 128)
@@ -116,3 +117,14 @@ def test_a_leaf_is_listened_to_once_and_no_longer_than_the_books_are_open():
         found = [books.unbooked.grad_norm for books in ledger.history()]
     assert found == pytest.approx([step * 8**0.5 for step in range(40)])
     assert not leaf._backward_hooks
+
+
+def test_products_that_waited_are_those_of_each_pair():
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(3, 2), (4,), (3, 2), (), (3, 2), (4,), (5, 1)]
+    pairs = [(torch.randn(shape, generator=draw), torch.randn(shape, generator=draw)) for shape in shapes]
+    waited: list[Product] = [torch.tensor(7.0), *pairs, torch.tensor(-1.0)]
+    wanted = [7.0, *[float((one.double() * other.double()).sum()) for one, other in pairs], -1.0]
+    assert products_of(waited).tolist() == pytest.approx(wanted, rel=1e-12)
+    for each, number in zip(waited, wanted, strict=True):
+        assert products_of([each]).tolist() == pytest.approx([number], rel=1e-12)

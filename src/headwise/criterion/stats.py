@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -57,22 +57,35 @@ def squares(small: Sequence[Tensor], probes: Sequence[tuple[Tensor, Tensor]] = (
 
 def _norms(grads: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """The norms of some tensors: by one operation on a GPU, by one for each shape on the CPU, which takes as long."""
-    by_kind: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
-    if grads[0].is_cpu:
-        for number, grad in enumerate(grads):
-            by_kind.setdefault((grad.shape, grad.dtype), []).append(number)
-    if not by_kind or len(by_kind) > len(grads) // 2:
+    alike = _alike([(grad.shape, grad.dtype) for grad in grads]) if grads[0].is_cpu else []
+    if not alike or len(alike) > len(grads) // 2:
         return torch.stack(torch._foreach_norm(list(grads), 2, dtype=dtype))
     found = []
-    for same in by_kind.values():
-        rows = torch.stack([grads[number] for number in same]).flatten(1)
-        norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+    for same in alike:
+        norms: Tensor = torch.linalg.vector_norm(_rows([grads[number] for number in same]), dim=1, dtype=dtype)
         found.append(norms)
+    return _in_order(alike, found)
+
+
+def _alike(keys: Sequence[Hashable]) -> list[list[int]]:
+    """The places of equal keys."""
+    places: dict[Hashable, list[int]] = {}
+    for number, key in enumerate(keys):
+        places.setdefault(key, []).append(number)
+    return list(places.values())
+
+
+def _rows(alike: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(alike)).flatten(1)
+
+
+def _in_order(places: Sequence[Sequence[int]], found: Sequence[Tensor]) -> Tensor:
+    """What was computed for some places together, one after another again."""
     if len(found) == 1:
         return found[0]
-    order = {number: at for at, number in enumerate(number for same in by_kind.values() for number in same)}
-    each = torch.cat(found).unbind()
-    return torch.stack([each[order[number]] for number in range(len(grads))])
+    order = {number: at for at, number in enumerate(number for same in places for number in same)}
+    each = torch.cat(list(found)).unbind()
+    return torch.stack([each[order[number]] for number in range(len(each))])
 
 
 def square(grad: Tensor) -> Tensor:
@@ -88,6 +101,37 @@ def inner(left: Tensor, right: Tensor) -> Tensor:
         product: Tensor = torch.dot(left.view(-1), right.view(-1))
         return product
     return (left.to(dtype) * right.to(dtype)).sum()
+
+
+Product = Tensor | tuple[Tensor, Tensor]
+"""An inner product, or the two small tensors that it will be of."""
+
+
+def products_of(found: Sequence[Product]) -> Tensor:
+    """Inner products that waited, those of one shape together.
+
+    Args:
+        found: At least one.
+
+    Returns:
+        (N,), of the books' dtype.
+    """
+    first = found[0] if isinstance(found[0], Tensor) else found[0][0]
+    dtype = book_dtype(first.device)
+    alike = _alike(
+        [None if isinstance(each, Tensor) else (each[0].shape, each[0].dtype, each[1].dtype) for each in found]
+    )
+    sums = []
+    for same in alike:
+        pairs = [each for number in same if not isinstance(each := found[number], Tensor)]
+        if not pairs:
+            sums.append(torch.stack([each.to(dtype) for number in same if isinstance(each := found[number], Tensor)]))
+        elif len(pairs) == 1:
+            sums.append(inner(*pairs[0]).to(dtype)[None])
+        else:
+            left, right = (_rows(side).to(dtype) for side in zip(*pairs, strict=True))
+            sums.append((left * right).sum(1))
+    return _in_order(alike, sums)
 
 
 def with_channel(grad: Tensor, edge: Edge) -> Tensor:

@@ -14,7 +14,7 @@ from headwise.attribution.ledger.record import BackwardPass, CallRecord
 from headwise.attribution.ledger.schema import Schema
 from headwise.criterion.combine import vector
 from headwise.criterion.feature_junction import Junction
-from headwise.criterion.stats import book_dtype
+from headwise.criterion.stats import book_dtype, products_of
 
 OUTPUTS = "outputs"
 
@@ -219,7 +219,7 @@ class Balancing:
         for (_, left, right), product in one.pairs.items():
             if readings[left].term == readings[right].term:
                 # Two levels of one term at one place: their gradients add up there.
-                square[readings[left].term] += 2 * product()
+                square[readings[left].term] += 2 * products_of([product])[0]
         return square.clamp(min=0).sqrt()
 
     def _at_feature(self, record: CallRecord, one: BackwardPass) -> Tensor | None:

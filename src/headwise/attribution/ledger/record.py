@@ -21,7 +21,18 @@ from headwise.attribution.ledger.samples import SampledCall
 from headwise.attribution.ledger.schema import Brief, Schema
 from headwise.criterion.combine import vector
 from headwise.criterion.layout import Layout, Part
-from headwise.criterion.stats import SMALL, at_site, book_dtype, channel_squares, inner, probe, square, squares
+from headwise.criterion.stats import (
+    SMALL,
+    Product,
+    at_site,
+    book_dtype,
+    channel_squares,
+    inner,
+    probe,
+    products_of,
+    square,
+    squares,
+)
 
 Fields = dict[str, Tensor]
 
@@ -65,7 +76,7 @@ class BackwardPass:
     own: dict[int, Tensor] = field(default_factory=dict)
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     probed: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    pairs: dict[tuple[int, int, int], Callable[[], Tensor]] = field(default_factory=dict)
+    pairs: dict[tuple[int, int, int], Product] = field(default_factory=dict)
     channels: dict[int, Tensor] = field(default_factory=dict)
     strangers: dict[int, Tensor] = field(default_factory=dict)
     features: Fields = field(default_factory=dict)
@@ -89,7 +100,7 @@ class Numbers(NamedTuple):
     levels: list[Tensor]
     kept: list[Tensor]
     probed: list[tuple[Tensor, Tensor]]
-    products: list[Callable[[], Tensor]]
+    products: list[Product]
     balance: Tensor | None
 
 
@@ -240,11 +251,8 @@ class CallRecord:
         for place, left in enumerate(readings):
             for right in readings[place + 1 :]:
                 one, other = here[left], here[right]
-                if one.numel() <= SMALL:
-                    now.pairs[site, left, right] = partial(inner, one, other)
-                else:
-                    product = inner(one, other)
-                    now.pairs[site, left, right] = partial(torch.clone, product)
+                small = one.numel() <= SMALL
+                now.pairs[site, left, right] = (one, other) if small else inner(one, other)
 
     def at_features(self, under: Under, columns: Fields) -> None:
         """What a pass brought to features inside the network.
@@ -427,7 +435,8 @@ class CallRecord:
                 if finite is not None:
                     found["finite"] = self._vector([finite[place[k]] if k in place else 0.0 for k in schema.covered])
         if one.pairs:
-            found["products"] = self._vector([one.pairs[p]() if p in one.pairs else 0.0 for p in schema.compared])
+            known = dict(zip(one.pairs, products_of(list(one.pairs.values())).unbind(), strict=True))
+            found["products"] = self._vector([known.get(pair, 0.0) for pair in schema.compared])
             found["known"] = self._vector([float(p in one.pairs) for p in schema.compared])
         return found
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from headwise.attribution.ledger.record import CallRecord, Numbers
 from headwise.attribution.ledger.schema import Brief, Schema
-from headwise.criterion.combine import gathered
-from headwise.criterion.stats import book_dtype, squares
+from headwise.criterion.stats import book_dtype, products_of, squares
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ def _columns(rows: Sequence[Numbers]) -> Tensor:
         parts += [each.view(num, -1) for each in torch.split(square, [len(kept), len(probed)]) if len(each)]
         parts += [] if finite is None else [finite[len(kept) :].view(num, -1)]
     if rows[0].products:
-        parts.append(gathered([product() for each in rows for product in each.products], dtype, device).view(num, -1))
+        products = products_of([product for each in rows for product in each.products])
+        parts.append(products.to(device, dtype).view(num, -1))
     if rows[0].balance is not None:
         parts.append(wide([each.balance for each in rows if each.balance is not None]))
     return torch.cat(parts, dim=1)
