@@ -46,6 +46,11 @@ VERBS = {
     ),
     "run": Verb("run any training script, unchanged, and keep its books", "headwise.commands.run"),
     "suggest": Verb("tell the weights that would give each term of a run its share", "headwise.commands.suggest"),
+    "alerts": Verb(
+        "say what goes wrong in a run, and since when: exit code 0, 1 for alerts", "headwise.commands.alerts"
+    ),
+    "compare": Verb("say which term departs first between runs, and write a page", "headwise.commands.compare"),
+    "live": Verb("show runs while they train: a page on this machine alone", "headwise.commands.live"),
     "report": Verb("write the report of a run: one HTML page, and PNG files", "headwise.commands.report"),
 }
 """The verbs, in the order of ``--help``."""

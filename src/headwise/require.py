@@ -32,6 +32,7 @@ EXTRAS = {
     "train": _TRAIN,
     "report": _REPORT,
     "aggregate": {"torchjd": "torchjd"},
+    "frames": {"pandas": "pandas"},
     "loops": {
         "lightning": "lightning",
         "transformers": "transformers",

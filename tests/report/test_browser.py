@@ -1,15 +1,21 @@
 """The page in a real browser: no error, figures drawn, numbers under the pointer, no sideways scrolling."""
 
+import json
 import re
 import shutil
 import subprocess
+import threading
 from base64 import b64encode
 from hashlib import sha256
 
 import pytest
 
 from headwise.report import Flow, HeatMap, Link, Page, Section
-from tests.report.builder import TERMS, read_lines
+from headwise.report.compare import write_comparison
+from headwise.report.live import LivePage, LiveServer
+from headwise.runs.comparing import compare
+from headwise.runs.reading import read_run
+from tests.report.builder import TERMS, build_run, read_lines, write_lines
 from tests.report.parsed import ParsedPage
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
@@ -29,7 +35,7 @@ def visit(tmp_path):
         """The page after its self-test, and what the browser wrote to its console."""
         command = [
             BROWSER, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1000", "--dump-dom",
-            f"{page.as_uri()}#selftest",
+            page if isinstance(page, str) else f"{page.as_uri()}#selftest",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         dump = tmp_path / "dump.html"
@@ -106,3 +112,53 @@ def test_pictures_of_attribution_work_in_a_browser(tmp_path, visit):
         told = [a["data-hover"] for _, a in page.tags if "data-hover" in a]
         assert "sin → h: 2 norm" in told
         assert "backbone.layer3.weight · sin: 0.001" in told
+
+
+def test_a_comparison_works_in_a_browser(tmp_path, visit):
+    runs = [read_run(build_run(tmp_path / name, num_lines=70, samples=0)) for name in ("one", "other")]
+    runs[1].log.column("terms", "sin", "weight")[50] = 3.0
+    path = write_comparison(runs, compare(runs), tmp_path / "page.html")
+    for width in (1400, 400):
+        page, console = visit(path, width)
+        assert console == []
+        assert body(page)["data-selftest"] == "done"
+        assert body(page)["data-overflow"] == "0"
+        assert len([a for tag, a in page.tags if tag == "figure" and "data-hover" in a]) == 2 * len(TERMS) + 1
+    assert "sin departs first, by its weight at step 510: 1 in one, 3 in other." in path.read_text()
+
+
+class Growing(LivePage):
+    """A page whose runs log twenty steps more between its first answer and the next."""
+
+    def __init__(self, folders, lines):
+        super().__init__(folders)
+        self._lines, self.answers = lines, 0
+
+    def look(self):
+        self.answers += 1
+        if self.answers == 2:
+            with (self._runs[0].folder / "log.jsonl").open("a") as log:
+                log.writelines(json.dumps(line) + "\n" for line in self._lines)
+            self._next = 0.0
+        return super().look()
+
+
+@pytest.mark.parametrize("num_runs", [1, 2])
+def test_the_live_page_takes_new_points_without_a_reload(tmp_path, visit, num_runs):
+    folders = [build_run(tmp_path / f"run{number}", num_lines=40, samples=0) for number in range(num_runs)]
+    lines = read_lines(folders[0] / "log.jsonl")
+    write_lines(folders[0] / "log.jsonl", lines[:20])
+    live = Growing(folders, lines[20:])
+    with LiveServer(live) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        page, console = visit(server.url)
+        server.shutdown()
+        thread.join()
+    assert console == []
+    assert live.answers >= 2
+    assert "data-errors" not in body(page)
+    assert body(page)["data-taken"] == "1"
+    assert body(page)["data-version"] == "2"
+    ticks = re.findall(r'class="tick"[^>]*>(\d+)<', page.source)
+    assert "400" in ticks  # of the steps that came later

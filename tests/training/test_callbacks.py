@@ -69,6 +69,20 @@ def test_keeper_reads_a_wrapped_foreign_criterion():
     assert entries["headwise/total"] == 10.0
 
 
+def test_a_run_folder_gets_what_is_read(tmp_path):
+    criterion, network = make_criterion(), make_network()
+    run = hw.Run(tmp_path / "run", every=1000)  # the loop says when it is time, not the run
+    keeper = Keeper(criterion, run=run)
+    for step in (7, 8):
+        keeper.begin(1)
+        backward(criterion, network)
+        keeper.read(step)
+    keeper.close()
+    recorded = run.recorded()
+    assert recorded.log.steps == [7, 8]
+    assert recorded.term("slope", "grad_norm") == pytest.approx([b["slope"].grad_norm for b in keeper.history], 1e-5)
+
+
 def test_a_step_with_fewer_micro_batches_is_booked_as_what_it_was():
     criterion, network = make_criterion(), make_network()
     network.eval()

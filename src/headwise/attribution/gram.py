@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from headwise.tabular import Tabular
 
 TOTAL = "total"
 """The name of the last row and column: what arrived."""
@@ -32,7 +34,7 @@ class Where:
 
 
 @dataclass(frozen=True, eq=False)
-class Gram:
+class Gram(Tabular):
     """Inner products of the gradients of terms, per place.
 
     ``products[s, a, b]`` is the inner product of what terms a and b send to place s; the diagonal holds squared norms.
@@ -57,6 +59,20 @@ class Gram:
     values: Tensor
     weights: Tensor
     where: Where = Where()
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row per term: value, weight, share, norm, and the cosine with each term over the places both read."""
+        return [
+            {
+                "term": term,
+                "value": float(self.values[number]),
+                "weight": float(self.weights[number]),
+                "share": self.share(term),
+                "norm": self.norm(term),
+                **{f"cosine with {other}": None if other == term else self.cosine(term, other) for other in self.terms},
+            }
+            for number, term in enumerate(self.terms)
+        ]
 
     def __post_init__(self) -> None:
         wanted = (len(self.sites), len(self.terms) + 1, len(self.terms) + 1)

@@ -12,6 +12,7 @@ from torch.utils import _pytree
 
 from headwise.criterion.recording import Record
 from headwise.ratio import Ratio
+from headwise.tabular import Tabular
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Entry:
     split_variant: str | None = None
 
 
-class Breakdown(Mapping[str, Entry]):
+class Breakdown(Mapping[str, Entry], Tabular):
     """An immutable mapping from the terms' names to their entries; `total` is the sum of their ``weighted``.
 
     The total of a criterion's call is one vector operation; the graph of an entry is made when the entry is asked for.
@@ -106,6 +107,16 @@ class Breakdown(Mapping[str, Entry]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row per term: value, weighted value, share of the absolute ones. Waits for the device."""
+        logged = {key: float(number) for key, number in self.log().items()}
+        names = ("value", "weighted", "share")
+        return [{"term": name, **{each: logged[f"{name}/{each}"] for each in names}} for name in self]
+
+    def table_title(self) -> str:
+        """The total."""
+        return f"Breakdown of the total {float(self.total.detach()):.5g}"
 
     def log(self, prefix: str = "") -> dict[str, Tensor]:
         """A flat dict for any logger.

@@ -40,6 +40,11 @@ class Weights(nn.Module):
         """The weights as they were declared, in the order of the terms; a parameter where one is learned."""
         return {name: self._held(name) for name in self._given}
 
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """The terms whose weight follows a schedule."""
+        return tuple(name for name, kind in self._kinds.items() if kind == "schedule")
+
     def set(self, name: str, weight: Weight) -> None:
         """Gives a term another weight.
 

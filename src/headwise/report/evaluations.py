@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from headwise.report.columns import finite, last
 from headwise.report.figures.charts import Curves
 from headwise.report.markup import number
 from headwise.report.page import Block, Table
+from headwise.runs.columns import finite, last
 from headwise.runs.reading import Column, Log, Recording
 
 _MOST_CURVES = 12

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from headwise.report.columns import median
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.page import Block
+from headwise.runs.columns import median
 from headwise.runs.reading import Recording
 
 _POINTS = 3_000  # per chart: a page may hold many of them

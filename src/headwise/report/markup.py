@@ -75,6 +75,15 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 24]}\N{HORIZONTAL ELLIPSIS} ({len(text):,} characters)"
 
 
+def slug(title: str) -> str:
+    """A title as it can stand in an address or in a file's name: `Share of the total` becomes `share-of-the-total`."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()[:_SLUG]).strip("-") or "figure"
+
+
+_SLUG = 80
+"""Characters of a title that count."""
+
+
 def breakable(name: str) -> Markup:
     """A name that may break after an underscore, a dot, a slash or a comma where there is little room."""
     first, *others = re.split(r"(?<=[_./,|])", name)

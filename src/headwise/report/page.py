@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from headwise.files import write_atomically
-from headwise.report.markup import Markup, element, join, number
+from headwise.report.markup import Markup, element, join, number, slug
 
 ROOM_BESIDE = 790
 """Pixels of a figure's width that leave room for a table beside it, on a broad screen."""
@@ -55,13 +55,15 @@ class Page:
     Args:
         title: of the document and its first heading.
         subtitle: a line under it.
+        version: of a page that asks its server for a newer one, and takes over what has changed; empty: it is a file.
 
     Attributes:
         sections: what it shows, in order.
     """
 
-    def __init__(self, title: str, subtitle: str = "") -> None:
+    def __init__(self, title: str, subtitle: str = "", version: str = "") -> None:
         self.title = title
+        self.version = version
         self.subtitle = subtitle
         self.sections: list[Section] = []
 
@@ -86,7 +88,8 @@ class Page:
             element("main", *(part.html(f"s{index}") for index, part in enumerate(self.sections))),
             _hatches(),
             element("div", class_="tip", role="status", hidden=True),
-            *(element("script", Markup(_asset(name))) for name in _SCRIPTS),
+            *(element("script", Markup(_asset(name))) for name in self._scripts),
+            data_version=self.version or None,
         )
         return "<!doctype html>\n" + element("html", self._head(), body, lang="en") + "\n"
 
@@ -101,12 +104,24 @@ class Page:
         """
         return write_atomically(Path(path), self.html().encode())
 
+    @property
+    def _scripts(self) -> tuple[str, ...]:
+        return (*_SCRIPTS[:-1], "live.js", _SCRIPTS[-1]) if self.version else _SCRIPTS
+
+    @property
+    def policy(self) -> str:
+        """What the page may do: show pictures that are in it, run and apply what this package wrote, by its hash."""
+        scripts = " ".join(_hash(_asset(name)) for name in self._scripts)
+        asks = "; connect-src 'self'" if self.version else ""
+        style = f"style-src {_hash(_style())}"
+        return f"default-src 'none'; img-src data:; {style}; script-src {scripts}; base-uri 'none'{asks}"
+
     def _head(self) -> Markup:
         return element(
             "head",
             element("meta", charset="utf-8"),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("meta", http_equiv="Content-Security-Policy", content=_policy()),
+            element("meta", http_equiv="Content-Security-Policy", content=self.policy),
             element("meta", name="color-scheme", content="light dark"),
             element("title", self.title),
             element("style", Markup(_style())),
@@ -153,7 +168,7 @@ class Table:
             framed = element("details", element("summary", self.title or "Numbers"), framed)
         if self.bare:
             return framed
-        heading = [element("h3", self.title)] if self.title and not self.folded else []
+        heading = [element("h3", self.title, id=anchor(self.title))] if self.title and not self.folded else []
         note = [element("p", self.caption, class_="note")] if self.caption else []
         return element("div", *heading, framed, *note, class_="block wide", id=key)
 
@@ -177,22 +192,37 @@ class Tiles:
         return element("dl", *tiles, class_="tiles wide", id=key)
 
 
+class Remark(NamedTuple):
+    """A finding in words.
+
+    Attributes:
+        kind: alert, problem, note, good or books.
+        text: the sentence.
+        figure: title of the figure on the same page that shows it; empty for none.
+    """
+
+    kind: str
+    text: str
+    figure: str = ""
+
+
 @dataclass(frozen=True)
 class Remarks:
     """Findings in words, the gravest first.
 
     Attributes:
-        items: the kind (problem, note or good) and the sentence.
+        items: each a `Remark`, or its kind and its text.
     """
 
-    items: Sequence[tuple[str, str]]
+    items: Sequence[Remark | tuple[str, str]]
 
     def html(self, key: str) -> Markup:
         """A list; the kind is said in a word, not by colour alone."""
-        rows = [
-            element("li", element("strong", kind.capitalize()), join([" ", text]), class_=f"remark-{kind}")
-            for kind, text in self.items
-        ]
+        rows = []
+        for kind, text, figure in (Remark(*item) for item in self.items):
+            link = [Markup(" "), element("a", figure, href=f"#{anchor(figure)}")] if figure else []
+            word = element("strong", kind.capitalize())
+            rows.append(element("li", word, join([" ", text]), *link, class_=f"remark-{kind}"))
         return element("ul", *rows, class_="remarks wide", id=key)
 
 
@@ -215,6 +245,11 @@ class Text:
         return element("div", *heading, frame, class_="block wide", id=key)
 
 
+def anchor(title: str) -> str:
+    """Where a link to the figure of a title leads."""
+    return f"figure-{slug(title)}"
+
+
 def figure(key: str, title: str, *content: str, caption: str = "", wide: bool = False) -> Markup:
     """A titled figure with the sentence that says how to read it.
 
@@ -228,7 +263,7 @@ def figure(key: str, title: str, *content: str, caption: str = "", wide: bool = 
     Returns:
         The figure.
     """
-    heading = element("h3", title)
+    heading = element("h3", title, id=anchor(title))
     words = [element("figcaption", caption)] if caption else []
     return element("figure", heading, *content, *words, id=key, class_="block wide" if wide else "block")
 
@@ -264,12 +299,6 @@ SHADES = 100
 def _style() -> str:
     shades = "".join(f".v{step}{{--v:{step / SHADES:g}}}" for step in range(SHADES + 1))
     return f"{_asset('page.css')}{shades}\n"
-
-
-def _policy() -> str:
-    """What the page may do: show pictures that are in it, and run and apply what this package wrote, by its hash."""
-    scripts = " ".join(_hash(_asset(name)) for name in _SCRIPTS)
-    return f"default-src 'none'; img-src data:; style-src {_hash(_style())}; script-src {scripts}; base-uri 'none'"
 
 
 def _hash(text: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from headwise.report.columns import finite, first, last, logged, median
 from headwise.report.evaluations import headline
 from headwise.report.figures.charts import Curves, sparkline
 from headwise.report.figures.flow import Flow, Link
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.markup import NOTHING, number, percent
 from headwise.report.page import Block, Section, Table, Text, Tiles
+from headwise.runs.columns import finite, first, last, logged, median
 from headwise.runs.reading import Recording
 
 

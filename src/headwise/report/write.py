@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -13,7 +12,9 @@ from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.findings import find
 from headwise.report.levels import levels
+from headwise.report.markup import slug
 from headwise.report.page import Block, Page, Remarks, Section
+from headwise.report.sentences import alerts, sentences
 from headwise.require import require
 from headwise.runs.reading import Recording, read_run
 
@@ -57,14 +58,41 @@ def report_page(run: Recording) -> Page:
     """
     pictures, unshown = _pictures(run)
     page = Page(_title(run), _subtitle(run))
-    page.add(Section("Findings", [sections.tiles(run), Remarks([*find(run), *unshown])]))
-    for title, lead, blocks in _groups(run):
-        if blocks:
-            page.add(Section(title, blocks, lead))
+    groups = number_sections(run)
+    page.add(Section("Findings", [*opening(run, groups), Remarks([*find(run), *unshown])]))
+    for group in groups:
+        page.add(group)
     if pictures:
         hint = "Not trained on. Hover an outline or a row for its name and numbers."
         page.add(Section("Held-out pictures", pictures, hint))
     return page.add(sections.configuration(run))
+
+
+def opening(run: Recording, groups: Sequence[Section]) -> list[Block]:
+    """What comes before all figures: facts, what the books say in words, and alerts.
+
+    Args:
+        run: what the run left.
+        groups: the sections that follow, for links to their figures.
+
+    Returns:
+        The blocks.
+    """
+    shown = {title for group in groups for block in group.blocks if (title := getattr(block, "title", ""))}
+    said = [each if each.figure in shown else each._replace(figure="") for each in (*alerts(run), *sentences(run))]
+    return [sections.tiles(run), *([Remarks(said)] if said else [])]
+
+
+def number_sections(run: Recording) -> list[Section]:
+    """The sections on the numbers of a run, as far as there are numbers.
+
+    Args:
+        run: what the run left.
+
+    Returns:
+        The sections, none of them empty.
+    """
+    return [Section(title, blocks, lead) for title, lead, blocks in _groups(run) if blocks]
 
 
 def _groups(run: Recording) -> list[tuple[str, str, Sequence[Block]]]:
@@ -111,13 +139,9 @@ def _save(block: Block, folder: Path, taken: set[str]) -> None:
 
 def _free_path(folder: Path, title: str, taken: set[str]) -> Path:
     """A file that no other figure has: `Share of the total` becomes `share-of-the-total.png`."""
-    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()[:_LONGEST]).strip("-") or "figure"
-    name = next(name for name in _numbered(slug) if name not in taken)
+    name = next(name for name in _numbered(slug(title)) if name not in taken)
     taken.add(name)
     return folder / f"{name}.png"
-
-
-_LONGEST = 80
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from headwise.attribution.ledger.books import Books, TermBooks
+from headwise.attribution.ledger.books import Books, TermBooks, Unbooked
 
 QUANTITIES = ("value", "weight", "weighted", "share", "grad_norm", "finite")
 """What is logged of a term."""
@@ -50,9 +50,14 @@ def step_entry(
         "step": step,
         **{key: value for key, value in told.items() if value is not None},
         "total": books.total,
+        **({} if books.unbooked.is_nothing else {"unbooked": _unbooked_entry(books.unbooked)}),
         "terms": {name: term_entry(books[name]) for name in names},
         "cosine": {pair: cosine for pair, cosine in cosines.items() if cosine is not None},
     }
+
+
+def _unbooked_entry(rest: Unbooked) -> dict[str, float]:
+    return {"value": rest.value, "share": rest.share, "grad_norm": rest.grad_norm}
 
 
 def term_entry(term: TermBooks) -> dict[str, Any]:
@@ -71,6 +76,7 @@ def term_entry(term: TermBooks) -> dict[str, Any]:
         "share": term.share,
         "grad_norm": term.grad_norm,
         "finite": term.finite,
+        **({} if term.trained else {"trained": False}),
         "outputs": {
             path: {"grad_norm": output.grad_norm, "finite": output.finite} for path, output in term.outputs.items()
         },

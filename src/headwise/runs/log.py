@@ -11,14 +11,18 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from headwise.files import write_atomically
+from headwise.runs.alerts.alert import Alert
 from headwise.runs.entries import brief, flat_terms, step_entry
 
 __all__ = ["JsonLines", "NoLog", "RunLog", "step_entry"]
+
+ALERTS = "alerts.jsonl"
 
 MOST_PAIRS = 45
 """Cosines that TensorBoard gets too: those of ten terms. Pairs grow with the square of the terms."""
@@ -77,6 +81,8 @@ class RunLog:
     def __init__(self, folder: Path, last_step: int, *, board: bool = True) -> None:
         self._steps = JsonLines(folder / "log.jsonl", last_step)
         self._evaluations = JsonLines(folder / "evaluation.jsonl", last_step)
+        self._open_alerts = lambda: JsonLines(folder / ALERTS, last_step)
+        self._alerts = self._open_alerts() if (folder / ALERTS).exists() else None
         self._board = _Board(folder / "tensorboard", last_step) if board else None
 
     def step(self, entry: Mapping[str, Any]) -> None:
@@ -88,6 +94,8 @@ class RunLog:
                     self._board.add_scalar(f"train/{key}", entry[key], entry["step"])
             for key, number in flat_terms(entry["terms"]):
                 self._board.add_scalar(key, number, entry["step"])
+            for key, number in entry.get("unbooked", {}).items():
+                self._board.add_scalar(f"unbooked/{key}", number, entry["step"])
             for pair, cosine in entry["cosine"].items() if len(entry["cosine"]) <= MOST_PAIRS else ():
                 self._board.add_scalar(f"cosine/{pair}", cosine, entry["step"])
 
@@ -101,6 +109,12 @@ class RunLog:
                 if isinstance(number, int | float):  # a row per class is for the report
                     self._board.add_scalar(f"evaluation/{measure}/{key}", number, step)
 
+    def alert(self, alert: Alert) -> None:
+        """Log an alert, in a file that is there only where there is one."""
+        if self._alerts is None:
+            self._alerts = self._open_alerts()
+        self._alerts.write(asdict(alert))
+
     def sync(self) -> None:
         """Bring everything to the disk."""
         self._steps.sync()
@@ -112,6 +126,8 @@ class RunLog:
         """Close all files."""
         self._steps.close()
         self._evaluations.close()
+        if self._alerts is not None:
+            self._alerts.close()
         if self._board is not None:
             self._board.close()
 
@@ -179,6 +195,9 @@ class NoLog:
         """Leave it to the first process."""
 
     def evaluation(self, step: int, scores: Mapping[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def alert(self, alert: Alert) -> None:
         """Leave it to the first process."""
 
     def sync(self) -> None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headwise.runs.columns import first, last
 from headwise.runs.entries import full_cosines, pairs_of, with_cosines
+from headwise.tabular import Tabular
 
 Column = list[float | None]
 Keys = tuple[str, ...]
@@ -42,7 +44,7 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Tabular):
     """What a run left in its folder.
 
     Attributes:
@@ -68,6 +70,26 @@ class Recording:
         names = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
         return list(dict.fromkeys([*names, *self.log.names("terms")]))
 
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row per term: first and last value, its course, last share, gradient norm and its course."""
+        rows = []
+        for name in self.terms:
+            value, norm, share = (self.term(name, each) for each in ("value", "grad_norm", "share"))
+            rows.append({
+                "term": name,
+                "value, first": first(value),
+                "value, last": last(value),
+                "value": value,
+                "share": last(share),
+                "grad_norm": last(norm),
+                "gradient norm": norm,
+            })  # fmt: skip
+        return rows
+
+    def table_title(self) -> str:
+        """The run's name, and how far it came."""
+        return f"{self.name}, step {self.log.steps[-1]:,}" if self.log.steps else f"{self.name}, no step logged yet"
+
     @property
     def name(self) -> str:
         """The folder's name."""
@@ -87,11 +109,12 @@ class Recording:
         return found
 
 
-def read_run(folder: Path) -> Recording:
+def read_run(folder: Path, logs: tuple[Log, Log] | None = None) -> Recording:
     """Read a run folder.
 
     Args:
-        folder: what `headwise train` wrote.
+        folder: of a run, whoever trained.
+        logs: of its steps and its evaluations, where a `LogReader` follows them.
 
     Returns:
         What is in it; parts that are missing or broken are named in its remarks.
@@ -101,9 +124,9 @@ def read_run(folder: Path) -> Recording:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"report: no run folder {folder}. Give the folder that `headwise train` wrote.")
+        raise ValueError(f"report: no run folder {folder}. Give the folder of a run.")
     config = _read_config(folder / "config.json")
-    log, evaluation = read_log(folder / "log.jsonl"), read_log(folder / "evaluation.jsonl")
+    log, evaluation = logs or (read_log(folder / "log.jsonl"), read_log(folder / "evaluation.jsonl"))
     samples = tuple(sorted((folder / "samples").glob("*.npz")))
     remarks = [*log.remarks, *evaluation.remarks]
     if not samples:
@@ -112,7 +135,7 @@ def read_run(folder: Path) -> Recording:
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    remedy = "Give the folder that `headwise train` wrote; it holds config.json."
+    remedy = "Give the folder of a run, as `headwise train` or hw.Run write it; it holds config.json."
     if not path.is_file():
         raise ValueError(f"report: {path.parent} is not a run folder, it has no config.json. {remedy}")
     try:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import platform
 import secrets
+import sys
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
+
+import torch
 
 from headwise.attribution.ledger.books import Books
 from headwise.files import write_atomically
-from headwise.runs.log import RunLog, step_entry
+from headwise.runs.alerts import Alert, AlertError, Watch
+from headwise.runs.log import NoLog, RunLog, step_entry
+from headwise.runs.reading import Recording, read_run
 from headwise.runs.samples import save_sample
 
 
@@ -43,12 +49,17 @@ class Run:
         folder: of the run; new, empty, or with `resume` one that this class wrote.
         ledger: whose books are logged; None where they are given to `log`.
         every: of so many steps, one is logged; the first too.
+        alerts: what becomes of an alert (`headwise.runs.alerts`): "print" writes it to standard error, "raise" ends the
+            run with an `AlertError` (its step is logged before), a function is called with it; None judges nothing.
+            Each is also a line of ``alerts.jsonl``. They see the steps that are logged.
         config: what the run depends on, for the page and for comparisons: anything that JSON can say.
         resume: continue after this step, and forget what was logged later; None for a new run.
         board: also write TensorBoard's event files.
 
+    Where torch's processes of one job each make one, the first writes, and the books are those of its samples.
+
     Raises:
-        ValueError: the folder holds a run already (without `resume`), or something else; or `every` is below 1.
+        ValueError: the folder holds a run already (without `resume`), or something else; or a setting cannot be.
         OSError: it cannot be written.
     """
 
@@ -58,20 +69,29 @@ class Run:
         ledger: Readable | None = None,
         *,
         every: int = 50,
+        alerts: Literal["print", "raise"] | Callable[[Alert], object] | None = "print",
         config: Mapping[str, Any] | None = None,
         resume: int | None = None,
         board: bool = False,
     ) -> None:
         if every < 1:
             raise ValueError(f"runs.Run: every is at least 1, found {every}.")
+        if not (alerts in ("print", "raise", None) or callable(alerts)):
+            raise ValueError(f"runs.Run: alerts is 'print', 'raise', a function or None, found {alerts!r}.")
         self.folder = Path(folder)
         self.every = every
         self._ledger = ledger
-        self._config: dict[str, Any] = {"arguments": dict(config or {})}
+        self._react = alerts
+        scheduled = [*getattr(ledger, "scheduled", ())]
+        self._watch = Watch(scheduled)
+        self._config: dict[str, Any] = {"arguments": dict(config or {}), "scheduled": scheduled}
         self._terms: tuple[str, ...] = ()
         self._samples = 0
-        self._open(resume)
-        self._log = RunLog(self.folder, resume or 0, board=board)
+        self._log: RunLog | NoLog = NoLog()
+        if _is_first():
+            self._open(resume)
+            self._log = RunLog(self.folder, resume or 0, board=board)
+        self._end = weakref.finalize(self, self._log.close)
         self._begun = time.monotonic()
 
     def _open(self, resume: int | None) -> None:
@@ -88,7 +108,7 @@ class Run:
             self._config = {**known, **({"arguments": self._config["arguments"]} if self._config["arguments"] else {})}
             self._terms = tuple(known.get("terms", ()))
         else:
-            arguments = self._config["arguments"]
+            given = self._config
             self._config = {
                 "run": secrets.token_hex(8),
                 "loop": LOOP,
@@ -96,7 +116,7 @@ class Run:
                 "preset": "",
                 "card": "",
             }
-            self._config |= {"arguments": arguments, "versions": _versions()}
+            self._config |= {**given, "versions": _versions()}
         self._write_config()
 
     def _write_config(self) -> None:
@@ -113,9 +133,26 @@ class Run:
 
         Raises:
             ValueError: there are neither books nor a ledger.
+            AlertError: something goes wrong, and `alerts` is "raise".
             OSError: the log cannot be written.
         """
-        if step != 1 and step % self.every:
+        if step == 1 or step % self.every == 0:
+            self.write(step, books, learning_rate=learning_rate)
+
+    def write(self, step: int, books: Books | None = None, *, learning_rate: float | None = None) -> None:
+        """Log a step, whatever `every` says: for loops that know when it is time.
+
+        Args:
+            step: optimizer steps done, from 1.
+            books: of the step; by default the ledger's.
+            learning_rate: of the step.
+
+        Raises:
+            ValueError: there are neither books nor a ledger.
+            AlertError: something goes wrong, and `alerts` is "raise".
+            OSError: the log cannot be written.
+        """
+        if isinstance(self._log, NoLog):
             return
         if books is None:
             if self._ledger is None:
@@ -125,7 +162,19 @@ class Run:
             self._terms = tuple(dict.fromkeys([*self._terms, *books.names]))
             self._write_config()
         seconds = time.monotonic() - self._begun
-        self._log.step(step_entry(step, books, time=seconds, learning_rate=learning_rate))
+        entry = step_entry(step, books, time=seconds, learning_rate=learning_rate)
+        self._log.step(entry)
+        for alert in self._watch.see(entry) if self._react is not None else ():
+            self._tell(alert)
+
+    def _tell(self, alert: Alert) -> None:
+        self._log.alert(alert)
+        if self._react == "raise":
+            raise AlertError(alert)
+        if callable(self._react):
+            self._react(alert)
+        else:
+            sys.stderr.write(f"headwise: alert: {alert}\n")
 
     def evaluate(self, step: int, scores: Mapping[str, Any]) -> None:
         """Log an evaluation.
@@ -144,14 +193,27 @@ class Run:
             **parts: what was annotated and found on it, its maps, ...: those of `runs.samples.save_sample`.
 
         Returns:
-            The file.
+            The file; the first process writes it.
         """
         self._samples += 1
+        if isinstance(self._log, NoLog):
+            return self.folder / "samples" / f"{self._samples - 1:03d}.npz"
         return save_sample(self.folder / "samples", self._samples - 1, image, **parts)
 
+    def recorded(self) -> Recording:
+        """What has been logged so far: its terms, steps and scores; prints as a table in a notebook.
+
+        Returns:
+            The same that the page, the comparison and the alerts read.
+        """
+        return read_run(self.folder)
+
+    def _repr_html_(self) -> str:
+        return self.recorded()._repr_html_()
+
     def close(self) -> None:
-        """Close the files; what was logged is there already."""
-        self._log.close()
+        """Close the files; what was logged is there already. A run that is forgotten closes them itself."""
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +222,12 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes, of those that share the work."""
+    job = torch.distributed
+    return not (job.is_available() and job.is_initialized() and job.get_rank() > 0)
 
 
 LOOP = "own"

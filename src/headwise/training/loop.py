@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from headwise.attribution.ledger.ledger import Ledger
+from headwise.runs.alerts import Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.training.checkpoints import save_checkpoint
 from headwise.training.clock import Clock
@@ -123,6 +124,7 @@ class _Run:
         if saved is not None:
             self._restore(saved)
         self.first = self.logged = self.step
+        self.watch = Watch(task.criterion.term_weights.scheduled)
         self.log = RunLog(folder, self.step) if ranks.rank == 0 else NoLog()
 
     def open_ledger(self) -> Ledger:
@@ -220,6 +222,9 @@ class _Run:
         entry = step_entry(self.step, books, time=self.clock.seconds, images_per_second=pace, learning_rate=rate)
         self.log.step(entry)
         self.progress.show(entry, self.settings.steps)
+        for alert in self.watch.see(entry):
+            self.log.alert(alert)
+            self.progress.say(f"headwise: alert: {alert}")
         self._warn(ledger)
 
     def _warn(self, ledger: Ledger) -> None:

@@ -153,6 +153,7 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
         "arguments": dict(task.arguments),
         "versions": {"python": platform.python_version(), **_versions()},
         "terms": list(task.criterion.names),
+        "scheduled": list(task.criterion.term_weights.scheduled),
         "card": task.card,
     }
     _write_config(folder, config)

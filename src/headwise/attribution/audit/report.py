@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 from headwise.attribution.audit.declared import Declared
 from headwise.attribution.audit.findings import Finding
@@ -15,12 +16,13 @@ from headwise.attribution.audit.findings.finding import counted
 from headwise.attribution.audit.rows import Rows
 from headwise.attribution.audit.tables import Added, Stands, in_no_loss, norms_of, standing_rows, summand_rows
 from headwise.attribution.tracing.text import columns, names, wrapped
+from headwise.tabular import Tabular
 
 Table = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class AuditReport:
+class AuditReport(Tabular):
     """The outcome of `audit`.
 
     Args:
@@ -96,6 +98,23 @@ class AuditReport:
             },
             "cosines": {loss: dict(row) for loss, row in self.cosines.items()},
         }
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row per finding, notes last."""
+        return [
+            {
+                "kind": each.kind,
+                "subject": each.subject,
+                "evidence": each.evidence,
+                "remedy": each.remedy,
+                "note": each.is_note,
+            }
+            for each in self.findings
+        ]
+
+    def table_title(self) -> str:
+        """What was found and looked at."""
+        return self.summary()
 
     def to_json(self) -> str:
         """The report as JSON text: ``{"findings": [{"kind", "subject", "evidence", "remedy", ...}], ...}``."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from headwise.attribution.gram import TOTAL, Gram
 from headwise.attribution.tracing.text import columns, names
 from headwise.refusals import wrapped_by_ddp
+from headwise.tabular import Tabular
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class JacobianRow:
 
 
 @dataclass(frozen=True, eq=False)
-class JacobianTable:
+class JacobianTable(Tabular):
     """Terms by groups of parameters, exact.
 
     Attributes:
@@ -64,6 +65,14 @@ class JacobianTable:
     def level(self) -> Literal["output", "feature", "parameter"]:
         """Where the gradients are taken."""
         return self.gram.where.level
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row per loss and group that it reaches: norm, share of the norms there, cosine with the sum."""
+        return [asdict(row) for row in self.rows]
+
+    def table_title(self) -> str:
+        """Level and scope."""
+        return f"Gradients at parameters ({self.scope}, exact)"
 
     def norm(self, loss: str, group: str | None = None) -> float:
         """The norm of a loss's gradient.

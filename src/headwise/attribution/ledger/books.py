@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 from headwise.attribution.gram import Gram
+from headwise.tabular import Tabular
 
 _ROUNDING = 1e-5
 """Sums of float32 numbers agree to this part; what differs by more is another number."""
@@ -157,7 +158,7 @@ class Unbooked:
 
 
 @dataclass(frozen=True, repr=False)
-class Books(Mapping[str, TermBooks]):
+class Books(Mapping[str, TermBooks], Tabular):
     """The books of one step: a mapping from the terms' names.
 
     All numbers are at the outputs (level "output"), exact, and of this process alone ("local") unless
@@ -260,6 +261,19 @@ class Books(Mapping[str, TermBooks]):
         """The cosine of every pair of terms that share an output or channels."""
         pairs = combinations(self.names, 2)
         return {pair: self.gram.cosine(*pair) for pair in pairs if self.gram.share_a_site(*pair)}
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row per term, and one of what is unbooked where something is."""
+        names = ("value", "weight", "weighted", "share", "grad_norm", "finite")
+        rows = [{"term": name, **{each: getattr(term, each) for each in names}} for name, term in self.items()]
+        rest = self.unbooked
+        if not rest.is_nothing:
+            rows.append({"term": UNBOOKED, "weighted": rest.value, "share": rest.share, "grad_norm": rest.grad_norm})
+        return rows
+
+    def table_title(self) -> str:
+        """Step, scope and total."""
+        return f"Books of step {self.step} ({self.scope}, at outputs), total {self.total:.5g}"
 
     def __str__(self) -> str:
         """The books as a table of at most 100 columns."""

@@ -358,6 +358,11 @@ class Ledger:
             for junction in self._junctions:
                 junction.close()
 
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """The terms whose weight is meant to move: it follows a schedule."""
+        return self._criterion.term_weights.scheduled
+
     def __enter__(self) -> Ledger:
         """Use as a context closes the books at the end."""
         return self

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from headwise.attribution.tracing.channels import Channels, ranges
 from headwise.attribution.tracing.text import columns, names, wrapped
+from headwise.tabular import Tabular
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class OpaqueRow:
 
 
 @dataclass(frozen=True)
-class Trace:
+class Trace(Tabular):
     """Which loss reaches what; see `trace`."""
 
     losses: tuple[LossRow, ...]
@@ -82,6 +84,30 @@ class Trace:
     outputs: tuple[OutputRow, ...]
     opaque: tuple[OpaqueRow, ...]
     channel_dim: int = 1
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row per module with parameters, and per loss whether it reaches them: yes, weight 0, or nothing."""
+        return [
+            {
+                "module": row.name or "(model)",
+                "kind": row.kind,
+                "parameters": row.num_parameters,
+                **{
+                    loss.name: None
+                    if loss.name not in row.losses
+                    else "weight 0"
+                    if loss.name in row.zero_weight
+                    else "yes"
+                    for loss in self.losses
+                },
+            }
+            for row in self.modules
+            if row.num_parameters
+        ]
+
+    def table_title(self) -> str:
+        """What the rows say."""
+        return "Which loss reaches which module"
 
     def reaches(self, loss: str, parameter: str) -> bool:
         """Whether a loss reaches a parameter, module or output.

@@ -6,6 +6,9 @@ const MARKS = [
   "M-4 -1.3H-1.3V-4H1.3V-1.3H4V1.3H1.3V4H-1.3V1.3H-4Z", "M0 4.2L4 -3H-4Z", "M-4 -1.6H4V1.6H-4Z", "M-1.6 -4H1.6V4H-1.6Z",
 ];
 
+// From the ninth curve on colours come again, with other strokes.
+const style = (index) => (index + 3 * Math.floor(index / 8)) % 8;
+
 class Chart {
   constructor(figure) {
     this.figure = figure;
@@ -14,6 +17,7 @@ class Chart {
     this.hidden = new Set();
     this.options = { log: this.data.log, smooth: Boolean(this.data.smooth) };
     this.cursor = null;
+    figure.chart = this;
     this.controls();
     this.draw();
     new ResizeObserver(() => { if (this.frame.clientWidth !== this.width) this.draw(); }).observe(this.frame);
@@ -36,6 +40,16 @@ class Chart {
     }
   }
 
+  update(data) { // new rows of the same curves; whether it could take them
+    if (data.title !== this.data.title || data.names.join() !== this.data.names.join()) return false;
+    if (Boolean(data.smooth) !== Boolean(this.data.smooth)) return false; // its controls differ
+    const cursor = this.cursor;
+    this.data = data;
+    this.draw();
+    if (cursor !== null && cursor < data.steps.length) this.read(cursor);
+    return true;
+  }
+
   get shown() {
     return this.data.names.map((_, index) => index).filter((index) => !this.hidden.has(index));
   }
@@ -48,7 +62,10 @@ class Chart {
     this.width = this.frame.clientWidth;
     this.height = Math.round(Math.min(340, Math.max(240, this.width * 0.52)));
     const longest = Math.max(0, ...this.data.names.map((name) => name.length));
-    const labels = Math.min(this.width * 0.3, 16 + 8.2 * Math.min(longest, 20));
+    const room = 16 + 8.2 * longest;
+    // Names stand at the curves' ends where all of them fit whole; the legend has them anyway.
+    this.labelled = room < this.width * 0.36 && this.data.names.length * 15 < this.height - 60;
+    const labels = this.labelled ? room : 16;
     this.box = { left: 52, right: this.width - labels, top: 26, bottom: this.height - 34 };
     this.svg = svg("svg", { width: this.width, height: this.height, tabindex: 0, role: "img",
       "aria-label": this.data.title + ". Left and right arrow keys read the numbers." });
@@ -148,7 +165,7 @@ class Chart {
     let next = this.box.left + (apart * (1 + (index % 5))) / 6;
     points.forEach(([x, y], place) => {
       if (x < next && !(points.length < 3 || place === points.length - 1)) return;
-      svg("path", { d: MARKS[index % 8], transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`,
+      svg("path", { d: MARKS[style(index)], transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`,
         class: `mark c${index % 8}` }, parent);
       while (next <= x) next += apart;
     });
@@ -172,13 +189,14 @@ class Chart {
       const d = "M" + base.map(point).join("L") + "L" + lower.map((level, row) => [level, row]).reverse()
         .map(([level, row]) => point(level, row)).join("L") + "Z";
       svg("path", { d, class: `fill c${index % 8}` }, this.plot);
-      svg("path", { d, class: `hatch h${index % 8}` }, this.plot);
+      svg("path", { d, class: `hatch h${style(index)}` }, this.plot);
       labels.push({ y: this.y.place((base.at(-1) + lower.at(-1)) / 2) + 4, name: this.data.names[index], colour: "c" + (index % 8) });
     }
     this.labels(labels);
   }
 
   labels(labels) {
+    if (!this.labelled) return;
     const room = this.width - this.box.right - 10;
     for (const label of spread(labels, 15, this.box.top + 4, this.box.bottom + 2)) {
       const text = svg("text", { x: this.box.right + 8, y: label.y, class: `end ${label.colour}` }, this.plot, label.name);

@@ -57,8 +57,8 @@ function tips() {
 }
 
 // Arrow keys walk over the cells of a heat map; one cell at a time is in the tab order.
-function heatMaps() {
-  for (const table of document.querySelectorAll("table.heat")) {
+function heatMaps(root) {
+  for (const table of root.querySelectorAll("table.heat")) {
     const rows = [...table.tBodies[0].rows].map((row) => [...row.querySelectorAll("td")]);
     const cells = rows.flat();
     cells.forEach((cell, index) => { cell.tabIndex = index ? -1 : 0; });
@@ -96,8 +96,8 @@ function sortTable(table, column, button) {
   table.tBodies[0].append(...rows.map(([, row]) => row));
 }
 
-function tables() {
-  for (const table of document.querySelectorAll("table.data")) {
+function tables(root) {
+  for (const table of root.querySelectorAll("table.data")) {
     [...table.tHead.querySelectorAll("button")].forEach((button, column) => {
       button.title = "Sort by this column";
       button.addEventListener("click", () => sortTable(table, column, button));
@@ -105,8 +105,8 @@ function tables() {
   }
 }
 
-function layers() {
-  for (const box of document.querySelectorAll("[data-layer]")) {
+function layers(root) {
+  for (const box of root.querySelectorAll("[data-layer]")) {
     const picture = box.closest("figure");
     box.addEventListener("change", () => picture.classList.toggle(`without-${box.dataset.layer}`, !box.checked));
   }
@@ -140,13 +140,20 @@ function selfTest(charts) {
   document.body.dataset.selftest = "done";
 }
 
+// What a part of the page needs to be used: its charts, which are returned, and what its tables and boxes do.
+function dress(root) {
+  const charts = [...root.querySelectorAll(".chart")].map((frame) => new Chart(frame.closest("figure")));
+  heatMaps(root);
+  tables(root);
+  layers(root);
+  return charts;
+}
+
 function start() {
-  const charts = [...document.querySelectorAll(".chart")].map((frame) => new Chart(frame.closest("figure")));
+  const charts = dress(document);
   tips();
-  heatMaps();
-  tables();
-  layers();
   if (window.innerWidth < 700) for (const fold of document.querySelectorAll(".beside details")) fold.open = false;
+  if (document.body.dataset.version) Live.begin();
   if (location.hash === "#selftest") selfTest(charts);
 }
 

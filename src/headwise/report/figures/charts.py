@@ -67,7 +67,7 @@ class Curves:
             "steps": [self.steps[row] for row in rows],
             "values": [[plain(values[row]) for row in rows] for values in self.series.values()],
             "smooth": [[plain(value) for value in mean] for mean in means] or None,
-            "dashes": [DASHES[index % len(DASHES)] for index in range(len(self.series))],
+            "dashes": [DASHES[stroke(index)] for index in range(len(self.series))],
             "unit": self.unit,
             "log": self.log,
             "stacked": self.stacked,
@@ -129,6 +129,11 @@ def summary(steps: Sequence[int], values: Values) -> list[float | int | None]:
     return [first, last, *lowest, *highest, len(logged) - len(finite)]
 
 
+def stroke(index: int) -> int:
+    """Which of eight line styles, marks or hatches a curve has: from the ninth on colours come again, with others."""
+    return (index + 3 * (index // 8)) % 8
+
+
 def _switch(option: str, label: str, on: bool) -> Markup:
     return element("label", element("input", type="checkbox", checked=on, data_option=option), label)
 
@@ -137,7 +142,7 @@ def swatch(index: int, *, area: bool = False) -> Markup:
     """A short piece of curve `index`, in its colour and line style."""
     if area:
         shape = element("rect", width=18, height=10, y=1, class_=f"fill c{index % 8}")
-        hatch = element("rect", width=18, height=10, y=1, class_=f"hatch h{index % 8}")
+        hatch = element("rect", width=18, height=10, y=1, class_=f"hatch h{stroke(index)}")
         return element("svg", shape, hatch, width=18, height=12, aria_hidden="true")
     line = element(
         "line",
@@ -146,7 +151,7 @@ def swatch(index: int, *, area: bool = False) -> Markup:
         y1=6,
         y2=6,
         class_=f"line c{index % 8}",
-        stroke_dasharray=DASHES[index % len(DASHES)],
+        stroke_dasharray=DASHES[stroke(index)],
     )
     return element("svg", line, width=26, height=12, aria_hidden="true")
 

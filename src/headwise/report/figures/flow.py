@@ -10,6 +10,7 @@ from headwise.report.markup import Markup, element, number
 from headwise.report.page import ROOM_BESIDE, Table, figure
 
 _HEIGHT, _BAR, _GAP, _TOP = 300.0, 14.0, 18.0, 34.0
+_LETTER = 7.6  # width of one, roughly
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Flow:
                 )
 
     def _svg(self, lane: float, kind: str) -> Markup:
+        inner = [name for names in [*self.stages.values()][:-1] for name in names]
+        lane = max(lane, _BAR + 14 + _LETTER * max(map(len, inner), default=0))  # names end before the next bar
         places = self.layout(lane)
         width = self._width(lane)
         bottom = max((y + h for _, y, h in places.values()), default=_HEIGHT) + 10
@@ -106,7 +109,7 @@ class Flow:
         shapes = [
             *heads,
             *self._ribbons(places),
-            *(self._node(name, place) for name, place in reversed(places.items())),  # long names over the next bar
+            *(self._node(name, place, lane if name in inner else math.inf) for name, place in places.items()),
         ]
         return element("svg", *shapes, viewBox=f"0 0 {width:.0f} {bottom:.0f}", width=f"{width:.0f}",
                        class_=f"flow {kind}",
@@ -114,7 +117,7 @@ class Flow:
 
     def _width(self, lane: float) -> float:
         longest = max((len(name) for name in [*self.stages.values()][-1]), default=0) if self.stages else 0
-        return lane * (len(self.stages) - 1) + _BAR + min(380.0, 84.0 + 7.6 * longest)
+        return lane * (len(self.stages) - 1) + _BAR + min(380.0, 84.0 + _LETTER * longest)
 
     def layout(self, lane: float = 220.0) -> dict[str, tuple[float, float, float]]:
         """Where the nodes stand.
@@ -180,12 +183,14 @@ class Flow:
             ))  # fmt: skip
         return ribbons
 
-    def _node(self, name: str, place: tuple[float, float, float]) -> Markup:
+    def _node(self, name: str, place: tuple[float, float, float], room: float) -> Markup:
         x, y, height = place
         norm = self.norm(name)
         said = "" if norm is None else number(norm)
         middle = max(y + height / 2 + 4, y + 8)
-        label = element("tspan", name) + element("tspan", f"  {said}", class_="amount")
+        amount = element("tspan", f"  {said}", class_="amount")
+        fits = _BAR + 14 + _LETTER * (len(name) + 2 + len(said)) <= room  # else the tip and the table have it
+        label = element("tspan", name) + (amount if fits else "")
         return element(
             "g",
             element("rect", x=f"{x:.1f}", y=f"{y:.1f}", width=_BAR, height=f"{height:.1f}", class_="node"),

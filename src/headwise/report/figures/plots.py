@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headwise.files import write_atomically
-from headwise.report.figures.charts import Curves
+from headwise.report.figures.charts import Curves, stroke
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.figures.sampling import moving_mean, rows_to_draw
 from headwise.report.markup import NOTHING, shortened, visible
@@ -62,8 +62,8 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
             means = moving_mean(values, curves.half_width, geometric=curves.log, rows=rows)
             drawn = [_number(mean) for mean in means]
         axes.plot(
-            steps, drawn, label=literal(name), color=colour, linestyle=_STYLES[index % 8], linewidth=1.8,
-            marker=_MARKERS[index % 8], markevery=max(1, len(rows) // 7), markersize=5,
+            steps, drawn, label=literal(name), color=colour, linestyle=_STYLES[stroke(index)], linewidth=1.8,
+            marker=_MARKERS[stroke(index)], markevery=max(1, len(rows) // 7), markersize=5,
         )  # fmt: skip
     if curves.log and any(v > 0 for values in curves.series.values() for v in values if v is not None):
         axes.set_yscale("log")
@@ -79,7 +79,7 @@ def _draw_areas(curves: Curves, axes: Axes) -> None:
     areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[literal(n) for n in curves.series],
                            colors=[COLOURS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
     for index, area in enumerate(areas):
-        area.set_hatch(_HATCHES[index % 8])
+        area.set_hatch(_HATCHES[stroke(index)])
         area.set_edgecolor("white")
     axes.set_ylim(0, 1)
 

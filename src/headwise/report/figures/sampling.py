@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-Values = Sequence[float | None]
+from headwise.runs.columns import Values
 
 
 def rows_to_draw(columns: Sequence[Values], budget: int = 12_000) -> list[int]:

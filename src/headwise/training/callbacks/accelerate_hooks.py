@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from headwise.attribution.ledger.books import Books
+from headwise.runs import Run
 from headwise.training.callbacks.keeper import Keeper, Source
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class AccelerateHooks:
         every: Log every so many optimiser steps.
         calls: How often one micro-batch calls the criterion.
         prefix: What the keys begin with.
+        run: A run folder that gets the books too.
 
     Attributes:
         step: Optimiser steps done.
@@ -40,12 +42,13 @@ class AccelerateHooks:
         every: int = 50,
         calls: int = 1,
         prefix: str = "headwise",
+        run: Run | None = None,
     ) -> None:
         if every < 1:
             raise ValueError(f"every: log every so many optimiser steps, at least 1; found {every}.")
         self.step = 0
         self._accelerator, self._every, self._prefix = accelerator, every, prefix
-        self._keeper = Keeper(source, calls)
+        self._keeper = Keeper(source, calls, run)
         # What `prepare` returns passes a step on only when gradients are complete; the optimiser inside sees those.
         inside: Optimizer = getattr(optimizer, "optimizer", optimizer)
         self._handle = inside.register_step_post_hook(self._after_step)
@@ -86,6 +89,7 @@ def accelerate_hooks(
     every: int = 50,
     calls: int = 1,
     prefix: str = "headwise",
+    run: Run | None = None,
 ) -> AccelerateHooks:
     """Log the books in a loop written with Accelerate, to all its trackers, from here on.
 
@@ -101,6 +105,7 @@ def accelerate_hooks(
         every: Log every so many optimiser steps.
         calls: How often one micro-batch calls the criterion.
         prefix: What the keys begin with.
+        run: A run folder (`headwise.Run`) that gets the books too, for the page, the comparison and the alerts.
 
     Returns:
         The hooks; `history` has the logged books, `close` (or ``with``) ends them.
@@ -108,4 +113,4 @@ def accelerate_hooks(
     Raises:
         ValueError: The source keeps no books, or a number is below 1.
     """
-    return AccelerateHooks(accelerator, optimizer, source, every, calls, prefix)
+    return AccelerateHooks(accelerator, optimizer, source, every, calls, prefix, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headwise.require import require
+from headwise.runs import Run
 from headwise.training.callbacks.keeper import Source
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def lightning_callback(
-    source: Source, *, every: int | None = None, calls: int = 1, prefix: str = "headwise"
+    source: Source, *, every: int | None = None, calls: int = 1, prefix: str = "headwise", run: Run | None = None
 ) -> LightningBooks:
     """A callback for ``lightning.Trainer(callbacks=[...])`` that logs the books to all its loggers.
 
@@ -22,6 +23,7 @@ def lightning_callback(
         every: Log every so many optimiser steps; None: the trainer's ``log_every_n_steps``.
         calls: How often ``training_step`` calls the criterion.
         prefix: What the keys begin with.
+        run: A run folder (`headwise.Run`) that gets the books too, for the page, the comparison and the alerts.
 
     Returns:
         The callback; `history` has the logged books.
@@ -33,10 +35,12 @@ def lightning_callback(
     require("lightning_callback", "loops", "lightning")
     from headwise.training.callbacks.lightning import LightningBooks
 
-    return LightningBooks(source, every, calls, prefix)
+    return LightningBooks(source, every, calls, prefix, run)
 
 
-def huggingface_callback(source: Source, *, calls: int = 1, prefix: str = "headwise") -> HuggingFaceBooks:
+def huggingface_callback(
+    source: Source, *, calls: int = 1, prefix: str = "headwise", run: Run | None = None
+) -> HuggingFaceBooks:
     """A callback for ``transformers.Trainer(callbacks=[...])`` that logs the books where the trainer reports to.
 
     The keys are written as they are, beside the trainer's own (which it puts under ``train/``): to TensorBoard, W&B and
@@ -47,6 +51,7 @@ def huggingface_callback(source: Source, *, calls: int = 1, prefix: str = "headw
             criterion. See `Keeper`.
         calls: How often one micro-batch calls the criterion.
         prefix: What the keys begin with.
+        run: A run folder (`headwise.Run`) that gets the books too.
 
     Returns:
         The callback; `history` has the logged books.
@@ -58,4 +63,4 @@ def huggingface_callback(source: Source, *, calls: int = 1, prefix: str = "headw
     require("huggingface_callback", "loops", "transformers")
     from headwise.training.callbacks.huggingface import HuggingFaceBooks
 
-    return HuggingFaceBooks(source, calls, prefix)
+    return HuggingFaceBooks(source, calls, prefix, run)

@@ -6,6 +6,7 @@ from typing import Any
 
 from headwise.attribution.ledger.books import Books
 from headwise.require import missing
+from headwise.runs import Run
 from headwise.training.callbacks.keeper import Keeper, Source
 from headwise.training.callbacks.writers import Writers
 
@@ -22,13 +23,14 @@ class HuggingFaceBooks(TrainerCallback):
         source: Whose books.
         calls: How often one micro-batch calls the criterion.
         prefix: What the keys begin with.
+        run: A run folder that gets the books too.
 
     Raises:
         ValueError: The source keeps no books, or `calls` is below 1.
     """
 
-    def __init__(self, source: Source, calls: int = 1, prefix: str = "headwise") -> None:
-        self._keeper, self._prefix = Keeper(source, calls), prefix
+    def __init__(self, source: Source, calls: int = 1, prefix: str = "headwise", run: Run | None = None) -> None:
+        self._keeper, self._prefix = Keeper(source, calls, run), prefix
         self._writers: Writers | None = None
         self._step_ended = False
 

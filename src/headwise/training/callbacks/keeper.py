@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.ledger import Ledger
 from headwise.criterion import Criterion
+from headwise.runs import Run
 from headwise.training.callbacks.keys import log_entries
 
 
@@ -44,6 +45,7 @@ class Keeper:
     Args:
         source: A `Criterion`; a `Ledger`; or a wrapped foreign criterion, which has one.
         calls: How often the loop calls the criterion for one micro-batch.
+        run: A run folder to write what is read to.
 
     Attributes:
         history: The books that were logged, oldest first, each with the loop's step.
@@ -52,11 +54,11 @@ class Keeper:
         ValueError: The source is none of these, or `calls` is below 1.
     """
 
-    def __init__(self, source: Source, calls: int = 1) -> None:
+    def __init__(self, source: Source, calls: int = 1, run: Run | None = None) -> None:
         if calls < 1:
             raise ValueError(f"calls: how often the loop calls the criterion for one micro-batch; found {calls}.")
         self.history: list[Books] = []
-        self._calls = calls
+        self._calls, self._run = calls, run
         self._criterion = source if isinstance(source, Criterion) else None
         self._ledger = None if isinstance(source, Criterion) else _ledger_of(source)
         self._own: Ledger | None = None
@@ -100,6 +102,8 @@ class Keeper:
                 ) from None
             return {}
         self.history.append(replace(books, step=step))
+        if self._run is not None:
+            self._run.write(step, books)
         return log_entries(books, prefix)
 
     def close(self) -> None:

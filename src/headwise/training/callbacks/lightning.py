@@ -6,6 +6,7 @@ from typing import Any
 
 from headwise.attribution.ledger.books import Books
 from headwise.require import missing
+from headwise.runs import Run
 from headwise.training.callbacks.keeper import Keeper, Source
 
 try:
@@ -22,15 +23,23 @@ class LightningBooks(Callback):
         every: Log every so many optimiser steps; None: the trainer's ``log_every_n_steps``.
         calls: How often ``training_step`` calls the criterion.
         prefix: What the keys begin with.
+        run: A run folder that gets the books too.
 
     Raises:
         ValueError: The source keeps no books, or a number is below 1.
     """
 
-    def __init__(self, source: Source, every: int | None = None, calls: int = 1, prefix: str = "headwise") -> None:
+    def __init__(
+        self,
+        source: Source,
+        every: int | None = None,
+        calls: int = 1,
+        prefix: str = "headwise",
+        run: Run | None = None,
+    ) -> None:
         if every is not None and every < 1:
             raise ValueError(f"every: log every so many optimiser steps, at least 1; found {every}.")
-        self._keeper, self._every, self._prefix = Keeper(source, calls), every, prefix
+        self._keeper, self._every, self._prefix = Keeper(source, calls, run), every, prefix
         self._step: int | None = None
 
     @property

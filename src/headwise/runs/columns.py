@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 
-from headwise.report.figures.sampling import Values
+Values = Sequence[float | None]
+"""A number per logged step; `None` where nothing was logged."""
 
 
 def logged(values: Values) -> list[float]:

@@ -1,0 +1,145 @@
+"""Judges the logged steps of a run, while it trains or afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from headwise.runs.alerts import rules
+from headwise.runs.alerts.alert import Alert
+from headwise.runs.reading import Recording
+
+_MOST_OF_A_KIND = 5
+
+
+class Watch:
+    """Takes the logged steps of a run in their order, and tells what goes wrong.
+
+    Args:
+        scheduled: Names of terms whose weight is meant to move.
+
+    Attributes:
+        found: All alerts so far.
+    """
+
+    def __init__(self, scheduled: Collection[str] = ()) -> None:
+        self.found: list[Alert] = []
+        self._scheduled = frozenset(scheduled)
+        self._terms: defaultdict[str, _Term] = defaultdict(_Term)
+        self._pairs: defaultdict[str, rules.Fighting] = defaultdict(rules.Fighting)
+        self._total, self._unbooked = rules.Total(), rules.Unbooked()
+        self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+
+    def see(self, entry: Mapping[str, Any]) -> list[Alert]:
+        """Judge a step.
+
+        Args:
+            entry: As `headwise.runs.entries.step_entry` makes it, or read from a log.
+
+        Returns:
+            What is new, the gravest first. One kind of alert is told of one term five times at most.
+        """
+        new = []
+        for alert in self._judge(entry):
+            self._counts[alert.kind, alert.term] += 1
+            if self._counts[alert.kind, alert.term] <= _MOST_OF_A_KIND:
+                new.append(alert)
+        self.found += new
+        return new
+
+    def _judge(self, entry: Mapping[str, Any]) -> Iterator[Alert]:
+        step, total = int(entry["step"]), float(entry["total"])
+        terms = {name: term for name, term in entry["terms"].items() if name != "unbooked"}
+        squares = {name: _square(term) for name, term in terms.items()}
+        all_squares = math.fsum(squares.values())
+        usual = self._total.usual
+        about_terms: list[Alert] = []
+        for name, term in terms.items():
+            others = math.sqrt(max(0.0, all_squares - squares[name])) if len(terms) > 1 else math.inf
+            about_terms += self._terms[name].see(
+                step, name, term, total, usual, others, self._total.still, name in self._scheduled
+            )
+        yield from about_terms
+        weights = tuple(float(term["weight"]) for term in terms.values())
+        told = {alert.kind for alert in about_terms}
+        yield from self._total.see(step, total, weights, blamed=bool(told & {"not finite", "spiking"}))
+        yield from self._unbooked.see(step, entry, math.sqrt(all_squares))
+        for pair, cosine in entry.get("cosine", {}).items():
+            yield from self._pairs[pair].see(step, pair, cosine)
+
+
+class _Term:
+    """All rules of one term."""
+
+    def __init__(self) -> None:
+        self._finite, self._dead, self._spiking = rules.NotFinite(), rules.Dead(), rules.Spiking()
+        self._dominating, self._drifting = rules.Dominating(), rules.Drifting()
+
+    def see(
+        self,
+        step: int,
+        name: str,
+        term: Mapping[str, Any],
+        total: float,
+        usual: float,
+        others: float,
+        all_still: bool,
+        scheduled: bool,
+    ) -> Iterator[Alert]:
+        yield from self._finite.see(step, name, term)
+        yield from self._dead.see(step, name, term, all_still)
+        yield from self._spiking.see(step, name, term, total, usual)
+        yield from self._dominating.see(step, name, term, others)
+        if not scheduled:
+            yield from self._drifting.see(step, name, float(term["weight"]))
+
+
+def _square(term: Mapping[str, Any]) -> float:
+    norm = float(term["grad_norm"])
+    return norm * norm if math.isfinite(norm) else 0.0
+
+
+def replay(run: Recording, most_rows: int | None = None) -> list[Alert]:
+    """Judge a run that was recorded, finished or not.
+
+    Args:
+        run: What `headwise.runs.reading.read_run` found.
+        most_rows: Look at about so many logged steps, evenly spread; None: at all.
+
+    Returns:
+        The alerts, in the order in which they would have come.
+    """
+    scheduled = run.config.get("scheduled")
+    watch = Watch([name for name in scheduled if isinstance(name, str)] if isinstance(scheduled, list) else ())
+    stride = 1 if most_rows is None else max(1, math.ceil(len(run.log.steps) / most_rows))
+    columns = {
+        name: {what: run.term(name, what) for what in ("value", "weight", "share", "grad_norm", "finite", "trained")}
+        for name in run.terms
+    }
+    pairs = {"|".join(pair): column for pair, column in run.pairs().items()}
+    rest = {what: run.log.column("unbooked", what) for what in ("value", "share", "grad_norm")}
+    totals = run.log.column("total")
+    for row in range(0, len(run.log.steps), stride):
+        if totals[row] is None:
+            continue
+        watch.see({
+            "step": run.log.steps[row],
+            "total": totals[row],
+            "unbooked": {what: column[row] for what, column in rest.items() if column[row] is not None},
+            "terms": {name: _row(held, row) for name, held in columns.items() if held["value"][row] is not None},
+            "cosine": {pair: column[row] for pair, column in pairs.items()},
+        })  # fmt: skip
+    return watch.found
+
+
+def _row(columns: Mapping[str, list[float | None]], row: int) -> dict[str, float]:
+    """A term's numbers at a row; what was not logged is what says nothing."""
+    found = {what: column[row] for what, column in columns.items()}
+    usual = {"weight": 1.0, "share": 0.0, "grad_norm": 0.0, "finite": 1.0, "trained": 1.0}
+    return {
+        what: usual[what] if value is None else value
+        for what, value in found.items()
+        if what in usual or value is not None
+    }

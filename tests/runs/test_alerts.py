@@ -1,0 +1,126 @@
+"""Alerts: planted faults are found within 50 steps of their start, healthy runs raise none, nothing is told twice."""
+
+import json
+
+import pytest
+
+from headwise.cli import main
+from headwise.runs import Run
+from headwise.runs.alerts import AlertError, Watch, replay
+from headwise.runs.reading import read_run
+from tests.report.builder import build_run, read_lines, write_lines
+from tests.runs.planted import FAULTS, START, Plan, alerts_of
+
+
+def test_there_are_twenty_faults_of_every_kind():
+    assert len(FAULTS) >= 20
+    kinds = {"not finite", "dead", "spiking", "dominating", "fighting", "drifting weight", "unbooked"}
+    assert {plan.kind for plan in FAULTS.values()} == kinds
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_within_fifty_steps(name):
+    plan = FAULTS[name]
+    for every, found in alerts_of(plan, plan.begins + 50).items():
+        named = [alert for alert in found if alert.kind == plan.kind and alert.term == (plan.term or alert.term)]
+        assert named, (every, [str(alert) for alert in found])
+        assert plan.begins <= named[0].since <= named[0].step <= plan.begins + 50
+        assert named[0].since - plan.begins <= 25
+        assert [alert for alert in found if alert.step < plan.begins] == []
+        assert named[0].evidence.endswith(".")
+        assert named[0].remedy.endswith(".")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_healthy_runs_raise_no_alarm(seed):
+    assert alerts_of(Plan(), 200, seed) == {1: [], 5: []}
+
+
+def test_a_weight_that_follows_a_schedule_does_not_drift(tmp_path):
+    run = build_run(tmp_path / "run", num_lines=60)
+    lines = read_lines(run / "log.jsonl")
+    for number, line in enumerate(lines):
+        line["terms"]["sin"]["weight"] = 1.0 + number
+    write_lines(run / "log.jsonl", lines)
+    assert [(alert.kind, alert.term) for alert in replay(read_run(run))] == [("drifting weight", "sin")]
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "scheduled": ["sin"]}))
+    assert replay(read_run(run)) == []
+
+
+def test_recorded_runs_that_are_healthy_raise_no_alarm(tmp_path):
+    assert replay(read_run(build_run(tmp_path / "run", num_lines=600, samples=0))) == []
+
+
+def test_the_command_tells_them_and_its_exit_code_says_so(tmp_path, capsys):
+    run = build_run(tmp_path / "run", num_lines=60, samples=0)
+    assert main(["alerts", str(run)]) == 0
+    assert capsys.readouterr().out == "No alert in 60 logged steps.\n"
+    lines = read_lines(run / "log.jsonl")
+    for line in lines[30:]:
+        line["terms"]["cos"]["grad_norm"] = 0.0
+    write_lines(run / "log.jsonl", lines)
+    assert main(["alerts", str(run)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("cos: dead since step 310. Its gradient norm is 0 at every logged step since;")
+    assert main(["alerts", "--json", str(run)]) == 1
+    assert json.loads(capsys.readouterr().out)["kind"] == "dead"
+
+
+class Ready:
+    """Keeps the books that it is given."""
+
+    def __init__(self, books):
+        self.books = books
+
+    def read(self):
+        return self.books
+
+
+def broken_books():
+    import torch
+
+    import headwise as hw
+    from tests.runs.planted import batch_of, criterion_of
+
+    criterion = criterion_of(Plan())
+    _, targets = batch_of(torch.Generator().manual_seed(0))
+    targets["one"][0] = float("nan")
+    with hw.Ledger(criterion) as ledger:
+        outputs = {name: torch.zeros(32, 1, requires_grad=True) for name in ("one", "two", "three", "shared")}
+        criterion(outputs, targets).total.backward()
+        return ledger.read()
+
+
+def test_while_training_they_are_printed_logged_called_back_or_raised(tmp_path, capsys):
+    books, told = broken_books(), []
+    for number, reaction in enumerate(("print", told.append, "raise", None)):
+        with Run(tmp_path / str(number), Ready(books), every=1, alerts=reaction) as run:
+            if reaction == "raise":
+                with pytest.raises(AlertError, match="one: not finite since step 1"):
+                    run.log(1)
+            else:
+                run.log(1)
+        assert len(read_lines(tmp_path / str(number) / "log.jsonl")) == 1
+        logged = tmp_path / str(number) / "alerts.jsonl"
+        assert logged.exists() is (reaction is not None)
+        if reaction is not None:
+            assert read_lines(logged)[0]["term"] == "one"
+        err = capsys.readouterr().err
+        assert err.startswith("headwise: alert: one: not finite since step 1.") is (reaction == "print")
+    assert [alert.term for alert in told] == ["one"]
+    with pytest.raises(ValueError, match="alerts is 'print', 'raise', a function or None"):
+        Run(tmp_path / "other", alerts="shout")
+
+
+def test_one_kind_is_told_of_one_term_five_times_at_most():
+    watch = Watch()
+    term = {"value": 1.0, "weight": 1.0, "share": 1.0, "grad_norm": 1.0, "finite": True}
+    for step in range(1, 100):
+        value = float("nan") if step % 2 else 1.0
+        watch.see({"step": step, "total": value, "terms": {"a": {**term, "value": value}}, "cosine": {}})
+    assert len(watch.found) == 5
+
+
+def test_faults_begin_where_the_list_says():
+    assert {plan.begins for plan in FAULTS.values()} == {1, START}
