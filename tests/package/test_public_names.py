@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("public_names.txt")
 ROOMS = (
     "api", "attribution", "backward", "coders.anchors", "coders.corners", "criterion", "data", "evaluation", "losses",
-    "networks", "normalizers", "presets", "recipes", "report", "runs", "testing", "training", "training.callbacks",
+    "networks", "normalizers", "presets", "recipes", "report", "runs", "runs.alerts",
+    "runs.comparing", "testing", "training", "training.callbacks",
 )  # fmt: skip
 OPTIONAL = ("balance",)
 

@@ -124,7 +124,7 @@ def read_run(folder: Path, logs: tuple[Log, Log] | None = None) -> Recording:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"report: no run folder {folder}. Give the folder of a run.")
+        raise ValueError(f"report: no run folder {folder}. Give a run, as `headwise train` or hw.Run write it.")
     config = _read_config(folder / "config.json")
     log, evaluation = logs or (read_log(folder / "log.jsonl"), read_log(folder / "evaluation.jsonl"))
     samples = tuple(sorted((folder / "samples").glob("*.npz")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from headwise.report.figures.sampling import Values, moving_mean, rows_to_draw
 from headwise.report.markup import Markup, element, embedded_json, join, plain
@@ -48,25 +49,35 @@ class Curves:
 
     def html(self, key: str) -> Markup:
         """The figure: a frame the page's script draws in, the legend, the data, the numbers."""
-        rows = rows_to_draw(list(self.series.values()), self.points)
         frame = element("div", class_="chart", data_title=self.title)
         numbers = Table(_HEADER, self._numbers(), title="Numbers", folded=True, bare=True).html(key)
         note = element("noscript", element("p", "The curves need JavaScript; the numbers below do not."))
         return figure(
-            key, self.title, self._controls(), frame, note, embedded_json(self.data(rows)), numbers,
-            caption=self._caption(rows), wide=self.wide,
+            key, self.title, self._controls(), frame, note, embedded_json(self.data()), numbers,
+            caption=self._caption(), wide=self.wide,
         )  # fmt: skip
 
-    def data(self, rows: Sequence[int]) -> dict[str, object]:
-        """What the script draws: the chosen rows, non-finite values as text."""
+    @cached_property
+    def rows(self) -> list[int]:
+        """The rows that are drawn, on the page and as a picture."""
+        return rows_to_draw(list(self.series.values()), self.points)
+
+    @cached_property
+    def means(self) -> list[list[float | None]]:
+        """The moving mean of each curve at the rows that are drawn; no lists where none is drawn."""
         half = self.half_width
-        means = [moving_mean(values, half, geometric=self.log, rows=rows) for values in self.series.values() if half]
+        columns = self.series.values() if half else ()
+        return [moving_mean(values, half, geometric=self.log, rows=self.rows) for values in columns]
+
+    def data(self) -> dict[str, object]:
+        """What the script draws: the chosen rows, non-finite values as text."""
+        rows = self.rows
         return {
             "title": self.title,
             "names": list(self.series),
             "steps": [self.steps[row] for row in rows],
             "values": [[plain(values[row]) for row in rows] for values in self.series.values()],
-            "smooth": [[plain(value) for value in mean] for mean in means] or None,
+            "smooth": [[plain(value) for value in mean] for mean in self.means] or None,
             "dashes": [DASHES[stroke(index)] for index in range(len(self.series))],
             "unit": self.unit,
             "log": self.log,
@@ -79,7 +90,8 @@ class Curves:
         """Rows to each side of the moving mean: 2 % of all rows; 0 draws the logged values alone."""
         return max(2, len(self.steps) // 50) if self.smooth and len(self.steps) >= _SMOOTH_FROM else 0
 
-    def _caption(self, rows: Sequence[int]) -> str:
+    def _caption(self) -> str:
+        rows = self.rows
         parts = [self.caption]
         if self.half_width:
             mean = "geometric mean" if self.log else "mean"

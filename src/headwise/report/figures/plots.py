@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from headwise.files import write_atomically
 from headwise.report.figures.charts import Curves, stroke
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.figures.sampling import moving_mean, rows_to_draw
 from headwise.report.markup import NOTHING, shortened, visible
 
 if TYPE_CHECKING:
@@ -52,15 +51,14 @@ def plot_curves(curves: Curves, path: Path) -> Path:
 
 
 def _draw_lines(curves: Curves, axes: Axes) -> None:
-    rows = rows_to_draw(list(curves.series.values()))
+    rows = curves.rows
     steps = [curves.steps[row] for row in rows]
     for index, (name, values) in enumerate(curves.series.items()):
         colour = COLOURS[index % 8]
         drawn = [_number(values[row]) for row in rows]
         if curves.half_width:
             axes.plot(steps, drawn, color=colour, alpha=0.22, linewidth=0.8)
-            means = moving_mean(values, curves.half_width, geometric=curves.log, rows=rows)
-            drawn = [_number(mean) for mean in means]
+            drawn = [_number(mean) for mean in curves.means[index]]
         axes.plot(
             steps, drawn, label=literal(name), color=colour, linestyle=_STYLES[stroke(index)], linewidth=1.8,
             marker=_MARKERS[stroke(index)], markevery=max(1, len(rows) // 7), markersize=5,
@@ -70,11 +68,8 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
 
 
 def _draw_areas(curves: Curves, axes: Axes) -> None:
-    rows = rows_to_draw(list(curves.series.values()))
-    means = [
-        moving_mean(values, curves.half_width, rows=rows) if curves.half_width else [values[row] for row in rows]
-        for values in curves.series.values()
-    ]
+    rows = curves.rows
+    means = curves.means or [[values[row] for row in rows] for values in curves.series.values()]
     heights = [[v if math.isfinite(v := _number(mean)) else 0.0 for mean in column] for column in means]
     areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[literal(n) for n in curves.series],
                            colors=[COLOURS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
