@@ -99,7 +99,7 @@ class _Writer:
         from headwise.runs.run import Run
 
         if self._run is None:
-            self._run = Run(self.folder, every=1, config=self._config)
+            self._run = Run(self.folder, every=1, alerts=None, config=self._config)
         self._run.log(step, books)
 
     def close(self) -> bool:

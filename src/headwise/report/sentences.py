@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from headwise.attribution.ledger.suggestion import suggest
 from headwise.report.evaluations import headline
 from headwise.report.markup import number
 from headwise.report.page import Remark
@@ -21,6 +22,8 @@ SHARES = "Share of the total"
 _BLOCKS = 40
 _PLATEAU = 0.05
 _MOST_ROWS = 3_000
+_LOOKED_AT = 300
+_FAR = 3.0
 
 
 def sentences(run: Recording) -> list[Remark]:
@@ -36,7 +39,7 @@ def sentences(run: Recording) -> list[Remark]:
     """
     if not run.log.steps:
         return []
-    found = [*_pull(run), *_progress(run), *_quarrels(run), *_rest(run), *_score(run)]
+    found = [*_pull(run), *_suggested(run), *_progress(run), *_quarrels(run), *_rest(run), *_score(run)]
     return [Remark("books", text, figure) for text, figure in found]
 
 
@@ -77,6 +80,33 @@ def _pull(run: Recording) -> Iterator[tuple[str, str]]:
             f"{weakest} sends {_part((norms[weakest] or 0.0) / all_norms)} of the gradient: next to nothing.",
             NORMS,
         )
+
+
+def _suggested(run: Recording) -> Iterator[tuple[str, str]]:
+    """The weights that equal gradients would take, where they are far from those that were used."""
+    columns = {name: (run.term(name, "weight"), run.term(name, "grad_norm")) for name in run.terms}
+    num_rows = len(run.log.steps)
+    rows = range(num_rows // 2, num_rows, max(1, num_rows // 2 // _LOOKED_AT))
+    steps = [
+        {name: (_known(weights[row]), _known(norms[row])) for name, (weights, norms) in columns.items()} for row in rows
+    ]
+    try:
+        found = suggest(steps).terms
+    except ValueError:  # nothing sent anything
+        return
+    far = {
+        name: abs(math.log(each.suggested / each.weight))
+        for name, each in found.items()
+        if each.weight > 0 and each.suggested > 0
+    }
+    told = [name for name in sorted(far, key=lambda name: -round(far[name], 3)) if far[name] > math.log(_FAR)][:3]
+    if len(found) > 1 and told:
+        weights = ", ".join(f"{name} {found[name].suggested:.2g} (was {number(found[name].weight)})" for name in told)
+        yield f"For equal gradients at the outputs the weights would be {weights}; `headwise suggest` has all.", NORMS
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _progress(run: Recording) -> Iterator[tuple[str, str]]:
