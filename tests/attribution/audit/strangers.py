@@ -526,7 +526,7 @@ def deep_supervision():
 
     def criterion(outs, batch):
         losses = [w * F.cross_entropy(o, batch["label"]) for w, o in zip(weights, outs, strict=True)]
-        return {"loss": sum(losses), "loss_main": losses[-1].item(), "loss_aux": sum(losses[:-1]).item()}
+        return {"loss": sum(losses), "loss_main": losses[-1].item(), "loss_aux": float(sum(losses[:-1]))}
 
     return subject(Deep(), criterion)
 

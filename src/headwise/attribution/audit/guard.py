@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headwise.attribution.jacobians.held import same_draw, without_reducer
+from headwise.attribution.jacobians.held import kept_buffers, same_draw, without_reducer
 
 _PACKAGES = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
 
@@ -81,25 +81,12 @@ def held_still(model: nn.Module, *others: Any) -> Iterator[None]:
 
 
 @contextmanager
-def kept_buffers_of(*modules: Any) -> Iterator[None]:
-    """Give back the buffers of modules: running statistics and counters do not move."""
-    buffers = [buffer for module in modules if isinstance(module, nn.Module) for buffer in module.buffers()]
-    kept = [buffer.detach().clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        for buffer, value in zip(buffers, kept, strict=True):
-            # Past the version counter: a graph that saved the buffer must still find it unchanged, and does.
-            buffer.data.copy_(value)
-
-
-@contextmanager
 def _kept_module(module: nn.Module) -> Iterator[None]:
     parameters = [(p, p.detach().clone(), p.grad, p.requires_grad) for p in module.parameters()]
     grads = [None if grad is None else grad.detach().clone() for _, _, grad, _ in parameters]
     modes = [(each, each.training) for each in module.modules()]
     try:
-        with kept_buffers_of(module), _kept_attributes(*module.modules()):
+        with kept_buffers(module), _kept_attributes(*module.modules()):
             yield
     finally:
         for (parameter, value, grad, wanted), kept in zip(parameters, grads, strict=True):

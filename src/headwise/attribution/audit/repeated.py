@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from headwise.attribution.audit.guard import kept_buffers_of
 from headwise.attribution.audit.rows import Measured
 from headwise.attribution.audit.step import Step, run_step
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.audit.syncs import SyncCounter
+from headwise.attribution.jacobians.held import kept_buffers
 
 
 def repeated(measured: Measured, subject: Subject) -> tuple[Mapping[str, float], Mapping[str, int]]:
@@ -33,7 +33,7 @@ def repeated(measured: Measured, subject: Subject) -> tuple[Mapping[str, float],
             forward=_inside(counter, subject.forward or _called_on_input),
             total=None if subject.total is None else _inside(counter, subject.total),
         )
-        with kept_buffers_of(subject.model, subject.criterion):
+        with kept_buffers(subject.model, subject.criterion):
             values = values_of(run_step(watched, measured.step.batch))
         measured.again = values, dict(counter.places)
     return measured.again

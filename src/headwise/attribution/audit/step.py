@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.losses import Returned, read_losses
-from headwise.attribution.audit.guard import SubjectError, kept_buffers_of, user_code
+from headwise.attribution.audit.guard import SubjectError, user_code
 from headwise.attribution.audit.structure import Snapshot, cloned, copied
 from headwise.attribution.audit.subject import GraphSubject, Subject
-from headwise.attribution.jacobians.held import same_draw
+from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import by_path, mapped
 
 
@@ -81,7 +81,7 @@ def run_step(subject: Subject, batch: Any, lines: Collection[str] = ()) -> Step:
         What came out.
     """
     torch.set_grad_enabled(True)
-    with same_draw(subject.model), kept_buffers_of(subject.model, subject.criterion):
+    with same_draw(subject.model), kept_buffers(subject.model, subject.criterion):
         own = copied(batch)
         changed: dict[str, str] = {}
         with user_code("forward"), _watched_mode("forward", changed), _with_lines("forward" in lines):

@@ -85,7 +85,7 @@ class _Operations(_Seeing, TorchDispatchMode):  # type: ignore[no-untyped-call] 
     """The mode, where the compiler was not imported."""
 
     def __init__(self, counter: SyncCounter) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
 
 

@@ -32,9 +32,21 @@ def same_draw(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Give back the values of all buffers at the end (a checkpoint run again moves running statistics)."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+def kept_buffers(*owners: Any) -> Iterator[None]:
+    """Give back the buffers of modules at the end: running statistics and counters do not move.
+
+    Args:
+        *owners: The modules; what is none is passed over.
+
+    Yields:
+        Nothing.
+    """
+    kept = [
+        (buffer, buffer.detach().clone())
+        for owner in owners
+        if isinstance(owner, nn.Module)
+        for buffer in owner.buffers()
+    ]
     try:
         yield
     finally:

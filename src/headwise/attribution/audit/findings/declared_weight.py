@@ -11,12 +11,12 @@ import torch
 
 from headwise.attribution.audit.callables import callables_behind
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
-from headwise.attribution.audit.guard import kept_buffers_of
 from headwise.attribution.audit.literals import literal_factors
 from headwise.attribution.audit.rows import Measured, Rows
 from headwise.attribution.audit.step import total_of
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.audit.weights import WeightFault, orphans, weight_faults
+from headwise.attribution.jacobians.held import kept_buffers
 from headwise.structure import mapped
 
 _SAME = 1e-3
@@ -34,7 +34,7 @@ def _measure(measured: Measured, subject: Subject | None) -> Own | None:
     outputs = mapped(measured.step.outputs, lambda t: t.detach().clone().requires_grad_(t.requires_grad))
 
     def total() -> float:
-        with kept_buffers_of(subject.model, subject.criterion), torch.random.fork_rng(devices=[]):
+        with kept_buffers(subject.model, subject.criterion), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             found = total_of(subject, outputs, batch)
         return math.nan if found is None else float(found.detach())

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.guard import kept_buffers_of
 from headwise.attribution.audit.rows import Measured
 from headwise.attribution.audit.step import call_criterion
 from headwise.attribution.audit.subject import Subject
-from headwise.attribution.jacobians.held import same_draw
+from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import mapped
 
 
@@ -19,7 +18,7 @@ def _measure(measured: Measured, subject: Subject) -> dict[str, str]:
     """As in training; and under no_grad, as in validation, where nothing may switch gradients on for what follows."""
     quiet = mapped(measured.step.outputs, lambda tensor: tensor.detach())
     changed: dict[str, str] = {}
-    with same_draw(subject.model), kept_buffers_of(subject.model, subject.criterion), torch.no_grad():
+    with same_draw(subject.model), kept_buffers(subject.model, subject.criterion), torch.no_grad():
         call_criterion(subject, quiet, measured.step.batch, changed)
     return changed | measured.step.grad_mode
 

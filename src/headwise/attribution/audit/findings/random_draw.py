@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.guard import kept_buffers_of
 from headwise.attribution.audit.repeated import repeated, values_of
 from headwise.attribution.audit.rows import Measured
 from headwise.attribution.audit.step import call_criterion
 from headwise.attribution.audit.subject import Subject
-from headwise.attribution.jacobians.held import same_draw
+from headwise.attribution.jacobians.held import kept_buffers, same_draw
 
 _SEED = 20_011
 
@@ -25,7 +24,7 @@ def _measure(measured: Measured, subject: Subject) -> dict[str, tuple[float, flo
     step = measured.step
     values = repeated(measured, subject)[0]
     same = _differing(values_of(step), values, "from the same state of the global generators")
-    with same_draw(subject.model), kept_buffers_of(subject.model, subject.criterion):
+    with same_draw(subject.model), kept_buffers(subject.model, subject.criterion):
         _seed(_SEED)
         again = values_of(call_criterion(subject, step.outputs, step.batch))
         _seed(_SEED + 1)

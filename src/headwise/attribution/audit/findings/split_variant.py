@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
-from headwise.attribution.audit.guard import kept_buffers_of
 from headwise.attribution.audit.rows import Measured
 from headwise.attribution.audit.step import Step, call_criterion
 from headwise.attribution.audit.subject import Subject
-from headwise.attribution.jacobians.held import same_draw
+from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import by_path, mapped
 
 _SPLIT = 0.01
@@ -53,7 +52,7 @@ def _leaf_gradients(subject: Subject, first: Step, begin: int, end: int, size: i
     def leaf(tensor: Tensor) -> Tensor:
         return cut(tensor).detach().clone().requires_grad_(tensor.requires_grad)
 
-    with same_draw(subject.model), kept_buffers_of(subject.model, subject.criterion):
+    with same_draw(subject.model), kept_buffers(subject.model, subject.criterion):
         outputs = mapped(first.outputs, leaf)
         batch = _cut_lists(mapped(first.batch, cut), begin, end, size)
         found = call_criterion(subject, outputs, batch)
