@@ -1,4 +1,4 @@
-"""Cross entropy over classes."""
+"""Cross entropy over classes, which stand second, or last as in language models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_labels, select, working_dtype
+from headwise.losses.checks import check_labels, check_output, select, working_dtype
 from headwise.losses.fused import fused_sum
 from headwise.masks import as_mask
 
@@ -38,6 +38,59 @@ def cross_entropy(
     """
     check_labels("cross_entropy", output, target, mask)
     return fused_sum(cross_entropy_value, cross_entropy_gradient, output, target, mask, ignore_index=ignore_index)
+
+
+@declared(count=normalizers.labelled, shared=("ignore_index",), closed_form=True)
+def token_cross_entropy(
+    output: Tensor, target: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = -100
+) -> Tensor:
+    """Sum of cross entropies of a language model's logits against the tokens, as `cross_entropy` with the classes last.
+
+    ``sum over i of mask_i * (logsumexp_v output_iv - output_i,target_i)``. The labels are read as they stand: if a
+    position is to tell the next token, shift the labels or the logits first.
+
+    Args:
+        output: Logits, (N, L, V) or (N, V), any floating dtype.
+        target: Tokens in 0..V-1, (N, L) or (N,), integer.
+        mask: What counts, of the tokens' shape, any dtype (positive counts); None counts everything.
+        ignore_index: Token that does not count; `normalizers.labelled` leaves it out as well. None: all count.
+
+    Returns:
+        The sum, 0-d, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit.
+    """
+    check_output("token_cross_entropy", output, target, mask)
+    if target.is_floating_point() or target.dtype == torch.bool:
+        raise ValueError(f"token_cross_entropy: tokens are integers, found {target.dtype}. Pass their numbers.")
+    if (
+        output.ndim not in {2, 3}
+        or output.shape[:-1] != target.shape
+        or (mask is not None and mask.shape != target.shape)
+    ):
+        found = None if mask is None else tuple(mask.shape)
+        raise ValueError(
+            "token_cross_entropy: logits (N, L, V) need tokens and mask (N, L), found logits "
+            f"{tuple(output.shape)}, tokens {tuple(target.shape)}, mask {found}. For classes in dimension 1 use "
+            "cross_entropy."
+        )
+    return fused_sum(_token_value, _token_gradient, output, target, mask, ignore_index=ignore_index)
+
+
+def _token_value(output: Tensor, target: Tensor, mask: Tensor | None, *, ignore_index: int | None) -> Tensor:
+    return cross_entropy_value(*_as_rows(output, target, mask), ignore_index=ignore_index)
+
+
+def _token_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, ignore_index: int | None) -> Tensor:
+    rows = cross_entropy_gradient(*_as_rows(output, target, mask), ignore_index=ignore_index)
+    return rows.reshape(output.shape)
+
+
+def _as_rows(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One row of logits a token."""
+    rows = output.reshape(target.numel(), output.shape[-1])
+    return rows, target.reshape(-1), None if mask is None else mask.reshape(-1)
 
 
 def cross_entropy_value(
