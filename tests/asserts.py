@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class LossCase:
     """A loss with its normalizer, its oracle, and a way to draw inputs for it.
 
-    ``draw(generator, batch)`` returns a float64 output, a target and a bool mask.
+    ``draw(generator, batch)`` returns a float64 output, a target and a bool mask. A mask of fewer dimensions lacks
+    dimension `channels`.
     """
 
     name: str
@@ -23,6 +24,11 @@ class LossCase:
     reference: Callable[..., float]
     draw: Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]
     adds_over_batches: bool = True
+    channels: int = 1
+
+    def outside(self, mask: Tensor, like: Tensor) -> Tensor:
+        """Where a tensor is masked."""
+        return ~mask if mask.ndim == like.ndim else (~mask).unsqueeze(self.channels).expand(like.shape)
 
     def inputs(self, seed: int, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
         return self.draw(torch.Generator().manual_seed(seed), batch)
@@ -91,9 +97,9 @@ def assert_mask_hides(case: LossCase, seed: int, poison: float) -> None:
     """What lies outside the mask, NaN and impossible labels included, changes neither value nor any gradient's bit."""
     output, target, mask = case.inputs(seed)
     value, gradient = value_and_gradient(case.loss, output, target, mask)
-    outside = ~mask if mask.ndim == output.ndim else (~mask).unsqueeze(1).expand(output.shape)
+    outside = case.outside(mask, output)
     poisoned = output.masked_fill(outside, poison)
-    hidden = ~mask if mask.ndim == target.ndim else (~mask).unsqueeze(1).expand(target.shape)
+    hidden = case.outside(mask, target)
     if target.is_floating_point():
         wrong = target.masked_fill(hidden, poison)
     elif target.dtype == torch.bool:
@@ -110,7 +116,7 @@ def assert_mask_hides(case: LossCase, seed: int, poison: float) -> None:
 def assert_second_order_is_hidden(case: LossCase, seed: int) -> None:
     """A gradient penalty sees no NaN from outside the mask either."""
     output, target, mask = case.inputs(seed)
-    outside = ~mask if mask.ndim == output.ndim else (~mask).unsqueeze(1).expand(output.shape)
+    outside = case.outside(mask, output)
     output = output.masked_fill(outside, torch.nan).requires_grad_()
     (gradient,) = torch.autograd.grad(case.loss(output, target, mask), output, create_graph=True)
     if gradient.requires_grad:

@@ -7,6 +7,7 @@ import torch
 from headwise import losses, normalizers
 from tests.asserts import LossCase
 from tests.reference import losses as reference
+from tests.reference import other_fields
 
 
 def _normal(generator, *shape):
@@ -60,6 +61,21 @@ def _heat_maps(generator, batch):
     return 2 * _normal(generator, *shape), target, _mask(generator, *shape)
 
 
+def _tokens(generator, batch, *, ignored=False):
+    target = torch.randint(0, 5, (batch, 4), generator=generator)
+    if ignored:
+        target = torch.where(torch.rand(batch, 4, generator=generator) < 0.3, -100, target)
+    return 2 * _normal(generator, batch, 4, 5), target, _mask(generator, batch, 4)
+
+
+def _actions(generator, batch):
+    return _normal(generator, batch, 4), _normal(generator, batch, 4), _mask(generator, batch, 4)
+
+
+def _vectors(generator, batch):
+    return _normal(generator, batch, 4, 3), _normal(generator, batch, 4, 3), _mask(generator, batch, 4)
+
+
 def _hard(name, draw, **options):
     return LossCase(
         name,
@@ -78,6 +94,14 @@ def _plain(name, draw, normalizer=normalizers.elements, label=None, **options):
         normalizer,
         partial(getattr(reference, name), **options),
         draw,
+    )
+
+
+def _other(name, draw, normalizer, *, label=None, adds_over_batches=True, **options):
+    """A loss of another field, whose channels stand last."""
+    loss, slow = getattr(losses, name), getattr(other_fields, name)
+    return LossCase(
+        label or name, partial(loss, **options), normalizer, partial(slow, **options), draw, adds_over_batches, -1
     )
 
 
@@ -103,4 +127,12 @@ CASES = [
     _plain("direction_smooth_l1", _directions, normalizers.count, label="direction_cos", component=1, beta=0.3),
     _plain("gaussian_focal", _heat_maps, normalizers.peaks),
     _plain("gaussian_focal", _heat_maps, normalizers.peaks, label="gaussian_focal_powers", alpha=1.5, beta=3.0),
+    _other("token_cross_entropy", partial(_tokens, ignored=True), normalizers.labelled(ignore_index=-100)),
+    _other("token_cross_entropy", _tokens, normalizers.count, label="token_cross_entropy_all", ignore_index=None),
+    _other("load_balance", _tokens, normalizers.count, adds_over_batches=False, top_k=2),
+    _other("load_balance", _tokens, normalizers.count, label="load_balance_per_sequence", per_sequence=True),
+    _other("router_z", _tokens, normalizers.count),
+    _other("policy_gradient", _actions, normalizers.elements),
+    _other("entropy_bonus", _actions, normalizers.elements),
+    _other("squared_distance", _vectors, normalizers.elements),
 ]

@@ -105,6 +105,8 @@ def test_every_loss_has_a_case():
     elsewhere |= {"published_gaussian_focal", "published_pull", "published_push"}
     elsewhere |= {"sigmoid_focal", "shifted_focal", "weighted_cross_entropy"}
     elsewhere |= {"box_smooth_l1", "multibox_cross_entropy", "published_multibox_cross_entropy"}
+    elsewhere |= {"published_load_balance", "clipped_policy_gradient", "per_atom_squared_error", "contrastive"}
+    elsewhere |= {"one_sided_squared_error", "discriminator_hinge", "generator_hinge"}
     assert covered | elsewhere == set(losses.__all__)
 
 

@@ -118,6 +118,49 @@ def levels(draw: Draw) -> Sample:
     }
 
 
+def language(draw: Draw) -> Sample:
+    """Two routers; sequences of different lengths, those from `empty` on of nothing but padding."""
+    valid = draw.sparse(0.45, SIZE)
+    label = torch.where(valid & (draw.uniform(SIZE) < 0.8), draw.below(7, SIZE), -100)
+    routers = [draw.normal(SIZE, 4), draw.normal(SIZE, 4)]
+    return {"logits": draw.normal(SIZE, 7), "router_logits": routers}, {"label": label, "valid": valid}
+
+
+def episodes(draw: Draw) -> Sample:
+    outputs = {name: draw.normal(SIZE) for name in ("log_probability", "value", "entropy")}
+    targets = {name: draw.normal(SIZE) for name in ("advantage", "return")}
+    return outputs, {**targets, "valid": draw.sparse(0.45, SIZE)}
+
+
+def molecules(draw: Draw) -> Sample:
+    atoms = draw.sparse(0.45, NUM_SLOTS)
+    targets = {"energy": draw.normal(1), "forces": draw.normal(NUM_SLOTS, 3), "atoms": atoms}
+    return {"energy": draw.normal(1), "forces": draw.normal(NUM_SLOTS, 3)}, targets
+
+
+def points(draw: Draw) -> Sample:
+    sizes = {"residual": 9, "boundary": 2, "initial": 4}
+    outputs, targets = ({name: draw.normal(num, 1) for name, num in sizes.items()} for _ in range(2))
+    return outputs, targets
+
+
+def quantized(draw: Draw) -> Sample:
+    outputs: dict[str, Any] = {
+        "image": draw.normal(3, SIZE, SIZE),
+        "features": [draw.normal(2, SIZE, SIZE), draw.normal(3, 2, 2)],
+        "codes": draw.normal(4, 2, 2),
+        "encoding": draw.normal(4, 2, 2),
+        "fake_logits": draw.normal(1, 3, 3),
+    }
+    real = [draw.normal(2, SIZE, SIZE), draw.normal(3, 2, 2)]
+    return outputs, {"image": draw.normal(3, SIZE, SIZE), "features": real}
+
+
+def judged(draw: Draw) -> Sample:
+    outputs = {"real_logits": draw.normal(1, 3, 3), "fake_logits": draw.normal(1, 3, 3)}
+    return outputs, {"image": draw.normal(3, SIZE, SIZE)}
+
+
 CENTERS = ("top_left", "bottom_right", "center")
 PRESETS: dict[str, tuple[Callable[[], hw.Criterion], Callable[[Draw], Sample]]] = {
     "textsnake": (partial(hw.presets.textsnake, selection="image"), textsnake),
@@ -135,6 +178,19 @@ PRESETS: dict[str, tuple[Callable[[], hw.Criterion], Callable[[Draw], Sample]]] 
         partial(hw.presets.deep_supervision, losses.cross_entropy, weights=[1.0, 0.5], strides=[1, 2], mask="valid"),
         levels,
     ),
+    "mixture_of_experts": (
+        partial(hw.presets.mixture_of_experts, top_k=2, per_sequence=True, mask="valid"),
+        language,
+    ),
+    "actor_critic": (partial(hw.presets.actor_critic, mask="valid"), episodes),
+    "energy_and_forces": (hw.presets.energy_and_forces, molecules),
+    "energy_and_forces, per atom": (
+        partial(hw.presets.energy_and_forces, per_atom=True, energy_weight=1.0),
+        molecules,
+    ),
+    "physics_informed": (hw.presets.physics_informed, points),
+    "vq_gan": (hw.presets.vq_gan, quantized),
+    "vq_gan_discriminator": (hw.presets.vq_gan_discriminator, judged),
 }
 
 
