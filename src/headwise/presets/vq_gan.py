@@ -76,8 +76,8 @@ def vq_gan(
     one_sided = losses.one_sided_squared_error
     terms = [Term("reconstruction", losses.absolute_error, output="image", target="image")]
     if perceptual_weight is not None:
-        features = {"output": "features[*]", "target": "features[*]"}
-        terms.append(Term("perceptual", losses.squared_error, **features, weight=perceptual_weight))
+        each = "features[*]"
+        terms.append(Term("perceptual", losses.squared_error, output=each, target=each, weight=perceptual_weight))
     terms += [
         Term("codebook", one_sided, output=("codes", "encoding"), target="image", weight=codebook_weight * drawn),
         Term("commitment", one_sided, output=("encoding", "codes"), target="image", weight=codebook_weight * bound),
