@@ -76,7 +76,7 @@ def _alike(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _rows(alike: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(alike)).flatten(1)
+    return torch.stack(list(alike)).unsqueeze(-1).flatten(1)  # of one number, too
 
 
 def _in_order(places: Sequence[Sequence[int]], found: Sequence[Tensor]) -> Tensor:
