@@ -149,7 +149,7 @@ def quantized(draw: Draw) -> Sample:
         "image": draw.normal(3, SIZE, SIZE),
         "features": [draw.normal(2, SIZE, SIZE), draw.normal(3, 2, 2)],
         "codes": draw.normal(4, 2, 2),
-        "encoding": draw.normal(4, 2, 2),
+        "encoding": draw.normal(4, 2, 2) * 3 ** draw.normal(1, 1, 1),  # some pictures are further from their codes
         "fake_logits": draw.normal(1, 3, 3),
     }
     real = [draw.normal(2, SIZE, SIZE), draw.normal(3, 2, 2)]
@@ -157,7 +157,8 @@ def quantized(draw: Draw) -> Sample:
 
 
 def judged(draw: Draw) -> Sample:
-    outputs = {"real_logits": draw.normal(1, 3, 3), "fake_logits": draw.normal(1, 3, 3)}
+    """Some pictures are judged rightly all over, some nowhere."""
+    outputs = {name: draw.normal(1, 3, 3) + 3 * draw.normal(1, 1, 1) for name in ("real_logits", "fake_logits")}
     return outputs, {"image": draw.normal(3, SIZE, SIZE)}
 
 
