@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-import tempfile
+import threading
 from pathlib import Path
 
 
@@ -25,29 +26,49 @@ def write_atomically(path: Path, content: bytes) -> Path:
     Raises:
         UnwritableError: It cannot be written (a full disk, no permission, a file where a folder should be).
     """
-    partial = None
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".headwise.")
-        with os.fdopen(handle, "wb") as file:
+        _clear(path)
+        with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(partial).chmod(0o644)  # mkstemp lets only its owner read
-        Path(partial).replace(path)
-        partial = None
-    except OSError as error:
+        partial.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if not isinstance(error, OSError):
+            raise
         reason = os.strerror(error.errno) if error.errno else str(error)
         told = UnwritableError(
             f"cannot write {path} ({reason}). Free some space there, or make {path.parent} a folder you may write to."
         )
         told.errno = error.errno
         raise told from error
-    finally:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
     _sync_folder(path.parent)
     return path
+
+
+def _clear(path: Path) -> None:
+    """Removes what processes left that were killed while they wrote the same file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        writer = left.name.removeprefix(f".{path.name}.").partition("-")[0]
+        if writer.isdecimal() and not _is_alive(int(writer)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process is there; where the system does not tell, it is."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from headwise.files import write_atomically
 from headwise.training import checkpoints
 from headwise.training.checkpoints import (
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 
 
@@ -169,7 +169,7 @@ def test_a_kill_while_writing_leaves_the_old_content(tmp_path):
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from headwise.training.checkpoints import write_atomically\n"
+        "from headwise.files import write_atomically\n"
         "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_atomically(Path(sys.argv[1]), b'new content')\n"
     )

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from headwise.files import write_atomically
 from headwise.structure import leaves
 
 FORMAT = "headwise.checkpoint"
@@ -87,32 +88,6 @@ def _tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(kind + content.data).hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Give a file its content as a whole or not at all, also when the machine stops half-way.
-
-    Args:
-        path: the file; an existing one is replaced.
-        content: its bytes.
-
-    Raises:
-        OSError: it could not be written; the message names the file.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = f"{path}: could not be written ({_reason(error)}). Make room, or check the folder."
-            raise _unwritable(error, reason) from None
-        raise
-    _sync_folder(path.parent)
-
-
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
@@ -122,17 +97,6 @@ def _unwritable(error: OSError, message: str) -> OSError:
     mended = type(error)(message)
     mended.errno = error.errno
     return mended
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the new name itself to the disk; systems that cannot open folders do without."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

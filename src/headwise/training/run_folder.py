@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from headwise.files import write_atomically
 from headwise.runs.run import LOOP
-from headwise.training.checkpoints import list_checkpoints, newest_checkpoint, write_atomically
+from headwise.training.checkpoints import list_checkpoints, newest_checkpoint
 from headwise.training.task import Settings, Task
 
 _PACKAGES = ("headwise", "torch", "torchvision", "lightning-fabric", "numpy")
