@@ -108,6 +108,37 @@ def test_splits_are_chosen_or_the_options_are_named(tmp_path):
     assert not contradict("train2017", "images")
 
 
+@pytest.mark.parametrize(
+    ("files", "looks"),
+    [
+        (("data.yaml", "images/train/a.jpg", "labels/train/a.txt"), "YOLO"),
+        (("train/images/a.jpg", "train/labels/a.txt"), "YOLO"),
+        (("JPEGImages/a.jpg", "Annotations/a.xml"), "Pascal VOC"),
+        (("a.jpg", "a.xml"), "Pascal VOC"),
+        (("train/pictures/a.png", "train/labels/a.png"), "a folder of label maps"),
+        (("train.csv",), "a table"),
+        (("a.jpg",), None),
+        ((), None),
+    ],
+)
+def test_another_format_is_told_by_its_name(tmp_path, files, looks):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"neither annotations/\*\.json nor") as told:
+        name_splits(tmp_path, None, None)
+    assert ("looks like" in str(told.value)) == (looks is not None)
+    assert looks is None or f"looks like {looks}: export it as COCO" in str(told.value)
+
+
+def test_a_place_that_is_no_data_set_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        name_splits(tmp_path / "nowhere", None, None)
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a JSON file"):
+        name_splits(tmp_path / "a.jpg", None, None)
+
+
 def fiftyone(root):
     for split, old in (("train", "train2017"), ("validation", "val2017")):
         (root / split).mkdir()

@@ -26,6 +26,9 @@ Floats = NDArray[np.float64]
 Lists = dict[str, list[Any]]
 
 _KEYS = ("images", "annotations", "categories")
+_READ = frozenset(
+    (*_KEYS, "id", "name", "file_name", "height", "width", "image_id", "category_id", "bbox", "area", "iscrowd")
+)
 _PIECE = 4096  # entries that are Python's objects at one time
 
 
@@ -158,9 +161,9 @@ def _is_size(size: tuple[int | None, int | None]) -> bool:
 
 
 def _load(path: Path, text: bytes) -> Lists:
-    """Read a file by the standard library."""
+    """Read a file by the standard library, which makes objects of all of it: what nobody reads is dropped at once."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_hook=_read_parts)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no readable JSON ({error}). Replace the file; it may be cut off.") from None
     missing = [key for key in _KEYS if not (isinstance(content, dict) and isinstance(content.get(key), list))]
@@ -170,6 +173,11 @@ def _load(path: Path, text: bytes) -> Lists:
             "'categories'. Give the file of instances."
         )
     return {key: content[key] for key in _KEYS}
+
+
+def _read_parts(entry: dict[str, Any]) -> dict[str, Any]:
+    """An object of the file without what is not read of it: outlines are most of a file."""
+    return {key: value for key, value in entry.items() if key in _READ}
 
 
 def _pieces(listed: list[Any], kind: str) -> Iterator[tuple[int, list[Any], list[Any] | None]]:

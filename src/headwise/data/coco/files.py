@@ -8,6 +8,14 @@ from pathlib import Path
 from headwise.data.split_names import choose_splits, role_of
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")  # beside COCO's instances_
+_OTHER_FORMATS = {
+    "YOLO": ("data.y*ml", "labels/*.txt", "labels/*/*.txt", "*/labels/*.txt"),
+    "Pascal VOC": ("Annotations/*.xml", "*/Annotations/*.xml", "annotations/*.xml", "*.xml", "*/*.xml"),
+    "a folder of label maps": ("*/labels/*.png", "*/pictures/*"),
+    "Total-Text": ("Groundtruth/*",),
+    "a table": ("*.csv", "*/*.csv"),
+}
+"""Kinds of data -> what tells them."""
 _NAMELESS = ("_annotations.coco", "annotations.coco", "annotations", "labels", "result", "coco", "instances", "default")
 
 
@@ -74,13 +82,13 @@ def name_splits(root: Path | None, train: str | None, held_out: str | None) -> t
         Two splits that are two files.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: a file is missing, or the folder holds no file of COCO.
         ValueError: the splits cannot be told, or are one file.
     """
     if root is not None and _is_file(root):
         train = train or root.name
-    elif root is not None and root.is_dir() and not (train and held_out):
-        train, held_out = choose_splits(list(list_files(root)), train, held_out, root)
+    elif root is not None and not (train and held_out):
+        train, held_out = choose_splits(_splits_in(root, train or held_out), train, held_out, root)
     if train is None or held_out is None:
         raise ValueError(
             f"{train or held_out or root}: one file cannot be the training and the held-out data both. Give the "
@@ -94,6 +102,22 @@ def name_splits(root: Path | None, train: str | None, held_out: str | None) -> t
             "trained on says nothing. Give another with --held-out (held_out_split in Python)."
         )
     return _from_anywhere(root, train), _from_anywhere(root, held_out)
+
+
+def _splits_in(root: Path, named: str | None) -> list[str]:
+    """The splits of a folder; where there are none and none was named, it is something else."""
+    if not root.is_dir():
+        kind = "neither a folder nor a JSON file" if root.exists() else "no such folder"
+        raise FileNotFoundError(f"{root}: {kind}. Give the folder that holds COCO's 'annotations', or its file.")
+    splits = list(list_files(root))
+    if not splits and named is None:
+        looks = next((kind for kind, places in _OTHER_FORMATS.items() if any(map(any, map(root.glob, places)))), None)
+        hint = "" if looks is None else f" It looks like {looks}: export it as COCO, or convert it."
+        raise FileNotFoundError(
+            f"{root}: no annotations of COCO's in this folder, neither annotations/*.json nor a JSON file in a folder "
+            f"for each split.{hint}"
+        )
+    return splits
 
 
 def _is_file(path: Path) -> bool:
