@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Mut
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 Key = Hashable
@@ -140,9 +141,17 @@ def flatten(structure: Any) -> tuple[Spec, list[Tensor]]:
     Returns:
         What it is made of but for its tensors (their shapes and dtypes included), to be compared and hashed; and the
         tensors in the order of `leaves`.
+
+    Raises:
+        ValueError: A part of it holds itself.
     """
     tensors: list[Tensor] = []
-    return _flatten(structure, tensors), tensors
+    if torch.compiler.is_compiling():  # what could be traced has an end
+        return _flatten(structure, tensors), tensors
+    try:
+        return _flatten(structure, tensors), tensors
+    except RecursionError:
+        raise ValueError("outputs or targets are nested too deep: a part of them holds itself. Take it out") from None
 
 
 def _flatten(node: Any, tensors: list[Tensor]) -> Spec:

@@ -63,10 +63,8 @@ def test_the_books_are_what_brute_force_finds():
 
 def test_the_layout_of_a_gradient_changes_no_number():
     """Channels last, as networks of convolutions run: rows of one shape are put together whatever their strides."""
-    terms = [
-        hw.Term(name, squared, output=name, target=f"{name}_target", weight=weight)
-        for name, weight in (("a", 1.0), ("b", 2.0), ("c", 0.5), ("d", 3.0))
-    ]
+    weights = {"a": 1.0, "b": 2.0, "c": 0.5, "d": 3.0}
+    terms = [hw.Term(n, squared, output=n, target=f"{n}_target", weight=weight) for n, weight in weights.items()]
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         generator = torch.Generator().manual_seed(0)
@@ -80,9 +78,8 @@ def test_the_layout_of_a_gradient_changes_no_number():
         assert books.balanced
         found.append([books[name].grad_norm for name in "abcd"])
     assert found[1] == pytest.approx(found[0], rel=1e-6)
-    count = 2 * 3 * 4 * 5
     expected = [
-        each.weight * 2 * float(outputs[each.name].detach().double().norm()) / count for each in criterion.terms
+        weight * 2 * float(outputs[name].detach().double().norm()) / (2 * 3 * 4 * 5) for name, weight in weights.items()
     ]
     assert found[1] == pytest.approx(expected, rel=1e-6)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import headwise as hw
 from headwise import losses, normalizers
 from tests.criterion.samples import five_maps, five_targets, five_terms, squared
+from tests.expect import refused
 
 
 def call(terms, outputs=None, targets=None, **options):
@@ -178,3 +181,41 @@ def test_normalizer_numbers():
     value = hw.Criterion([term])({"x": torch.tensor([2.0, 0.0])}, {"x": torch.zeros(2)}).total
     assert value == 1.0
     assert normalizers.count(torch.zeros(2)) == 2
+
+
+@pytest.mark.parametrize("mask", ["m & n", "~m | n"])
+def test_masks_of_two_shapes_are_told_with_their_term(mask):
+    x, targets = torch.zeros(2, 3, 4, 4), {"m": torch.ones(2, 4, 4), "n": torch.ones(2, 1, 4, 4)}
+    criterion = hw.Criterion([hw.Term("alpha", losses.squared_error, output="x", target="y", mask=mask)])
+    with refused("alpha", "one shape"):
+        criterion({"x": x}, {"y": x, **targets})
+    with refused("alpha", "one shape"):
+        criterion.denominators({"y": x, **targets})
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"weights": 3}, "weights"), ({"weights": [1.0]}, "weights"), ({"unread": 3}, "unread"),
+        ({"unread": ["a", 3]}, "unread"), ({"unread": [None]}, "unread"),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_no_term_is_told_too(given, word):
+    term = hw.Term("alpha", losses.squared_error, output="x", target="y")
+    with refused(word):
+        hw.Criterion([term], **given)
+    other: Any
+    for other in (3, None, term):
+        with refused("Term"):
+            hw.Criterion(other)
+
+
+def test_a_structure_that_holds_itself_is_refused():
+    x = torch.zeros(2, 3)
+    outputs, criterion = {"x": x}, hw.Criterion([hw.Term("a", losses.squared_error, output="x", target="y")])
+    around: dict[str, Any] = {**outputs}
+    around["again"] = [around]
+    with refused("holds itself"):
+        criterion(around, {"y": x})
+    with refused("holds itself"):
+        criterion(outputs, {"y": x, "again": around})

@@ -118,14 +118,14 @@ def test_masks_agree_with_python(text):
         name: torch.tensor(bits, dtype=torch.bool)
         for name, bits in zip("abc", ([0, 0, 1, 1], [0, 1, 0, 1], [1, 1, 0, 1]), strict=True)
     }
-    found = parse_mask(text).evaluate(lambda path: values[path.text])
+    found = parse_mask(text).evaluate(lambda path: values[path.text], "alpha")
     assert torch.equal(found, eval(text, {}, values))
 
 
 def test_a_mask_of_any_dtype_means_greater_than_zero():
     for dtype in (torch.uint8, torch.int64, torch.float32):
         read = {parse("m"): torch.tensor([0, 1, 128], dtype=dtype)}
-        assert parse_mask("m").evaluate(read.__getitem__).tolist() == [False, True, True]
+        assert parse_mask("m").evaluate(read.__getitem__, "alpha").tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("text", ["", "a &", "& a", "(a", "a)", "a b", "~", "a ! b", "a & | b"])
@@ -137,4 +137,4 @@ def test_unreadable_masks_are_refused(text):
 def test_mask_operands_of_two_shapes_are_refused():
     shapes = {"a": torch.ones(2, 3, dtype=torch.bool), "b": torch.ones(3, dtype=torch.bool)}
     with pytest.raises(ValueError, match=r"one shape; found \(2, 3\) and \(3,\)"):
-        parse_mask("a & b").evaluate(lambda path: shapes[path.text])
+        parse_mask("a & b").evaluate(lambda path: shapes[path.text], "alpha")

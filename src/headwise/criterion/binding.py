@@ -47,6 +47,7 @@ class Read:
 class Binding:
     """What one level of a term reads of the targets."""
 
+    term: str
     targets: tuple[Read, ...]
     mask: Mask | None
     mask_reads: tuple[tuple[Path, Read], ...]
@@ -61,7 +62,7 @@ class Binding:
         mask = None
         if self.mask is not None:
             places = dict(self.mask_reads)
-            mask = self.mask.evaluate(lambda path: places[path].of(targets))
+            mask = self.mask.evaluate(lambda path: places[path].of(targets), self.term)
         return [read.of(targets) for read in self.targets], mask
 
 
@@ -217,6 +218,7 @@ def _binding(
         steps = places[inner_level(level, path.num_wildcards)]
         reads.append((role, path, Read(spell(steps), steps, path.channels, stride, num_spatial)))
     return Binding(
+        term.name,
         tuple(read for role, _, read in reads if role == "target"),
         term.mask_expression,
         tuple((path, read) for role, path, read in reads if role == "mask"),

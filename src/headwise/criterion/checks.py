@@ -14,15 +14,21 @@ from headwise.ratio import Ratio
 from headwise.structure import describe
 
 
-def check_terms(terms: Sequence[Any]) -> None:
-    """Refuses what is no list of terms of different names.
+def as_terms(given: Any) -> tuple[AnyTerm, ...]:
+    """Takes a list of terms; refuses what is no list of terms of different names.
 
     Args:
-        terms: The terms.
+        given: The terms.
+
+    Returns:
+        The terms.
 
     Raises:
         ValueError: There is none, one is no term, or two have one name.
     """
+    if not isinstance(given, Iterable):
+        raise ValueError(f"a Criterion holds a list of Terms and RatioTerms; found {describe(given)}")
+    terms = tuple(given)
     if not terms:
         raise ValueError("a Criterion needs at least one term")
     for term in terms:
@@ -32,6 +38,42 @@ def check_terms(terms: Sequence[Any]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two terms are named {', '.join(map(repr, twice))}. Give every term a name of its own")
+    return terms
+
+
+def as_paths(unread: Any) -> tuple[str, ...]:
+    """Takes what is declared unread: a path or several.
+
+    Args:
+        unread: The declaration.
+
+    Returns:
+        The paths.
+
+    Raises:
+        ValueError: They are no texts.
+    """
+    paths = (unread,) if isinstance(unread, str) else tuple(unread) if isinstance(unread, Iterable) else None
+    if paths is None or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"unread is a list of paths, such as ['maps[:, 0:2]']; found {unread!r}")
+    return paths
+
+
+def as_weights(weights: Any) -> Mapping[str, Weight]:
+    """Takes weights by the names of terms.
+
+    Args:
+        weights: The mapping; None for none.
+
+    Returns:
+        The mapping.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if weights is not None and not isinstance(weights, Mapping):
+        raise ValueError(f"weights are a dict from the names of terms to their weights; found {weights!r}")
+    return weights or {}
 
 
 def check_denominators(

@@ -13,7 +13,7 @@ from headwise.criterion import config
 from headwise.criterion.binding import bind_targets
 from headwise.criterion.breakdown import Breakdown, Entry
 from headwise.criterion.by_sample import value_by_sample
-from headwise.criterion.checks import check_denominators, check_terms, warn_of_still_schedules
+from headwise.criterion.checks import as_paths, as_terms, as_weights, check_denominators, warn_of_still_schedules
 from headwise.criterion.combine import Combined, Sums, combine, ratio_of, total_of, within
 from headwise.criterion.evaluate import Denominators, Job, denominator_of, evaluate_as_one, with_numerators
 from headwise.criterion.hand_out import hand_out
@@ -65,18 +65,17 @@ class Criterion(nn.Module):
         super().__init__()
         if isinstance(terms, Mapping):
             terms = config.terms_from_mapping(terms)
-        self.terms: tuple[AnyTerm, ...] = tuple(terms)
-        self.unread = (unread,) if isinstance(unread, str) else tuple(unread)
+        self.terms = as_terms(terms)
+        self.unread = as_paths(unread)
         self.on_nonfinite = on_nonfinite
         self.recorder: Recorder | None = None
         self.balance: Tensor | None = None  # (T,), float32: what a ledger's balance multiplies the weights by
-        check_terms(self.terms)
         if on_nonfinite not in ("keep", "drop", "raise"):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
         self.names: tuple[str, ...] = tuple(term.name for term in self.terms)
         self.term_weights = Weights(self.terms)
         self.losses = nn.ModuleList([module for term in self.terms for module in term.modules])
-        for name, weight in (weights or {}).items():
+        for name, weight in as_weights(weights).items():
             self.set_weight(name, weight)
         self._plans, self._kernels = Plans(), Kernels(compile)
         self._has_levels = any(term.num_wildcards for term in self.terms)

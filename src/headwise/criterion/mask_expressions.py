@@ -28,11 +28,12 @@ class Mask:
         """The targets that the expression reads."""
         return tuple(item for item in self.postfix if isinstance(item, Path))
 
-    def evaluate(self, read: Callable[[Path], Tensor]) -> Tensor:
+    def evaluate(self, read: Callable[[Path], Tensor], term: str) -> Tensor:
         """The mask as one Boolean tensor.
 
         Args:
             read: Gives the tensor that a path names.
+            term: Whose mask it is, for the error.
 
         Returns:
             The bool mask; a target of another dtype means ``target > 0``.
@@ -50,7 +51,7 @@ class Mask:
                 right, left = stack.pop(), stack.pop()
                 if left.shape != right.shape:
                     raise ValueError(
-                        f"both sides of {item!r} in mask {self.text!r} must have one shape; "
+                        f"term {term!r}: both sides of {item!r} in mask {self.text!r} must have one shape; "
                         f"found {tuple(left.shape)} and {tuple(right.shape)}"
                     )
                 stack.append(left & right if item == "&" else left | right)

@@ -127,7 +127,7 @@ def _reader(binding: Binding, place: dict[str, int]) -> ReadTargets:
     """Reads one binding from the leaves."""
     wanted = [(place[read.path], read) for read in binding.targets]
     masked = {path: (place[read.path], read) for path, read in binding.mask_reads}
-    mask = binding.mask
+    mask, term = binding.mask, binding.term
     if mask is None and all(read.is_plain for _, read in wanted):
         numbers = [number for number, _ in wanted]
         return lambda found: ([found[number] for number in numbers], None)
@@ -136,7 +136,8 @@ def _reader(binding: Binding, place: dict[str, int]) -> ReadTargets:
         def of(each: tuple[int, Read]) -> Tensor:
             return each[1].part_of(found[each[0]])
 
-        return [of(each) for each in wanted], None if mask is None else mask.evaluate(lambda path: of(masked[path]))
+        given = [of(each) for each in wanted]
+        return given, None if mask is None else mask.evaluate(lambda path: of(masked[path]), term)
 
     return read
 
