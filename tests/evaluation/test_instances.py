@@ -162,7 +162,7 @@ def test_a_network_that_knows_finds_everything_but_gaps(margin, tmp_path):
 def test_any_size_is_read_and_the_mode_is_kept(options):
     network = unet(width=2, depth=2, batch_norm=True, **options)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    found = find_instances(network, np.random.default_rng(0).integers(0, 255, (37, 50, 3), np.uint8))
+    found = find_instances(network, [np.random.default_rng(0).integers(0, 255, (37, 50, 3), np.uint8)])[0]
     assert found.label.shape == found.probability.shape == (37, 50)
     assert [tuple(level.shape) for level in found.levels] == ([(19, 25), (10, 13)] if "auxiliary" in options else [])
     assert network.training

@@ -49,7 +49,7 @@ def test_outlines_are_on_the_scale_of_the_picture():
     annotation = type(picture.annotation)((square,), (False,), ("w",))
     image = np.zeros((80, 160, 3), np.uint8)
     oracle = Oracle([Picture("p", image, annotation)], 2)
-    reading = read_text(oracle, image, size=320, decode={"within_region": True})
+    reading = read_text(oracle, [image], size=320, decode={"within_region": True})[0]
     assert reading.scale == (2.0, 2.0)
     assert reading.maps.shape == (7, 160, 320)
     low, high = reading.polygons[0].min(0).values, reading.polygons[0].max(0).values

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from headwise.structure import mapped
 
 F = TypeVar("F")
 T = TypeVar("T")
@@ -88,3 +92,27 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             yield
     finally:
         network.train(was_training)
+
+
+def run_together(network: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
+    """Run a network on pictures, those of one size together.
+
+    Args:
+        network: evaluates without gradients, and is left in the mode in which it was.
+        inputs: each (rows, 3, H, W), on any device.
+
+    Returns:
+        For each its outputs, as if it had been alone: nested, tensors with its rows first.
+    """
+    alike: dict[torch.Size, list[int]] = defaultdict(list)
+    for number, rows in enumerate(inputs):
+        alike[rows.shape].append(number)
+    device = next(network.parameters()).device
+    outputs: list[Any] = [None] * len(inputs)
+    for shape, numbers in alike.items():
+        rows = torch.cat([inputs[number] for number in numbers])
+        with evaluating(network):
+            found = network(rows.to(device, memory_format=torch.channels_last))
+        for place, number in enumerate(numbers):
+            outputs[number] = mapped(found, itemgetter(slice(place * shape[0], (place + 1) * shape[0])))
+    return outputs

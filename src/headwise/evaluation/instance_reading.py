@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headwise.evaluation.held_out import HeldOut, evaluating
+from headwise.evaluation.held_out import HeldOut, run_together
 from headwise.evaluation.instances import evaluate_instances
 from headwise.runs.samples import Instances, SampleMap, save_sample
 
@@ -39,28 +39,32 @@ class Found:
     levels: tuple[Tensor, ...] = ()
 
 
-def find_instances(network: UNet, image: NDArray[np.uint8], decode: Mapping[str, Any] | None = None) -> Found:
-    """Find the objects on one picture.
+def find_instances(
+    network: UNet, images: Sequence[NDArray[np.uint8]], decode: Mapping[str, Any] | None = None
+) -> list[Found]:
+    """Find the objects on pictures; those of one size are read together.
 
     A network without padding sees the picture mirrored at its border, so that it says something of every pixel. It is
     left in the mode, training or evaluation, in which it was.
 
     Args:
         network: as `networks.unet` builds it.
-        image: (H, W, 3) uint8 RGB.
+        images: each (H, W, 3) uint8 RGB.
         decode: options of `coders.instances.decode_instances`.
 
     Returns:
-        The objects, on the picture's own pixels.
+        For each its objects, on its own pixels.
     """
-    from headwise.coders.instances import decode_instances, object_probability
     from headwise.data import normalise
 
-    parameter = next(network.parameters())
-    with evaluating(network):
-        seen = normalise(_mirror(image, network))[None].to(parameter.device, memory_format=torch.channels_last)
-        outputs = network(seen)
-    height, width = image.shape[:2]
+    outputs = run_together(network, [normalise(_mirror(image, network))[None] for image in images])
+    return [_found(each, image.shape[:2], decode) for each, image in zip(outputs, images, strict=True)]
+
+
+def _found(outputs: Mapping[str, Any], size: tuple[int, ...], decode: Mapping[str, Any] | None) -> Found:
+    from headwise.coders.instances import decode_instances, object_probability
+
+    height, width = size
     finest, *coarser = outputs["levels"] if "levels" in outputs else [outputs["logits"]]
     outputs = {"logits": finest[..., :height, :width].float()}
     found = decode_instances(outputs, **(decode or {}))[0]
@@ -96,7 +100,7 @@ def held_out_instances(
     """
     return HeldOut(
         pictures,
-        lambda network, image: find_instances(network, image, decode),
+        lambda network, image: find_instances(network, [image], decode)[0],
         lambda found, annotation: (found.label.numpy(), annotation.label),
         evaluate_instances,
         lambda folder, index, network, picture, found: _save(folder, index, picture, found, encode or {}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from headwise.evaluation.held_out import HeldOut, evaluating
+from headwise.evaluation.held_out import HeldOut, run_together
 from headwise.evaluation.text import evaluate_text
 from headwise.runs.samples import SampleMap, Shapes, save_sample
 
@@ -40,30 +40,34 @@ class Reading:
 
 def read_text(
     network: nn.Module,
-    image: NDArray[np.uint8],
+    images: Sequence[NDArray[np.uint8]],
     *,
     size: int,
     decode: Mapping[str, Any] | None = None,
-) -> Reading:
-    """Find the words on one picture.
+) -> list[Reading]:
+    """Find the words on pictures; those of one shape are read together.
 
     The network is left in the mode, training or evaluation, in which it was.
 
     Args:
-        network: returns ``{"maps": (1, 7, h, w)}``.
-        image: (H, W, 3) uint8 RGB.
+        network: returns ``{"maps": (N, 7, h, w)}``.
+        images: each (H, W, 3) uint8 RGB.
         size: the longer side is scaled to this many pixels.
         decode: options of `coders.snakes.decode_snakes`.
 
     Returns:
-        Outlines on the picture's own scale.
+        For each, outlines on its own scale.
     """
+    resized = [_resize(image, size) for image in images]
+    outputs = run_together(network, [pixels[None] for pixels, _ in resized])
+    return [
+        _reading(found["maps"].float().cpu(), scale, decode) for found, (_, scale) in zip(outputs, resized, strict=True)
+    ]
+
+
+def _reading(maps: Tensor, scale: tuple[float, float], decode: Mapping[str, Any] | None) -> Reading:
     from headwise.coders.snakes import decode_snakes
 
-    device = next(network.parameters()).device
-    resized, scale = _resize(image, size)
-    with evaluating(network):
-        maps = network(resized[None].to(device, memory_format=torch.channels_last))["maps"].float().cpu()
     found = decode_snakes({"maps": maps}, **(decode or {}))[0]
     factor = torch.tensor(scale)
     # Pixel centres: the borders of the picture, half a pixel outside, are what scaling keeps in place.
@@ -87,7 +91,7 @@ def held_out_text(
     """
     return HeldOut(
         pictures,
-        lambda network, image: read_text(network, image, size=size, decode=decode),
+        lambda network, image: read_text(network, [image], size=size, decode=decode)[0],
         _pair,
         evaluate_text,
         lambda folder, index, network, picture, reading: _save(folder, index, picture, reading),

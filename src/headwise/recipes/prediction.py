@@ -85,7 +85,8 @@ def predict(
         out: folder; created if missing.
         annotations: a COCO file whose ``images`` give the pictures their numbers, by file name, and whose
             ``categories`` give the classes theirs, by name; without it, pictures are numbered from 1.
-        batch_size: pictures that are decoded together, and read together by detectors with anchors.
+        batch_size: pictures that are decoded together; and read together, where they come to one size for the
+            network. CornerNet-Saccade reads each alone: what it looks at next depends on what it found.
         threshold: least score of what is written and drawn; None for the recipe's own.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         done: called with the JSON file of each picture, or None for one that could not be read, and how many pictures

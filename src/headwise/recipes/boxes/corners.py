@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from headwise.evaluation.held_out import run_together
 from headwise.recipes.boxes.configuration import BoxConfiguration
 from headwise.recipes.boxes.evaluation import Panels
 from headwise.runs.samples import PointPairs, SampleMap
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from headwise.coders.corners import Pass
     from headwise.data import BoxAnnotation, Picture
 
 POINTS = ("top_left", "bottom_right", "center")
@@ -147,7 +149,7 @@ def read_corners(
     *,
     center: bool = False,
 ) -> list[Mapping[str, Any]]:
-    """Find the boxes on pictures, each at its own size and so one after the other.
+    """Find the boxes on pictures; those that are padded to one size are read together.
 
     Args:
         network: in evaluation mode.
@@ -158,22 +160,25 @@ def read_corners(
     Returns:
         For each ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
     """
-    return [_read_one(network, configuration, image, center) for image in images]
+    from headwise.coders.corners import Pass, place_picture
+
+    passes: list[list[Pass]] = [[] for _ in images]
+    pixels = [as_input(image, network) for image in images]
+    for scale in configuration.scales:
+        places = [
+            place_picture((image.shape[0], image.shape[1]), scale=scale, multiple=configuration.coarsest)
+            for image in images
+        ]
+        filled = [place.fill(each, mirrored=configuration.mirrored) for place, each in zip(places, pixels, strict=True)]
+        for own, outputs, place in zip(passes, run_together(network, filled), places, strict=True):
+            own.append(Pass(outputs, place, (False, True) if configuration.mirrored else (False,)))
+    return [_merge(own, configuration, center) for own in passes]
 
 
-def _read_one(
-    network: nn.Module, configuration: WholeConfiguration, image: NDArray[np.uint8], center: bool
-) -> Mapping[str, Any]:
-    from headwise.coders.corners import Pass, merge_passes, place_picture
+def _merge(passes: Sequence[Pass], configuration: WholeConfiguration, center: bool) -> Mapping[str, Any]:
+    from headwise.coders.corners import merge_passes
     from headwise.coders.soft_nms import Suppression
 
-    pixels = as_input(image, network)
-    passes = []
-    for scale in configuration.scales:
-        placement = place_picture((image.shape[0], image.shape[1]), scale=scale, multiple=configuration.coarsest)
-        filled = placement.fill(pixels, mirrored=configuration.mirrored)
-        outputs = network(filled.contiguous(memory_format=torch.channels_last))
-        passes.append(Pass(outputs, placement, (False, True) if configuration.mirrored else (False,)))
     several = len(configuration.scales) > 1
     found = merge_passes(
         passes,

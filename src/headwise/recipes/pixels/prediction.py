@@ -28,7 +28,7 @@ ENDINGS = (".png", "_label.png")
 def predict_instances(
     network: Any, configuration: PixelConfiguration, pictures: Sequence[Seen], threshold: float | None
 ) -> list[Prediction]:
-    """Find the objects on pictures, each at its own size and so one after the other.
+    """Find the objects on pictures; those of one size are read together.
 
     Args:
         network: the U-Net.
@@ -45,8 +45,9 @@ def predict_instances(
         ValueError: more objects than 16 bits can number.
     """
     predictions = []
-    for path, image in pictures:
-        found = _above(find_instances(network, image, configuration.decode), threshold or 0.0)
+    everything = find_instances(network, [picture.image for picture in pictures], configuration.decode)
+    for (path, image), each in zip(pictures, everything, strict=True):
+        found = _above(each, threshold or 0.0)
         if len(found.scores) > _MOST_OBJECTS:
             raise ValueError(
                 f"{path}: {len(found.scores)} objects, but a label PNG numbers {_MOST_OBJECTS} at most. Raise min_area."

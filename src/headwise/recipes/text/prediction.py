@@ -24,7 +24,7 @@ _COLOR = (20, 230, 90)
 def predict_words(
     network: nn.Module, configuration: TextConfiguration, pictures: Sequence[Seen], threshold: float | None
 ) -> list[Prediction]:
-    """Find the words on pictures, each at its own shape and so one after the other.
+    """Find the words on pictures; those of one shape are read together.
 
     Args:
         network: in evaluation mode.
@@ -37,11 +37,12 @@ def predict_words(
         picture) and ``score``, the best first; and the overlay.
     """
     found = []
-    for path, image in pictures:
-        reading = read_text(network, image, size=configuration.inference_size, decode=configuration.decode)
+    images = [picture.image for picture in pictures]
+    readings = read_text(network, images, size=configuration.inference_size, decode=configuration.decode)
+    for (path, image), reading in zip(pictures, readings, strict=True):
         number = int((reading.scores >= (threshold or 0.0)).sum())  # the best come first
-        reading = replace(reading, polygons=reading.polygons[:number], scores=reading.scores[:number])
-        found.append(Prediction(_words(path, image, reading), {".png": _overlay(image, reading)}))
+        kept = replace(reading, polygons=reading.polygons[:number], scores=reading.scores[:number])
+        found.append(Prediction(_words(path, image, kept), {".png": _overlay(image, kept)}))
     return found
 
 
