@@ -16,7 +16,7 @@ from headwise.coders.borders import encode_border_weights
 
 SIDE, CELLS, CLASSES = 32, 8, 3
 ANCHORS = anchors.centered_anchors((SIDE, SIDE), strides=(16,), sides=(16,), ratios=(1.0,), scales=(1.0,))
-GRID = {"image_size": (SIDE, SIDE), "grid_size": (CELLS, CELLS), "num_classes": CLASSES}
+GRID: dict[str, Any] = {"image_size": (SIDE, SIDE), "grid_size": (CELLS, CELLS), "num_classes": CLASSES}
 BOX = torch.tensor([[1.0, 1.0, 20.0, 20.0]])
 ONE, NO = torch.tensor([0]), torch.tensor([False])
 
