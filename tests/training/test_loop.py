@@ -270,6 +270,23 @@ def test_resuming_where_nothing_is_begins_at_the_first_step(whole, tmp_path, cap
     assert len(lines(tmp_path / "run" / "log.jsonl")) == len(lines(whole / "log.jsonl"))
 
 
+def test_a_balance_comes_true_and_resumes_to_the_bit(tmp_path):
+    """The averages of the rule and the weights are part of a checkpoint."""
+    numbers = tiny.settings(balance="region=1,level=3", micro_batches=2)
+    for name in ("whole", "resumed"):
+        train(tiny.make_task(), numbers, tmp_path / name)
+    for path in list_checkpoints(tmp_path / "resumed" / "checkpoints")[:2]:
+        path.unlink()
+    train(tiny.make_task(), numbers, tmp_path / "resumed", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+    terms = lines(tmp_path / "whole" / "log.jsonl")[-1]["terms"]
+    norms = {name: term["grad_norm"] for name, term in terms.items()}
+    assert norms["level"] / sum(norms.values()) == pytest.approx(0.75, abs=0.1)
+    assert terms["level"]["weight"] != lines(tmp_path / "whole" / "log.jsonl")[0]["terms"]["level"]["weight"]
+    with pytest.raises(ValueError, match=r"grad_norm, uncertainty, or shares .* found 'even'"):
+        tiny.settings(balance="even")
+
+
 HALF: list[Any] = ["bf16-mixed", "16-mixed"]
 
 

@@ -30,6 +30,11 @@ OPTIONS = {
         "start from this run or checkpoint, with other classes too; DEFAULT: pre-trained weights; none: random ones",
     ),
     "freeze": (("freeze",), "NAMES", "what the names of parameters begin with that keep their values, with commas"),
+    "balance": (
+        ("balance",),
+        "SHARES",
+        "let weights follow the gradients: equal, shares such as box=2,classification=1, grad_norm or uncertainty",
+    ),
     "micro_batches": (("micro_batches",), "N", "parts into which each process splits a step, to save memory"),
     "precision": (("precision",), "KIND", "32-true, or bf16-mixed or 16-mixed for half precision (with a GradScaler)"),
     "strategy": (("strategy",), "KIND", "between the processes that torchrun started: ddp or fsdp2 (default: ddp)"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from headwise.attribution.ledger.ledger import Ledger
+from headwise.balance.said import read_rule
 from headwise.runs.alerts import Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.training.checkpoints import save_checkpoint
@@ -114,6 +115,7 @@ class _Run:
         self.step = self.saved = 0
         self.clock = Clock(0.0)
         self.scores: Mapping[str, Any] = {}
+        self.books: Mapping[str, Any] = {}  # what the ledger goes on from
         share_from_first(task.network.state_dict().values(), ranks)
         self.sharded = ranks.count > 1 and settings.strategy == "fsdp2"
         self.plain = copy.deepcopy(task.network) if self.sharded else task.network
@@ -132,13 +134,16 @@ class _Run:
 
         A gradient that is kept spoils all later steps, but one that is dropped leaves no trace in them.
         """
-        return Ledger(
+        self.ledger = Ledger(
             self.task.criterion,
             self.task.network,
             capacity=self.settings.log_every if self.settings.on_nonfinite == "drop" else 1,
             micro_batches=self.settings.micro_batches,
             on_nonfinite=self.settings.on_nonfinite,
+            balance=None if self.settings.balance is None else read_rule(self.settings.balance),
         )
+        self.ledger.load_state_dict(self.books)
+        return self.ledger
 
     def finish(self, ledger: Ledger, interrupts: Interrupts) -> Outcome:
         """Do the remaining steps, or those up to the next signal."""
@@ -276,6 +281,7 @@ class _Run:
             "optimiser": whole(self.optimiser.state_dict(), keep=keep),
             "scheduler": self.task.scheduler.state_dict(),
             "scaler": scaler_state(self.fabric),
+            "books": self.ledger.state_dict(),
             "seconds": self.clock.seconds,
             "scores": dict(self.scores),
         }
@@ -292,6 +298,7 @@ class _Run:
             load_optimiser(self.optimiser, saved["optimiser"])
             self.task.scheduler.load_state_dict(saved["scheduler"])
             load_scaler(self.fabric, saved.get("scaler", {}))
+            self.books = saved.get("books", {})
             self.clock, self.scores = Clock(saved["seconds"]), saved["scores"]
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from headwise.balance.said import read_rule
 from headwise.criterion import Criterion
 from headwise.training.ranks import PATIENCE, Ranks
 
@@ -45,6 +46,7 @@ class Settings:
         strategy: between processes: "ddp", or "fsdp2" where weights do not fit one device.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         on_nonfinite: what happens to a term whose gradient is not finite, as in `Criterion`; on all processes alike.
+        balance: how weights follow the books, as `balance.said.read_rule` takes it; None: they do not.
         clip_norm: largest norm of the gradient over all parameters; None for no limit.
         channels_last: whether images and weights lie channel by channel in memory, which is faster for most
             convolutions.
@@ -67,6 +69,7 @@ class Settings:
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     device: str = "auto"
     on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
+    balance: str | None = None
     clip_norm: float | None = None
     channels_last: bool = True
     patience: float = PATIENCE
@@ -76,6 +79,8 @@ class Settings:
             raise ValueError(f"seed is {self.seed}, but must be at least 0.")
         if not 0 < self.patience <= _LONGEST:
             raise ValueError(f"patience is {self.patience} s, but must be above 0 and at most {_LONGEST:.0f}.")
+        if self.balance is not None:
+            read_rule(self.balance)
         if self.strategy not in ("ddp", "fsdp2"):
             raise ValueError(f"strategy is ddp or fsdp2, found {self.strategy!r}.")
         if self.precision not in get_args(Precision):
