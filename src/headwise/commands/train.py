@@ -31,7 +31,7 @@ OPTIONS = {
     ),
     "freeze": (("freeze",), "NAMES", "what the names of parameters begin with that keep their values, with commas"),
     "balance": (
-        ("balance",),
+        ("balance_terms",),
         "SHARES",
         "let weights follow the gradients: equal, shares such as box=2,classification=1, grad_norm or uncertainty",
     ),

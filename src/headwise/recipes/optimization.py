@@ -28,7 +28,7 @@ def make_settings(configuration: Configuration) -> Settings:
         strategy=configuration.strategy,
         device=configuration.device,
         on_nonfinite=configuration.on_nonfinite,
-        balance=configuration.balance,
+        balance=configuration.balance_terms,
         clip_norm=configuration.clip_norm,
         patience=configuration.patience,
     )
