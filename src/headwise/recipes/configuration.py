@@ -36,8 +36,8 @@ class Configuration:
         precision: "32-true", or "bf16-mixed" or "16-mixed" for autocast, as in `training.Settings`.
         strategy: between processes, "ddp" or "fsdp2".
         on_nonfinite: "keep", "drop" or "raise": what happens to a term whose gradient is not finite.
-        balance_terms: how weights follow the books while training: equal, grad_norm, uncertainty, or shares of the gradient
-            such as box=2,classification=1; None leaves them as they are.
+        balance_terms: how weights follow the books while training: equal, grad_norm, uncertainty, or shares of the
+            gradient such as box=2,classification=1; None leaves them as they are.
         num_workers: processes that load; the batches do not depend on it.
         patience: seconds that the batches of a step may take, and a process may give no sign of life, before the run
             ends.
