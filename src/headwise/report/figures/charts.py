@@ -10,6 +10,7 @@ from functools import cached_property
 from headwise.report.figures.sampling import Values, moving_mean, rows_to_draw
 from headwise.report.markup import Markup, element, embedded_json, join, plain
 from headwise.report.page import Table, figure
+from headwise.runs.columns import finite, logged
 
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "12 3 3 3 3 3", "1 2", "16 4")
 """Line styles, so that curves differ without colour."""
@@ -133,12 +134,11 @@ _HEADER = ("curve", "first", "last", "smallest", "at step", "largest", "at step"
 
 def summary(steps: Sequence[int], values: Values) -> list[float | int | None]:
     """First and last logged value, smallest and largest finite one with their steps, count of non-finite ones."""
-    logged = [value for value in values if value is not None]
-    finite = [value for value in logged if math.isfinite(value)]
-    ends = [(value, steps[values.index(value)]) for value in (min(finite), max(finite))] if finite else []
+    held, usable = logged(values), finite(values)
+    ends = [(value, steps[values.index(value)]) for value in (min(usable), max(usable))] if usable else []
     lowest, highest = ends or [(None, None)] * 2
-    first, last = (logged[0], logged[-1]) if logged else (None, None)
-    return [first, last, *lowest, *highest, len(logged) - len(finite)]
+    first, last = (held[0], held[-1]) if held else (None, None)
+    return [first, last, *lowest, *highest, len(held) - len(usable)]
 
 
 def stroke(index: int) -> int:

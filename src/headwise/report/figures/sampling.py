@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-from headwise.runs.columns import Values
+from headwise.runs.columns import Values, is_whole
 
 
 def rows_to_draw(columns: Sequence[Values], budget: int = 12_000) -> list[int]:
@@ -56,15 +56,31 @@ def moving_mean(
     Returns:
         One mean per row that was asked for.
     """
+    wanted = range(len(values)) if rows is None else rows
+    if is_whole(values) and (not geometric or min(values, default=1.0) > 0):  # type: ignore[type-var]
+        return _means_of_whole(values, half_width, geometric, wanted)  # type: ignore[arg-type] # there is no None
     least = 0.0 if geometric else -math.inf
     usable = [value is not None and least < value < math.inf for value in values]
     kept = [value if ok and value is not None else 1.0 for ok, value in zip(usable, values, strict=True)]
     terms = [math.log(value) for value in kept] if geometric else [v * ok for v, ok in zip(kept, usable, strict=True)]
     sums, counts = [0.0, *accumulate(terms)], [0, *accumulate(usable)]
     means: list[float | None] = []
-    for row in range(len(values)) if rows is None else rows:
+    for row in wanted:
         low, high = max(0, row - half_width), min(len(values), row + half_width + 1)
         count = counts[high] - counts[low]
         mean = (sums[high] - sums[low]) / count if count else None
         means.append(math.exp(mean) if geometric and mean is not None else mean)
+    return means
+
+
+def _means_of_whole(
+    values: Sequence[float], half_width: int, geometric: bool, rows: Sequence[int]
+) -> list[float | None]:
+    """The same of a column in which every value is usable."""
+    sums = [0.0, *accumulate(map(math.log, values) if geometric else values)]
+    means: list[float | None] = []
+    for row in rows:
+        low, high = max(0, row - half_width), min(len(values), row + half_width + 1)
+        mean = (sums[high] - sums[low]) / (high - low)
+        means.append(math.exp(mean) if geometric else mean)
     return means
