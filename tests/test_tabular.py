@@ -86,7 +86,12 @@ def test_a_run_that_is_written_shows_itself(tmp_path):
 
 
 def test_texts_are_escaped_bars_drawn_long_tables_cut():
-    columns = {"term": ["<b>", "b"], "share": [0.5, math.nan], "norm": [2.0, 1.0], "note": [True, None]}
+    columns: dict[str, list[object]] = {
+        "term": ["<b>", "b"],
+        "share": [0.5, math.nan],
+        "norm": [2.0, 1.0],
+        "note": [True, None],
+    }
     shown = table_html(columns, "<i>")
     assert "<b></td>" not in shown
     assert "&lt;i&gt;" in shown

@@ -152,7 +152,7 @@ def _sums(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _decayed(breakdown: Any, network: nn.Module) -> Tensor:
-    return breakdown.total + 0.5 * network.heads["one"].weight.square().sum()  # type: ignore[no-any-return,index,operator,union-attr]
+    return breakdown.total + 0.5 * network.heads["one"].weight.square().sum()  # type: ignore[no-any-return,index,union-attr]
 
 
 def _total(change: Callable[[Any, nn.Module], Tensor], begins: int = START) -> Callable[..., Tensor]:
@@ -162,7 +162,7 @@ def _total(change: Callable[[Any, nn.Module], Tensor], begins: int = START) -> C
 
 
 def _without(name: str) -> Callable[[Any, nn.Module], Tensor]:
-    return lambda breakdown, network: sum(entry.weighted for key, entry in breakdown.items() if key != name)  # type: ignore[return-value]
+    return lambda breakdown, network: sum(entry.weighted for key, entry in breakdown.items() if key != name)
 
 
 def _penalty(breakdown: Any, network: nn.Module) -> Tensor:

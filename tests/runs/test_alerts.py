@@ -1,12 +1,13 @@
 """Alerts: planted faults are found within 50 steps of their start, healthy runs raise none, nothing is told twice."""
 
 import json
+from typing import Any
 
 import pytest
 
 from headwise.cli import main
 from headwise.runs import Run
-from headwise.runs.alerts import AlertError, Watch, replay
+from headwise.runs.alerts import Alert, AlertError, Watch, replay
 from headwise.runs.reading import read_run
 from tests.report.builder import build_run, read_lines, write_lines
 from tests.runs.planted import FAULTS, START, Plan, alerts_of
@@ -93,8 +94,10 @@ def broken_books():
 
 
 def test_while_training_they_are_printed_logged_called_back_or_raised(tmp_path, capsys):
-    books, told = broken_books(), []
-    for number, reaction in enumerate(("print", told.append, "raise", None)):
+    books = broken_books()
+    told: list[Alert] = []
+    reactions: tuple[Any, ...] = ("print", told.append, "raise", None)
+    for number, reaction in enumerate(reactions):
         with Run(tmp_path / str(number), Ready(books), every=1, alerts=reaction) as run:
             if reaction == "raise":
                 with pytest.raises(AlertError, match="one: not finite since step 1"):
@@ -110,7 +113,7 @@ def test_while_training_they_are_printed_logged_called_back_or_raised(tmp_path, 
         assert err.startswith("headwise: alert: one: not finite since step 1.") is (reaction == "print")
     assert [alert.term for alert in told] == ["one"]
     with pytest.raises(ValueError, match="alerts is 'print', 'raise', a function or None"):
-        Run(tmp_path / "other", alerts="shout")
+        Run(tmp_path / "other", alerts="shout")  # type: ignore[arg-type]
 
 
 def test_one_kind_is_told_of_one_term_five_times_at_most():

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headwise.report.figures.charts import Curves
-from headwise.report.figures.sampling import Values
 from headwise.report.page import Block, Page, Remarks, Section, Table
 from headwise.report.terminal import render_table
+from headwise.runs.columns import Values
 from headwise.runs.comparing import QUANTITIES, Comparison, Departure
 from headwise.runs.reading import Recording
 
@@ -42,7 +42,10 @@ def comparison_page(runs: Sequence[Recording], comparison: Comparison) -> Page:
     """
     names = comparison.names
     page = Page(" · ".join(names), f"{len(names)} runs, compared at {comparison.steps:,} logged steps")
-    first = [Remarks([("note" if comparison.departures else "good", comparison.verdict)]), _departures(comparison)]
+    first: list[Block] = [
+        Remarks([("note" if comparison.departures else "good", comparison.verdict)]),
+        _departures(comparison),
+    ]
     page.add(Section("What departs, and when", first))
     page.add(Section("Configurations", [_configurations(comparison)]))
     if comparison.scores:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import TypeGuard, cast
 
 Values = Sequence[float | None]
 """A number per logged step; `None` where nothing was logged."""
 
 
-def is_whole(values: Values) -> bool:
+def is_whole(values: Values) -> TypeGuard[Sequence[float]]:
     """Whether every value was logged and is finite, found at the speed of a sum."""
     try:
-        return math.isfinite(sum(values))  # type: ignore[arg-type] # a None is the error that is caught
+        return math.isfinite(sum(cast("Sequence[float]", values)))
     except TypeError:
         return False
 
@@ -26,7 +27,7 @@ def logged(values: Values) -> list[float]:
 def finite(values: Values) -> list[float]:
     """The finite values that were logged."""
     if is_whole(values):
-        return list(values)  # type: ignore[arg-type] # there is no None
+        return list(values)
     return [value for value in values if value is not None and math.isfinite(value)]
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
@@ -81,7 +81,7 @@ class RunLog:
     def __init__(self, folder: Path, last_step: int, *, board: bool = True) -> None:
         self._steps = JsonLines(folder / "log.jsonl", last_step)
         self._evaluations = JsonLines(folder / "evaluation.jsonl", last_step)
-        self._open_alerts = lambda: JsonLines(folder / ALERTS, last_step)
+        self._open_alerts: Callable[[], JsonLines] = lambda: JsonLines(folder / ALERTS, last_step)
         self._alerts = self._open_alerts() if (folder / ALERTS).exists() else None
         self._board = _Board(folder / "tensorboard", last_step) if board else None
 

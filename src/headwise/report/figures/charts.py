@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from headwise.report.figures.sampling import Values, moving_mean, rows_to_draw
+from headwise.report.figures.sampling import moving_mean, rows_to_draw
 from headwise.report.markup import Markup, element, embedded_json, join, plain
 from headwise.report.page import Table, figure
-from headwise.runs.columns import finite, logged
+from headwise.runs.columns import Values, finite, logged
 
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "12 3 3 3 3 3", "1 2", "16 4")
 """Line styles, so that curves differ without colour."""
@@ -135,10 +135,11 @@ _HEADER = ("curve", "first", "last", "smallest", "at step", "largest", "at step"
 def summary(steps: Sequence[int], values: Values) -> list[float | int | None]:
     """First and last logged value, smallest and largest finite one with their steps, count of non-finite ones."""
     held, usable = logged(values), finite(values)
-    ends = [(value, steps[values.index(value)]) for value in (min(usable), max(usable))] if usable else []
-    lowest, highest = ends or [(None, None)] * 2
+    ends: list[float | int | None] = [None] * 4
+    if usable:
+        ends = [number for value in (min(usable), max(usable)) for number in (value, steps[values.index(value)])]
     first, last = (held[0], held[-1]) if held else (None, None)
-    return [first, last, *lowest, *highest, len(held) - len(usable)]
+    return [first, last, *ends, len(held) - len(usable)]
 
 
 def stroke(index: int) -> int:

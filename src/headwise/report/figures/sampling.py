@@ -57,8 +57,8 @@ def moving_mean(
         One mean per row that was asked for.
     """
     wanted = range(len(values)) if rows is None else rows
-    if is_whole(values) and (not geometric or min(values, default=1.0) > 0):  # type: ignore[type-var]
-        return _means_of_whole(values, half_width, geometric, wanted)  # type: ignore[arg-type] # there is no None
+    if is_whole(values) and (not geometric or min(values, default=1.0) > 0):
+        return _means_of_whole(values, half_width, geometric, wanted)
     least = 0.0 if geometric else -math.inf
     usable = [value is not None and least < value < math.inf for value in values]
     kept = [value if ok and value is not None else 1.0 for ok, value in zip(usable, values, strict=True)]
