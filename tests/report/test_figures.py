@@ -111,7 +111,7 @@ def test_a_page_replaces_the_old_one_whole(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fdopen", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(ValueError, match="No space left on device"):
         Page("second").write(path)
     monkeypatch.undo()
