@@ -328,6 +328,8 @@ class Criterion(nn.Module):
     def _open(self, plan: Plan, roots: Sequence[Tensor], pooled: bool) -> Record | None:
         if self.recorder is None or not torch.is_grad_enabled() or not any(root.requires_grad for root in roots):
             return None
+        if torch._C._are_functorch_transforms_active():
+            return None  # tensors of a transform outlive it as empty shells
         if plan.sharded is not None:
             raise ValueError(
                 f"{plan.sharded} is a DTensor, and a ledger books the gradients of plain tensors. Give the criterion "

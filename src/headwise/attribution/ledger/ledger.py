@@ -55,7 +55,8 @@ class Ledger:
 
     A step ends when an optimizer steps, or when the loop says so (`Criterion.advance`, `Ledger.step`), whichever comes,
     once. Where nobody marks steps, `micro_batches` calls with a backward pass are one. Passes of `torch.autograd.grad`
-    count only in a call that no `backward` goes through: beside one they are looks.
+    count only in a call that no `backward` goes through: beside one they are looks. Calls inside of transforms of
+    `torch.func` are not booked.
 
     Args:
         criterion: Whose books to keep.
