@@ -16,7 +16,7 @@ from tests.own_data import kit
 
 SMALL = {
     "boxes": ["image_size=64", "min_side=10", "max_side=30"],
-    "instances": ["crop_size=48", "width=4", "depth=2"],
+    "instances": ["crop_size=48", "width=4"],
     "text": ["crop_size=64", "inference_size=64", "width=8"],
 }
 SAVED_AS = ("P", "LA", "CMYK", "L")
