@@ -26,6 +26,8 @@ def balance(chances: Tensor) -> Tensor:
 class Experts(nn.Module):
     """Two layers, each with a router whose balance is booked, in one of the ways."""
 
+    count = 1.0
+
     def __init__(self, form: str = "function", around: str = "plain", layers: int = 2, **options) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(3)
@@ -48,7 +50,8 @@ class Experts(nn.Module):
             chances = hw.book(chances, loss=balance(chances), **options)
         elif self.form == "sum":
             chances = hw.book(chances, loss=lambda each: (each.square().sum(), self.count), **options)
-        return x + self.down[number](self.experts[number](x) * chances)
+        more: Tensor = self.down[number](self.experts[number](x) * chances)
+        return x + more
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         self.chances = []
@@ -74,7 +77,7 @@ def by_hand(x: Tensor, target: Tensor, weight: float = WEIGHT, layers: int = 2):
     """Gradients of the whole, and value and squared norm of the balance, without the library."""
     network = Experts("none", layers=layers)
     error = (network(x)["y"] - target).square().mean()
-    booked = sum(balance(each) for each in network.chances)
+    booked = torch.stack([balance(each) for each in network.chances]).sum()
     whole = torch.autograd.grad(2.0 * error + weight * booked, list(network.parameters()), retain_graph=True)
     square = 0.0
     for each in network.chances:
@@ -187,8 +190,8 @@ def test_passes_that_add_nothing():
             terms(network(x), {"t": target})
         breakdown = terms(network(x), {"t": target})
         plain = Experts("none")
-        (wanted,) = torch.autograd.grad((plain(x)["y"] - target).square().mean(), plain.routers[0].weight)
-        (found,) = torch.autograd.grad(breakdown["y"].value, network.routers[0].weight, retain_graph=True)
+        (wanted,) = torch.autograd.grad((plain(x)["y"] - target).square().mean(), next(plain.routers.parameters()))
+        (found,) = torch.autograd.grad(breakdown["y"].value, next(network.routers.parameters()), retain_graph=True)
         near(found, wanted, "the gradient of one entry", 1e-12)
         with pytest.raises(RuntimeError, match=r"'balance'.*breakdown\.total.*scaler"):
             breakdown["y"].value.backward()
@@ -301,7 +304,8 @@ def in_ranks(rank: int, world: int):
     with hw.Ledger(terms) as ledger:
         hw.undo_averaging(terms(wrapped(x), {"t": target}, pooled).total).backward()
         found = ledger.read(across_ranks=True)["balance"]
-    return [each.grad.clone() for each in network.parameters()], (found.value, found.weight, found.grad_norm)
+    grads = [each.grad.clone() for each in network.parameters() if each.grad is not None]
+    return grads, (found.value, found.weight, found.grad_norm)
 
 
 @pytest.mark.slow
@@ -312,3 +316,27 @@ def test_two_ranks_have_the_step_of_one():
             near(one, other.grad, "gradient", 1e-12)
         whole = books["balance"]
         near(torch.tensor(found), torch.tensor([whole.value, whole.weight, whole.grad_norm]), "books", 1e-6)
+
+
+def test_a_criterion_of_another_network_still_compiles_to_one_graph():
+    """Which it did not, once any loss had been booked in the process."""
+    (x, target), network, terms = batch(), Experts(), criterion()
+    terms(network(x), {"t": target}).total.backward()
+    other, output = criterion(), torch.randn(2, 3, dtype=WIDE)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda y: other({"y": y}, {"t": torch.zeros_like(y)}).total, fullgraph=True, backend="eager"
+    )
+    near(compiled(output), 2.0 * output.square().mean(), "total", 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo looks at it
+def test_a_compiled_criterion_is_told_of_losses_that_wait():
+    x, target = batch()
+    network, terms = Experts(), criterion()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda outputs: terms(outputs, {"t": target}).total, backend="eager")
+    compiled(Experts("none")(x)).backward()
+    compiled(network(x)).backward()
+    wanted, _, _ = by_hand(x, target)
+    same(network, wanted, "gradient")

@@ -124,7 +124,10 @@ def test_a_loss_inside_the_network_is_a_row():
         backward.aggregate(terms(network(inputs), targets), network, lambda matrix: matrix.sum(0))
         books = ledger.read()
     for one, other, more in zip(trunk, plain.trunk.parameters(), wanted, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
         assert torch.allclose(one.grad, other.grad + more, rtol=1e-9)
+    assert books.aggregated is not None
     assert books.aggregated.terms == (*NAMES, "quiet")
     near(books.aggregated.norm("quiet"), float(torch.cat([each.flatten() for each in wanted]).norm()), "norm")
     features = features.detach()

@@ -91,6 +91,7 @@ def test_a_learned_weight_of_0_lets_the_bare_value_train():
     criterion = hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t", weight=zero)])
     with hw.Ledger(criterion) as ledger:
         criterion({"y": leaf}, {"t": torch.zeros(3, dtype=torch.float64)})["a"].value.backward()
+        assert leaf.grad is not None
         assert ledger.read()["a"].grad_norm == pytest.approx(float(leaf.grad.norm()))
     assert torch.allclose(leaf.grad, torch.full_like(leaf, 2 / 3))
 

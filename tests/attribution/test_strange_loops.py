@@ -35,9 +35,9 @@ class Ground:
 
     def note(self, outputs: dict[str, Tensor], targets: dict[str, Tensor], factor: float | dict[str, float]) -> None:
         """What the loop multiplies a call's total by, or the values of its terms."""
-        whole = not isinstance(factor, dict)
-        self.found.totals.append(factor if whole else None)
-        self.found.factors.append({name: factor * WEIGHTS[name] for name in NAMES} if whole else dict(factor))
+        self.found.totals.append(None if isinstance(factor, dict) else factor)
+        factors = factor if isinstance(factor, dict) else {name: factor * WEIGHTS[name] for name in NAMES}
+        self.found.factors.append(dict(factors))
         self.found.batches.append(({name: each.detach() for name, each in outputs.items()}, targets))
 
     def check(self, *, balanced: bool = True, norms: bool = True, books: Any = None) -> Any:
@@ -73,6 +73,7 @@ def sharpness_aware(ground: Ground) -> None:
     before = [each.detach().clone() for each in ground.network.parameters()]
     with torch.no_grad():
         for each in ground.network.parameters():
+            assert each.grad is not None
             each.add_(0.05 * each.grad)
     ground.optimizer.zero_grad()
     outputs, breakdown, targets = ground.call()
@@ -158,7 +159,7 @@ def a_plain_loss_beside(ground: Ground) -> None:
 
 def functional(ground: Ground) -> None:
     x, targets = batch_of(Program(5, (3,)), 0)
-    parameters = dict(ground.network.named_parameters())
+    parameters: dict[str, Tensor] = dict(ground.network.named_parameters())
 
     def total(these: dict[str, Tensor], criterion: hw.Criterion) -> Tensor:
         found: Tensor = criterion(torch.func.functional_call(ground.network, these, x), targets).total

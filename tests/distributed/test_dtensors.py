@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import headwise as hw
 from headwise import losses
@@ -56,7 +57,7 @@ def on_a_mesh(rank: int, world: int) -> dict[str, Any]:
     for dim in (0, 1, 2, None):
         of = Replicate() if dim is None else Shard(dim)
         of_labels = Replicate() if dim in (1, None) else Shard(min(dim, 1))
-        leaf = distribute_tensor(output.detach(), mesh, [of]).requires_grad_()
+        leaf: Any = distribute_tensor(output.detach(), mesh, [of]).requires_grad_()
         held = {
             name: distribute_tensor(each, mesh, [of if name == "map" else of_labels]) for name, each in targets.items()
         }

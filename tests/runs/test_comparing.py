@@ -64,7 +64,9 @@ def test_the_term_that_was_changed_is_named_first(tmp_path, usual, change):
         assert found.departures[0].step == 1
         assert found.departures[0].quantity == ("weight" if change == "weight" else "value")
         assert found.verdict.startswith(f"{name} departs first, by its ")
-        assert found.first(name, "grad_norm").step == 1
+        first = found.first(name, "grad_norm")
+        assert first is not None
+        assert first.step == 1
         assert found.first(name, "weight") is None or change == "weight"
         others = [each for each in found.departures if each.term != name]
         assert all(each.step > 1 for each in others)

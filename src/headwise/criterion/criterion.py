@@ -23,7 +23,7 @@ from headwise.criterion.levels import Levels
 from headwise.criterion.naming import Allow
 from headwise.criterion.plan import Plan, Plans, make_plan
 from headwise.criterion.probing import warn_of_averages
-from headwise.criterion.recording import CLAIMANTS, Record, Recorder
+from headwise.criterion.recording import CLAIMANTS, WAITING, Record, Recorder
 from headwise.criterion.term import AnyTerm, Term, Weight
 from headwise.criterion.weights import Weights
 from headwise.ratio import Ratio
@@ -245,7 +245,7 @@ class Criterion(nn.Module):
         outputs = {"output": outputs} if isinstance(outputs, Tensor) else outputs
         targets = {"target": targets} if isinstance(targets, Tensor) else targets
         compiling = torch.compiler.is_compiling()
-        if compiling and (self.recorder is not None or CLAIMANTS):
+        if compiling and (self.recorder is not None or WAITING):
             # What a backward pass sends is booked by Python code, which a compiled graph does not hold.
             outside = torch.compiler.disable(  # type: ignore[no-untyped-call]
                 self.forward, reason="an open Ledger, or hw.book, keeps books of this criterion outside of graphs"
@@ -295,7 +295,7 @@ class Criterion(nn.Module):
         if record is not None:
             record.summed(combined.values.detach(), weights, combined.levels, balance)
             record.by_sample(ids, lambda n, num: value_by_sample(job, n, views, targets, sums[n], num))
-        if CLAIMANTS and combined.total.requires_grad:
+        if CLAIMANTS and not torch.compiler.is_compiling() and combined.total.requires_grad:
             for each in CLAIMANTS:
                 each(combined.total, record, given is not None)
         return Breakdown.of_call(

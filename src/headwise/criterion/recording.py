@@ -87,3 +87,6 @@ class Claimant(Protocol):
 
 CLAIMANTS: list[Claimant] = []
 """Who is told; empty until a loss is booked inside of a network."""
+
+WAITING: set[int] = set()
+"""Threads in which such a loss waits for the call that it belongs to: that call is not compiled."""

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge
 from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.injected import LISTENERS, Injection
 from headwise.attribution.ledger.loop_factor import Scaler, given_factor
-from headwise.criterion.recording import CLAIMANTS, Record
+from headwise.criterion.recording import CLAIMANTS, WAITING, Record
 from headwise.ratio import Ratio
 
 Loss = Tensor | Ratio | tuple[Tensor, Tensor | float]
@@ -114,6 +114,7 @@ def _booked(tensor: Tensor, name: str, loss: Any, weight: float | Tensor, scaler
     recomputed = torch._C._current_graph_task_id() != -1  # by a checkpoint
     if not recomputed and found.requires_grad:
         _pending().append((name if scaler is None else None, weakref.ref(injected)))
+        WAITING.add(threading.get_ident())
     return found
 
 
@@ -340,6 +341,7 @@ def _claim(total: Tensor, record: Record | None, pooled: bool) -> None:
     alive = [injected for _, ref in pending if (injected := ref()) is not None]
     lost = {name for name, _ in pending if name is not None} - {each.name for each in alive}
     pending.clear()
+    WAITING.discard(threading.get_ident())
     for name in lost:
         _warn(
             name,
