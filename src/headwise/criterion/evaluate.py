@@ -73,7 +73,8 @@ def evaluate_as_one(
     numerators = [numerator for each in sums for numerator in each.numerators]
     if any(each.dtype != numerators[0].dtype or each.device != numerators[0].device for each in numerators):
         return None, sums
-    return torch.stack(numerators), [each._replace(numerators=()) for each in sums]
+    # Made anew: Dynamo of torch 2.11 cannot hand out what `_replace` makes.
+    return torch.stack(numerators), [Sums((), *each[1:]) for each in sums]
 
 
 def with_numerators(sums: Sequence[Sums], top: Tensor | None) -> Sequence[Sums]:
