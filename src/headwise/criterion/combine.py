@@ -41,9 +41,13 @@ class Sums(NamedTuple):
     pooled: bool = False
     least: float = 0.0
 
+    def having(self, **fields: Any) -> Sums:
+        """The same with other fields; of what `_replace` makes, Dynamo of torch 2.11 can hand nothing out."""
+        return Sums(**{**self._asdict(), **fields})
+
     def gathered(self) -> Sums:
         """The same with DTensors added up over their mesh, which waits for its ranks as their own operations do."""
-        return self._replace(numerators=_whole(self.numerators), denominators=_whole(self.denominators))
+        return self.having(numerators=_whole(self.numerators), denominators=_whole(self.denominators))
 
 
 def _whole(numbers: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -392,7 +396,7 @@ def shares(sums: Sums, numerators: Sequence[Tensor]) -> Tensor:
 def ratio_of(sums: Sums) -> Ratio:
     """The sums of one term as the ratio that its value is; one element a level for a term over levels."""
     dtype, device = widest(sums.numerators), sums.numerators[0].device
-    bare = sums._replace(smooth=0.0)
+    bare = sums.having(smooth=0.0)
     bottom = vector(_divisors(bare), dtype, device)
     if sums.levels is None:
         return Ratio(sums.numerators[0], bottom[0], sums.smooth)

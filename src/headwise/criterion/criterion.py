@@ -311,7 +311,7 @@ class Criterion(nn.Module):
         if not self._has_levels:
             return sums
         return [
-            each._replace(levels=(term.levels or Levels()).at(len(each.denominators), self.step))
+            each.having(levels=(term.levels or Levels()).at(len(each.denominators), self.step))
             if term.num_wildcards and each.levels is None
             else each
             for term, each in zip(self.terms, sums, strict=True)

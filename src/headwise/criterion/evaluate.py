@@ -73,8 +73,7 @@ def evaluate_as_one(
     numerators = [numerator for each in sums for numerator in each.numerators]
     if any(each.dtype != numerators[0].dtype or each.device != numerators[0].device for each in numerators):
         return None, sums
-    # Made anew: Dynamo of torch 2.11 cannot hand out what `_replace` makes.
-    return torch.stack(numerators), [Sums((), *each[1:]) for each in sums]
+    return torch.stack(numerators), [each.having(numerators=()) for each in sums]
 
 
 def with_numerators(sums: Sequence[Sums], top: Tensor | None) -> Sequence[Sums]:
@@ -90,7 +89,7 @@ def with_numerators(sums: Sequence[Sums], top: Tensor | None) -> Sequence[Sums]:
     if top is None:
         return sums
     numerators = iter(top.unbind())
-    return [each._replace(numerators=tuple(islice(numerators, len(each.denominators)))) for each in sums]
+    return [each.having(numerators=tuple(islice(numerators, len(each.denominators)))) for each in sums]
 
 
 def _sums_of_term(
