@@ -28,6 +28,11 @@ def _two_classes(generator, batch):
     return 2 * _normal(generator, batch, 2, 3, 4), target, _mask(generator, batch, 3, 4)
 
 
+def _two_classes_by_a_mask(generator, batch):
+    output, target, mask = _two_classes(generator, batch)
+    return output, target.int() * 255, mask
+
+
 def _rare_classes(generator, batch):
     target = torch.randint(-6, 4, (batch, 3, 5), generator=generator).clamp(min=0)
     return _normal(generator, batch, 4, 3, 5), target, _mask(generator, batch, 3, 5)
@@ -115,6 +120,7 @@ CASES = [
         ignore_index=1,
     ),
     _plain("cross_entropy", _two_classes, normalizers.count, label="cross_entropy_bool"),
+    _plain("mask_cross_entropy", _two_classes_by_a_mask, normalizers.count),
     _hard("hard_negative", _two_classes, ratio=1.0, num_fallback=2),
     _hard("hard_negative_per_image", _two_classes, ratio=1.5, num_fallback=2, per_image=True),
     _hard("hard_negative_classes", _rare_classes, ratio=1.0, num_fallback=3),

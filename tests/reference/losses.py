@@ -35,6 +35,10 @@ def cross_entropy(output, target, mask=None, *, ignore_index=None):
     return total
 
 
+def mask_cross_entropy(output, target, mask=None):
+    return cross_entropy(output, target > 0, mask)
+
+
 def mined_negatives(losses, positive, negative, ratio=3.0, num_fallback=100):
     """Flat positions of the hardest negatives, equals in order of position, by Python's stable sort."""
     candidates = [i for i in range(losses.size) if negative.flat[i]]

@@ -6,7 +6,7 @@
 
 from headwise.losses.adversarial import discriminator_hinge, generator_hinge, one_sided_squared_error
 from headwise.losses.contrastive import contrastive
-from headwise.losses.cross_entropy import cross_entropy, token_cross_entropy
+from headwise.losses.cross_entropy import cross_entropy, mask_cross_entropy, token_cross_entropy
 from headwise.losses.dice import dice
 from headwise.losses.elementwise import absolute_error, binary_cross_entropy, smooth_l1, squared_error
 from headwise.losses.embeddings import published_pull, published_push, pull, push
@@ -25,6 +25,7 @@ from headwise.losses.weighted_cross_entropy import weighted_cross_entropy
 
 __all__ = [
     "cross_entropy",
+    "mask_cross_entropy",
     "hard_negative_cross_entropy",
     "binary_cross_entropy",
     "squared_error",

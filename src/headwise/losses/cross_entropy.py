@@ -93,6 +93,27 @@ def _as_rows(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tenso
     return rows, target.reshape(-1), None if mask is None else mask.reshape(-1)
 
 
+@declared(count=normalizers.count, closed_form=True)
+def mask_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum of cross entropies of two logits against a mask: the second is of where it holds.
+
+    As `cross_entropy` of two classes, with the target read as all masks are: 255 holds, where a label of 255 would be
+    no class.
+
+    Args:
+        output: Logits, (N, 2, ...), any floating dtype.
+        target: Mask, (N, ...), any dtype (positive holds).
+        mask: What counts, (N, ...), any dtype (positive counts); None counts everything.
+
+    Returns:
+        The sum, 0-d, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: If a dtype or a shape does not fit.
+    """
+    return cross_entropy(output, as_mask(target), mask)
+
+
 def cross_entropy_value(
     output: Tensor, target: Tensor, mask: Tensor | None, *, ignore_index: int | None = None
 ) -> Tensor:

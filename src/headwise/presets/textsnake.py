@@ -6,7 +6,7 @@ Outputs ``{"maps": (N, 7, H, W)}``, targets and names as in the table; all weigh
 term            loss                                normalizer         reads                source
 ==============  ==================================  =================  ===================  =========================
 text_region     hard_negative_cross_entropy, 3:1    mined(ratio=3)     maps[:, 0:2]         paper eq. 10, loss.py ohem
-center_line     cross_entropy                       count              maps[:, 2:4]         paper eq. 10, loss.py tcl
+center_line     mask_cross_entropy                  count              maps[:, 2:4]         paper eq. 10, loss.py tcl
 radius          relative_smooth_l1                  positive           maps[:, 6]           paper eq. 11, loss.py
 sin             direction_smooth_l1, component 0    count              maps[:, 4:6]         paper eq. 11, loss.py
 cos             direction_smooth_l1, component 1    count              maps[:, 4:6]         paper eq. 11, loss.py
@@ -37,7 +37,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from headwise import losses, normalizers
+from headwise import losses
 from headwise.criterion import Criterion, Term
 
 
@@ -76,8 +76,7 @@ def textsnake(
     )
     line = Term(
         "center_line",
-        losses.cross_entropy,
-        normalizers.count,
+        losses.mask_cross_entropy,
         output="maps[:, 2:4]",
         target="center_line",
         mask="valid & text_region",
