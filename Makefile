@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-lower-bound search loops lint docs bench-gpu
+.PHONY: demo test test-lower-bound search loops recipes lint docs bench-gpu
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -69,6 +69,11 @@ FROM ?= 0
 loops: export OMP_NUM_THREADS = 1
 loops: $(VENV)/.ready
 	HEADWISE_LOOPS=$(LOOPS) HEADWISE_LOOPS_FROM=$(FROM) $(BIN)/python -m pytest -n 2 --dist load --timeout 0 tests/attribution/test_random_loops.py
+
+# All nine recipes as a new user has them: train, interrupt, move, resume, predict, report.
+recipes: export OMP_NUM_THREADS = 1
+recipes: $(VENV)/.ready
+	HEADWISE_RECIPES=all $(BIN)/python -m pytest -n 2 tests/own_data/test_new_user.py
 
 # PARTS=a,c runs these parts alone; without a GPU: make bench-gpu OPTIONS="--device cpu --small".
 bench-gpu: $(VENV)/.ready

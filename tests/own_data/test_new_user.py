@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from PIL import Image
 from headwise.recipes import RECIPES
 from headwise.training.step import training_step
 from tests.own_data import kit
+
+SOME = ("textsnake", "retinanet", "weighted_unet")
+"""In `make test`, one of each kind of data; `make recipes` takes all nine."""
 
 SMALL = {
     "boxes": ["image_size=64", "min_side=10", "max_side=30"],
@@ -60,7 +64,7 @@ def interrupt_in_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES if os.environ.get("HEADWISE_RECIPES") == "all" else SOME)
 def test_train_interrupt_move_resume_predict_and_report(recipe, tmp_path, monkeypatch):
     data, held_out = strange_data(recipe, tmp_path)
     run, small = tmp_path / "a run", [word for each in SMALL[kind_of(recipe)] for word in ("--set", each)]

@@ -99,7 +99,7 @@ def test_cocos_numbers_are_curves_of_precision_and_of_recall(detector):
 
 def test_a_row_per_class_is_a_table(detector):
     page = page_of(detector)
-    start = page.source.index("<h3>Held-out pictures, per class</h3>")
+    start = page.source.index(">Held-out pictures, per class</h3>")
     table = page.source[start : page.source.index("</table>", start)]
     assert '<th scope="row">cat</th>' in table
     assert "dog &amp; co" in table
