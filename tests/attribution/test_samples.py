@@ -205,6 +205,9 @@ def test_ids_that_cannot_be_are_refused() -> None:
     criterion, y, t = squared_rows()
     call = partial(criterion, {"y": y}, {"t": t})
     with hw.Ledger(criterion, samples=1) as ledger:
+        for unordered in ({"a", "b", "c", "d"}, dict.fromkeys("abcd")):
+            with pytest.raises(ValueError, match="ids: a list with one id a sample"):
+                call(ids=unordered)
         with pytest.raises(ValueError, match="an id is hashable"):
             call(ids=[{}, {}, {}, {}])
         with pytest.raises(ValueError, match="of whole numbers"):

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-
-def is_distributed() -> bool:
-    """Whether there are other ranks to hear from."""
-    return dist.is_available() and dist.is_initialized()
+from headwise.criterion.pooling import is_distributed
 
 
 def any_over_ranks(mask: Tensor, group: Any) -> Tensor:

@@ -132,20 +132,21 @@ def undo_averaging(total: Tensor, *, ranks: int | None = None, micro_batches: in
         ValueError: A number is less than 1.
     """
     if ranks is None:
-        ranks = dist.get_world_size(group) if _is_distributed() else 1
+        ranks = dist.get_world_size(group) if is_distributed() else 1
     if ranks < 1 or micro_batches < 1:
         raise ValueError(f"undo_averaging: numbers from 1; found ranks={ranks}, micro_batches={micro_batches}")
     factor = ranks * micro_batches
     return total if factor == 1 else total * factor
 
 
-def _is_distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether there are other ranks to hear from."""
     return dist.is_available() and dist.is_initialized()
 
 
 def _all_reduced(totals: Mapping[str, Tensor], group: Any) -> dict[str, Tensor]:
     """Sums over the ranks, as one packed all-reduce in float64."""
-    if not totals or not _is_distributed():
+    if not totals or not is_distributed():
         return dict(totals)
     packed = torch.cat([each.reshape(-1).double() for each in totals.values()])
     dist.all_reduce(packed, group=group)

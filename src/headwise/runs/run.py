@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 
@@ -24,6 +24,7 @@ from headwise.runs.reading import Recording, read_run
 from headwise.runs.samples import save_sample
 
 
+@runtime_checkable
 class Readable(Protocol):
     """What keeps books: a `Ledger`, or what looks like one."""
 

@@ -14,6 +14,7 @@ from headwise.attribution.ledger.record import BackwardPass, CallRecord
 from headwise.attribution.ledger.schema import Schema
 from headwise.criterion.combine import vector
 from headwise.criterion.feature_junction import Junction
+from headwise.criterion.pooling import is_distributed
 from headwise.criterion.stats import book_dtype, products_of
 
 OUTPUTS = "outputs"
@@ -164,7 +165,7 @@ class Balancing:
                         f"found {tuple(found.shape)}"
                     )
                 self.factor = found.to(torch.float32)
-                if _is_distributed():
+                if is_distributed():
                     # Drawn weights, or unlike devices: ranks stay equal to the bit.
                     torch.distributed.broadcast(self.factor, group_src=0, group=self._group)
             self.num_steps += 1
@@ -179,7 +180,7 @@ class Balancing:
             found = torch.stack([record.values for record, _ in calls]).to(norms)
             return found.sum(0) if first.pooled else found.mean(0)
 
-        if _is_distributed():
+        if is_distributed():
             ranks = torch.distributed.get_world_size(self._group)
             packed = torch.stack([norms.square(), values()])
             torch.distributed.all_reduce(packed, group=self._group)
@@ -279,10 +280,6 @@ class Balancing:
         self.factor = None if factor is None else factor.clone()
         self.num_steps = state["steps"]
         self._rule.load_state_dict(state["rule"])
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _spread(terms: tuple[tuple[int, ...], ...], num: int, like: Tensor) -> Tensor:

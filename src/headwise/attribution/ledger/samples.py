@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -185,6 +185,10 @@ class Ranked:
             ValueError: The ids do not fit.
         """
         self._num_calls += 1
+        if isinstance(ids, Mapping | Set):  # it has an order of its own, if any
+            raise ValueError(
+                f"ids: a list with one id a sample, in order, or a tensor (N,); found {describe(ids)}. Give a list"
+            )
         num = length if ids is None else len(ids)
         return SampledCall(num, self._numbered(ids, num, device), pooled) if num else None
 

@@ -9,16 +9,8 @@ from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.ledger import Ledger
 from headwise.criterion import Criterion
 from headwise.runs import Run
+from headwise.runs.run import Readable
 from headwise.training.callbacks.keys import log_entries
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """Anything that keeps books: a `Ledger`, or what looks like one."""
-
-    def read(self) -> Books:
-        """The books of the last step."""
-        ...
 
 
 @runtime_checkable
