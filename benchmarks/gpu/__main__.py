@@ -36,6 +36,8 @@ def read() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="how often the ways of a table take turns")
     parser.add_argument("--budget", type=float, help="seconds for each part, in place of its own (at most 120)")
+    parser.add_argument("--kinds", default="eager,compiled", help="which halves of part a, with a comma")
+    parser.add_argument("--ahead", type=float, default=75, help="seconds of compiling ahead in several processes")
     parser.add_argument("--out", type=Path, help=f"results file (default: {RESULTS.name} beside the others on a GPU)")
     options = parser.parse_args()
     options.parts = [part.strip() for part in options.parts.split(",") if part.strip()]
@@ -50,6 +52,7 @@ def main() -> int:
     options = read()
     size = "small" if options.small else "smoke" if options.smoke else "full"
     bench = Bench(torch.device(options.device), size, options.rounds)
+    bench.kinds, bench.ahead = tuple(options.kinds.split(",")), options.ahead
     out = options.out or (RESULTS if options.device == "cuda" and size == "full" else None)
     report = Report(bench, f"python -m benchmarks.gpu {' '.join(sys.argv[1:])}".strip(), out)
     failed = False

@@ -54,6 +54,7 @@ class Measured:
     launches: int | None = None
     syncs: int | None = None
     peak: float | None = None
+    kernels: list[tuple[str, float]] = field(default_factory=list)  # names and milliseconds, the longest first
     remark: str = ""
 
     @property
@@ -73,6 +74,8 @@ class Bench:
     def __init__(self, device: torch.device, size: Size, rounds: int | None = None) -> None:
         self.device, self.size = device, size
         self.rounds = rounds or ROUNDS[size]
+        self.kinds: tuple[str, ...] = ("eager", "compiled")
+        self.ahead = 0.0  # seconds for compiling ahead
         self._bandwidth: float | None = None
         self._deadline = math.inf
         self.failure = ""
@@ -250,6 +253,10 @@ class Bench:
         if not work:
             raise RuntimeError("the profiler saw no kernel (CUPTI is not allowed here?)")
         measured.device_ms = sum(each.duration_ns() for each in work) / 1e6
+        spent: Counter[str] = Counter()
+        for each in work:
+            spent[each.name()] += each.duration_ns()
+        measured.kernels = [(name, nanoseconds / 1e6) for name, nanoseconds in spent.most_common(5)]
         measured.launches = sum(not each.name().startswith("Mem") for each in work)
 
 

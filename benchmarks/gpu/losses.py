@@ -12,7 +12,7 @@ import headwise as hw
 from benchmarks.gpu.bench import Bench, Measured, Way
 from benchmarks.gpu.cases import CASES, Case, Draw
 from benchmarks.gpu.passes import alone, ours, plain, step
-from benchmarks.gpu.report import Table
+from benchmarks.gpu.report import Kernels, Table
 from benchmarks.gpu.systems import SYSTEMS, System, differentiable, num_bytes
 from benchmarks.gpu.warm import compile_ahead
 
@@ -24,24 +24,31 @@ NOTE = (
 )
 
 
-def run(bench: Bench) -> Iterator[Table]:
+def run(bench: Bench) -> Iterator[Table | Kernels]:
     """Eager first: what compiling costs must not leave the rest without a figure."""
     systems = [make(bench) for make in SYSTEMS]
-    for number, system in enumerate(systems):
-        table = system_table(bench, system, compiled=False)
-        table.note = "" if number else NOTE
-        yield table
-    yield single_table(bench, CASES, compiled=False)
-    if bench.compiles:
-        ahead = compile_ahead(bench)
-        for number, system in enumerate(bench.pick(systems, systems[-1:])):
-            table = system_table(bench, system, compiled=True)
-            table.note = "" if number else ahead
+    note = NOTE
+    if "eager" in bench.kinds:
+        for system in systems:
+            table, _ = system_table(bench, system, compiled=False)
+            table.note, note = note, ""
             yield table
-        yield single_table(bench, bench.pick(CASES, CASES[:1]), compiled=True)
+        yield single_table(bench, CASES, compiled=False)[0]
+    if "compiled" in bench.kinds and bench.compiles:
+        note = "\n\n".join(filter(None, (note, compile_ahead(bench, bench.ahead))))
+        spent = Kernels()
+        for system in bench.pick(systems, systems[-1:]):
+            table, found = system_table(bench, system, compiled=True)
+            table.note, note = note, ""
+            yield table
+            spent.add(table.title, found)
+        table, found = single_table(bench, bench.pick(CASES, CASES[:1]), compiled=True)
+        yield table
+        spent.add("", found)
+        yield spent
 
 
-def system_table(bench: Bench, system: System, compiled: bool) -> Table:
+def system_table(bench: Bench, system: System, compiled: bool) -> tuple[Table, dict[str, Measured]]:
     """A preset, with and without books, beside the authors' formulation."""
     inputs = differentiable(system.outputs)
     peers = list(system.peers)[: 1 if compiled else None]
@@ -55,14 +62,16 @@ def system_table(bench: Bench, system: System, compiled: bool) -> Table:
         f"{num_bytes(system.outputs) / 2**20:.0f} MiB", found, floors(bench, found, system.outputs, system.targets)
     )
     bench.clear()
-    return table
+    return table, found
 
 
-def single_table(bench: Bench, cases: Sequence[Callable[[Draw], Case]], compiled: bool) -> Table:
+def single_table(
+    bench: Bench, cases: Sequence[Callable[[Draw], Case]], compiled: bool
+) -> tuple[Table, dict[str, Measured]]:
     """Each loss alone, in a criterion of one term; where the seconds end, the lines do."""
     kind = "compiled" if compiled else "eager"
     table = Table(f"each loss alone, {kind}", "plain torch", extra=FLOOR)
-    draw = Draw(bench)
+    draw, measured = Draw(bench), {}
     for number, make in enumerate(cases):
         if bench.over:
             table.note = (
@@ -75,9 +84,10 @@ def single_table(bench: Bench, cases: Sequence[Callable[[Draw], Case]], compiled
         if not compiled:
             found[kind].remark = ", ".join(filter(None, (found[kind].remark, apart(case))))
         table.add(case.name, found, floors(bench, found, case.outputs, case.targets))
+        measured[case.name] = found[kind]
         del case, ways
         bench.clear()
-    return table
+    return table, measured
 
 
 def apart(case: Case) -> str:

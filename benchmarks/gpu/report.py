@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +47,23 @@ class Table:
             self.rows.append([case, name, _figure(ratio, ".3f"), *cells, *_cells(each), each.remark])
 
 
+class Kernels:
+    """Where the device's time goes, by way: its longest kernels."""
+
+    title = "the longest kernels of what is compiled"
+
+    def __init__(self) -> None:
+        self.note = ""
+        self.rows: list[list[str]] = []
+        self.columns = ("case", "way", "kernels, ms")
+
+    def add(self, case: str, measured: Mapping[str, Measured]) -> None:
+        """One line a way that was looked at."""
+        for name, each in measured.items():
+            if each.kernels and name != "authors":
+                self.rows.append([case, name, ", ".join(f"{kernel[:90]} {ms:.3f}" for kernel, ms in each.kernels)])
+
+
 def _cells(each: Measured) -> list[str]:
     return [
         _figure(each.wall_ms, ".3f"),
@@ -64,20 +82,23 @@ class Report:
     """Prints each table when it is there, and rewrites the file, so that a run that is cut off loses nothing."""
 
     def __init__(self, bench: Bench, command: str, out: Path | None) -> None:
-        self._out = out
+        self._out, self._since = out, time.perf_counter()
         title = "# Figures of a GPU" if bench.device.type == "cuda" else "# Figures of the CPU, small"
         self._parts: dict[str, list[str]] = {"": []}
         self._say("", title, _head(bench, command))
 
     def open(self, part: str, title: str) -> None:
         """A part begins."""
-        self._parts[part] = []
+        self._parts[part], self._since = [], time.perf_counter()
         self._say(part, f"## ({part}) {title}")
 
-    def add(self, part: str, table: Table) -> None:
+    def add(self, part: str, table: Table | Kernels) -> None:
         """A finished table of a part."""
+        if not table.rows:
+            return
         note = [table.note] if table.note else []
-        self._say(part, f"### {table.title}", *note, markdown(table.columns, table.rows))
+        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
+        self._say(part, f"### {table.title}", *note, markdown(table.columns, table.rows), f"In {seconds:.0f} s.")
 
     def close(self, part: str, seconds: float, failure: str) -> None:
         """The end of a part, and what broke it off."""

@@ -44,12 +44,12 @@ def run(bench: Bench) -> Iterator[Table]:
     second = corners(bench)
     yield fill(bench, table, second, bench.pick(PRECISIONS, PRECISIONS, {"float32": None}))
     table = Table("in float32, with more", "criterion")
-    for case, work, more in (
-        ("eight heads", first, {"ledger": {"samples": 16}}),
-        ("eight heads", first, {"ledger": {}, "compile": True}),
-        ("CornerNet", second, {"ledger": {}, "compile": True}),
+    for case, work, name, more in (
+        ("eight heads", first, "ledger of 16 samples", {"ledger": {"samples": 16}}),
+        ("eight heads", first, "ledger, equal shares", {"ledger": {"balance": hw.balance.Shares()}}),
+        ("eight heads", first, "compiled, ledger", {"ledger": {}, "compile": True}),
+        ("CornerNet", second, "compiled, ledger", {"ledger": {}, "compile": True}),
     ):
-        name = "compiled, ledger" if "compile" in more else "ledger of 16 samples"
         ways: dict[str, Way] = {
             "criterion": partial(stepping, bench, work, None, {}),
             name: partial(stepping, bench, work, None, more),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwise import losses, normalizers
-from headwise.losses.mining import _by_bisection, _by_histograms, _keys, hardest
+from headwise.losses.mining import _by_bisection, _by_histograms, _by_sorting, _keys, hardest
 from tests.reference.losses import mined_negatives
 
 
@@ -53,7 +53,7 @@ def test_ties_go_to_the_first(dtype, seed, levels, per_image):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**31))
-def test_both_searches_find_the_same_threshold(dtype, seed):
+def test_all_searches_find_the_same_threshold(dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     exponent = 60 * torch.rand(3, 1, 50, generator=generator, dtype=torch.float64) - 30
     hardness = (10**exponent).to(dtype) * torch.randint(-1, 2, (3, 1, 50), generator=generator)
@@ -61,8 +61,9 @@ def test_both_searches_find_the_same_threshold(dtype, seed):
     count = (torch.rand(3, generator=generator) * candidates.sum((1, 2))).int()
     keys = _keys(hardness, candidates)
     thresholds, num_ties = _by_histograms(keys, count)
-    for found, same in zip((thresholds, num_ties), _by_bisection(keys, count), strict=True):
-        assert torch.equal(found, same)
+    for search in (_by_bisection, _by_sorting):
+        for found, same in zip((thresholds, num_ties), search(keys, count), strict=True):
+            assert torch.equal(found, same)
     for group in range(3):
         if count[group] > 0:
             ordered = hardness[group][candidates[group]].sort(descending=True).values

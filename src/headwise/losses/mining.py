@@ -34,8 +34,9 @@ def hardest(hardness: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
     if compiling:
         # Inductor would compute the losses anew in each counting pass; a strided view makes it keep the keys.
         keys = keys.as_strided(keys.shape, keys.stride())
-    # Counting passes fuse into plain reductions under a compiler; eager, a few histograms move less memory.
-    largest = _by_bisection if compiling else _by_histograms
+    # Counting passes fuse into plain reductions under a compiler. Eager, a few histograms move less memory; but losses
+    # have few exponents, and a GPU's threads would wait for each other at a few bins.
+    largest = _by_bisection if compiling else _by_histograms if keys.is_cpu else _by_sorting
     threshold, num_ties = largest(keys, count.to(torch.int32))
     return _above(keys, threshold[:, None, None], num_ties)
 
@@ -110,6 +111,14 @@ def _by_histograms(keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         remaining = remaining - above
         threshold = threshold + (digit[:, 0] << shift).to(keys.dtype)
     return threshold, remaining[:, 0].to(torch.int32)
+
+
+def _by_sorting(keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The same: reads the threshold off the sorted keys."""
+    descending = keys.flatten(1).sort(dim=1, descending=True).values
+    last = descending.gather(1, (count.long() - 1).clamp(min=0)[:, None])[:, 0]
+    threshold = torch.where(count > 0, last, torch.iinfo(keys.dtype).max)
+    return threshold, count - (keys > threshold[:, None, None]).sum((1, 2), dtype=torch.int32)
 
 
 def _histogram(keys: Tensor, threshold: Tensor, shift: int, width: int) -> Tensor:
