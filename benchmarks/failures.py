@@ -3,7 +3,8 @@
     python -m benchmarks.failures --runs 100 --write
 
 A run is `headwise train weighted_unet` with two loading processes. After some forward passes something is done to it;
-then the clock runs until the command, or torchrun, has ended.
+then the clock runs until the command, or torchrun, has ended. Of a run that does not come so far, or does not end in
+time, all processes write where they stand, which is printed, before they are killed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +28,14 @@ import torch
 
 RESULT = Path(__file__).parent / "results" / "failures.md"
 LIMIT = 10.0
+PATIENCE = 240.0
+"""Seconds until a run counts as one that never begins, or never ends."""
 
 SCRIPT = r"""
-import multiprocessing, os, resource, signal, sys
+import faulthandler, multiprocessing, os, pathlib, resource, signal, sys
+
+faulthandler.register(signal.SIGUSR1)  # of the loading processes too, which are forked
+pathlib.Path(f"{sys.argv[3]}.{os.getpid()}").touch()
 import torch
 
 way, who, folder, after = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -112,71 +120,125 @@ class Ended:
     """How a run ended."""
 
     way: Way
+    began: bool
     code: int | None
     seconds: float
     lines: tuple[str, ...]
     traceback: bool
 
     @property
-    def good(self) -> bool:
+    def late(self) -> bool:
+        return self.began and (self.code is None or self.seconds > LIMIT)
+
+    @property
+    def wrong(self) -> bool:
         told = 1 <= len(self.lines) <= self.way.processes
         own_traceback = self.traceback and self.way.processes == 1  # torchrun shows one of its own
-        return self.code not in (None, 0) and told and not own_traceback
+        return self.began and (self.code in (None, 0) or not told or own_traceback)
+
+    @property
+    def bad(self) -> bool:
+        return not self.began or self.late or self.wrong
+
+    def __str__(self) -> str:
+        when = f"after {self.seconds:.1f} s" if self.began else "before anything was done to it"
+        return f"{self.way}: code {self.code} {when}, {self.lines}, traceback: {self.traceback}"
+
+
+class Failing:
+    """A run to which something is done, in a folder of its own."""
+
+    def __init__(self, way: Way, after: int, folder: Path) -> None:
+        self.folder = folder
+        (folder / "script.py").write_text(SCRIPT)
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        words = [str(folder / "script.py"), way.what, str(way.who), str(folder / "run"), str(after)]
+        with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, *(launcher if way.processes == 2 else []), *words],
+                stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    @property
+    def began(self) -> bool:
+        return b"failing now" in (self.folder / "out").read_bytes()
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "err").read_text(errors="replace")
+
+    def wait(self, until: Callable[[], bool]) -> float:
+        """Wait for something, or the end, or until patience ends; the seconds that it took."""
+        since = time.monotonic()
+        while self.process.poll() is None and not until() and time.monotonic() - since < PATIENCE:
+            time.sleep(0.02)
+        return time.monotonic() - since
+
+    def end(self) -> str:
+        """Kill what is left, which torchrun started in sessions of its own; where it stood."""
+        before = len(self.said)
+        named = [int(path.suffix[1:]) for path in self.folder.glob("run.*")]
+        training = [each for pid in named for each in (pid, *_children(pid)) if self._is_ours(each)]
+        if training and self.process.poll() is None:
+            for pid in training:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+            time.sleep(2)
+        for pid in (self.process.pid, *training):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        return self.said[before:]
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a process is of this run: numbers are given anew."""
+        with suppress(OSError):
+            return str(self.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return False
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def fail(way: Way, after: int) -> Ended:
     """Start a run, wait until it fails, and measure until it has ended."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        (folder / "script.py").write_text(SCRIPT)
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend",
-                    "c10d", "--rdzv-endpoint", "localhost:0"] if way.processes == 2 else []  # fmt: skip
-        words = [
-            sys.executable,
-            *launcher,
-            str(folder / "script.py"),
-            way.what,
-            str(way.who),
-            str(folder / "run"),
-            str(after),
-        ]
-        with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-            process = subprocess.Popen(
-                words, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-        began = seen = time.monotonic()
-        while process.poll() is None and time.monotonic() - seen < 240:
-            if b"failing now" not in (folder / "out").read_bytes():
-                seen = time.monotonic()
-                if seen - began > 400:
-                    break
-            time.sleep(0.02)
-        seconds, code = time.monotonic() - seen, process.poll()
-        if code is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        said = (folder / "err").read_text(errors="replace")
+        run = Failing(way, after, Path(place))
+        run.wait(lambda: run.began)
+        seconds = run.wait(lambda: False) if run.began else 0.0
+        began, code, said = run.began, run.process.poll(), run.said
+        stood = run.end()
     lines = tuple(line for line in said.splitlines() if line.startswith("headwise: error:"))
-    return Ended(way, code, seconds, lines, "Traceback" in said)
+    ended = Ended(way, began, code, seconds, lines, "Traceback" in said)
+    if ended.bad:
+        print(f"{ended}\n{stood or said[-2000:]}", flush=True)
+    return ended
 
 
-def report(ended: list[Ended], arguments: argparse.Namespace) -> str:
+def report(ended: list[Ended], arguments: argparse.Namespace, load: float) -> str:
     rows = []
     for way in WAYS:
         own = [each for each in ended if each.way == way]
         if own:
-            late, bad = sum(each.seconds > LIMIT for each in own), sum(not each.good for each in own)
-            longest = max(each.seconds for each in own)
+            numbers = [sum(getattr(each, kind) for each in own) for kind in ("late", "wrong")]
+            never, took = sum(not each.began for each in own), sorted(each.seconds for each in own if each.began)
+            median, longest = (f"{took[len(took) // 2]:.1f}", f"{took[-1]:.1f}") if took else ("", "")
             example = next((line for each in own for line in each.lines), "nothing").replace("|", "\\|")
-            rows.append(f"| {way} | {len(own)} | {longest:.1f} | {late} | {bad} | {example[:150]} |")
+            cells = [way, len(own), median, longest, *numbers, never, example[:150]]
+            rows.append(f"| {' | '.join(map(str, cells))} |")
     return (
         "# Runs that fail\n\n"
         f"`python -m benchmarks.failures --runs {arguments.runs} --seed {arguments.seed} --at-once {arguments.at_once} "
-        "--write`: seconds from the failure to the end of the command, or of torchrun.\n\n"
-        f"| what happens | runs | longest, s | over {LIMIT:g} s | not one line and a code | said |\n"
-        "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
-        f"{platform.machine()}, {os.cpu_count()} CPU cores, shared with other work; "
+        f"{f'--only {arguments.only!r} ' if arguments.only else ''}--write`: "
+        "seconds from the failure to the end of the command, or of torchrun.\n\n"
+        f"| what happens | runs | median, s | longest, s | over {LIMIT:g} s | not one line and a code | "
+        "never came so far | said |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, shared with other work (load up to {load:.1f}); "
         f"Python {platform.python_version()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.\n"
     )
 
@@ -186,24 +248,22 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--only", default="", help="ways whose description holds this")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
-    jobs = [(WAYS[number % len(WAYS)], draw.randrange(8, 120)) for number in range(arguments.runs)]
+    ways = [way for way in WAYS if arguments.only in str(way)]
+    jobs = [(ways[number % len(ways)], draw.randrange(8, 120)) for number in range(arguments.runs)]
+    ended, load = [], 0.0
     with ThreadPoolExecutor(arguments.at_once) as pool:
-        ended = []
         for each in pool.map(lambda job: fail(*job), jobs):
             ended.append(each)
-            if not each.good or each.seconds > LIMIT:
-                print(
-                    f"{each.way}: code {each.code} after {each.seconds:.1f} s, {each.lines}, {each.traceback}",
-                    flush=True,
-                )
-    text = report(ended, arguments)
+            load = max(load, os.getloadavg()[0])
+    text = report(ended, arguments, load)
     print(text)
     if arguments.write:
         RESULT.write_text(text)
-    return int(any(not each.good or each.seconds > LIMIT for each in ended))
+    return int(any(each.bad for each in ended))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 import pytest
+import torch
+import torch.distributed as dist
 
+from headwise.training.lifeline import Lost
 from headwise.training.ranks import ALONE, Ranks, join_ranks, naming_lost_ranks
 
 
@@ -24,3 +27,36 @@ def test_one_process_meets_nobody(monkeypatch):
     assert join_ranks(0, 1) is ALONE
     with naming_lost_ranks(ALONE):
         pass
+
+
+class Line:
+    """One end, over which the news of a lost process comes after a while."""
+
+    def __init__(self) -> None:
+        self.told: list[str | None] = []
+
+    def lost(self, seconds: float) -> Lost | None:
+        return Lost(0) if seconds > 0 else None
+
+    def close(self, reason: str | None = None) -> None:
+        self.told.append(reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer"), True),
+        (dist.DistBackendError("NCCL communicator was aborted"), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), False),
+        (NotImplementedError("no such operator"), False),
+        (ValueError("nothing of a transfer"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_an_error_that_transfers_raise_waits_for_news_of_another_process(monkeypatch, error, waits):
+    line = Line()
+    monkeypatch.setattr("headwise.training.ranks.open_lifeline", lambda *arguments: line)
+    kind, said = (ConnectionError, "process 0 was killed") if waits else (type(error), str(error))
+    with pytest.raises(kind, match=said), naming_lost_ranks(Ranks(1, 2)):
+        raise error
+    assert line.told == [None if waits else str(error)]

@@ -179,8 +179,8 @@ def naming_lost_ranks(ranks: Ranks, patience: float = PATIENCE) -> Iterator[None
     try:
         with _recorded():
             yield
-    except RuntimeError as error:  # a transfer that breaks off raises these, and so does much else
-        lost = lifeline.lost(_NEWS)
+    except RuntimeError as error:
+        lost = lifeline.lost(_NEWS if _may_be_of_a_transfer(error) else 0)
         if lost is None:
             reason = error_line(error)
             raise
@@ -205,6 +205,11 @@ def _recorded() -> Iterator[None]:
         wake_daemons()
         atexit.register(gc.freeze)  # nothing is left to be found there, and the search takes seconds
         raise
+
+
+def _may_be_of_a_transfer(error: RuntimeError) -> bool:
+    """Whether a transfer that broke off raises such: gloo does without a class, as does much else, NCCL with one."""
+    return type(error) is RuntimeError or isinstance(error, dist.DistError)
 
 
 _NEWS = 2.0
