@@ -20,7 +20,7 @@ and `PRIVATE_NAMES` (all others); a test finds them in the source, and asks that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -150,6 +150,24 @@ def topological(roots: Iterable[Node]) -> list[Node]:
                 stack.pop()
     order.reverse()
     return order
+
+
+def used_below(places: Collection[Edge]) -> dict[Edge, list[tuple[Node, int]]]:
+    """Where places of a graph lie below others of them: an output from which the network computes another output.
+
+    Args:
+        places: The places.
+
+    Returns:
+        For those that do, the operations below that use them, each with the number of its input.
+    """
+    wanted = set(places)
+    found: dict[Edge, list[tuple[Node, int]]] = {}
+    for node in topological(node for node, _ in places):
+        for number, (child, port) in enumerate(node.next_functions):
+            if child is not None and (child, port) in wanted:
+                found.setdefault((child, port), []).append((node, number))
+    return found
 
 
 def children(node: Node) -> list[Node]:

@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_comes_first() -> None:
     t = t.clone()
     t[1, 0] = math.inf
     with hw.Ledger(criterion, samples=2) as ledger:
-        criterion({"y": y}, {"t": t}, ids="abcd").total.backward()
+        criterion({"y": y}, {"t": t}, ids=list(list("abcd"))).total.backward()
         assert ledger.samples("y").top(1)[0].id == "b"
         assert not math.isfinite(ledger.samples("y").top(1)[0].grad_norm)
 
@@ -175,7 +175,9 @@ def test_what_does_not_hold_the_samples_first_is_said() -> None:
     criterion = hw.Criterion(terms)
     outputs = {"fine": torch.randn(3, 2, requires_grad=True), "flat": torch.randn(12, 2, requires_grad=True)}
     with hw.Ledger(criterion, samples=2, values_every=1) as ledger:
-        criterion(outputs, {name: torch.zeros_like(each) for name, each in outputs.items()}, ids="abc").total.backward()
+        criterion(
+            outputs, {name: torch.zeros_like(each) for name, each in outputs.items()}, ids=list("abc")
+        ).total.backward()
         found = ledger.samples()
     assert len(found["fine"].by_gradient) == len(found["fine"].by_value) == 2
     assert not found["fine"].note
@@ -276,3 +278,11 @@ def test_wrong_labels_among_digits() -> None:
                 optimizer.step()
         found = {each.id for each in ledger.samples("digit").top(40)}
     assert len(found & set(wrong.tolist())) >= 18
+
+
+@pytest.mark.parametrize("ids", ["abcd", b"abcd", list("abc"), torch.arange(3), {"a", "b", "c", "d"}, iter("abcd")])
+def test_ids_that_are_no_list_of_the_batch_are_refused(ids) -> None:
+    """Was: a text gave each sample a letter, and three ids for four samples were a note that nobody read."""
+    criterion = hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t")])
+    with hw.Ledger(criterion, samples=2), pytest.raises(ValueError, match="ids: .* found .*Give "):
+        criterion({"y": torch.randn(4, 2, requires_grad=True)}, {"t": torch.zeros(4, 2)}, ids=ids)

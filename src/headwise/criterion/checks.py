@@ -139,15 +139,10 @@ def per_level(term: AnyTerm, given: Tensor, num_levels: int) -> Sequence[Tensor]
     return given.unbind()
 
 
-def warn_of_still_schedules(weights: Iterable[Weight]) -> None:
-    """Warns of a schedule that nobody moves on; called after many calls at step 0.
-
-    Args:
-        weights: The terms' weights.
-    """
-    if any(callable(weight) and not isinstance(weight, Tensor) for weight in weights):
-        warnings.warn(
-            "a weight follows a schedule, but after 100 calls Criterion.advance() was never called: the weight "
-            "stands still. Call criterion.advance() beside optimizer.step()",
-            stacklevel=5,
-        )
+def warn_of_still_schedules() -> None:
+    """Warns of a schedule that nobody moves on; called when steps are done, and the criterion's step is 0."""
+    warnings.warn(
+        "a weight follows a schedule, but Criterion.advance() was never called: the weight stands still. Call "
+        "criterion.advance() beside optimizer.step(), or once criterion.advance_with(optimizer)",
+        stacklevel=5,
+    )

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from headwise.criterion import config
 from headwise.criterion.binding import bind_targets
@@ -80,6 +82,8 @@ class Criterion(nn.Module):
         self._plans, self._kernels = Plans(), Kernels(compile)
         self._has_levels = any(term.num_wildcards for term in self.terms)
         self._num_calls = 0
+        self._advanced_by = ""  # who marked the last step, as long as the other may mark the same one
+        self._has_warned = False
         self._parts: dict[tuple[str, ...], Criterion] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,7 +130,7 @@ class Criterion(nn.Module):
     def advance(self, steps: int = 1) -> None:
         """Marks the end of a step: moves the schedules on, and an open ledger closes the step's books.
 
-        Call it beside ``optimizer.step()``.
+        Call it beside ``optimizer.step()``, or let the optimizer do it; see `advance_with`.
 
         Args:
             steps: How many steps of the optimizer have passed.
@@ -134,7 +138,26 @@ class Criterion(nn.Module):
         Raises:
             ValueError: A schedule gives a weight that is not finite at the new step.
         """
-        self.term_weights.advance(steps)
+        self._advance("loop", steps)
+
+    def advance_with(self, optimizer: Optimizer) -> RemovableHandle:
+        """Lets an optimizer mark the end of a step: whenever it steps, `advance` is called.
+
+        An `advance` of the loop beside it counts once with it, in whatever order the two come.
+
+        Args:
+            optimizer: Whose steps are the steps of the schedules; of several, one.
+
+        Returns:
+            A handle, whose ``remove()`` ends it.
+        """
+        return optimizer.register_step_post_hook(lambda *_: self._advance("optimizer", 1))
+
+    def _advance(self, by: str, steps: int) -> None:
+        again = steps == 1 and self._advanced_by not in ("", by)
+        self._advanced_by = "" if again or steps != 1 else by
+        if not again:
+            self.term_weights.advance(steps)
         if self.recorder is not None:
             self.recorder.mark()
 
@@ -267,8 +290,14 @@ class Criterion(nn.Module):
 
     def _count_call(self) -> None:
         self._num_calls += torch.is_grad_enabled() and self.training
-        if self._num_calls == 100 and self.step == 0:
-            warn_of_still_schedules(self.term_weights.given().values())
+        if self._num_calls == 100:
+            self.warn_if_still()
+
+    def warn_if_still(self) -> None:
+        """Warns, once, of a schedule that nobody has moved on although steps are done."""
+        if self.step == 0 and not self._has_warned and self.term_weights.scheduled:
+            self._has_warned = True
+            warn_of_still_schedules()
 
     def _evaluate(
         self,

@@ -57,7 +57,8 @@ def step_entry(
 
 
 def _unbooked_entry(rest: Unbooked) -> dict[str, float]:
-    return {"value": rest.value, "share": rest.share, "grad_norm": rest.grad_norm}
+    value = {"value": rest.value, "share": rest.share} if rest.known else {}
+    return {**value, "grad_norm": rest.grad_norm}
 
 
 def term_entry(term: TermBooks) -> dict[str, Any]:

@@ -129,16 +129,19 @@ class Unbooked:
 
     Args:
         value: The number on which backward was called, less the sum of the terms' ``weighted``; the loop's factor is
-            divided out. NaN where that number was not seen (`torch.autograd.grad` instead of `backward`).
+            divided out. NaN where it is not known, and where what is added beside the terms is not finite.
         norms: Per output the norm of the gradient that arrived there, less what the terms sent.
         size: Sum of the terms' absolute ``weighted``, by which the value is judged.
         sent: Norm of what the terms sent to all outputs, by which the norms are judged.
+        known: Whether the value is: not where the number was not seen (`torch.autograd.grad` instead of `backward`),
+            nor where a term's own value is not finite.
     """
 
     value: float
     norms: dict[str, float]
     size: float
     sent: float = 0.0
+    known: bool = True
 
     @property
     def grad_norm(self) -> float:
@@ -153,8 +156,13 @@ class Unbooked:
     @property
     def is_nothing(self) -> bool:
         """Whether both are zero but for rounding; a value that is not known is taken for nothing."""
-        seen = math.isnan(self.value) or abs(self.value) <= _ROUNDING * max(self.size, _LEAST)
-        return seen and self.grad_norm <= _ROUNDING * max(self.sent, _LEAST)
+        no_value = not self.known or abs(self.value) <= _ROUNDING * max(self.size, _LEAST)
+        return no_value and self.grad_norm <= _ROUNDING * max(self.sent, _LEAST)
+
+    @property
+    def finite(self) -> bool:
+        """Whether value and gradient are, as far as they are known."""
+        return (math.isfinite(self.value) or not self.known) and math.isfinite(self.grad_norm)
 
 
 @dataclass(frozen=True, repr=False)
@@ -216,7 +224,7 @@ class Books(Mapping[str, TermBooks], Tabular):
         """
         if not self.finite_values:
             return math.nan
-        rest = 0.0 if math.isnan(self.unbooked.value) or self.unbooked.is_nothing else self.unbooked.value
+        rest = 0.0 if not self.unbooked.known or self.unbooked.is_nothing else self.unbooked.value
         return math.fsum([*(each.weighted for each in self.terms.values()), rest])
 
     @property
@@ -288,6 +296,7 @@ class Books(Mapping[str, TermBooks], Tabular):
         if not rest.is_nothing:
             rows.append(
                 f"{UNBOOKED:<{width}} {'':>11} {'':>9} {rest.value:>11.5g} {rest.share:>6.1%} {rest.grad_norm:>11.4g}"
+                f"{'' if rest.finite else '  NO'}"
             )
         end = f"{'total':<{width}} {'':>11} {'':>9} {self.total:>11.5g}"
         factor = "" if self.factor.known == "seen" else f", loop's factor {self.factor.known}"

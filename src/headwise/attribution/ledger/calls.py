@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from headwise.attribution.apart.dissect import Candidate
 from headwise.criterion.paths import Channels as Slice
-from headwise.graph import Edge
+from headwise.graph import Edge, used_below
 
 REST = "\0rest"
 """The row of what belongs to no loss that was returned."""
@@ -111,12 +113,47 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
+_LOOKS: list[Outputs] = []
+"""Under way: what another ledger hears meanwhile did not arrive."""
+
+
+class Outputs:
+    """The outputs of a network, as the places where its graph ends and that of the losses begins.
+
+    Args:
+        places: Where they are, by path.
+
+    Attributes:
+        nested: Whether a loss was found whose gradient would go on from one output to another, through the network.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places, self.nested = places, False
+        ports: dict[Node, set[int]] = {}
+        for node, port in places.values():
+            ports.setdefault(node, set()).add(port)
+        self._handles = [node.register_prehook(partial(self._end, frozenset(own))) for node, own in ports.items()]
+
+    def _end(self, ports: frozenset[int], grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        self.nested = True
+        return tuple(None if port in ports else grad for port, grad in enumerate(grads))
+
+    def __enter__(self) -> Outputs:
+        _LOOKS.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _LOOKS.remove(self)
+        for handle in self._handles:
+            handle.remove()
+
+
 def gradients(unit: Unit, places: Places) -> dict[str, Tensor]:
     """What a unit sends to the outputs.
 
     Args:
         unit: The unit.
-        places: Where the outputs are.
+        places: Where the outputs are; see `Outputs`, which ends the pass there.
 
     Returns:
         Its gradient by the paths of the outputs that it reads.
@@ -167,17 +204,28 @@ class Arrivals:
     Args:
         places: Where the outputs are.
         booked: What was booked there, all units together.
+        nested: Whether the network computes some of the outputs from others: what it sends back is no stranger.
         into: Takes the squared norms of the difference and of what arrived, per path.
     """
 
-    def __init__(self, places: Places, booked: Mapping[str, Tensor], into: dict[Key, Tensor]) -> None:
+    def __init__(self, places: Places, booked: Mapping[str, Tensor], nested: bool, into: dict[Key, Tensor]) -> None:
         self._booked, self._into = dict(booked), into
+        self._again: dict[str, Tensor] = {}
         by_node: dict[Node, list[tuple[str, int]]] = {}
         for path, (node, port) in places.items():
             by_node.setdefault(node, []).append((path, port))
         self._handles: list[RemovableHandle] = [
             node.register_prehook(_Listener(self, paths)) for node, paths in by_node.items()
         ]
+        below = used_below(list(places.values())) if nested else {}
+        for path, place in places.items():
+            for node, number in below.get(place, ()):
+                self._handles.append(node.register_hook(partial(self._sent_again, path, number)))
+
+    def _sent_again(self, path: str, number: int, grads: tuple[Tensor | None, ...], _: Any) -> None:
+        grad = grads[number]
+        if grad is not None and not _LOOKS:
+            self._again[path] = self._again[path] + grad.detach() if path in self._again else grad.detach()
 
     def heard(self, path: str, grad: Tensor | None) -> None:
         """Takes down what arrived at one output.
@@ -186,11 +234,15 @@ class Arrivals:
             path: The output.
             grad: What arrived.
         """
-        booked = self._booked.pop(path, None)
-        if grad is None:
-            difference = booked
-        else:
+        booked, again = self._booked.pop(path, None), self._again.pop(path, None)
+        if again is not None:
+            booked = again if booked is None else wide(booked) + wide(again)
+        difference = booked
+        if grad is not None:
             difference = grad.detach() if booked is None else grad.detach() - booked.to(grad.dtype)
+            if again is not None:  # the engine has added the two up in the dtype of the output
+                noise = 4 * torch.finfo(grad.dtype).eps * grad.detach().norm()
+                difference = torch.where(difference.norm() <= noise, torch.zeros_like(difference), difference)
         if difference is not None:
             self._into["unbooked", path] = wide(difference).square().sum()
 
@@ -209,5 +261,5 @@ class _Listener:
         self._arrivals, self._paths = arrivals, paths
 
     def __call__(self, grads: tuple[Tensor | None, ...]) -> None:
-        for path, port in self._paths:
+        for path, port in self._paths if not _LOOKS else ():
             self._arrivals.heard(path, grads[port])

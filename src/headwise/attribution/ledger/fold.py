@@ -264,16 +264,15 @@ def _levels(
 
 def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _Scales, size: float) -> Unbooked:
     """What the backward passes began with, and what arrived, beyond the terms."""
-    value = math.nan
-    if bool(fields["numbers"] == fields["calls"]):
-        booked = float(torch.where(fields["factor"] == 0, 0.0, fields["factored"]).sum())
-        value = (float(fields["number"]) - booked) / scales.common
+    booked = float(torch.where(fields["factor"] == 0, 0.0, fields["factored"]).sum())
+    known = bool(fields["numbers"] == fields["calls"]) and math.isfinite(booked)
+    value = (float(fields["number"]) - booked) / scales.common if known else math.nan
     norms = {
         path: _root(square) / abs(scales.common)
         for path, square in zip(step.schema.roots, fields["unbooked"].tolist(), strict=True)
     }
     sent = math.sqrt(float(fields["squares"].nansum())) / abs(scales.common)
-    return Unbooked(value, norms, size, sent)
+    return Unbooked(value, norms, size, sent, known)
 
 
 def _feature(step: StepRows, feature: Feature, fields: dict[str, Tensor], scales: _Scales) -> FeatureBooks:

@@ -55,7 +55,8 @@ class _Solved:
         weighted: What each adds to the number.
         scales: What each booked gradient is multiplied by.
         rest: What the row of the rest is multiplied by, and less which losses; None where nothing is left.
-        value: The rest's value.
+        value: The rest's value; NaN where it is not finite.
+        known: Whether it is known.
     """
 
     numbers: Mapping[Key, float]
@@ -65,6 +66,7 @@ class _Solved:
     scales: dict[str, float] = field(default_factory=dict)
     rest: dict[str, float] | None = None
     value: float = 0.0
+    known: bool = True
 
     def gram(self, left: str, right: str, path: str | None = None) -> float:
         """The inner product of two booked gradients, at one output or all."""
@@ -139,9 +141,8 @@ def _left_over(solved: _Solved, booked: Numbers) -> None:
         solved.weighted[blank[0]], value = value, 0.0
     solved.value = value
     size = math.fsum(abs(each) for each in solved.weighted.values() if not math.isnan(each))
-    if len(blank) > 1:
-        solved.value = math.nan
-    elif solved.rest is None and abs(value) > EXACT * max(size, abs(number)):
+    solved.known = len(blank) <= 1 and ("number",) in solved.numbers and math.isfinite(size)
+    if solved.known and solved.rest is None and not abs(value) <= EXACT * max(size, abs(number)):
         solved.rest = {}
 
 
@@ -175,7 +176,8 @@ def _books(call: Call, passes: Sequence[_Solved]) -> Books:
     terms |= _inside(passes, common)
     if any(solved.rest is not None for solved in passes):
         terms[UNBOOKED] = _unbooked(passes, common)
-    size = math.fsum(abs(each.weighted) for each in terms.values())
+    spoiled = {UNBOOKED} if UNBOOKED in terms and not math.isfinite(terms[UNBOOKED].weighted) else set()
+    size = math.fsum(abs(each.weighted) for name, each in terms.items() if name not in spoiled)
     # Where the part of one summand is not known, no share is.
     share = {name: each.weighted / size if size else 0.0 for name, each in terms.items()}
     terms = {name: replace(each, share=share[name]) for name, each in terms.items()}
@@ -268,15 +270,17 @@ def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:
 
 def _unbooked(passes: Sequence[_Solved], common: float) -> TermBooks:
     mine = [each for each in passes if each.rest is not None]
-    value = math.fsum(each.value for each in mine if not math.isnan(each.value)) / common
+    value = math.fsum(each.value for each in mine if each.known) / common
     squares: dict[str, float] = {}
     for each in mine:
         for path in each.paths:
             square = each.square(each.rest or {}, path)
             if each.rest and each.reads(REST, path):
-                squares[path] = squares.get(path, 0.0) + max(0.0, square)
+                squares[path] = squares.get(path, 0.0) + (square if math.isnan(square) else max(0.0, square))
     outputs = {
         path: OutputBooks(math.sqrt(square) / abs(common), math.isfinite(square)) for path, square in squares.items()
     }
     norm = math.hypot(*(each.grad_norm for each in outputs.values()))
-    return TermBooks(value, 1.0, value, 0.0, norm, math.isfinite(value), norm > 0, outputs)
+    finite = math.isfinite(value) and all(each.finite for each in outputs.values())
+    # What has a graph trains something, be it no output: a penalty of parameters.
+    return TermBooks(value, 1.0, value, 0.0, norm, finite, any(each.rest for each in mine), outputs)

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.optim import Optimizer
 
 from headwise.attribution.ledger.balancing import OUTPUTS, Balancing, Rule, term_of_head
@@ -29,6 +30,7 @@ from headwise.criterion.criterion import Criterion
 from headwise.criterion.feature_junction import Junction
 from headwise.criterion.junction import Policy
 from headwise.criterion.layout import Layout
+from headwise.graph import Edge, gradient_edge, used_below
 
 _MAX_LAYOUTS = 512
 _MOST_WAITING = 16
@@ -61,7 +63,8 @@ class Ledger:
     Args:
         criterion: Whose books to keep.
         network: The network, if it holds `Junction` modules: their books are kept as well.
-        optimizer: The optimizer, or several, whose steps end the books' steps.
+        optimizer: The optimizer, or several, whose steps end the books' steps. Schedules are the criterion's, books or
+            not: `Criterion.advance_with`.
         scaler: What knows the loop's own factor (a loss scale) where it cannot be seen: where the loop goes on from
             single terms. A GradScaler, a number, or a function that returns one.
         capacity: How many steps the ring holds.
@@ -113,14 +116,14 @@ class Ledger:
         self._ring = Ring(capacity, micro_batches)
         self.leaves = Leaves(self)
         self._waiting: dict[int, CallRecord] = {}
-        self._schemas: dict[int, tuple[Layout, Schema]] = {}
+        self._schemas: dict[int, tuple[Layout, Schema, bool]] = {}
         modules = list(network.modules()) if network is not None else []
         self._junctions = [module for module in modules if isinstance(module, Junction)]
         self._balancing = Balancing(balance, criterion.names, self._junctions, group) if balance is not None else None
         for junction in self._junctions:
             junction.open()
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-        self._handles = [each.register_step_post_hook(lambda *_: self.step()) for each in optimizers]
+        self._handles = [each.register_step_post_hook(lambda *_: self._stepped()) for each in optimizers]
         self._unwatch = _watch_scaler(scaler, self.step)
         self._policy, criterion.on_nonfinite = criterion.on_nonfinite, on_nonfinite or criterion.on_nonfinite
         criterion.recorder = self
@@ -148,11 +151,14 @@ class Ledger:
             schema = Schema.of(layout, self.channels, features)
             if len(self._schemas) >= _MAX_LAYOUTS:
                 self._schemas.clear()
-            same = next((held for _, held in self._schemas.values() if held == schema), schema)
-            known = self._schemas[id(layout)] = layout, same
+            same = next((held for _, held, _ in self._schemas.values() if held == schema), schema)
+            known = self._schemas[id(layout)] = layout, same, bool(_below(roots))
             if self._balancing is not None:
                 self._balancing.fit(same)
-        return CallRecord(self, known[1], layout, roots, pooled)
+        record = CallRecord(self, known[1], layout, roots, pooled)
+        if known[2]:
+            record.listen_below(roots, _below(roots))
+        return record
 
     def sampled(self, record: CallRecord, ids: Any, measure: Measure) -> None:
         """Begins to keep a call's samples; called by the record.
@@ -163,7 +169,7 @@ class Ledger:
             measure: Gives a term's values.
         """
         if self._ranked is not None:
-            record.samples = self._ranked.begin(ids, record.length, record.device, record.pooled)
+            record.samples = self._ranked.begin(ids, record.lengths, record.device, record.pooled)
             if record.samples is not None:
                 self._ranked.measure(record.samples, measure)
 
@@ -184,6 +190,12 @@ class Ledger:
         self._ring.mark()
 
     step = mark
+
+    def _stepped(self) -> None:
+        """The optimizer has stepped; a schedule that stood still since its step before is nobody's."""
+        if self._ring.is_marked:
+            self._criterion.warn_if_still()
+        self.step()
 
     def _balance_unmarked(self, balancing: Balancing) -> None:
         """Ends the balance's step where nobody marks steps: before the first call of the next one."""
@@ -372,6 +384,11 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _below(roots: Sequence[Tensor]) -> dict[Edge, list[tuple[Node, int]]]:
+    """The outputs from which the network computes others of them, and by which operations."""
+    return used_below([edge for root in roots if (edge := gradient_edge(root)) is not None])
 
 
 def _weighed(books: Books, at: str) -> dict[str, tuple[float, float]]:

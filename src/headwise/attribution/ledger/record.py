@@ -6,13 +6,14 @@ that one launch serves them all; large ones become numbers at once, so that thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Size, Tensor
+from torch.autograd.graph import Node
 
 from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.injected import Injection, by_name, merged
@@ -33,8 +34,11 @@ from headwise.criterion.stats import (
     square,
     squares,
 )
+from headwise.graph import Edge, gradient_edge
 
 Fields = dict[str, Tensor]
+
+_NOWHERE: Any = (None, 0)
 
 
 class Owner(Protocol):
@@ -66,6 +70,7 @@ class BackwardPass:
         strangers: Per output the square of what arrived beyond what was sent.
         features: Columns of the features.
         sent: What was sent to outputs, by their identity, while the pass is under way.
+        again: What the network itself sends back to outputs from which it computes others, in the same way.
         by_sample: Norms by sample, by term.
         injected: Losses that were booked in the middle of the network.
         jacobian: The names of rows that were aggregated, and what was made of them; see `CallRecord.aggregated`.
@@ -81,6 +86,7 @@ class BackwardPass:
     strangers: dict[int, Tensor] = field(default_factory=dict)
     features: Fields = field(default_factory=dict)
     sent: dict[int, Tensor] = field(default_factory=dict)
+    again: dict[int, Tensor] = field(default_factory=dict)
     by_sample: dict[int, Tensor] = field(default_factory=dict)
     injected: list[Injection] = field(default_factory=list)
     jacobian: tuple[tuple[str, ...], Tensor] | None = None
@@ -89,6 +95,26 @@ class BackwardPass:
     def send(self, key: int, grad: Tensor) -> None:
         """Notes what is sent to an output, which may stand under several paths."""
         self.sent[key] = _add(self.sent.get(key), grad)
+
+    def beyond(self, key: int, grad: Tensor) -> Tensor:
+        """What arrived at an output beyond what any criterion, and the network itself, sent there.
+
+        Args:
+            key: The identity of the output.
+            grad: What arrived.
+
+        Returns:
+            The square of its norm.
+        """
+        rest, again = grad.detach(), self.again.get(key)
+        for record in self.under.records.values():
+            if (sent := record.sent_to(self.under, key)) is not None:
+                rest = rest.to(book_dtype(grad.device)) - sent
+        if again is None:
+            return square(rest)
+        # The engine has added the two up in the dtype of the output.
+        found, noise = square(rest.to(book_dtype(grad.device)) - again), 4 * torch.finfo(grad.dtype).eps
+        return torch.where(found <= noise**2 * square(grad.detach()), 0.0, found)
 
 
 class Numbers(NamedTuple):
@@ -126,7 +152,7 @@ class CallRecord:
         self.samples: SampledCall | None = None
         self.owner, self._layout = owner, layout
         self.device = roots[0].device
-        self.length = next((len(root) for root in roots if root.dim()), 0)
+        self.lengths = tuple(len(root) for root in roots if root.dim())
         self._ids = [id(root) for root in roots]
         for key, root in dict(zip(self._ids, roots, strict=True)).items():
             if root.is_leaf:
@@ -134,6 +160,23 @@ class CallRecord:
                     owner.leaves.listen(root)
             else:
                 root.register_hook(partial(self.arrived, key))  # type: ignore[no-untyped-call]
+
+    def listen_below(self, roots: Sequence[Tensor], places: Mapping[Edge, Sequence[tuple[Node, int]]]) -> None:
+        """Hears what the network sends back to outputs from which it computes others.
+
+        Args:
+            roots: The outputs.
+            places: From `graph.used_below`.
+        """
+        for key, root in dict(zip(self._ids, roots, strict=True)).items():
+            for node, number in places.get(gradient_edge(root) or _NOWHERE, ()):
+                node.register_hook(partial(self._sent_again, key, number))
+
+    def _sent_again(self, key: int, number: int, grads: tuple[Tensor | None, ...], _: Any) -> None:
+        grad = grads[number]
+        if grad is not None:
+            now = self.now()
+            now.again[key] = _add(now.again.get(key), grad.detach())
 
     def summed(
         self,
@@ -198,6 +241,7 @@ class CallRecord:
         for one in self.passes:
             if one.under is under:
                 one.sent.clear()
+                one.again.clear()
 
     def sent_alone(self, part: Part, grad: Tensor) -> None:
         """Books what the only reader of an output sent; see `Record`."""
@@ -282,11 +326,7 @@ class CallRecord:
         if key in self._ids:
             now, root = self.now(), self._ids.index(key)
             with torch.no_grad():
-                rest = grad.detach()
-                for record in now.under.records.values():
-                    if (sent := record.sent_to(now.under, key)) is not None:
-                        rest = rest.to(book_dtype(grad.device)) - sent
-                found = square(rest)
+                found = now.beyond(key, grad)
             now.strangers[root] = _add(now.strangers.get(root), found)
 
     def sent_to(self, under: Under, key: int) -> Tensor | None:

@@ -169,12 +169,12 @@ class Ranked:
         self._scores: Tensor | None = None
         self._marks: Tensor | None = None
 
-    def begin(self, ids: Any, length: int, device: torch.device, pooled: bool) -> SampledCall | None:
+    def begin(self, ids: Any, lengths: Sequence[int], device: torch.device, pooled: bool) -> SampledCall | None:
         """Begins a call.
 
         Args:
             ids: What the batch calls its samples, or None.
-            length: Of dimension 0 of the first output that has one: how many samples there are where ids do not say.
+            lengths: Of dimension 0 of the outputs: the first is how many samples there are where ids do not say.
             device: Of the outputs.
             pooled: Whether the denominators were totalled over the step.
 
@@ -185,11 +185,7 @@ class Ranked:
             ValueError: The ids do not fit.
         """
         self._num_calls += 1
-        if isinstance(ids, Mapping | Set):  # it has an order of its own, if any
-            raise ValueError(
-                f"ids: a list with one id a sample, in order, or a tensor (N,); found {describe(ids)}. Give a list"
-            )
-        num = length if ids is None else len(ids)
+        num = next(iter(lengths), 0) if ids is None else _num_of(ids, lengths)
         return SampledCall(num, self._numbered(ids, num, device), pooled) if num else None
 
     def measure(self, call: SampledCall, measured: Measure) -> None:
@@ -367,6 +363,21 @@ class Ranked:
         self._number_of = {name: number for number, name in enumerate(self._names)}
         self._scores = None if scores is None else scores.clone()
         self._marks = None if marks is None else marks.clone()
+
+
+def _num_of(ids: Any, lengths: Sequence[int]) -> int:
+    """How many samples the ids name: an order of their own, or letters, name none."""
+    if isinstance(ids, Mapping | Set | str | bytes) or not hasattr(ids, "__len__") or not getattr(ids, "ndim", 1):
+        raise ValueError(
+            f"ids: a list with one id a sample, in order, or a tensor (N,); found {describe(ids)}. Give a list"
+        )
+    if lengths and len(ids) not in lengths:
+        sizes = ", ".join(str(each) for each in dict.fromkeys(lengths))
+        raise ValueError(
+            f"ids: one id a sample; found {len(ids)} ids, and outputs whose dimension 0 holds {sizes}. Give an id to "
+            "each sample of this batch, or none"
+        )
+    return len(ids)
 
 
 def over_ranks(found: dict[str, TermSamples], keep: int, group: Any) -> dict[str, TermSamples]:

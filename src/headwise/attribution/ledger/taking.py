@@ -13,7 +13,19 @@ from headwise.attribution.apart.heads import short
 from headwise.attribution.apart.made import kept_value, made_by
 from headwise.attribution.apart.places import place_of
 from headwise.attribution.apart.words import says_total
-from headwise.attribution.ledger.calls import REST, Arrivals, Call, Key, Numbers, Pass, Unit, gradients, wide, within
+from headwise.attribution.ledger.calls import (
+    REST,
+    Arrivals,
+    Call,
+    Key,
+    Numbers,
+    Outputs,
+    Pass,
+    Unit,
+    gradients,
+    wide,
+    within,
+)
 from headwise.attribution.ledger.injected import LISTENERS, Injection, by_name
 from headwise.attribution.ledger.schema import BOOKED
 from headwise.graph import Edge
@@ -53,8 +65,9 @@ class Taking:
         self._units, self._paths = units, tuple(places)
         self._names = tuple(each.name for each in units)
         self._copied = tuple(tuple(loss.name for loss in each.losses) for each in anatomy.copies)
-        booked = self._book(units, places)
-        self._arrivals = Arrivals(places, booked, self._values)
+        with Outputs(places) as outputs:
+            booked = self._book(units, places)
+        self._arrivals = Arrivals(places, booked, outputs.nested, self._values)
         if keeps_rest:
             LISTENERS.append(self._listen)
 

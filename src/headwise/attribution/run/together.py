@@ -34,6 +34,7 @@ def together(each: Sequence[Books]) -> Books:
         norms,
         math.fsum(books.unbooked.size for books in each),
         math.hypot(*(books.unbooked.sent for books in each)),
+        all(books.unbooked.known for books in each),
     )
     terms = {name: term for books in each for name, term in books.items()}
     size = math.fsum(abs(term.weighted) for term in terms.values())
