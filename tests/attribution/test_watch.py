@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -193,6 +195,41 @@ def test_one_number_is_taken_apart():
     assert {name: term.weight for name, term in books.items()} == pytest.approx(dict(zip(books, (1, 0.5), strict=True)))
     assert books.total == pytest.approx(loss.item())
     assert list(books["second"].outputs) == ["places.0"]
+
+
+class InPieces(TwoLosses):
+    """Returns its losses in one tensor beside what it logs, as Ultralytics' detectors do."""
+
+    def forward(self, x: Tensor) -> Any:
+        losses = torch.zeros(2)
+        losses[0], losses[1] = self.measured(super().forward(x))
+        losses[0] *= 3
+        losses[1] *= 0.5
+        return losses * len(x), {"first": losses[0].detach()}
+
+    def measured(self, returned: Any) -> tuple[Tensor, Tensor]:
+        label_loss = returned["first"] * 2 / 4
+        place_loss = returned["second"].square()
+        return label_loss, place_loss
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_losses_in_one_tensor_are_rows_with_the_weights_of_the_number(scale):
+    model = InPieces("dict")
+    watched = watch(model)
+    for _ in range(2):
+        losses, _ = model(torch.randn(8, 3))
+        kept = [torch.autograd.grad(each, model.seen, retain_graph=True, allow_unused=True) for each in losses]
+        (scale * losses.sum()).backward()
+    books = watched.ledger.read()
+    assert {name: term.weight for name, term in books.items()} == pytest.approx(
+        {"label_loss": 24 * scale, "place_loss": 4 * scale}
+    )
+    assert books.total == pytest.approx(scale * losses.sum().item())
+    for name, part, grads in zip(["label_loss", "place_loss"], losses, kept, strict=True):
+        norm = next(float(each.norm()) for each in grads if each is not None and each.any())
+        assert books[name].weighted == pytest.approx(scale * part.item(), rel=1e-6)
+        assert books[name].grad_norm == pytest.approx(scale * norm, rel=1e-6)
 
 
 def test_a_call_that_raises_leaves_no_mode_behind():

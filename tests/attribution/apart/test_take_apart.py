@@ -223,3 +223,46 @@ def test_a_loss_and_twice_that_loss_stand_beside_each_other():
         "first": 1,
         "l2_weighted": 1,
     }
+
+
+def in_pieces(gain: Any = 7.5) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Losses that are written into one tensor and scaled there, as detectors do; with what they read."""
+    out = {name: each.detach().requires_grad_() for name, each in NETWORK(X).items()}
+    losses = torch.zeros(3)
+    box, label, far = out["box"].abs().mean(), F.cross_entropy(out["label"], Y), out["box"].square().mean()
+    losses[1] = label
+    losses[0], losses[2] = box, far
+    losses[0] *= gain
+    losses[1] *= 0.5
+    losses[2] /= 4
+    return losses * 8, [box, label, far], list(out.values())
+
+
+def test_losses_that_were_written_into_one_tensor_are_told_apart():
+    total, (box, label, far), read = in_pieces()
+    found = take_apart(total.sum())
+    assert rounded(found) == {"box": 60, "label": 4, "far": 2}
+    assert found.complete
+    gradients = torch.autograd.grad(total.sum(), read, retain_graph=True)
+    for name, loss in {"box": box, "label": label, "far": far}.items():
+        assert found[name].value == pytest.approx(loss.item())
+        own = torch.autograd.grad(loss, read, retain_graph=True, allow_unused=True)
+        gradients = tuple(
+            left if part is None else left - found.factors[name] * part
+            for left, part in zip(gradients, own, strict=True)
+        )
+    assert all(float(each.abs().max()) < 1e-6 for each in gradients)
+
+
+@pytest.mark.parametrize("operation", ["exp_", "square_", "sqrt_", "abs_", "tanh_"])
+def test_a_piece_that_was_bent_in_place_is_not_taken_for_a_sum(operation: str):
+    total, *_ = in_pieces()
+    getattr(total[1], operation)()
+    found = take_apart(total.sum())
+    assert "label" not in found.factors
+    assert sum(each.weighted or 0 for each in found.values()) + found.rest == pytest.approx(total.sum().item())
+
+
+def test_a_piece_with_a_learned_gain_is_not_taken_for_a_number_times_a_loss():
+    total, *_ = in_pieces(torch.exp(NETWORK.logvar[0]))
+    assert "box" not in take_apart(total.sum()).factors

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -22,6 +24,8 @@ _PASSING = (
 _NOT_PASSING = ("Addmm", "Addmv", "Addbmm", "Addr", "Addcmul", "Addcdiv", "SplitTanh", "IndexReduce", "SquaredRelu")
 _PRODUCTS = ("MulBackward", "DivBackward", "DotBackward", "VdotBackward", "MvBackward")
 _LEAF = "torch::autograd::AccumulateGrad"
+IN_PLACE = "torch::autograd::CopySlices"
+"""What stands for an operation that wrote a part of a tensor; the operation itself it does not tell."""
 _OF_WEIGHTS = (
     "Exp", "Log", "Neg", "Mul", "Div", "Pow", "Sqrt", "Rsqrt", "Reciprocal", "Softplus", "Softmax", "Sigmoid", "Select",
     "Slice", "Squeeze", "Unsqueeze", "View", "Reshape", "Add", "Sub", "Rsub", "Abs", "Relu", "Clamp", "Clone", "ToCopy",
@@ -80,6 +84,8 @@ class Linearity:
             return live if name == "_DDPSinkBackward" else ()
         if name.startswith(_NOT_PASSING) or not live:
             return ()
+        if name == IN_PLACE:
+            return live if _is_affine(node) else ()
         if name.startswith(_PASSING):
             return live
         if name.startswith(_PRODUCTS):
@@ -125,6 +131,19 @@ class Linearity:
             seen.add(node)
             stack += [node.next_functions[number] for number in self.through(node)]
         return False
+
+
+def _is_affine(node: Node) -> bool:
+    """Whether a node that does not tell its operation is linear in its inputs: its derivative depends on none of them.
+
+    A tensor that is written piece by piece (``loss[0] = box; loss[0] *= gain``) hides what was done to each piece.
+    """
+    formula: Any = node  # a node of autograd is its own formula, though its type does not say so
+    entry = formula._input_metadata[0]
+    with torch.enable_grad():
+        found = formula(torch.ones(tuple(entry.shape), dtype=entry.dtype, device=entry.device))
+    parts = found if isinstance(found, tuple) else (found,)
+    return not any(part is not None and part.requires_grad for part in parts)
 
 
 def is_weight(edge: tuple[Node | None, int]) -> int:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from headwise.attribution.apart.dissect import LAST, Candidate
 from headwise.attribution.apart.frames import is_ours
+from headwise.attribution.apart.linear import IN_PLACE
 from headwise.attribution.apart.spelled import RETURNED, name_of_result
 from headwise.attribution.apart.walk import walk_sum
 from headwise.attribution.apart.words import says_total
@@ -27,6 +28,7 @@ from headwise.graph import Edge
 
 _KEY = "headwise"
 _RANK = 50
+_PIECES = ("Select", "AsStrided")
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,17 @@ def _notes(node: Node) -> dict[str, Any]:
     return notes if isinstance(notes, dict) else {}
 
 
+def _is_piece(node: Node) -> bool:
+    """Whether a scalar is a piece of a tensor that was written there: its node leads to all other pieces too."""
+    below = [child for child, _ in node.next_functions if child is not None]
+    return node.name().startswith(_PIECES) and any(child.name() == IN_PLACE for child in below)
+
+
 def _mark(result: Tensor, frame: FrameType | None) -> None:
     """Keeps a place with the node: it lives as long as the graph does."""
     while frame is not None and is_ours(frame):
         frame = frame.f_back
-    if frame is None or result.grad_fn is None or _KEY in _notes(result.grad_fn):
+    if frame is None or result.grad_fn is None or _KEY in _notes(result.grad_fn) or _is_piece(result.grad_fn):
         return
     code = frame.f_code
     line = f"{code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"

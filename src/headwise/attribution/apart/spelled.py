@@ -90,8 +90,12 @@ def _target(target: ast.expr) -> str | None:
         return target.id
     if isinstance(target, ast.Attribute):
         return target.attr
-    if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant) and _is_name(target.slice.value):
-        return str(target.slice.value)
+    if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
+        key = target.slice.value
+        if _is_name(key):
+            return str(key)
+        name = _target(target.value)
+        return f"{name}[{key}]" if name is not None and isinstance(key, int) else None
     return None
 
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.dissect import Anatomy, Candidate, dissect
+from headwise.attribution.apart.places import candidates_at
 from headwise.attribution.apart.returned import candidates, entries
+from headwise.attribution.apart.walk import walk_sum
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.calls import Call, Places, Slices, wide
 from headwise.attribution.ledger.foreign_rows import read_calls
@@ -128,6 +130,8 @@ class ForeignLedger:
         anatomy = self._dissected(begun)
         calls = list(self._waiting)
         reached = [number for number in range(len(calls)) if _of(anatomy, number).is_reached]
+        if len(reached) == 1 and anatomy.rest and not (anatomy.direct or anatomy.copies):
+            anatomy = self._named(begun, anatomy, reached[0])
         if not reached:
             self._missed = f"Backward was called on a tensor of shape {tuple(roots[0].shape)} that adds none of them. "
             return None
@@ -149,6 +153,16 @@ class ForeignLedger:
         ]
         ends = {edge for call in self._waiting for edge in call.fixed}
         return dissect([(edge, seed) for edge, seed, _ in begun], losses, outputs=ends)
+
+    def _named(self, begun: Sequence[tuple[Edge, Tensor, Tensor]], anatomy: Anatomy, number: int) -> Anatomy:
+        """The summands of one number that a call returned, by the names that they got as they were made."""
+        roots = [(edge, seed) for edge, seed, _ in begun]
+        call = self._waiting[number]
+        returned = {each.edge for each in call.losses}
+        made = [each for each in candidates_at(walk_sum(roots).passed) if each.edge not in returned]
+        found = dissect(roots, [replace(each, name=f"{number}:{each.name}") for each in made], outputs=call.fixed)
+        call.names_rest = bool(made)
+        return replace(anatomy, direct=found.direct, copies=found.copies, rest=found.rest)
 
     def _finish(self, takings: Sequence[Taking], done: bool) -> None:
         for taking in takings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations_with_replacement
 
 import torch
@@ -49,7 +49,7 @@ class Taking:
         rest = dict(anatomy.rest) if keeps_rest else {}
         named = [self._direct(each) for each in anatomy.direct]
         if rest and (call.names_rest or not (named or anatomy.copies or len(rest) == 1)):
-            named, rest = [*named, *self._anonymous(rest)], {}
+            named, rest = [*named, *self._anonymous(rest, {each.name for each in named})], {}
         units = [*named, *self._copies(anatomy)]
         if rest:
             units.append(Unit(REST, tuple(rest.items())))
@@ -110,9 +110,9 @@ class Taking:
         self._values["value", loss.name] = wide(loss.tensor).mean()
         return Unit(loss.name, ((loss.edge, loss.seed),), trains=False)
 
-    def _anonymous(self, rest: Mapping[Edge, Tensor]) -> list[Unit]:
+    def _anonymous(self, rest: Mapping[Edge, Tensor], taken: Collection[str]) -> list[Unit]:
         """Summands of code that returned one number: named by what computed them, and from which outputs."""
-        found, names = [], {each.name for each in self.call.losses}
+        found, names = [], {each.name for each in self.call.losses} | {*taken}
         for edge, derivative in rest.items():
             place, heads = place_of(edge[0]), ", ".join(short(path) for path in self.call.outputs([edge]))
             name = f"{made_by(edge[0])}({heads})" if heads else made_by(edge[0])
@@ -139,7 +139,8 @@ class Taking:
             loss.name for each in anatomy.copies for loss in each.losses
         }
         for name, derivative in anatomy.totals.items():
-            if name in anatomy.whole or parts <= set(anatomy.groups.get(name, ())):
+            # Of losses in one tensor nobody can tell whether the loop means their sum or their mean.
+            if derivative.numel() == 1 and (name in anatomy.whole or parts <= set(anatomy.groups.get(name, ()))):
                 self._values["common",] = wide(derivative).sum()
                 return
         if self.call.scale is not None:

@@ -78,7 +78,8 @@ class Watched:
         if places is not None:
             places.leave()
         if places is not None and returned is not None:
-            self._one_number = sum(each.tensor.numel() == 1 for each in candidates(entries(returned))) == 1
+            found = candidates(entries(returned))
+            self._one_number = len(found) == 1 or sum(each.tensor.numel() == 1 for each in found) == 1
 
     def _collect(self, head: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """Keep what a head returned in the present call of the model."""
