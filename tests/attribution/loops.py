@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch
+from torch.amp import GradScaler
 from torch.utils.checkpoint import checkpoint
 
 import headwise as hw
@@ -39,6 +42,24 @@ class Heads(nn.Module):
         if self.quiet is not None:
             feature = hw.book(feature, name="quiet", loss=stillness, weight=self.quiet)
         return {"one": self.one(feature), "two": self.two(feature)}
+
+    def weights(self) -> list[Tensor]:
+        """What `functional_heads` takes."""
+        return [each for layer in (self.trunk, self.one, self.two) for each in (layer.weight, layer.bias)]
+
+
+def functional_heads(
+    trunk: Tensor, trunk_bias: Tensor, one: Tensor, one_bias: Tensor, two: Tensor, two_bias: Tensor, x: Tensor
+) -> dict[str, Tensor]:
+    """The same heads as a function, so that one compiled graph serves all sessions."""
+    feature = nn.functional.linear(x, trunk, trunk_bias).tanh()
+    return {"one": nn.functional.linear(feature, one, one_bias), "two": nn.functional.linear(feature, two, two_bias)}
+
+
+@cache
+def compiled(function: Any) -> Any:
+    """The function, compiled once for all sessions."""
+    return torch.compile(function, backend="aot_eager", dynamic=True)
 
 
 def stillness(feature: Tensor) -> Tensor:
@@ -94,6 +115,7 @@ class Program:
         look: Whether the loop looks at a gradient by `autograd.grad` before its step.
         pooled: Whether denominators are totalled over the step.
         second: What the total of another criterion on the same outputs is multiplied by, and added; 0: there is none.
+        compiled: Whether the network, and what the loop makes of a breakdown, are compiled.
     """
 
     seed: int
@@ -108,6 +130,7 @@ class Program:
     look: bool = False
     pooled: bool = False
     second: float = 0.0
+    compiled: bool = False
 
 
 @dataclass
@@ -122,6 +145,7 @@ class Session:
         given: The factor that the ledger is given, where it cannot be seen; None: none.
         quiet: The weight of a loss in the middle of the network; None: there is none.
         second_booked: Whether the other criterion has a ledger too.
+        scaled: Whether a GradScaler scales every loss, skips what overflows, and moves its scale.
     """
 
     seed: int
@@ -131,6 +155,7 @@ class Session:
     given: float | None = None
     quiet: float | None = None
     second_booked: bool = True
+    scaled: bool = False
 
 
 def draw(seed: int, steps: int = 8) -> Session:
@@ -147,6 +172,8 @@ def draw(seed: int, steps: int = 8) -> Session:
         quiet,
         chance.random() < 0.5,
     )
+    more = random.Random(f"{seed} more")  # what is drawn later leaves the programs of earlier findings as they were
+    session.scaled = more.random() < 0.25
     for number in range(steps):
         form = chance.choice(forms)
         session.programs.append(
@@ -163,6 +190,7 @@ def draw(seed: int, steps: int = 8) -> Session:
                 chance.random() < 0.2,
                 quiet is None and chance.random() < 0.3,
                 chance.choice([0.0, 0.0, 0.5]),
+                quiet is None and more.random() < 0.1,
             )
         )
     return session
@@ -178,6 +206,7 @@ class Found:
         factors: Per micro-batch, what each term's value was multiplied by on its way to the number.
         totals: Per micro-batch, what all terms have in common; None where the loop went on from terms.
         number: What backward was called on, all passes together, without another criterion that has books.
+        given: The factor that the ledger was given.
         batches: Outputs and targets.
         inputs: Per micro-batch.
     """
@@ -187,6 +216,7 @@ class Found:
     factors: list[dict[str, float]] = field(default_factory=list)
     totals: list[float | None] = field(default_factory=list)
     number: float = 0.0
+    given: float = 1.0
     batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
 
@@ -202,7 +232,10 @@ class Loop:
             weights = {name: nn.Parameter(torch.tensor(each, dtype=WIDE)) for name, each in weights.items()}
         self.criterion = hw.Criterion(terms(weights))
         self.other = hw.Criterion([hw.Term("o", squared, output="one", target="one")], unread=["two", "b", "c"])
-        self.ledgers = [hw.Ledger(self.criterion, scaler=session.given)] if books else []
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.0)
+        self.scaler = GradScaler("cpu", init_scale=64.0, growth_interval=2, enabled=session.scaled)
+        scaler = self.scaler if session.scaled else session.given
+        self.ledgers = [hw.Ledger(self.criterion, scaler=scaler)] if books else []
         if books and session.second_booked:
             self.ledgers.append(hw.Ledger(self.other))
 
@@ -216,28 +249,36 @@ class Loop:
             size = len(x) / sum(program.micro_batches)
             scale = program.scale * (size if program.by_size else 1.0)
             self._micro_batch(program, found, x, targets, pooled, scale)
-        self.criterion.advance()
         found.gradients = [each.grad.clone() for each in self.network.parameters() if each.grad is not None]
+        found.given = self.scaler.get_scale() if self.session.scaled else self.session.given or 1.0
+        if self.session.scaled:
+            if program.seed % 7 == 0:  # the step is skipped, and the scale falls
+                self.network.trunk.weight.grad.fill_(math.inf)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.criterion.advance()
         return found
 
     def _micro_batch(
         self, program: Program, found: Found, x: Tensor, targets: dict[str, Tensor], pooled: Any, scale: float
     ) -> None:
-        outputs = checkpoint(self.network, x, use_reentrant=False) if program.checkpointed else self.network(x)
+        forward = partial(compiled(functional_heads), *self.network.weights()) if program.compiled else self.network
+        outputs = checkpoint(forward, x, use_reentrant=False) if program.checkpointed else forward(x)
         breakdown = self.criterion(outputs, targets, pooled)
         if program.look:
             torch.autograd.grad(breakdown["b"].weighted, self.network.trunk.weight, retain_graph=True)
         numbers = self._numbers(program, breakdown, outputs)
+        factor = self.scaler.scale(torch.ones(())).item()
         other = None
         if program.second:
             other = program.second * self.other(outputs, targets).total
         for place, each in enumerate(numbers):
             last = place == len(numbers) - 1
             whole = each if other is None or not last else each + other
-            (whole * scale).backward(retain_graph=not last)
+            self.scaler.scale(whole * scale).backward(retain_graph=not last)
             booked = last and self.session.second_booked
-            found.number += float(((each if booked else whole) * scale).detach())
-        _note(program, self.session, found, breakdown, scale)
+            found.number += float(((each if booked else whole) * scale).detach()) * factor
+        _note(program, self.session, found, breakdown, scale * factor)
         found.batches.append(({name: each.detach() for name, each in outputs.items()}, targets))
         found.inputs.append(x)
 
@@ -249,7 +290,8 @@ class Loop:
             numbers = [0.25 * breakdown.total, 0.75 * breakdown.total]
             return [numbers[0], self._penalized(program, numbers[1], outputs)]
         elif program.form in SMOOTH:
-            parts = [SMOOTH[program.form](torch.stack([breakdown[name].value for name in NAMES]))]
+            smooth = compiled(SMOOTH[program.form]) if program.compiled else SMOOTH[program.form]
+            parts = [smooth(torch.stack([breakdown[name].value for name in NAMES]))]
         else:
             parts = [program.factors[name] * _read(program, breakdown, name) for name in NAMES]
         numbers = parts if program.each else [sum(parts[1:], parts[0])]
@@ -268,6 +310,7 @@ class Loop:
             each.close()
 
 
+@functorch.patch(donated_buffer=False)  # torch refuses a second pass over buffers that a compiled part has given away
 def run(session: Session, books: bool) -> list[Found]:
     """Runs a session, with books or without."""
     loop = Loop(session, books)
@@ -330,7 +373,7 @@ def expected(program: Program, session: Session, found: Found) -> dict[str, Any]
         grads.append({name: float(each.square().sum()) for name, each in zip(NAMES, found_grads, strict=True)})
     divisor = len(values) if program.pooled else 1
     commons = [total for total in found.totals if total is not None]
-    common = sum(commons) / divisor if commons else session.given or 1.0
+    common = sum(commons) / divisor if commons else found.given
     result: dict[str, Any] = {"common": common}
     for name in NAMES:
         result[name] = _folded(

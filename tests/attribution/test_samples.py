@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_comes_first() -> None:
     t = t.clone()
     t[1, 0] = math.inf
     with hw.Ledger(criterion, samples=2) as ledger:
-        criterion({"y": y}, {"t": t}, ids=list(list("abcd"))).total.backward()
+        criterion({"y": y}, {"t": t}, ids=list("abcd")).total.backward()
         assert ledger.samples("y").top(1)[0].id == "b"
         assert not math.isfinite(ledger.samples("y").top(1)[0].grad_norm)
 
@@ -284,5 +284,5 @@ def test_wrong_labels_among_digits() -> None:
 def test_ids_that_are_no_list_of_the_batch_are_refused(ids) -> None:
     """Was: a text gave each sample a letter, and three ids for four samples were a note that nobody read."""
     criterion = hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t")])
-    with hw.Ledger(criterion, samples=2), pytest.raises(ValueError, match="ids: .* found .*Give "):
+    with hw.Ledger(criterion, samples=2), pytest.raises(ValueError, match=r"ids: .* found .*Give "):
         criterion({"y": torch.randn(4, 2, requires_grad=True)}, {"t": torch.zeros(4, 2)}, ids=ids)

@@ -66,7 +66,7 @@ def direct(network: Cascade, x: Tensor) -> dict[str, float]:
 
 @pytest.mark.parametrize("stranger", [False, True], ids=["alone", "beside a penalty"])
 def test_an_output_that_the_network_reads_again(stranger):
-    """Was: the gradient that comes back through the class was unbooked at the mask, and in `wrap` a part of the term."""
+    """Was: what comes back through the class was unbooked at the mask, and in `wrap` a part of the term."""
     network, x = Cascade(), torch.randn(5, 3, dtype=WIDE)
     wanted = direct(network, x)
     declared, wrapped = criterion(), wrap(foreign)

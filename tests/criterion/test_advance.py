@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ def falling(step: int) -> float:
 
 
 @pytest.fixture
-def criterion() -> Iterator[hw.Criterion]:
-    yield hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t", weight=falling)])
+def criterion() -> hw.Criterion:
+    return hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t", weight=falling)])
 
 
 class Loop:

@@ -217,9 +217,9 @@ class Injected:
             return next(iter(totals.values())).to(like)
         if not under.trains and self.call is not None:
             return None
-        given = given_factor(self.scaler)
+        given = given_factor(self.scaler, like.device)
         if given is not None:
-            return like.new_full((), given)
+            return torch.as_tensor(given).to(like)
         found = f"{len(totals)} totals, none of them its own," if totals else "no total of a Criterion"
         raise RuntimeError(
             f"book {self.name!r}: on the way of this backward pass lies {found} so that nobody knows what the loop "

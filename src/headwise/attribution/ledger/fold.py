@@ -43,18 +43,17 @@ class _Scales:
     per_call: float
 
 
-def fold(step: StepRows, scale: float | None) -> Books:
+def fold(step: StepRows) -> Books:
     """Makes the books of a step.
 
     Args:
         step: The sum of its rows.
-        scale: The loop's factor as its caller gives it, or None; used where it is not known.
 
     Returns:
         The books.
     """
     schema, fields = step.schema, step.schema.read(step.row)
-    scales = _scales(step, fields, scale)
+    scales = _scales(step, fields)
     booked = {name: _booked(fields[f"booked {name}"].tolist(), step, fields, scales) for name in schema.booked}
     gram = _with_booked(_gram(step, fields, scales), booked)
     weighted = torch.where(scales.weights == 0, 0.0, scales.weights * scales.values)
@@ -132,14 +131,15 @@ def _aggregated(step: StepRows, fields: dict[str, Tensor], gram: Gram) -> Gram:
     return Gram(names, ("shared parameters",), products, finite, values, weights / calls, where)
 
 
-def _scales(step: StepRows, fields: dict[str, Tensor], scale: float | None) -> _Scales:
+def _scales(step: StepRows, fields: dict[str, Tensor]) -> _Scales:
     calls = float(fields["calls"])
     per_call = calls if step.pooled else 1.0
     exact = bool(fields["exact"] == fields["calls"]) and float(fields["common"]) != 0
     if exact:
         factor = LoopFactor(float(fields["common"]) / per_call, "seen")
     else:
-        factor = LoopFactor(1.0, "unknown") if scale is None else LoopFactor(scale, "given")
+        given = float(fields["givens"])
+        factor = LoopFactor(float(fields["given"]) / given, "given") if given else LoopFactor(1.0, "unknown")
     sums = fields["factor"] / per_call
     weights = fields["weight"] / calls if exact else sums / factor.value
     alone = fields["value"] / calls

@@ -66,7 +66,7 @@ class Ledger:
         optimizer: The optimizer, or several, whose steps end the books' steps. Schedules are the criterion's, books or
             not: `Criterion.advance_with`.
         scaler: What knows the loop's own factor (a loss scale) where it cannot be seen: where the loop goes on from
-            single terms. A GradScaler, a number, or a function that returns one.
+            single terms. A GradScaler, a number, or a function that returns one; asked in the backward pass.
         capacity: How many steps the ring holds.
         micro_batches: Criterion calls a step, as long as nobody marks steps. Their books are pooled: values are summed
             if the calls were given totalled denominators and averaged by the loop's factors otherwise, norms are those
@@ -160,6 +160,17 @@ class Ledger:
             record.listen_below(roots, _below(roots))
         return record
 
+    def given(self, device: torch.device) -> float | Tensor | None:
+        """The loop's factor now, where the caller gives one; called by the record.
+
+        Args:
+            device: Where the loss is.
+
+        Returns:
+            The factor.
+        """
+        return given_factor(self._scaler, device)
+
     def sampled(self, record: CallRecord, ids: Any, measure: Measure) -> None:
         """Begins to keep a call's samples; called by the record.
 
@@ -246,7 +257,7 @@ class Ledger:
         if across_ranks:
             steps = [_over_ranks(steps[-1] if steps else None, group)]
         if steps:
-            return fold(steps[-1], given_factor(self._scaler))
+            return fold(steps[-1])
         raise RuntimeError(
             "the ledger is empty: no backward pass of this criterion's terms has run since it was opened. "
             "Call criterion(...).total.backward() first"
@@ -255,8 +266,7 @@ class Ledger:
     def history(self) -> list[Books]:
         """The books of all steps that the ring still holds, oldest first, by one transfer to the host."""
         self._flush()
-        scale = given_factor(self._scaler)
-        return [fold(step, scale) for step in self._ring.steps(len(self._ring))]
+        return [fold(step) for step in self._ring.steps(len(self._ring))]
 
     def suggest(self, *, at: str = OUTPUTS, target: Target = "equal", last: int | None = None) -> Suggestion:
         """The weights that would have given each term an equal, or a given, share of the gradient's norm.

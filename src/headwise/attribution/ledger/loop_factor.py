@@ -1,26 +1,31 @@
-"""What the loop multiplies its losses by, as its caller gives it where nobody can see it."""
+"""What the loop multiplies its losses by, as its caller gives it where nobody can see it: in the pass, not later."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 Scaler = Any
 """What knows the loss scale: a GradScaler (``get_scale()``), a number, or a function that returns one."""
 
 
-def given_factor(scaler: Scaler) -> float | None:
+def given_factor(scaler: Scaler, device: torch.device) -> float | Tensor | None:
     """The loop's factor as its caller gives it.
 
     Args:
         scaler: See `Scaler`; or None.
+        device: Where the loss is.
 
     Returns:
-        The factor now; None where none is given.
+        The factor now, of a GradScaler as a tensor that nobody waits for; None where none is given.
     """
     if scaler is None:
         return None
+    if hasattr(scaler, "get_scale") and hasattr(scaler, "scale"):
+        found: Tensor = scaler.scale(torch.ones((), device=device))
+        return found.detach()
     get: Callable[[], float] | None = getattr(scaler, "get_scale", None)
-    if get is not None:
-        return float(get())
-    return float(scaler() if callable(scaler) else scaler)
+    return float(get() if get is not None else scaler() if callable(scaler) else scaler)

@@ -46,6 +46,10 @@ class Owner(Protocol):
 
     leaves: Leaves
 
+    def given(self, device: torch.device) -> float | Tensor | None:
+        """The loop's factor now, where the caller gives one."""
+        ...
+
     def stirred(self, record: CallRecord) -> None:
         """A backward pass came by."""
         ...
@@ -63,6 +67,7 @@ class BackwardPass:
         under: Which pass.
         common: The factor at the total.
         own: Factors at the values of single terms.
+        given: The loop's factor, as its caller gave it when the pass came to a term.
         kept: Small gradients at sites, by (site, reading).
         probed: Norms and sums of large ones.
         pairs: Inner products, by (site, reading, reading).
@@ -79,6 +84,7 @@ class BackwardPass:
     under: Under
     common: Tensor | None = None
     own: dict[int, Tensor] = field(default_factory=dict)
+    given: float | Tensor | None = None
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     probed: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     pairs: dict[tuple[int, int, int], Product] = field(default_factory=dict)
@@ -224,6 +230,8 @@ class CallRecord:
 
     def _at_value(self, term: int, factor: Tensor) -> None:
         now = self.now()
+        if not now.own:
+            now.given = self.owner.given(self.device)
         now.own[term] = _add(now.own.get(term), factor.detach().sum())
 
     def now(self) -> BackwardPass:
@@ -413,6 +421,8 @@ class CallRecord:
             **{name: each.to(value) for name, each in one.features.items()},
         }
         fields |= {f"booked {name}": columns.to(value) for name, columns in by_name(one.injected).items()}
+        if one.given is not None:
+            fields |= {"given": self._vector((one.given,)), "givens": self._vector((1.0,))}
         if one.jacobian is not None:
             fields["jacobian"] = one.jacobian[1].to(value)
         if self._levels:

@@ -196,6 +196,8 @@ class Schema:
             "common": 1,  # what the loop multiplied the total by
             "exact": 1,  # calls of which every pass began at the total, so that `common` is the loop's whole factor
             "calls": 1,
+            "given": 1,  # the loop's factor as its caller gave it
+            "givens": 1,  # passes for which it was
             "number": 1,  # what backward was called on, as far as it is this criterion's
             "numbers": 1,  # calls of which that is known
             "levels": sum(map(len, self.levels)),  # factor of the term * value of the level
