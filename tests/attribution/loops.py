@@ -253,7 +253,7 @@ class Loop:
         found.given = self.scaler.get_scale() if self.session.scaled else self.session.given or 1.0
         if self.session.scaled:
             if program.seed % 7 == 0:  # the step is skipped, and the scale falls
-                self.network.trunk.weight.grad.fill_(math.inf)
+                self.network.trunk.weight.grad = torch.full_like(self.network.trunk.weight, math.inf)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.criterion.advance()
@@ -310,9 +310,13 @@ class Loop:
             each.close()
 
 
-@functorch.patch(donated_buffer=False)  # torch refuses a second pass over buffers that a compiled part has given away
 def run(session: Session, books: bool) -> list[Found]:
     """Runs a session, with books or without."""
+    with functorch.patch(donated_buffer=False):  # torch refuses a second pass over buffers that were given away
+        return _run(session, books)
+
+
+def _run(session: Session, books: bool) -> list[Found]:
     loop = Loop(session, books)
     found = [loop.step(program) for program in session.programs]
     if books:
