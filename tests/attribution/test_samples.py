@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import headwise as hw
 from headwise import losses
 from headwise.attribution import TermSamples
+from headwise.attribution.ledger.columns import superseded
+from headwise.attribution.ledger.sampled import SampledCall
 from headwise.structure import leaves, mapped
 from tests.asserts import ForbidSync
 from tests.criterion.samples import five_maps, five_targets, five_terms
@@ -87,8 +89,43 @@ def test_a_sample_is_ranked_as_it_came_last() -> None:
         # The mean over two columns: the value of target 4 is 16, its gradient 2 * 4 / 2 in both.
         assert ledger.samples("y").top(1)[0].value == pytest.approx(16)
         assert ledger.samples("y").top(1)[0].grad_norm == pytest.approx(4 * math.sqrt(2))
+        criterion({"y": y}, {"t": t / 100}, ids=[50, 60, 70, 80]).total.backward()
+        assert [each.id for each in ledger.samples("y", last_step=True).top(2)] == [80, 70]
+        assert [each.id for each in ledger.samples("y").top(2)] == [10, 20]
         ledger.forget_samples()
-        assert ledger.samples("y").by_gradient == ()
+        assert ledger.samples("y").by_gradient == ledger.samples("y", last_step=True).by_gradient == ()
+
+
+def test_calls_that_waited_together_are_ranked_as_one_by_one() -> None:
+    """With ids that come again, batches of two sizes, and values in every third call."""
+    draw = torch.Generator().manual_seed(0)
+    calls = [(torch.randint(0, 9, (num,), generator=draw), torch.randn(num, 2, generator=draw)) for num in (4, 3) * 12]
+    found = []
+    for together in (True, False):
+        criterion, y, _ = squared_rows()
+        with hw.Ledger(criterion, samples=9, values_every=3) as ledger:
+            for ids, rows in calls:
+                criterion({"y": y[: len(ids)]}, {"t": rows}, ids=ids).total.backward()
+                criterion.advance()
+                if not together:
+                    ledger.samples()
+            found.append(ledger.samples("y"))
+    assert found[0] == found[1]
+    last = {int(number): norm for ids, rows in calls for number, norm in zip(ids, rows.norm(dim=1), strict=True)}
+    assert [each.id for each in found[0].by_gradient] == sorted(last, key=lambda number: -last[number])
+    assert len(found[0].by_value) > 3
+
+
+def test_a_sample_that_comes_again_later_is_known_on_any_device() -> None:
+    ids = [[5, 7, 5], [7, 1], [5]]
+    on_host = [SampledCall(each, torch.device("cpu"), True) for each in ids]
+    on_device = [SampledCall(torch.tensor(each), torch.device("cpu"), True) for each in ids]
+    numbers = torch.tensor([each for call in ids for each in call])
+    for calls in (on_host, on_device):
+        again = superseded(numbers, calls)
+        assert again is not None
+        assert again.tolist() == [True, True, True, False, False, False]
+    assert superseded(numbers[3:], on_host[1:]) is None
 
 
 def test_batches_of_any_size_compare_and_so_do_micro_batches() -> None:
@@ -286,3 +323,26 @@ def test_ids_that_are_no_list_of_the_batch_are_refused(ids) -> None:
     criterion = hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t")])
     with hw.Ledger(criterion, samples=2), pytest.raises(ValueError, match=r"ids: .* found .*Give "):
         criterion({"y": torch.randn(4, 2, requires_grad=True)}, {"t": torch.zeros(4, 2)}, ids=ids)
+
+
+def test_terms_that_go_backward_one_by_one_are_ranked_as_together() -> None:
+    found = []
+    for way in ("total", "entries", "entries, read between"):
+        criterion = hw.Criterion(five_terms())
+        maps, targets = five_maps(4), five_targets(4)
+        with hw.Ledger(criterion, samples=4, values_every=1) as ledger:
+            for _ in range(2):
+                breakdown = criterion({"maps": maps}, targets, ids=[3, 1, 4, 2])
+                if way == "total":
+                    breakdown.total.backward()
+                for entry in breakdown.values() if way != "total" else ():
+                    entry.weighted.backward(retain_graph=True)
+                    if way != "entries":
+                        ledger.samples()
+            found.append(ledger.samples())
+    for other in found[1:]:
+        for name, ranked in found[0].items():
+            assert [each.id for each in other[name].by_gradient] == [each.id for each in ranked.by_gradient]
+            norms = [each.grad_norm for each in ranked.by_gradient]
+            assert [each.grad_norm for each in other[name].by_gradient] == pytest.approx(norms, rel=1e-5)
+            assert len(other[name].by_value) == 4

@@ -125,7 +125,7 @@ def test_direction_is_that_of_encodec() -> None:
         hw.Term("c", losses.smooth_l1, output="y", target="c", weight=0.01),
     ]
     criterion, draw, seen = hw.Criterion(terms), torch.Generator().manual_seed(2), []
-    with hw.Ledger(criterion, balance=hw.balance.Shares(weights, decay=0.8)):
+    with hw.Ledger(criterion, balance=hw.balance.Shares(weights, decay=0.8), balance_every=1):
         for _ in range(6):
             targets = {name: torch.randn(3, 5, dtype=torch.float64, generator=draw) for name in weights}
             values = criterion({"y": output}, targets)
@@ -205,11 +205,32 @@ def test_nothing_waits_and_no_pass_is_added() -> None:
     assert len(passes) == 3
 
 
+def test_steps_between_are_not_looked_at() -> None:
+    class Counting(hw.balance.Shares):
+        def weights(self, step: int, gram: hw.balance.StepGram) -> Tensor:
+            seen.append((step, gram.since))
+            return super().weights(step, gram)
+
+    network, criterion = Two(), two_terms()
+    seen: list[tuple[int, int]] = []
+    with hw.Ledger(criterion, balance=Counting(), balance_every=3):
+        found = []
+        for x, targets in batches(8):
+            criterion(network(x), targets).total.backward()
+            criterion.advance()
+            found.append(tuple(float(each) for each in criterion.weights.values()))
+    assert seen == [(0, 1), (3, 3), (6, 3)]
+    assert found[0] == found[1] == found[2] != found[3]
+    assert len(set(found)) == 3
+    with pytest.raises(ValueError, match=r"balance_every are at least 1; found 1024, 1 and 0"):
+        hw.Ledger(criterion, balance=hw.balance.Shares(), balance_every=0)
+
+
 def test_a_step_that_is_not_finite_or_empty_teaches_nothing() -> None:
     y = torch.ones(4, 2, requires_grad=True)
     criterion = hw.Criterion([hw.Term(name, losses.squared_error, output="y", target=name, mask="m") for name in "ab"])
     mask = torch.ones(4, 2, dtype=torch.bool)
-    with hw.Ledger(criterion, balance=hw.balance.Shares({"a": 1, "b": 1})):
+    with hw.Ledger(criterion, balance=hw.balance.Shares({"a": 1, "b": 1}), balance_every=1):
         found = []
         for goal, kept in ((3.0, mask), (float("inf"), mask), (5.0, ~mask), (3.0, mask)):
             targets = {"a": torch.full((4, 2), goal), "b": torch.full((4, 2), -9.0), "m": kept}
@@ -245,7 +266,7 @@ def test_a_loop_that_weighs_terms_itself_does_not_run_away() -> None:
 def test_grad_norm_by_hand() -> None:
     y = torch.zeros(1, requires_grad=True)
     criterion = hw.Criterion([hw.Term(n, lambda o, t: (o * t + t).sum(), 1.0, output="y", target=n) for n in "ab"])
-    with hw.Ledger(criterion, balance=hw.balance.GradNorm(alpha=1.0, rate=0.1)):
+    with hw.Ledger(criterion, balance=hw.balance.GradNorm(alpha=1.0, rate=0.1), balance_every=1):
         factor, first = [1.0, 1.0], [4.0, 1.0]
         for norms in ([4.0, 1.0], [2.0, 1.0], [1.0, 1.0]):
             criterion({"y": y}, {n: torch.tensor([g]) for n, g in zip("ab", norms, strict=True)}).total.backward()
@@ -265,7 +286,7 @@ def test_uncertainty_settles_at_one_over_the_value() -> None:
         [hw.Term(n, losses.squared_error, output="y", target=n, weight=w) for n, w in (("a", 1.0), ("b", 0.5))]
     )
     targets = {"a": torch.full((3,), 2.0), "b": torch.full((3,), 0.5)}
-    with hw.Ledger(criterion, balance=hw.balance.Uncertainty(rate=0.5)):
+    with hw.Ledger(criterion, balance=hw.balance.Uncertainty(rate=0.5), balance_every=1):
         for _ in range(80):
             criterion({"y": y}, targets).total.backward()
             criterion.advance()

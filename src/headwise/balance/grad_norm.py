@@ -57,7 +57,9 @@ class GradNorm:
         left = values / self._first
         sent = factor * norms
         wanted = sent.mean() * (left / left.mean()) ** self.alpha
-        moved = (factor - self.rate * torch.sign(sent - wanted) * norms / norms.mean()).clamp(min=self.LEAST)
+        moved = (factor - self.rate * gram.since * torch.sign(sent - wanted) * norms / norms.mean()).clamp(
+            min=self.LEAST
+        )
         moved = moved * (len(moved) / moved.sum())
         # A step of which something is not finite teaches nothing.
         self._factor = torch.where(torch.isfinite(moved).all(), moved, factor)

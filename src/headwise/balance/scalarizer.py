@@ -47,7 +47,7 @@ class Scalarizer:
         with torch.no_grad():
             for parameter, each in zip(learned, slopes, strict=True):
                 if each is not None:
-                    parameter.sub_(each.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), alpha=self.rate)
+                    parameter.sub_(each.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), alpha=self.rate * gram.since)
         return slope
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,8 +33,8 @@ class Shares:
     Args:
         shares: By term, any positive numbers; of terms that are not named the weight stays. None: equal shares for all.
         at: "outputs", or the name of a `Junction` whose heads are named after the terms or their outputs.
-        decay: Of the average, in [0, 1). Steps in which a term sends nothing, or something that is not finite, do not
-            count for it.
+        decay: Of the average, a step, in [0, 1). Steps in which a term sends nothing, or something that is not finite,
+            do not count for it.
 
     Raises:
         ValueError: A share is not positive, or the decay is not in [0, 1).
@@ -48,7 +48,7 @@ class Shares:
             raise ValueError(f"balance.Shares: decay is in [0, 1); found {decay}")
         self.shares, self.at, self.decay = given, at, decay
         self._mean: Tensor | None = None
-        self._num = 0
+        self._seen = 0.0  # what the average's weights add up to, the newest counted as 1
 
     def check(self, terms: Sequence[str]) -> None:
         """Raises a ValueError where a share names no term."""
@@ -61,11 +61,10 @@ class Shares:
         norms = gram.norms
         if self._mean is None or self._mean.device != norms.device:
             self._mean = torch.zeros_like(norms) if self._mean is None else self._mean.to(norms)
-        self._num += 1
         # The first step counts whole, the second as much as the decay makes of it, and so on: no bias towards 0.
-        newest = (1 - self.decay) / (1 - self.decay**self._num)
+        self._seen = self._seen * self.decay**gram.since + 1
         valid = norms.nan_to_num(nan=0.0, posinf=0.0)
-        self._mean = self._mean.lerp(torch.where(valid > 0, valid, self._mean), newest)
+        self._mean = self._mean.lerp(torch.where(valid > 0, valid, self._mean), 1 / self._seen)
         return self._factors(gram.terms, self._mean)
 
     def _factors(self, terms: tuple[str, ...], mean: Tensor) -> Tensor:
@@ -80,9 +79,9 @@ class Shares:
 
     def state_dict(self) -> dict[str, Any]:
         """The averages."""
-        return {"mean": None if self._mean is None else self._mean.cpu(), "num": self._num}
+        return {"mean": None if self._mean is None else self._mean.cpu(), "seen": self._seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state."""
         self._mean = None if state["mean"] is None else state["mean"].clone()
-        self._num = state["num"]
+        self._seen = state["seen"]

@@ -49,7 +49,7 @@ class Uncertainty:
         parts = gram.values * gram.weights.to(gram.values)
         s = torch.zeros_like(parts) if self._log_variance is None else self._log_variance.to(parts)
         slope = (1 - torch.exp(-s) * parts).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        self._log_variance = s - (self.rate * slope).clamp(-self.MOST, self.MOST)
+        self._log_variance = s - gram.since * (self.rate * slope).clamp(-self.MOST, self.MOST)
         return torch.exp(-self._log_variance)
 
     def state_dict(self) -> dict[str, Any]:

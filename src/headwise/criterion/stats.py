@@ -57,26 +57,33 @@ def squares(small: Sequence[Tensor], probes: Sequence[tuple[Tensor, Tensor]] = (
 
 def _norms(grads: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """The norms of some tensors: by one operation on a GPU, by one for each shape on the CPU, which takes as long."""
-    alike = _alike([(grad.shape, grad.dtype) for grad in grads]) if grads[0].is_cpu else []
-    if not alike or len(alike) > len(grads) // 2:
+    groups = alike([(grad.shape, grad.dtype) for grad in grads]) if grads[0].is_cpu else []
+    if not groups or len(groups) > len(grads) // 2:
         return torch.stack(torch._foreach_norm(list(grads), 2, dtype=dtype))
     found = []
-    for same in alike:
+    for same in groups:
         norms: Tensor = torch.linalg.vector_norm(_rows([grads[number] for number in same]), dim=1, dtype=dtype)
         found.append(norms)
-    return _in_order(alike, found)
+    return _in_order(groups, found)
 
 
-def _alike(keys: Sequence[Hashable]) -> list[list[int]]:
-    """The places of equal keys."""
+def alike(keys: Sequence[Hashable]) -> list[list[int]]:
+    """The places of equal keys, in the order of their first.
+
+    Args:
+        keys: One a place.
+
+    Returns:
+        The places, a list for each key.
+    """
     places: dict[Hashable, list[int]] = {}
     for number, key in enumerate(keys):
         places.setdefault(key, []).append(number)
     return list(places.values())
 
 
-def _rows(alike: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(alike)).unsqueeze(-1).flatten(1)  # of one number, too
+def _rows(same: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(same)).unsqueeze(-1).flatten(1)  # of one number, too
 
 
 def _in_order(places: Sequence[Sequence[int]], found: Sequence[Tensor]) -> Tensor:
@@ -118,11 +125,11 @@ def products_of(found: Sequence[Product]) -> Tensor:
     """
     first = found[0] if isinstance(found[0], Tensor) else found[0][0]
     dtype = book_dtype(first.device)
-    alike = _alike(
+    groups = alike(
         [None if isinstance(each, Tensor) else (each[0].shape, each[0].dtype, each[1].dtype) for each in found]
     )
     sums = []
-    for same in alike:
+    for same in groups:
         pairs = [each for number in same if not isinstance(each := found[number], Tensor)]
         if not pairs:
             sums.append(torch.stack([each.to(dtype) for number in same if isinstance(each := found[number], Tensor)]))
@@ -131,7 +138,7 @@ def products_of(found: Sequence[Product]) -> Tensor:
         else:
             left, right = (_rows(side).to(dtype) for side in zip(*pairs, strict=True))
             sums.append((left * right).sum(1))
-    return _in_order(alike, sums)
+    return _in_order(groups, sums)
 
 
 def with_channel(grad: Tensor, edge: Edge) -> Tensor:

@@ -33,9 +33,10 @@ class Rule(Protocol):
         """What the declared weights are multiplied by from the next step on.
 
         Args:
-            step: How many steps have been balanced before.
+            step: How many steps came before.
             gram: Of the step that has just ended, at the declared weights, of one place; on the device. Its ``norms``,
                 ``values`` and ``weights`` are (T,) tensors; inner products between terms are not known (NaN).
+                ``since`` is how many steps it stands for, if not every one is looked at.
 
         Returns:
             (T,).
@@ -60,13 +61,24 @@ class StepGram(Gram):
         values: Makes (T,).
         weights: (T,), as declared.
         step: Number of the step.
+        since: How many steps it stands for: those since the one that was looked at before.
     """
 
+    since: int
+
     def __init__(
-        self, terms: tuple[str, ...], site: str, norms: Tensor, values: Callable[[], Tensor], weights: Tensor, step: int
+        self,
+        terms: tuple[str, ...],
+        site: str,
+        norms: Tensor,
+        values: Callable[[], Tensor],
+        weights: Tensor,
+        step: int,
+        since: int,
     ) -> None:
-        level = Where("output" if site == OUTPUTS else "feature", step=step)
-        self.__dict__.update(terms=terms, sites=(site,), weights=weights, where=level, _norms=norms, _values=values)
+        where = Where("output" if site == OUTPUTS else "feature", step=step)
+        told = {"terms": terms, "sites": (site,), "weights": weights, "where": where, "since": since}
+        self.__dict__.update(told, _norms=norms, _values=values)
 
     @property
     def norms(self) -> Tensor:
@@ -101,13 +113,16 @@ class Balancing:
         rule: The rule.
         terms: The terms' names.
         junctions: Those of the network.
+        every: Of so many steps one is looked at, the first of them; the others cost nothing.
         group: The process group over whose ranks norms are summed; None means the default one.
 
     Raises:
         ValueError: The rule does not fit.
     """
 
-    def __init__(self, rule: Rule, terms: tuple[str, ...], junctions: Sequence[Junction], group: Any) -> None:
+    def __init__(
+        self, rule: Rule, terms: tuple[str, ...], junctions: Sequence[Junction], every: int, group: Any
+    ) -> None:
         rule.check(terms)
         known = {each.name: each for each in junctions}
         if rule.at != OUTPUTS and rule.at not in known:
@@ -117,9 +132,9 @@ class Balancing:
             )
         self.factor: Tensor | None = None  # (T,), float32; None before the first step
         self.num_steps = 0
-        self._rule, self._terms, self._group = rule, terms, group
+        self._rule, self._terms, self._every, self._group = rule, terms, every, group
         self._junction = known.get(rule.at)
-        self._calls: dict[int, tuple[CallRecord, Tensor]] = {}
+        self._calls: dict[int, tuple[CallRecord, Tensor | None]] = {}  # None in steps that are not looked at
         self._columns: dict[Schema, tuple[tuple[int, ...], ...]] = {}
 
     @property
@@ -137,11 +152,14 @@ class Balancing:
         for record in records:
             new, record.num_taken = record.trained[record.num_taken :], len(record.trained)
             for one in new:
+                if self.num_steps % self._every:
+                    self._calls[id(record)] = record, None
+                    continue
                 norm = self._norms(record, one)
                 if norm is not None:
-                    held = self._calls.get(id(record))
+                    _, held = self._calls.get(id(record), (record, None))
                     # Passes over one call send one gradient, by different factors.
-                    self._calls[id(record)] = record, norm if held is None else held[1] + norm
+                    self._calls[id(record)] = record, norm if held is None else held + norm
 
     @torch.no_grad()
     def step(self, records: Iterable[CallRecord]) -> Tensor | None:
@@ -154,21 +172,22 @@ class Balancing:
             What the declared weights are multiplied by from now on, (T,); None as long as nothing was sent.
         """
         self.take(records)
-        calls, self._calls = list(self._calls.values()), {}
+        found, self._calls = list(self._calls.values()), {}
+        calls = [(record, norms) for record, norms in found if norms is not None]
         if calls:
             with torch.inference_mode(False):
                 gram = self._gram(calls)
-                found = self._rule.weights(self.num_steps, gram)
-                if found.shape != (len(self._terms),):
+                factor = self._rule.weights(self.num_steps, gram)
+                if factor.shape != (len(self._terms),):
                     raise ValueError(
                         f"balance: {type(self._rule).__name__}.weights gives one number a term, ({len(self._terms)},); "
-                        f"found {tuple(found.shape)}"
+                        f"found {tuple(factor.shape)}"
                     )
-                self.factor = found.to(torch.float32)
+                self.factor = factor.to(torch.float32)
                 if is_distributed():
                     # Drawn weights, or unlike devices: ranks stay equal to the bit.
                     torch.distributed.broadcast(self.factor, group_src=0, group=self._group)
-            self.num_steps += 1
+        self.num_steps += bool(found)
         return self.factor
 
     def _gram(self, calls: Sequence[tuple[CallRecord, Tensor]]) -> StepGram:
@@ -186,8 +205,12 @@ class Balancing:
             torch.distributed.all_reduce(packed, group=self._group)
             norms = packed[0].sqrt()
             pooled = packed[1] if first.pooled else packed[1] / ranks
-            return StepGram(self._terms, self._rule.at, norms, lambda: pooled, first.weight(), self.num_steps)
-        return StepGram(self._terms, self._rule.at, norms, values, first.weight(), self.num_steps)
+            return self._table(norms, lambda: pooled, first)
+        return self._table(norms, values, first)
+
+    def _table(self, norms: Tensor, values: Callable[[], Tensor], first: CallRecord) -> StepGram:
+        since = self._every if self.num_steps else 1
+        return StepGram(self._terms, self._rule.at, norms, values, first.weight(), self.num_steps, since)
 
     def _norms(self, record: CallRecord, one: BackwardPass) -> Tensor | None:
         """(T,): what the terms sent in one pass, at the declared weights, the loop's factor divided out."""
@@ -205,15 +228,16 @@ class Balancing:
         return found if factor is None else found / factor.abs()
 
     def _at_outputs(self, record: CallRecord, one: BackwardPass) -> Tensor | None:
-        keys = (*one.kept, *one.probed)
-        if not keys:
+        if not one.kept and not one.probed:
             return None
         readings, dtype = record.schema.readings, book_dtype(record.device)
-        terms = tuple([readings[reading].term for _, reading in keys])
-        norms = [norm.to(dtype) for norm, _ in one.probed.values()]
+        norms = {key: norm.to(dtype) for key, (norm, _) in one.probed.items()}
         if one.kept:
-            norms = [*torch._foreach_norm(list(one.kept.values()), 2, dtype=dtype), *norms]
-        found = torch.stack(norms)
+            kept = torch._foreach_norm(list(one.kept.values()), 2, dtype=dtype)
+            norms |= dict(zip(one.kept, kept, strict=True))
+        term_of = {key: readings[key[1]].term for key in norms}
+        in_order = sorted(norms, key=term_of.__getitem__)
+        found, terms = torch.stack([norms[key] for key in in_order]), tuple([term_of[key] for key in in_order])
         if terms == tuple(range(len(self._terms))):
             return found
         square = found.square() @ _spread(tuple((term,) for term in terms), len(self._terms), found)

@@ -17,13 +17,16 @@ from torch.optim import Optimizer
 from headwise.attribution.ledger.balancing import OUTPUTS, Balancing, Rule, term_of_head
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.clock import CLOCK, Under
+from headwise.attribution.ledger.columns import Brought, joined
 from headwise.attribution.ledger.fold import fold
 from headwise.attribution.ledger.leaves import Leaves
 from headwise.attribution.ledger.loop_factor import Scaler, given_factor
+from headwise.attribution.ledger.ranking import Ranked
 from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.ring import Ring, StepRows
 from headwise.attribution.ledger.rows import rows_of
-from headwise.attribution.ledger.samples import Measure, Ranked, TermSamples, over_ranks
+from headwise.attribution.ledger.sampled import Measure
+from headwise.attribution.ledger.samples import TermSamples, over_ranks
 from headwise.attribution.ledger.schema import Feature, Schema
 from headwise.attribution.ledger.suggestion import Suggestion, Target, suggest
 from headwise.criterion.criterion import Criterion
@@ -79,6 +82,7 @@ class Ledger:
             pass of the losses; gradients by sample come with every call. 0: never.
         balance: Sets weights from the books, once a step: a rule of `headwise.balance`, or one of yours. What it needs
             to know after a restart is in `state_dict`. With accumulation, give the optimizer or `micro_batches` too.
+        balance_every: Of so many steps, the balance looks at one and sets the weights anew; the others cost nothing.
         group: The process group over whose ranks a balance is taken, if `torch.distributed` is used; None: the default
             one. All its ranks must do every step.
 
@@ -100,12 +104,14 @@ class Ledger:
         samples: int = 0,
         values_every: int = 10,
         balance: Rule | None = None,
+        balance_every: int = 4,
         group: Any = None,
     ) -> None:
         if criterion.recorder is not None:
             raise ValueError("the criterion's books are kept by another Ledger. Close that one first: ledger.close()")
-        if capacity < 1 or micro_batches < 1:
-            raise ValueError(f"capacity and micro_batches are at least 1; found {capacity} and {micro_batches}")
+        if min(capacity, micro_batches, balance_every) < 1:
+            found = f"{capacity}, {micro_batches} and {balance_every}"
+            raise ValueError(f"capacity, micro_batches and balance_every are at least 1; found {found}")
         if on_nonfinite not in (None, "keep", "drop", "raise"):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
         if samples < 0 or values_every < 0:
@@ -119,7 +125,9 @@ class Ledger:
         self._schemas: dict[int, tuple[Layout, Schema, bool]] = {}
         modules = list(network.modules()) if network is not None else []
         self._junctions = [module for module in modules if isinstance(module, Junction)]
-        self._balancing = Balancing(balance, criterion.names, self._junctions, group) if balance is not None else None
+        self._balancing = None
+        if balance is not None:
+            self._balancing = Balancing(balance, criterion.names, self._junctions, balance_every, group)
         for junction in self._junctions:
             junction.open()
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
@@ -231,11 +239,17 @@ class Ledger:
             self._balancing.take(waiting)
         for each in rows_of(waiting):
             self._ring.write(each.schema, each.places, each.columns, each.briefs)
+        if self._ranked is not None:
+            self._ranked.add([
+                Brought(each.samples, *joined([(one.by_sample, one.common) for one in each.trained]), step)
+                for each in waiting
+                if each.samples is not None and (step := self._step_of(each)) is not None
+            ])  # fmt: skip
         for record in waiting:
-            if self._ranked is not None and record.samples is not None and record.place is not None:
-                passes = [(each.by_sample, each.common) for each in record.trained]
-                self._ranked.add(record.samples, passes, self._ring.step_of(record.place))
             record.written()
+
+    def _step_of(self, record: CallRecord) -> int | None:
+        return None if record.place is None else self._ring.step_of(record.place)
 
     def read(self, *, across_ranks: bool = False, group: Any = None) -> Books:
         """The books of the last step, by one transfer to the host.
@@ -290,15 +304,17 @@ class Ledger:
         return suggest([_weighed(books, at) for books in steps], target, at)
 
     @overload
-    def samples(self, term: str, *, across_ranks: bool = False, group: Any = None) -> TermSamples: ...
+    def samples(
+        self, term: str, *, last_step: bool = False, across_ranks: bool = False, group: Any = None
+    ) -> TermSamples: ...
 
     @overload
     def samples(
-        self, term: None = None, *, across_ranks: bool = False, group: Any = None
+        self, term: None = None, *, last_step: bool = False, across_ranks: bool = False, group: Any = None
     ) -> dict[str, TermSamples]: ...
 
     def samples(
-        self, term: str | None = None, *, across_ranks: bool = False, group: Any = None
+        self, term: str | None = None, *, last_step: bool = False, across_ranks: bool = False, group: Any = None
     ) -> TermSamples | dict[str, TermSamples]:
         """The samples that make a term: those with the largest gradient, and those with the largest value.
 
@@ -308,6 +324,7 @@ class Ledger:
 
         Args:
             term: Its name; None for all, by name.
+            last_step: Of those of the last step alone, of an alert for instance.
             across_ranks: Of all ranks together: all must call it.
             group: The process group; None means the default one.
 
@@ -323,7 +340,7 @@ class Ledger:
         if term is not None and term not in self._criterion.names:
             raise KeyError(f"no term {term!r}. The terms are: {', '.join(self._criterion.names)}")
         self._flush()
-        found = self._ranked.read()
+        found = self._ranked.read_latest() if last_step else self._ranked.read()
         if across_ranks:
             found = over_ranks(found, self._ranked.keep, group)
         return found if term is None else found[term]
@@ -380,6 +397,11 @@ class Ledger:
                 handle.remove()
             for junction in self._junctions:
                 junction.close()
+
+    @property
+    def keeps_samples(self) -> bool:
+        """Whether it ranks samples."""
+        return self._ranked is not None
 
     @property
     def scheduled(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch.autograd.graph import Node
 from headwise.attribution.ledger.clock import CLOCK, Under
 from headwise.attribution.ledger.injected import Injection, by_name, merged
 from headwise.attribution.ledger.leaves import Leaves
-from headwise.attribution.ledger.samples import SampledCall
+from headwise.attribution.ledger.sampled import Pieces, SampledCall
 from headwise.attribution.ledger.schema import Brief, Schema
 from headwise.criterion.combine import vector
 from headwise.criterion.layout import Layout, Part
@@ -76,7 +76,7 @@ class BackwardPass:
         features: Columns of the features.
         sent: What was sent to outputs, by their identity, while the pass is under way.
         again: What the network itself sends back to outputs from which it computes others, in the same way.
-        by_sample: Norms by sample, by term.
+        by_sample: What is ranked by sample, by term.
         injected: Losses that were booked in the middle of the network.
         jacobian: The names of rows that were aggregated, and what was made of them; see `CallRecord.aggregated`.
     """
@@ -93,7 +93,7 @@ class BackwardPass:
     features: Fields = field(default_factory=dict)
     sent: dict[int, Tensor] = field(default_factory=dict)
     again: dict[int, Tensor] = field(default_factory=dict)
-    by_sample: dict[int, Tensor] = field(default_factory=dict)
+    by_sample: Pieces = field(default_factory=dict)
     injected: list[Injection] = field(default_factory=list)
     jacobian: tuple[tuple[str, ...], Tensor] | None = None
     fields: Fields | None = None
@@ -396,8 +396,10 @@ class CallRecord:
         return Numbers(self.values, one.common, number, levels, kept, probed, products, self.balance)
 
     def written(self) -> None:
-        """Its row is in the ring; what another pass brings will be written anew."""
+        """Its row is in the ring, its samples are ranked; what another pass brings will be written anew."""
         self._now, self.held = None, 0
+        for one in self.passes:
+            one.by_sample = {}
 
     def _vector(self, numbers: Sequence[float | Tensor]) -> Tensor:
         return vector(numbers, book_dtype(self.device), self.device)
