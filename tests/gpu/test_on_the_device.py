@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.cases import (
+    Draw,
+    cross_entropy,
+    gaussian_focal,
+    hard_negative_cross_entropy,
+    shifted_focal,
+    sigmoid_focal,
+)
 from torch import nn
 
 import headwise as hw
@@ -125,3 +136,17 @@ def test_a_criterion_in_a_model_moves_with_it(device):
     model = nn.ModuleDict({"network": Net(), "criterion": hw.Criterion(five_terms())}).to(device)
     breakdown = model["criterion"](model["network"](images().to(device)), moved(five_targets(), device, torch.float32))
     assert breakdown.total.device.type == device.type
+
+
+@pytest.mark.parametrize(
+    "make", [sigmoid_focal, shifted_focal, gaussian_focal, cross_entropy, hard_negative_cross_entropy]
+)
+def test_compiled_sums_hold_over_millions_of_elements(make, device):
+    if device.type != "cuda" and not os.environ.get("HEADWISE_COMPILE_ON_CPU"):
+        pytest.skip("tests/losses has what a CPU's compiler makes; HEADWISE_COMPILE_ON_CPU=1 tries it here too")
+    case = make(Draw(Bench(device, "full" if device.type == "cuda" else "smoke")))
+    total, found = step(hw.Criterion([case.term], compile=True), case.outputs, case.targets)
+    wanted, exact = step(hw.Criterion([case.term]), inputs(case.outputs, device, torch.float64), case.targets)
+    assert float(total) == pytest.approx(float(wanted), rel=1e-5)
+    for ours, theirs in zip(found, exact, strict=True):
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm()

@@ -153,9 +153,9 @@ def two_class_margin(output: Tensor, is_second: Tensor, keep: Tensor | None) -> 
 
 def margin_losses(margin: Tensor) -> Tensor:
     """Cross entropy of two classes, ``log(1 + exp(margin))``."""
-    if not torch.compiler.is_compiling():
+    if margin.is_cuda or not torch.compiler.is_compiling():
         return F.softplus(margin, threshold=_SOFTPLUS_THRESHOLD)
-    # Compiled, log1p costs four times as much as log; Kahan's quotient makes up for the rounding of 1 + x.
+    # Compiled for a CPU, log1p costs four times as much as log; Kahan's quotient makes up for the rounding of 1 + x.
     small = torch.exp(-margin.abs())
     one_plus = 1.0 + small
     log1p = torch.where(one_plus == 1.0, small, torch.log(one_plus) * (small / (one_plus - 1.0)))
@@ -198,6 +198,11 @@ def class_losses(output: Tensor, target: Tensor, keep: Tensor | None) -> tuple[T
 
 def class_gradient(log_probability: Tensor, labels: Tensor, keep: Tensor | None) -> Tensor:
     """Gradient of the sum of the kept `class_losses` with respect to the logits, (N, C, ...)."""
-    minus_one = log_probability.new_full((), -1.0).expand(labels.shape)
-    gradient = log_probability.exp().scatter_add(1, labels, minus_one)
+    gradient = log_probability.exp()
+    if torch.compiler.is_compiling():
+        # A comparison fuses with what is around it; a scatter would not.
+        classes = torch.arange(gradient.shape[1], device=labels.device).view(1, -1, *[1] * (gradient.ndim - 2))
+        gradient = gradient - (labels == classes).to(gradient.dtype)
+    else:
+        gradient = gradient.scatter_add(1, labels, gradient.new_full((), -1.0).expand(labels.shape))
     return select(None if keep is None else keep.unsqueeze(1), gradient, 0.0)

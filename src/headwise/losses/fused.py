@@ -194,6 +194,8 @@ def _gradients(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]
         return None, None, None, *nothing
     output, *others = tensors
     if torch.is_grad_enabled() or not is_plain(grad_value, output):
+        if torch.compiler.is_compiling() and output.is_cuda:
+            tensors = (_in_backward(output, grad_value), *others)
         return None, None, (ctx.form.gradient(*tensors) * grad_value).to(output.dtype), *nothing
     # Detached, so that a sink that is never emptied holds no graph.
     write = partial(ctx.form.write, grad_value, (output.detach(), *others))
@@ -202,6 +204,15 @@ def _gradients(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]
     into = torch.empty_like(output)
     write(into, False)
     return None, None, into, *nothing
+
+
+def _in_backward(output: Tensor, grad_value: Tensor) -> Tensor:
+    """The output plus a zero that depends on the incoming gradient.
+
+    A compiler would compute the closed form in the forward pass, keep it, and read it again only to scale it: a pass
+    over memory more than computing it in one kernel from the inputs.
+    """
+    return output + torch.isnan(grad_value).to(output.dtype) * 0.0
 
 
 def _directional(ctx: Any, tangent: Tensor) -> Tensor:

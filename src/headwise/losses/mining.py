@@ -85,14 +85,19 @@ def _keys(hardness: Tensor, candidates: Tensor) -> Tensor:
 def _by_bisection(keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """The ``count``-th largest key per group, and how many of its equals are among the ``count`` largest.
 
-    Raises the threshold bit after bit where enough keys remain.
+    Raises the threshold digit after digit as far as enough keys remain. On a GPU, where reading the keys takes longest,
+    a digit has four bits, and one pass counts for all of its values.
     """
     limits = torch.iinfo(keys.dtype)
+    width = 1 if keys.is_cpu else 4
     threshold = torch.full_like(count, limits.min, dtype=keys.dtype)
-    for bit in (limits.min, *(1 << position for position in reversed(range(limits.bits - 1)))):
-        trial = threshold ^ bit
-        enough = (keys >= trial[:, None, None]).sum((1, 2), dtype=torch.int32) >= count
-        threshold = torch.where(enough, trial, threshold)
+    for shift in range(limits.bits - width, -1, -width):
+        base = threshold
+        for digit in range(1, 1 << width):
+            bits = digit << shift
+            trial = base ^ (bits if bits <= limits.max else bits - (1 << limits.bits))
+            enough = (keys >= trial[:, None, None]).sum((1, 2), dtype=torch.int32) >= count
+            threshold = torch.where(enough, trial, threshold)
     return threshold, count - (keys > threshold[:, None, None]).sum((1, 2), dtype=torch.int32)
 
 

@@ -50,8 +50,9 @@ def elements(target: Tensor, mask: Tensor | None = None) -> Tensor | int:
     """
     if mask is None:
         return target.numel()
-    number, rest = divmod(target.numel(), max(mask.numel(), 1))
-    if rest:
+    per = max(mask.numel(), 1)
+    number = target.numel() // per
+    if number * per != target.numel():
         raise ValueError(
             f"elements: a mask has the target's shape {tuple(target.shape)}, or that without dimension 1, found "
             f"{tuple(mask.shape)}. Resize or expand the mask."
