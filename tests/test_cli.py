@@ -178,6 +178,24 @@ def test_a_configuration_with_an_unknown_key(run, tmp_path, fails):
         TextConfiguration.from_dict({"colour": 1}, "textsnake")
 
 
+def test_a_run_of_another_recipe(run, fails):
+    assert f"{run}: a run of textsnake, not of ssd" in fails("train", "ssd", "--out", run, "--resume")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("twice.yaml", "batch_size: 2\nseed: 1\nbatch_size: 3\n"),
+        ("twice.json", '{"arguments": {"batch_size": 2, "batch_size": 3}}'),
+    ],
+)
+def test_a_field_that_a_file_gives_twice(tmp_path, fails, name, text):
+    (tmp_path / name).write_text(text)
+    message = fails("train", "textsnake", "--demo", "--config", tmp_path / name, "--out", tmp_path / "run")
+    assert str(tmp_path / name) in message
+    assert "batch_size: given twice" in message
+
+
 def test_missing_data(tmp_path, fails):
     out = tmp_path / "run"
     assert "nowhere: no such folder" in fails("train", "textsnake", "--data", tmp_path / "nowhere", "--out", out)

@@ -327,6 +327,55 @@ def test_boxes_that_hands_draw_are_no_oddity(share):
     assert odd_boxes(many, np.arange(152), [(120, 160)] * 151) == []
 
 
+def test_boxes_that_tell_nothing_of_places(tmp_path):
+    def everywhere(content, split):
+        for one in content["annotations"]:
+            one["bbox"] = [0, 0, 160, 120]
+
+    def twice(content, split):
+        content["annotations"] += [{**one, "id": one["id"] + 1000} for one in content["annotations"]]
+
+    for name, change, words in (
+        ("everywhere", everywhere, "36 of 36 boxes are as large as their picture"),
+        ("twice", twice, "36 of 72 boxes are those of another annotation of their picture and class"),
+    ):
+        data = kit.coco(tmp_path / name, change=change, number=12)
+        with pytest.warns(UserWarning, match=words) as told:
+            check_splits(read_coco(data, "train2017"), read_coco(data, "val2017"))
+        assert len(told) == 2, "once for each split"
+
+
+def test_two_boxes_at_one_place_of_two_pictures_or_classes_are_no_repetition():
+    from headwise.data import BoxAnnotation
+
+    boxes = np.array([[10, 10, 40, 40]] * 40, np.float32)
+    annotation = BoxAnnotation(boxes, np.arange(40) % 2, np.zeros(40, bool))
+    assert odd_boxes(annotation, np.arange(0, 41, 2), [(120, 160)] * 20) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda label: label + 1, "4 of 4 label maps hold no 0"),
+        (lambda label: np.tile(np.pad([[1]], 2), (24, 28)), "are masks of 0 and 1"),
+        (lambda label: np.tile(np.pad([[1, 0, 2]], 2), (24, 20)), "the 8 numbers of its 4 label maps lie on"),
+    ],
+    ids=["no background", "a mask", "classes"],
+)
+def test_label_maps_that_cannot_be_meant(tmp_path, change, words):
+    data = kit.instances(tmp_path, change=lambda label: change(label).astype(np.uint8), size=(140, 120))
+    with pytest.warns(UserWarning, match=words):
+        check_splits(read_instances(data, "train"), read_instances(data, "held_out"))
+
+
+def test_outlines_that_cross_themselves(tmp_path):
+    data = kit.total_text(tmp_path)
+    for path in (data / "Groundtruth/Polygon").rglob("*.txt"):
+        path.write_text(kit.word_line([10, 90, 10, 90], [10, 40, 40, 10]))
+    with pytest.warns(UserWarning, match="4 of 4 outlines cross themselves"):
+        check_splits(read_total_text(data, "Train"), read_total_text(data, "Test"))
+
+
 def test_words_and_maps_that_cannot_be_meant(tmp_path):
     data = kit.total_text(tmp_path / "words", word="#")
     with pytest.raises(ValueError, match="all of them ignored"):

@@ -1,7 +1,7 @@
 """Every detector of boxes from pictures to a report, in two steps."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from headwise.data import embedded_digits, write_coco
 from headwise.recipes import RECIPES
+from headwise.recipes.boxes.anchors import show_anchors
 from headwise.recipes.boxes.corners import CornerCollate
 from headwise.recipes.prediction import load_network, predict
 from headwise.report import write_report
@@ -153,6 +154,25 @@ def test_splits_of_other_categories_are_refused(coco, tmp_path):
     with pytest.raises(ValueError, match=r"split 'train2017' has 10 categories.*they differ in 0 '0', 1 '0', 1 '1'"):
         RECIPES["ssd"](coco, out=tmp_path / "run", size="tiny", **SMALL)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["ssd", "retinanet"])
+@pytest.mark.parametrize("side", [31, 63, 95, 97])
+def test_a_map_for_every_level_of_pictures_of_any_size(name, side):
+    """Where a cell's middle is no number of a few bits, boxes of several shapes give it by different roundings."""
+    recipe: Any = RECIPES[name]
+    configuration = recipe.complete(replace(recipe.sizes["tiny"], image_size=side, num_held_out=1))
+    picture = embedded_digits("held_out", num_pictures=1, size=96, min_side=22, max_side=60)[0]
+    network = recipe.make_network(configuration, False).eval()
+    with torch.no_grad():
+        maps = show_anchors(network, configuration, picture).maps
+    levels = network.anchors((side, side))
+    assert [np.asarray(each.values).size for each in maps] == [_cells(level) for level in levels]
+
+
+def _cells(anchors: torch.Tensor) -> int:
+    centers = ((anchors[:, :2] + anchors[:, 2:]) / 2).round()
+    return len(torch.unique(centers, dim=0))
 
 
 def test_a_configuration_comes_back_from_json():

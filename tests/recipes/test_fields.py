@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from headwise.recipes import RECIPES
-from headwise.recipes.fields import list_fields, read_fields
+from headwise.recipes.fields import describe, list_fields, read_fields
 from headwise.recipes.start import freeze, start_from
 
 SADDLE = type(RECIPES["cornernet_saccade"].sizes["full"])
@@ -43,7 +43,7 @@ def test_what_fits(kind, name, given, expected):
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        ("batch_size", "x", "batch_size is a whole number, found 'x'"),
+        ("batch_size", "x", "batch_size is a whole number, at least 1, found 'x'"),
         ("batch_size", "2.5", "a whole number"),
         ("batch_size", True, "a whole number"),
         ("batch_size", None, "a whole number"),
@@ -62,6 +62,32 @@ def test_what_does_not_fit_is_named(name, given, words):
     with pytest.raises(ValueError, match="here: ") as error:
         read_fields(SSD, {name: given}, "here")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "given", "words"),
+    [
+        (SSD, "batch_size", 0, "batch_size is 0, but must be at least 1"),
+        (SSD, "learning_rate", 0.0, "learning_rate is 0.0, but must be above 0"),
+        (SSD, "drop", 1.5, "above 0 and at most 1"),
+        (SSD, "clip_norm", -1.0, "above 0"),
+        (SSD, "mirror", 1.01, "at least 0 and at most 1"),
+        (SSD, "std", (1.0, 0.0, 1.0), "must be numbers above 0"),
+        (SSD, "image_size", 0, "at least 1"),
+        (SADDLE, "zooms", (1.0, 2.0, -4.0), "numbers above 0"),
+        (SADDLE, "first_sizes", (), "one number or more"),
+    ],
+)
+def test_a_number_out_of_its_range_is_named(kind, name, given, words):
+    with pytest.raises(ValueError, match=f"^{name} is ") as error:
+        kind(**{name: given})
+    assert words in str(error.value)
+
+
+def test_the_borders_of_a_range_belong_to_it_unless_it_says_above():
+    assert SSD(mirror=1.0, drop=1.0, clip_norm=None, freeze=(), num_workers=0).mirror == 1.0
+    told = {field.name: describe(field.kind) for field in list_fields(SSD)}
+    assert (told["mirror"], told["clip_norm"]) == ("a number, at least 0 and at most 1", "a number, above 0 or none")
 
 
 @pytest.mark.parametrize("name", RECIPES)

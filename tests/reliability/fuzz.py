@@ -285,7 +285,7 @@ def mutate(case: Case, draw: random.Random) -> tuple[str, list[str], Callable[[]
 
     fields = {each.name: getattr(term, each.name) for each in dataclasses.fields(term)}
     odd: Any = draw.choice([(1, 2), None, 1.5, "z[0]", "z'\"", "z\nz", "*"])
-    number = draw.choice([-3.0, math.nan, True, 2j, torch.tensor(2j), torch.ones(3), [7.0], "7"])
+    number = draw.choice([-3.0, math.nan, True, 2j, torch.tensor(2j), torch.ones(5), [7.0], "7"])
     text, kind, is_weight = (
         f"{other!r:.20}",
         type(error).__name__,

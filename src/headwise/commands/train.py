@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -181,7 +182,7 @@ def _from_file(path: Path) -> Mapping[str, Any]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         try:
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: no JSON ({error}).") from None
     else:
@@ -193,13 +194,24 @@ def _from_file(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def _each_once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return names and their values; JSON and YAML would take the last of two values of a name, in silence."""
+    twice = [str(name) for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: given twice, keep one")
+    return dict(pairs)
+
+
 def _yaml(path: Path, text: str) -> Any:
     require(f"{path}: YAML", "yaml")
     import yaml
 
     try:
+        top = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(top, yaml.MappingNode):
+            _each_once([(key.value, None) for key, _ in top.value])
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: no YAML ({' '.join(str(error).split())}).") from None
 
 

@@ -196,7 +196,7 @@ def _numbers(label: NDArray[np.int32]) -> Numbers:
     """What a map says of its objects, for `odd_maps`."""
     from scipy import ndimage
 
-    found = np.unique(label)
-    found = found[found > 0]
+    numbers = np.unique(label)
+    found = numbers[numbers > 0]
     largest, second = (int(found[-k]) if len(found) >= k else 0 for k in (1, 2))
-    return Numbers(len(found), int(ndimage.label(label > 0)[1]), largest, second)
+    return Numbers(len(found), int(ndimage.label(label > 0)[1]), largest, second, len(found) == len(numbers))

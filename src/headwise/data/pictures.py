@@ -41,12 +41,16 @@ MIXED_UP = (
 
 
 class Numbers(NamedTuple):
-    """The objects of an instance map: how many, how many separate parts they have, the largest number and the next."""
+    """The objects of an instance map: how many, how many separate parts they have, the largest number and the next.
+
+    And whether they fill it, so that there is no background.
+    """
 
     objects: int
     parts: int
     largest: int
     second: int
+    full: bool
 
 
 class Look(NamedTuple):

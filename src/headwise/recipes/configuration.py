@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from headwise.recipes.fields import read_fields
+from headwise.recipes.fields import Count, Natural, NotNegative, Positive, PositiveShare, check_ranges, read_fields
 from headwise.training.ranks import PATIENCE
 from headwise.training.task import Precision
 
@@ -30,7 +30,7 @@ class Configuration:
         optimizer: "adamw", or "sgd" with a momentum of 0.9.
         learning_rate: the highest, where it moves in one cycle.
         schedule: "one_cycle": up, then down to nothing; or "step": a tenth after `drop` of the steps.
-        drop: share of the steps before the drop, in (0, 1].
+        drop: share of the steps before the drop.
         weight_decay: decoupled for AdamW.
         clip_norm: largest norm of the gradient.
         precision: "32-true", or "bf16-mixed" or "16-mixed" for autocast, as in `training.Settings`.
@@ -56,34 +56,30 @@ class Configuration:
     weights: str | None = None
     freeze: tuple[str, ...] = ()
     device: str = "auto"
-    seed: int = 0
-    steps: int = 1000
-    batch_size: int = 8
-    micro_batches: int = 1
+    seed: Natural = 0
+    steps: Count = 1000
+    batch_size: Count = 8
+    micro_batches: Count = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     schedule: Literal["one_cycle", "step"] = "one_cycle"
-    drop: float = 0.5
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
+    drop: PositiveShare = 0.5
+    weight_decay: NotNegative = 0.0
+    clip_norm: Positive | None = None
     precision: Precision = "32-true"
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     on_nonfinite: Literal["keep", "drop", "raise"] = "keep"
     balance_terms: str | None = None
-    num_workers: int = 4
+    num_workers: Natural = 4
     patience: float = PATIENCE
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    evaluate_every: int = 5000
+    log_every: Count = 50
+    checkpoint_every: Count = 1000
+    evaluate_every: Count = 5000
     broken_pictures: Literal["refuse", "skip"] = "refuse"
     num_images: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("micro_batches", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, but must be above 0.")
+        check_ranges(type(self), vars(self))
 
     @property
     def has_own_data(self) -> bool:

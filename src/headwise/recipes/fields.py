@@ -1,4 +1,4 @@
-"""The fields of a configuration: what each is, and a value for one, from text, JSON, YAML or Python."""
+"""The fields of a configuration: what each is, its range, and a value for one, from text, JSON, YAML or Python."""
 
 from __future__ import annotations
 
@@ -10,10 +10,40 @@ from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 NOTHING = ("none", "null", "random", "")
 """Words that mean no value, where a field may have none; "random" is what a network without weights starts from."""
+
+
+class Range(NamedTuple):
+    """The numbers that a field may hold.
+
+    Args:
+        least: of them.
+        most: of them.
+        above: whether `least` itself is none of them.
+    """
+
+    least: float
+    most: float = math.inf
+    above: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is one of them."""
+        return (self.least < number if self.above else self.least <= number) and number <= self.most
+
+    def __str__(self) -> str:
+        start = f"{'above' if self.above else 'at least'} {self.least:g}"
+        return start if self.most == math.inf else f"{start} and at most {self.most:g}"
+
+
+Natural = Annotated[int, Range(0)]
+Count = Annotated[int, Range(1)]
+NotNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+Share = Annotated[float, Range(0, 1)]
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
 
 
 class Field(NamedTuple):
@@ -21,7 +51,7 @@ class Field(NamedTuple):
 
     Args:
         name: of the field.
-        kind: its type.
+        kind: its type, with its range where it has one.
         default: the class's own.
         help: what it is, from the class's docstring.
     """
@@ -41,7 +71,7 @@ def list_fields(configuration: type) -> list[Field]:
     Returns:
         The fields in their order.
     """
-    kinds = get_type_hints(configuration)
+    kinds = get_type_hints(configuration, include_extras=True)
     told: dict[str, str] = {}
     for base in reversed(configuration.__mro__):
         told.update(_described(base.__doc__ or ""))
@@ -80,6 +110,40 @@ def read_fields(configuration: type, values: Mapping[str, Any], where: str) -> d
     return {name: _read(value, kinds[name], f"{where}: {name}") for name, value in values.items()}
 
 
+def check_ranges(configuration: type, values: Mapping[str, Any]) -> None:
+    """Refuse numbers out of their fields' ranges.
+
+    Args:
+        configuration: a dataclass, whose numbers with a range are of type `Count`, `Share` and the like. A list of such
+            numbers must hold one.
+        values: by name.
+
+    Raises:
+        ValueError: the first that is out of its range.
+    """
+    for name, kind in get_type_hints(configuration, include_extras=True).items():
+        wrong = _out_of_range(values[name], kind)
+        if wrong is not None:
+            raise ValueError(f"{name} is {values[name]}, but must be {wrong}.")
+
+
+def _out_of_range(value: Any, kind: Any) -> str | None:
+    """Return what a value should be; None where it is."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return None if inner[1].holds(value) else str(inner[1])
+    if origin in (Union, types.UnionType):
+        return None if value is None else next(filter(None, (_out_of_range(value, each) for each in inner)), None)
+    if origin is not tuple:
+        return None
+    if inner[-1] is Ellipsis:
+        if not value and get_origin(inner[0]) is Annotated:
+            return "one number or more"
+        inner = (inner[0],) * len(value)
+    wrong = next(filter(None, map(_out_of_range, value, inner)), None)
+    return wrong and f"numbers {wrong}"
+
+
 def _read(value: Any, kind: Any, where: str) -> Any:
     try:
         return _as(value, kind)
@@ -94,8 +158,10 @@ def describe(kind: Any) -> str:
         kind: of a field.
 
     Returns:
-        The words, such as "a whole number".
+        The words, such as "a whole number, at least 1".
     """
+    if get_origin(kind) is Annotated:
+        return f"{describe(get_args(kind)[0])}, {get_args(kind)[1]}"
     if get_origin(kind) is Literal:
         return " or ".join(str(choice) for choice in get_args(kind))
     if get_origin(kind) in (Union, types.UnionType):
@@ -109,6 +175,8 @@ def describe(kind: Any) -> str:
 def _as(value: Any, kind: Any) -> Any:
     """Return a value of a type; raise some error where it is none."""
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _as(value, inner[0])
     if origin is Literal:
         return {str(choice): choice for choice in inner}[str(value)]
     if origin in (Union, types.UnionType):

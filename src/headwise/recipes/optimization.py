@@ -59,12 +59,7 @@ def make_scheduler(optimizer: Optimizer, configuration: Configuration) -> LRSche
 
     Returns:
         The schedule, stepped once per optimizer step.
-
-    Raises:
-        ValueError: a drop outside (0, 1].
     """
     if configuration.schedule == "one_cycle":
         return OneCycleLR(optimizer, configuration.learning_rate, configuration.steps, pct_start=0.15)
-    if not 0 < configuration.drop <= 1:
-        raise ValueError(f"drop is in (0, 1], found {configuration.drop}.")
     return StepLR(optimizer, max(round(configuration.steps * configuration.drop), 1), gamma=0.1)

@@ -175,7 +175,12 @@ class Recipe(Generic[C]):
         return type(next(iter(self.sizes.values()))).from_dict(arguments, where)
 
     def _resumed(self, folder: Path, chosen: Mapping[str, Any]) -> C:
-        stored = self.read_configuration(read_config(folder)["arguments"], str(folder / "config.json"))
+        config = read_config(folder)
+        if config.get("recipe") != self.name:
+            raise ValueError(
+                f"{folder}: a run of {config.get('recipe')}, not of {self.name}. Resume it by its own recipe."
+            )
+        stored = self.read_configuration(config["arguments"], str(folder / "config.json"))
         free = {name: value for name, value in chosen.items() if name in FREE_ARGUMENTS}
         for name, value in chosen.items():
             if name not in free and getattr(stored, name, None) != value:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from headwise.recipes.boxes.configuration import BoxConfiguration
 from headwise.recipes.boxes.evaluation import Panels
+from headwise.recipes.fields import Count, Positive, Range, Share
 from headwise.runs.samples import SampleMap
 from headwise.training import Batch
 
@@ -50,18 +51,18 @@ class AnchorConfiguration(BoxConfiguration):
     backbone: str | None = None
     weights: str | None = "DEFAULT"
     mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
-    distort: float = 0.0
-    zoom_out: float = 1.0
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    distort: Share = 0.0
+    zoom_out: Annotated[float, Range(1)] = 1.0
     crop: bool = False
-    foreground: float = 0.5
-    background: float = 0.4
+    foreground: Share = 0.5
+    background: Share = 0.4
     forced: Literal["none", "ties", "best"] = "ties"
-    delta_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    delta_weights: tuple[Positive, Positive, Positive, Positive] = (1.0, 1.0, 1.0, 1.0)
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
-    score_threshold: float = 0.05
-    num_candidates: int = 1000
-    nms_threshold: float = 0.5
+    score_threshold: Share = 0.05
+    num_candidates: Count = 1000
+    nms_threshold: Share = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ class SSDConfiguration(AnchorConfiguration):
         num_levels: of the outputs, over which the hardest negatives are chosen.
     """
 
-    num_levels: int = 6
+    num_levels: Count = 6
 
 
 @dataclass(frozen=True)
@@ -217,5 +218,10 @@ def _probability(logits: Tensor, configuration: AnchorConfiguration) -> Tensor:
 
 
 def _cells_of(anchors: Tensor) -> int:
-    """Cells along a side of a square level: how many different centres its anchors have in a row."""
-    return len(torch.unique(((anchors[:, 0] + anchors[:, 2]) / 2).round(decimals=2)))
+    """Cells along a side of a square level: how many centres its anchors have in a row, but for their rounding."""
+    centers = ((anchors[:, 0] + anchors[:, 2]) / 2).sort().values
+    return 1 + int((centers.diff() > _ROUNDING * centers[-1]).sum())
+
+
+_ROUNDING = 1e-4
+"""Of a centre, which boxes of several shapes give by their corners, in parts of the picture's side."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from headwise.recipes.configuration import Configuration
+from headwise.recipes.fields import Count, Share
 from headwise.recipes.own_data import open_splits, with_splits
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ class BoxConfiguration(Configuration):
 
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
-    image_size: int = 511
-    mirror: float = 0.5
-    max_detections: int = 100
-    num_pictures: int = 2000
-    num_held_out: int = 100
-    picture_size: int = 511
-    min_side: int = 80
-    max_side: int = 280
+    image_size: Count = 511
+    mirror: Share = 0.5
+    max_detections: Count = 100
+    num_pictures: Count = 2000
+    num_held_out: Count = 100
+    picture_size: Count = 511
+    min_side: Count = 80
+    max_side: Count = 280
 
     @property
     def num_classes(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from headwise.evaluation.held_out import run_together
 from headwise.recipes.boxes.configuration import BoxConfiguration
 from headwise.recipes.boxes.evaluation import Panels
+from headwise.recipes.fields import Count, Natural, NotNegative, Positive, Share
 from headwise.runs.samples import PointPairs, SampleMap
 from headwise.training import Batch
 
@@ -44,16 +45,16 @@ class CornerConfiguration(BoxConfiguration):
     """
 
     network: str = "full"
-    stride: int = 4
-    num_stacks: int = 2
-    jitter: float = 0.4
-    min_overlap: float = 0.3
+    stride: Count = 4
+    num_stacks: Count = 2
+    jitter: Share = 0.4
+    min_overlap: Share = 0.3
     gaussian: bool = True
-    pull_weight: float = 0.5
-    push_weight: float = 0.5
-    num_peaks: int = 100
-    num_detections: int = 1000
-    embedding_threshold: float = 0.5
+    pull_weight: NotNegative = 0.5
+    push_weight: NotNegative = 0.5
+    num_peaks: Count = 100
+    num_detections: Count = 1000
+    embedding_threshold: NotNegative = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,11 @@ class WholeConfiguration(CornerConfiguration):
         mirrored: whether it is read mirrored too.
     """
 
-    coarsest: int = 128
-    crop_scales: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
-    crop_border: int = 128
-    min_kept: float = 0.0
-    scales: tuple[float, ...] = (1.0,)
+    coarsest: Count = 128
+    crop_scales: tuple[Positive, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+    crop_border: Natural = 128
+    min_kept: Share = 0.0
+    scales: tuple[Positive, ...] = (1.0,)
     mirrored: bool = True
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from headwise.recipes.boxes.corners import SLOTS, CornerConfiguration, as_input, show_corners, shrink_picture
 from headwise.recipes.boxes.evaluation import Panels
+from headwise.recipes.fields import Count, Natural, NotNegative, Positive, Share
 from headwise.runs.samples import SampleMap
 from headwise.training import Batch
 
@@ -41,15 +42,15 @@ class SaccadeConfiguration(CornerConfiguration):
         least_side: longer side from which an object is found itself; smaller ones draw attention alone.
     """
 
-    first_sizes: tuple[int, ...] = (192, 255)
-    max_crops: int = 30
-    attention_weight: float = 1 / 3
-    attention_threshold: float = 0.3
-    attention_sides: tuple[float, float] = (32.0, 96.0)
-    zooms: tuple[float, float, float] = (1.0, 2.0, 4.0)
+    first_sizes: tuple[Count, ...] = (192, 255)
+    max_crops: Count = 30
+    attention_weight: NotNegative = 1 / 3
+    attention_threshold: Share = 0.3
+    attention_sides: tuple[Positive, Positive] = (32.0, 96.0)
+    zooms: tuple[Positive, Positive, Positive] = (1.0, 2.0, 4.0)
     reference_sides: Ranges = ((96.0, 192.0), (32.0, 64.0), (-1.0, 24.0))
     crop_ranges: Ranges = ((16.0, 32.0), (32.0, 96.0), (96.0, 255.0))
-    least_side: int = 16
+    least_side: Natural = 16
 
     @property
     def attention_ranges(self) -> Ranges:

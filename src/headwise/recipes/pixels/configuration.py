@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from headwise.recipes.configuration import Configuration
+from headwise.recipes.fields import Count, Natural, NotNegative, Positive, Share
 
 if TYPE_CHECKING:
     from headwise.data.instances import InstanceFolder
@@ -37,24 +38,24 @@ class PixelConfiguration(Configuration):
         close: of the decoder.
     """
 
-    width: int = 64
-    depth: int = 4
+    width: Count = 64
+    depth: Count = 4
     padding: Literal["same", "valid"] = "valid"
     batch_norm: bool = False
-    crop_size: int = 388
-    degrees: float = 180.0
-    elastic: float = 10.0
-    brightness: float = 0.2
-    w0: float = 10.0
-    sigma: float = 5.0
+    crop_size: Count = 388
+    degrees: NotNegative = 180.0
+    elastic: NotNegative = 10.0
+    brightness: Share = 0.2
+    w0: NotNegative = 10.0
+    sigma: Positive = 5.0
     balance: bool = True
-    gap: int = 1
-    num_pictures: int = 400
-    num_held_out: int = 60
-    picture_size: int = 512
-    threshold: float = 0.5
-    min_area: int = 50
-    close: int = 1
+    gap: Natural = 1
+    num_pictures: Count = 400
+    num_held_out: Count = 60
+    picture_size: Count = 512
+    threshold: Share = 0.5
+    min_area: Natural = 50
+    close: Natural = 1
 
     def name_splits(self) -> tuple[str, str]:
         """Return the splits to train on and to hold out."""
@@ -94,11 +95,11 @@ class DeepConfiguration(PixelConfiguration):
     """
 
     padding: Literal["same", "valid"] = "same"
-    auxiliary: int = 3
-    auxiliary_weight: float = 1.0
-    auxiliary_factor: float = 0.1
-    auxiliary_every: int = 10_000
-    auxiliary_negligible: float = 1e-3
+    auxiliary: Natural = 3
+    auxiliary_weight: NotNegative = 1.0
+    auxiliary_factor: Share = 0.1
+    auxiliary_every: Count = 10_000
+    auxiliary_negligible: NotNegative = 1e-3
 
 
 FULL = PixelConfiguration(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from headwise.recipes.configuration import Configuration
+from headwise.recipes.fields import Count, NotNegative, PositiveShare, Share
 
 if TYPE_CHECKING:
     from headwise.data.total_text import TotalText
@@ -33,18 +34,18 @@ class TextConfiguration(Configuration):
 
     backbone: Literal["vgg16", "resnet18"] = "vgg16"
     weights: str | None = "DEFAULT"
-    width: int = 64
-    crop_size: int = 512
-    scale: float = 0.25
-    degrees: float = 10.0
-    inference_size: int = 768
-    num_pictures: int = 1200
-    num_held_out: int = 100
-    picture_size: int = 512
-    region_threshold: float = 0.6
-    center_line_threshold: float = 0.4
+    width: Count = 64
+    crop_size: Count = 512
+    scale: PositiveShare = 0.25
+    degrees: NotNegative = 10.0
+    inference_size: Count = 768
+    num_pictures: Count = 1200
+    num_held_out: Count = 100
+    picture_size: Count = 512
+    region_threshold: Share = 0.6
+    center_line_threshold: Share = 0.4
     within_region: bool = False
-    min_area: float = 0.0
+    min_area: NotNegative = 0.0
 
     def name_splits(self) -> tuple[str, str]:
         """Return the splits to train on and to hold out."""
