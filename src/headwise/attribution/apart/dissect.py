@@ -118,7 +118,11 @@ def dissect(
         The parts.
     """
     found = _compared(roots, candidates, outputs, wide=False)
-    return _compared(roots, candidates, outputs, wide=True) if found.absent else found
+    if not found.absent:
+        return found
+    # Only where that explains a loss: without need, a mean would be followed into what it is the mean of.
+    again = _compared(roots, candidates, outputs, wide=True)
+    return again if len(again.absent) < len(found.absent) else found
 
 
 def _compared(

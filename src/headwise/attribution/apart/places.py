@@ -7,9 +7,9 @@ itself), only what was seen as they were made can tell them apart.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -18,16 +18,17 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from headwise.attribution.apart.dissect import LAST, Candidate
+from headwise.attribution.apart.dissect import LAST, Anatomy, Candidate, dissect
 from headwise.attribution.apart.frames import is_ours
 from headwise.attribution.apart.linear import IN_PLACE
-from headwise.attribution.apart.spelled import RETURNED, name_of_result
+from headwise.attribution.apart.spelled import RETURNED, name_of_result, text_of_result
 from headwise.attribution.apart.walk import walk_sum
-from headwise.attribution.apart.words import says_total
+from headwise.attribution.apart.words import numbered, says_total
 from headwise.graph import Edge
 
 _KEY = "headwise"
 _RANK = 50
+_LOSSES = ("_loss", "cross_entropy", "kl_div", "_with_logits")
 _PIECES = ("Select", "AsStrided")
 
 
@@ -37,12 +38,16 @@ class Place:
 
     Args:
         name: What it was assigned to, or its key in a dict; None where it was used at once.
+        made: The loss function of torch that returned it; None where it was another operation.
+        text: The expression that made it, as it is written; empty where it is long.
         function: The function that made it.
         line: The file and line.
         value: The scalar, without its graph.
     """
 
     name: str | None
+    made: str | None
+    text: str
     function: str
     line: str
     value: Tensor
@@ -78,7 +83,7 @@ class Places(TorchFunctionMode):
         if self.is_recording and isinstance(result, Tensor) and result.requires_grad and result.numel() == 1:
             # Views that were written in place refuse to tell their node: such a scalar stays without a place.
             with suppress(RuntimeError):
-                _mark(result, sys._getframe(1))
+                _mark(result, sys._getframe(1), _loss_function(func))
         return result
 
 
@@ -95,11 +100,38 @@ def place_of(node: Node) -> Place | None:
     return found if isinstance(found, Place) else None
 
 
-def candidates_at(edges: Iterable[Edge]) -> list[Candidate]:
+def with_loss_functions(
+    roots: Sequence[tuple[Edge, Tensor]], losses: Sequence[Candidate], *, outputs: Collection[Edge] = ()
+) -> Anatomy:
+    """Takes a total apart, and what has no name in it down to what loss functions of torch returned.
+
+    Args:
+        roots: The edges of the total, each with its derivative.
+        losses: The losses that have names.
+        outputs: Edges below which nothing is a loss.
+
+    Returns:
+        The parts.
+    """
+    anatomy = dissect(roots, losses, outputs=outputs)
+    rest = anatomy.rest.keys() - {edge for each in anatomy.copies for edge in each.points}
+    if not rest:
+        return anatomy
+    held, names = {each.edge for each in losses}, {each.name for each in losses}
+    made = [
+        replace(each, name=f"{each.name}'") if each.name in names else each
+        for each in candidates_at(walk_sum(roots).passed, made=True)
+        if each.edge not in held and walk_sum([(each.edge, each.seed)], ends=outputs).points.keys() <= rest
+    ]
+    return dissect(roots, [*losses, *made], outputs=outputs) if made else anatomy
+
+
+def candidates_at(edges: Iterable[Edge], *, made: bool = False) -> list[Candidate]:
     """The losses on the way of a sum that got a name as they were made.
 
     Args:
         edges: The edges of the sum.
+        made: Those instead that got none, but are what a loss function returned, under the name of the function.
 
     Returns:
         The losses.
@@ -108,16 +140,19 @@ def candidates_at(edges: Iterable[Edge]) -> list[Candidate]:
     named: dict[str, list[Edge]] = {}
     for node, port in edges:
         place = place_of(node)
-        if place is None or place.name is None or port != 0:
+        if place is None or port != 0 or (name := _name_at(place, made)) is None:
             continue
-        same = named.setdefault(place.name, [])
+        same = named.setdefault(name, [])
         # Where the same name is above, this is a part of that sum: what `sum` or a loop had added up so far.
         if any((node, port) in walk_sum([(edge, torch.ones_like(place.value))]).passed for edge in same):
             continue
         same.append((node, port))
-        name = place.name if len(same) == 1 else f"{place.name} ({len(same)})"
-        found.append(Candidate(name, place.value, LAST * says_total(place.name) + _RANK, (node, port)))
+        found.append(Candidate(numbered(name, len(same)), place.value, LAST * says_total(name) + _RANK, (node, port)))
     return found
+
+
+def _name_at(place: Place, made: bool) -> str | None:
+    return (place.made if place.name is None else None) if made else place.name
 
 
 def _notes(node: Node) -> dict[str, Any]:
@@ -132,7 +167,14 @@ def _is_piece(node: Node) -> bool:
     return node.name().startswith(_PIECES) and any(child.name() == IN_PLACE for child in below)
 
 
-def _mark(result: Tensor, frame: FrameType | None) -> None:
+def _loss_function(function: Any) -> str | None:
+    """The name of a loss function of torch, which is a loss whatever it is made of."""
+    name = getattr(function, "__name__", "")
+    is_loss = name.endswith(_LOSSES) and getattr(function, "__module__", "") == torch.nn.functional.__name__
+    return name if is_loss else None
+
+
+def _mark(result: Tensor, frame: FrameType | None, made: str | None) -> None:
     """Keeps a place with the node: it lives as long as the graph does."""
     while frame is not None and is_ours(frame):
         frame = frame.f_back
@@ -147,4 +189,6 @@ def _mark(result: Tensor, frame: FrameType | None) -> None:
         name = None if caller is None else name_of_result(caller)
         caller = None if caller is None else caller.f_back
     value = result.detach().clone()
-    _notes(result.grad_fn)[_KEY] = Place(None if name == RETURNED else name, code.co_name, line, value)
+    _notes(result.grad_fn)[_KEY] = Place(
+        None if name == RETURNED else name, made, text_of_result(frame), code.co_name, line, value
+    )

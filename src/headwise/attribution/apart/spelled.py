@@ -12,6 +12,18 @@ RETURNED = "return"
 """The result goes to the caller, under whatever name that gives it; no name of a variable is spelled so."""
 
 _Span = tuple[int, int, int, int]
+_IN_VARIABLE = "\0"
+"""Before the name of a variable whose text is the name: ``losses[task] = ...``."""
+_LONGEST = 40
+
+
+def text_of_result(frame: FrameType) -> str:
+    """The expression that a frame is computing, as it is written; empty where it is long, or not to be had."""
+    span = _span_at(frame.f_code, frame.f_lasti)
+    if span is None or span[0] != span[2]:
+        return ""
+    line = linecache.getline(frame.f_code.co_filename, span[0]).encode()[span[1] : span[3]].decode(errors="ignore")
+    return line if len(line) <= _LONGEST else ""
 
 
 def name_of_result(frame: FrameType) -> str | None:
@@ -24,16 +36,22 @@ def name_of_result(frame: FrameType) -> str | None:
         The variable, attribute or key of a dict that the result goes to; `RETURNED` where it is returned; None where
         it is used at once, or the source is not to be had.
     """
-    return _name_at(frame.f_code, frame.f_lasti)
+    span = _span_at(frame.f_code, frame.f_lasti)
+    name = None if span is None else _names_of(frame.f_code.co_filename).get(span)
+    if name is None or not name.startswith(_IN_VARIABLE):
+        return name
+    variable = name[len(_IN_VARIABLE) :]
+    key = frame.f_locals.get(variable, frame.f_globals.get(variable))
+    return key if _is_name(key) else None
 
 
 @lru_cache(maxsize=4096)
-def _name_at(code: CodeType, instruction: int) -> str | None:
+def _span_at(code: CodeType, instruction: int) -> _Span | None:
     for number, (line, end_line, column, end_column) in enumerate(code.co_positions()):
         if number == instruction // 2:
             if line is None or end_line is None or column is None or end_column is None:
                 return None
-            return _names_of(code.co_filename).get((line, column, end_line, end_column))
+            return line, column, end_line, end_column
     return None
 
 
@@ -90,6 +108,8 @@ def _target(target: ast.expr) -> str | None:
         return target.id
     if isinstance(target, ast.Attribute):
         return target.attr
+    if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Name):
+        return _IN_VARIABLE + target.slice.id
     if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
         key = target.slice.value
         if _is_name(key):

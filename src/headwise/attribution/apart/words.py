@@ -17,6 +17,16 @@ _METRIC = re.compile(
 )
 
 
+def numbered(name: str, number: int) -> str:
+    """The name of the first, second, ... thing of one name."""
+    return name if number == 1 else f"{name} ({number})"
+
+
+def without_number(name: str) -> str:
+    """What things that differ in a number alone are called: ``losses[2]`` is one of the ``losses``."""
+    return re.sub(r"(\[\d+\]| \(\d+\))+$", "", name)
+
+
 def last_key(name: str) -> str:
     """The last key of a path: of ``found.decoder.0`` that is ``decoder.0``."""
     keys = name.split(".")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
 
 from headwise.attribution.apart.dissect import Anatomy, Candidate, Direct
-from headwise.attribution.apart.heads import short
-from headwise.attribution.apart.made import kept_value, made_by
-from headwise.attribution.apart.places import place_of
-from headwise.attribution.apart.words import says_total
 from headwise.attribution.ledger.calls import (
     REST,
     Arrivals,
@@ -28,6 +24,7 @@ from headwise.attribution.ledger.calls import (
 )
 from headwise.attribution.ledger.injected import LISTENERS, Injection, by_name
 from headwise.attribution.ledger.schema import BOOKED
+from headwise.attribution.ledger.summands import Summand, summands
 from headwise.graph import Edge
 
 
@@ -47,10 +44,13 @@ class Taking:
         self._injected: list[Injection] = []
         self._listen = self._injected.append
         rest = dict(anatomy.rest) if keeps_rest else {}
-        named = [self._direct(each) for each in anatomy.direct]
-        if rest and (call.names_rest or not (named or anatomy.copies or len(rest) == 1)):
-            named, rest = [*named, *self._anonymous(rest, {each.name for each in named})], {}
-        units = [*named, *self._copies(anatomy)]
+        units = [self._direct(each) for each in anatomy.direct] if not call.names_rest else []
+        if call.names_rest or (rest and not (units or anatomy.copies or len(rest) == 1)):
+            direct = anatomy.direct if call.names_rest else ()
+            taken = {each.name for each in call.losses}
+            units += [self._summed(each) for each in summands(direct, rest, call.outputs, taken)]
+            rest = {}
+        units += self._copies(anatomy)
         if rest:
             units.append(Unit(REST, tuple(rest.items())))
             units += [self._compared(each) for each in anatomy.absent if each.tensor.numel() == 1]
@@ -96,6 +96,19 @@ class Taking:
             return Unit(loss.name, ((loss.edge, torch.ones_like(derivative)),), derivative)
         return Unit(loss.name, ((loss.edge, derivative),))
 
+    def _summed(self, summand: Summand) -> Unit:
+        """A summand of code that named what it liked."""
+        name, pieces = summand.name, summand.pieces
+        self._values["factor", name] = torch.stack([wide(each.derivative).sum() for each in pieces]).mean()
+        if all(each.value is not None for each in pieces):
+            values = [(wide(each.derivative), wide(each.value)) for each in pieces if each.value is not None]
+            self._values["value", name] = torch.stack([value.mean() for _, value in values]).sum()
+            self._values["weighted", name] = torch.stack([(slope * value).sum() for slope, value in values]).sum()
+        if len(pieces) == 1 and pieces[0].derivative.numel() == 1:
+            (one,) = pieces
+            return Unit(name, ((one.edge, torch.ones_like(one.derivative)),), one.derivative)
+        return Unit(name, tuple((each.edge, each.derivative) for each in pieces))
+
     def _copies(self, anatomy: Anatomy) -> list[Unit]:
         for group, each in enumerate(anatomy.copies):
             self._values["square", group] = each.square
@@ -109,29 +122,6 @@ class Taking:
         """A loss that is not added as it stands: its own gradient, for a weight that is worked out on the host."""
         self._values["value", loss.name] = wide(loss.tensor).mean()
         return Unit(loss.name, ((loss.edge, loss.seed),), trains=False)
-
-    def _anonymous(self, rest: Mapping[Edge, Tensor], taken: Collection[str]) -> list[Unit]:
-        """Summands of code that returned one number: named by what computed them, and from which outputs."""
-        found, names = [], {each.name for each in self.call.losses} | {*taken}
-        for edge, derivative in rest.items():
-            place, heads = place_of(edge[0]), ", ".join(short(path) for path in self.call.outputs([edge]))
-            name = f"{made_by(edge[0])}({heads})" if heads else made_by(edge[0])
-            if place is not None and place.name is not None and not says_total(place.name):
-                name = place.name
-            if name in names and place is not None:
-                name = f"{name} in {place.function}"
-            while name in names:
-                name += "'"
-            names.add(name)
-            scalar = derivative.numel() == 1
-            self._values["factor", name] = wide(derivative).sum()
-            value = place.value if place is not None else kept_value(edge[0])
-            if value is not None and scalar:
-                self._values["value", name] = wide(value).sum()
-                self._values["weighted", name] = (wide(derivative) * wide(value)).sum()
-            seed = torch.ones_like(derivative) if scalar else derivative
-            found.append(Unit(name, ((edge, seed),), derivative if scalar else None))
-        return found
 
     def _total(self, anatomy: Anatomy) -> None:
         """How the loop multiplied the total that the call returned, where it returned one."""

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.apart.dissect import dissect
 from headwise.attribution.apart.frames import callers, loss_scale_in, modules_in
 from headwise.attribution.apart.heads import heads_below, leaving, names_of
-from headwise.attribution.apart.places import Places
+from headwise.attribution.apart.places import Places, with_loss_functions
 from headwise.attribution.apart.take_apart import variables_of
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.calls import Call, wide
@@ -137,7 +136,7 @@ class ScriptBooks:
         self._models |= models
         owners = names_of(models)
         losses = tuple(variables_of(edges, frames))
-        anatomy = dissect(edges, losses)
+        anatomy = with_loss_functions(edges, losses)
         number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
         self.notes.saw(anatomy, roots[0])
         site.hidden = heads_below([*(each.loss.edge for each in anatomy.direct), *anatomy.rest], owners).opaque
