@@ -128,6 +128,21 @@ def test_a_sample_that_comes_again_later_is_known_on_any_device() -> None:
     assert superseded(numbers[3:], on_host[1:]) is None
 
 
+@pytest.mark.parametrize("capacity", [1, 100])
+def test_steps_are_counted_on_though_calls_wait_and_ledgers_end(capacity: int) -> None:
+    state: dict[str, Any] = {}
+    for first in (0, 20):
+        criterion, y, t = squared_rows()
+        with hw.Ledger(criterion, samples=80, capacity=capacity) as ledger:
+            ledger.load_state_dict(state)
+            for step in range(first, first + 20):
+                criterion({"y": y}, {"t": t}, ids=[(step, place) for place in range(4)]).total.backward()
+                criterion.advance()
+            state, found = ledger.state_dict(), ledger.samples("y").by_gradient
+        assert len(found) == min(80, 4 * (first + 20))
+        assert all(each.step == each.id[0] for each in found)
+
+
 def test_batches_of_any_size_compare_and_so_do_micro_batches() -> None:
     criterion, y, t = squared_rows(4)
     with hw.Ledger(criterion, samples=4) as ledger:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from headwise.runs.top_samples import read_top_samples
 from headwise.training import Batch, Task, train
 from headwise.training.checkpoints import list_checkpoints, load_checkpoint
 from headwise.training.interrupts import ONE_REQUEST, Interrupts
@@ -32,6 +33,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def assert_same_run(one: Path, other: Path) -> None:
     assert lines(one / "log.jsonl") == lines(other / "log.jsonl")
     assert lines(one / "evaluation.jsonl") == lines(other / "evaluation.jsonl")
+    assert read_top_samples(one) == read_top_samples(other)
     first, second = (load_checkpoint(list_checkpoints(run / "checkpoints")[0]) for run in (one, other))
     assert first["step"] == second["step"] == tiny.STEPS
     for part in ("network", "criterion", "optimiser", "scheduler", "scaler"):
@@ -90,6 +92,12 @@ def test_the_run_folder_is_as_reports_expect(whole):
     assert entries[0]["total"] > entries[-1]["total"]
     assert len(list_checkpoints(whole / "checkpoints")) == 3
     assert any((whole / "tensorboard").iterdir())
+    top = read_top_samples(whole)
+    assert top is not None
+    assert top.step == tiny.STEPS
+    assert {each.name for each in top.terms["level"]["gradient"]} == {f"picture {n}" for n in range(tiny.BATCH)}
+    assert {each.step for each in top.terms["region"]["gradient"]} == {tiny.STEPS - 1}
+    assert len(top.pictures) == tiny.BATCH
 
 
 @pytest.mark.parametrize("seed", [0, 1])

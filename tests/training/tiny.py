@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning_fabric  # noqa: F401  loaded once, before processes are forked
+import numpy as np
 import torch
 import torch.utils.tensorboard  # noqa: F401  the same
 from torch import Tensor, nn
 
 from headwise import losses, normalizers
 from headwise.criterion import Criterion, Term
+from headwise.runs.top_samples import Shown
 from headwise.training import Batch, Outcome, Settings, Task, train
 from headwise.training.ranks import Ranks
 
@@ -45,8 +47,10 @@ class Batches:
             generator = torch.Generator().manual_seed(step)
             images = torch.rand(BATCH, 3, 8, 8, generator=generator)
             parts = images.tensor_split(ranks.count * micro_batches)
-            for part in parts[ranks.rank * micro_batches :][:micro_batches]:
-                yield Batch(part, {"region": part[:, 0] > 0.5, "level": part[:, 1]})
+            names = torch.arange(BATCH).tensor_split(ranks.count * micro_batches)
+            own = slice(ranks.rank * micro_batches, (ranks.rank + 1) * micro_batches)
+            for part, ids in zip(parts[own], names[own], strict=True):
+                yield Batch(part, {"region": part[:, 0] > 0.5, "level": part[:, 1]}, ids.tolist())
 
 
 def evaluate(network: nn.Module, samples: Path | None, ranks: Ranks) -> dict[str, Any]:
@@ -76,6 +80,7 @@ def make_task(pause: float = 0.0, preset: str = "tiny", arguments: dict[str, Any
         scheduler=torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, STEPS),
         batches=Batches(pause),
         evaluate=evaluate,
+        show=lambda number: Shown(f"picture {number}", np.full((9, 8, 3), number, np.uint8)),
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headwise.recipes.configuration import Configuration
+from headwise.runs.top_samples import Shown
 from headwise.training import Batch
 from headwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from headwise.data import Picture, PictureDataset
+    from headwise.data import Picture, PictureDataset, SampleKey
 
 
 @dataclass(frozen=True)
@@ -48,4 +49,27 @@ class Batches:
         loader = seeded_loader(
             self.pictures, self.prepare, self.collate, sampler, num_workers=self.configuration.num_workers
         )
-        return self.pictures.counted(loader) if isinstance(self.pictures, Skipping) else loader
+        batches = self.pictures.counted(loader) if isinstance(self.pictures, Skipping) else loader
+        return _with_ids(batches, sampler)
+
+    def show(self, number: int) -> Shown:
+        """Return a training picture with its annotation drawn on it.
+
+        Args:
+            number: of the picture, by which batches name it.
+
+        Returns:
+            Its name and picture.
+        """
+        from headwise.data.annotated import draw_annotation
+
+        picture = self.pictures[number]
+        classes = getattr(self.configuration, "class_names", ())
+        return Shown(picture.name, draw_annotation(picture, classes))
+
+
+def _with_ids(batches: Iterable[Batch], keys: Iterable[Sequence[SampleKey]]) -> Iterator[Batch]:
+    """Name the samples of each batch by the numbers of their pictures."""
+    stream, names = iter(batches), iter(keys)
+    for batch in stream:
+        yield batch._replace(ids=[key.picture for key in next(names)])

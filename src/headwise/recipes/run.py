@@ -12,6 +12,7 @@ from torch import nn
 
 from headwise.criterion import Criterion
 from headwise.presets import card
+from headwise.recipes.batches import Batches
 from headwise.recipes.configuration import Configuration
 from headwise.recipes.fields import NOTHING
 from headwise.recipes.optimization import make_optimizer, make_scheduler, make_settings
@@ -33,12 +34,12 @@ class Data(NamedTuple):
     """The data of a run, as `Task` takes them.
 
     Args:
-        batches: by step.
+        batches: by step, and what is on their pictures.
         evaluate: measures on held-out pictures.
         num_images: to train on, and held out.
     """
 
-    batches: Callable[..., Any]
+    batches: Batches
     evaluate: Callable[[nn.Module, Path | None, Ranks], Mapping[str, Any]]
     num_images: tuple[int, int]
 
@@ -221,6 +222,7 @@ class Recipe(Generic[C]):
             scheduler=make_scheduler(optimizer, configuration),
             batches=data.batches,
             evaluate=data.evaluate,
+            show=data.batches.show,
         )
 
     def _first_network(self, configuration: C, goes_on: bool) -> nn.Module:

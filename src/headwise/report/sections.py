@@ -9,10 +9,12 @@ from headwise.report.evaluations import headline
 from headwise.report.figures.charts import Curves, sparkline
 from headwise.report.figures.flow import Flow, Link
 from headwise.report.figures.heatmap import HeatMap
+from headwise.report.figures.top import TopRows
 from headwise.report.markup import NOTHING, number, percent
 from headwise.report.page import Block, Section, Table, Text, Tiles
 from headwise.runs.columns import finite, first, last, logged, median
 from headwise.runs.reading import Recording
+from headwise.runs.top_samples import read_top_samples
 
 
 def tiles(run: Recording) -> Tiles:
@@ -143,6 +145,12 @@ def conflict(run: Recording) -> list[Block]:
     drawn = Curves("Conflict over time", run.log.steps, curves, unit="cosine", bounds=(-1.0, 1.0), wide=True,
                    caption=f"{where} Below 0 the two terms ask for opposite changes of what both read.")  # fmt: skip
     return [drawn, heat]
+
+
+def samples(run: Recording) -> list[Block]:
+    """The samples that make each term; nothing where the run kept none."""
+    found = read_top_samples(run.folder)
+    return [TopRows(found, run.terms)] if found and found.terms else []
 
 
 def speed(run: Recording) -> list[Curves]:

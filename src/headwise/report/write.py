@@ -119,6 +119,7 @@ def _groups(run: Recording) -> list[tuple[str, str, Sequence[Block]]]:
             sections.conflict(run),
         ),
         ("Evaluation", "", measured),
+        ("Samples", "", sections.samples(run)),
         ("Speed and schedule", "", sections.speed(run)),
     ]
 

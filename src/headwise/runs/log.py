@@ -18,11 +18,10 @@ from typing import Any
 
 from headwise.files import write_atomically
 from headwise.runs.alerts.alert import Alert
+from headwise.runs.alerts.watch import ALERTS
 from headwise.runs.entries import brief, flat_terms, step_entry
 
 __all__ = ["JsonLines", "NoLog", "RunLog", "step_entry"]
-
-ALERTS = "alerts.jsonl"
 
 MOST_PAIRS = 45
 """Cosines that TensorBoard gets too: those of ten terms. Pairs grow with the square of the terms."""

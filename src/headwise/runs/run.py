@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 import torch
 
@@ -22,6 +22,7 @@ from headwise.runs.alerts import Alert, AlertError, Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.runs.reading import Recording, read_run
 from headwise.runs.samples import save_sample
+from headwise.runs.top_samples import KeepsSamples, Show, TopSamples
 
 
 @runtime_checkable
@@ -44,7 +45,9 @@ class Run:
             run.log(step)                               # writes every `every`-th; nothing in between
 
     It holds ``config.json``, ``log.jsonl`` (and ``evaluation.jsonl`` and ``samples/`` where they are given). Each line
-    reaches the file at once: a killed process loses the last one at most, and a reader may follow.
+    reaches the file at once: a killed process loses the last one at most, and a reader may follow. Where the ledger
+    keeps samples, ``top_samples.json`` has those that make each term, as of the first and every tenth logged step, and
+    of the end.
 
     Args:
         folder: of the run; new, empty, or with `resume` one that this class wrote.
@@ -56,6 +59,8 @@ class Run:
         config: what the run depends on, for the page and for comparisons: anything that JSON can say.
         resume: continue after this step, and forget what was logged later; None for a new run.
         board: also write TensorBoard's event files.
+        show: where the ledger keeps samples: what an id is (`Shown`: a name, and its picture as (H, W, 3) uint8), asked
+            once for each that is shown; by default, ids that are paths of pictures are opened.
 
     Where torch's processes of one job each make one, the first writes, and the books are those of its samples.
 
@@ -74,6 +79,7 @@ class Run:
         config: Mapping[str, Any] | None = None,
         resume: int | None = None,
         board: bool = False,
+        show: Show | None = None,
     ) -> None:
         if every < 1:
             raise ValueError(f"runs.Run: every is at least 1, found {every}.")
@@ -88,11 +94,12 @@ class Run:
         self._config: dict[str, Any] = {"arguments": dict(config or {}), "scheduled": scheduled}
         self._terms: tuple[str, ...] = ()
         self._samples = 0
+        self._top = _Ranking(ledger, TopSamples(self.folder, show)) if _ranks(ledger) else None
         self._log: RunLog | NoLog = NoLog()
         if _is_first():
             self._open(resume)
             self._log = RunLog(self.folder, resume or 0, board=board)
-        self._end = weakref.finalize(self, self._log.close)
+        self._end = weakref.finalize(self, _end, self._log, self._top)
         self._begun = time.monotonic()
 
     def _open(self, resume: int | None) -> None:
@@ -165,8 +172,10 @@ class Run:
         seconds = time.monotonic() - self._begun
         entry = step_entry(step, books, time=seconds, learning_rate=learning_rate)
         self._log.step(entry)
+        if self._top is not None:
+            self._top.logged(step)
         for alert in self._watch.see(entry) if self._react is not None else ():
-            self._tell(alert)
+            self._tell(alert if self._top is None else self._top.blamed(alert))
 
     def _tell(self, alert: Alert) -> None:
         self._log.alert(alert)
@@ -223,6 +232,51 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Ranking:
+    """The samples of a ledger, written now and then.
+
+    Args:
+        ledger: Keeps samples.
+        file: Where they go.
+    """
+
+    def __init__(self, ledger: KeepsSamples, file: TopSamples) -> None:
+        self._ledger, self._file = ledger, file
+        self._num_logged = self._step = self._written = 0
+
+    def logged(self, step: int) -> None:
+        """A step was logged."""
+        self._step = step
+        if self._num_logged % _EVERY == 0:
+            self.write()
+        self._num_logged += 1
+
+    def write(self) -> None:
+        """Write them as they are, if anything was logged since."""
+        if self._step > self._written:
+            self._written = self._step
+            self._file.write(self._step, self._ledger.samples())
+
+    def blamed(self, alert: Alert) -> Alert:
+        """The alert with the samples of the last step."""
+        return alert.blaming(self._ledger.samples(last_step=True), self._file.name)
+
+
+_EVERY = 10
+"""Logged steps from one writing of samples to the next."""
+
+
+def _ranks(ledger: object) -> TypeGuard[KeepsSamples]:
+    return _is_first() and bool(getattr(ledger, "keeps_samples", False))
+
+
+def _end(log: RunLog | NoLog, top: _Ranking | None) -> None:
+    """What is left to do when a run is closed or forgotten."""
+    if top is not None:
+        top.write()
+    log.close()
 
 
 def _is_first() -> bool:

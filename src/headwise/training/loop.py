@@ -16,6 +16,7 @@ from headwise.attribution.ledger.ledger import Ledger
 from headwise.balance.said import read_rule
 from headwise.runs.alerts import Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
+from headwise.runs.top_samples import TopSamples
 from headwise.training.checkpoints import save_checkpoint
 from headwise.training.clock import Clock
 from headwise.training.engine import (
@@ -128,6 +129,8 @@ class _Run:
         self.first = self.logged = self.step
         self.watch = Watch(task.criterion.term_weights.scheduled)
         self.log = RunLog(folder, self.step) if ranks.rank == 0 else NoLog()
+        self.top = TopSamples(folder, task.show) if settings.samples else None
+        self.num_logged = 0
 
     def open_ledger(self) -> Ledger:
         """Open the books of a step, all its micro-batches together: the last, or all since the last log line.
@@ -141,6 +144,7 @@ class _Run:
             micro_batches=self.settings.micro_batches,
             on_nonfinite=self.settings.on_nonfinite,
             balance=None if self.settings.balance is None else read_rule(self.settings.balance),
+            samples=self.settings.samples,
         )
         self.ledger.load_state_dict(self.books)
         return self.ledger
@@ -227,10 +231,22 @@ class _Run:
         entry = step_entry(self.step, books, time=self.clock.seconds, images_per_second=pace, learning_rate=rate)
         self.log.step(entry)
         self.progress.show(entry, self.settings.steps)
+        if self.num_logged % _SAMPLES_EVERY == 0 or self.step == self.settings.steps:
+            self._write_samples()
+        self.num_logged += 1
         for alert in self.watch.see(entry):
+            if self.top is not None:  # of this process alone: the others see the same alert, and need not be asked
+                alert = alert.blaming(ledger.samples(last_step=True), self.top.name)
             self.log.alert(alert)
             self.progress.say(f"headwise: alert: {alert}")
         self._warn(ledger)
+
+    def _write_samples(self) -> None:
+        """Write the samples that make each term, of all processes together, on the first."""
+        if self.top is not None:
+            samples = self.ledger.samples(across_ranks=self.ranks.count > 1)
+            if self.ranks.rank == 0:
+                self.top.write(self.step, samples)
 
     def _warn(self, ledger: Ledger) -> None:
         """Name the terms whose gradient was not finite since the last log line, on whatever process that happened."""
@@ -316,6 +332,9 @@ class _Run:
             "(a call in Python: the same with resume=True)"
         )
 
+
+_SAMPLES_EVERY = 10
+"""Log lines from one writing of samples to the next."""
 
 _ERROR = 2**16
 """Above the numbers of all signals: a process cannot load its batches."""

@@ -50,7 +50,7 @@ def training_step(
     for number, batch in enumerate(batches, start=1):
         with fabric.no_backward_sync(network, enabled=number < len(batches)):
             outputs = network(batch.images.contiguous(memory_format=layout))
-            breakdown: Breakdown = criterion(outputs, batch.targets, denominators=denominators)
+            breakdown: Breakdown = criterion(outputs, batch.targets, denominators=denominators, ids=batch.ids)
             fabric.backward(undo_averaging(breakdown.total, ranks=fabric.world_size))
     if clip_norm is not None:
         fabric.clip_gradients(network, optimiser, max_norm=clip_norm, error_if_nonfinite=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -13,16 +13,18 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from headwise.balance.said import read_rule
 from headwise.criterion import Criterion
+from headwise.runs.top_samples import Show
 from headwise.training.ranks import PATIENCE, Ranks
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class Batch(NamedTuple):
-    """Images (N, 3, H, W) with the targets that the criterion reads."""
+    """Images (N, 3, H, W) with the targets that the criterion reads, and what the samples are called, if anything."""
 
     images: Tensor
     targets: dict[str, Any]
+    ids: Sequence[Any] | None = None
 
 
 _LONGEST = 1e6
@@ -52,6 +54,7 @@ class Settings:
             convolutions.
         patience: seconds that the batches of a step may take, and that a process may give no sign of life to the
             others, before the run ends.
+        samples: how many samples to keep per term, those with the largest gradient and value; 0 for none.
 
     Raises:
         ValueError: a number below 1, a seed below 0, a patience out of range, an unknown strategy or precision, or two
@@ -73,6 +76,7 @@ class Settings:
     clip_norm: float | None = None
     channels_last: bool = True
     patience: float = PATIENCE
+    samples: int = 16
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -81,6 +85,8 @@ class Settings:
             raise ValueError(f"patience is {self.patience} s, but must be above 0 and at most {_LONGEST:.0f}.")
         if self.balance is not None:
             read_rule(self.balance)
+        if self.samples < 0:
+            raise ValueError(f"samples is {self.samples}, but must be at least 0.")
         if self.strategy not in ("ddp", "fsdp2"):
             raise ValueError(f"strategy is ddp or fsdp2, found {self.strategy!r}.")
         if self.precision not in get_args(Precision):
@@ -114,6 +120,7 @@ class Task:
             steps, one after the other; what a step holds is a function of the seed and the step alone.
         evaluate: (network, folder for samples or None, ranks) -> measures by name, the same on every process; None
             for no evaluation. It must leave the network as it was.
+        show: what a sample of the batches is, by its id, for the page.
     """
 
     recipe: str
@@ -126,6 +133,7 @@ class Task:
     scheduler: LRScheduler
     batches: Callable[[int, int, int, Ranks], Iterable[Batch]]
     evaluate: Callable[[nn.Module, Path | None, Ranks], Mapping[str, Any]] | None = None
+    show: Show | None = None
 
 
 @dataclass(frozen=True)

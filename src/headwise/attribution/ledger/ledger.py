@@ -122,6 +122,7 @@ class Ledger:
         self._ring = Ring(capacity, micro_batches)
         self.leaves = Leaves(self)
         self._waiting: dict[int, CallRecord] = {}
+        self._steps_before = 0  # those of the ledger whose state was loaded
         self._schemas: dict[int, tuple[Layout, Schema, bool]] = {}
         modules = list(network.modules()) if network is not None else []
         self._junctions = [module for module in modules if isinstance(module, Junction)]
@@ -200,6 +201,7 @@ class Ledger:
         """
         if record.place is None:
             record.place = self._ring.reserve(record.pooled)
+            record.step = self._ring.step_of(record.place)  # before the ring forgets where steps ended
         self._waiting[id(record)] = record
 
     def mark(self) -> None:
@@ -243,13 +245,11 @@ class Ledger:
             self._ranked.add([
                 Brought(each.samples, *joined([(one.by_sample, one.common) for one in each.trained]), step)
                 for each in waiting
-                if each.samples is not None and (step := self._step_of(each)) is not None
+                if each.samples is not None
+                for step in (self._steps_before + each.step,)
             ])  # fmt: skip
         for record in waiting:
             record.written()
-
-    def _step_of(self, record: CallRecord) -> int | None:
-        return None if record.place is None else self._ring.step_of(record.place)
 
     def read(self, *, across_ranks: bool = False, group: Any = None) -> Books:
         """The books of the last step, by one transfer to the host.
@@ -363,7 +363,8 @@ class Ledger:
         if self._balancing is not None:
             self._balance_unmarked(self._balancing)
         kept = {"samples": self._ranked, "balance": self._balancing}
-        return {name: None if each is None else each.state_dict() for name, each in kept.items()}
+        states = {name: None if each is None else each.state_dict() for name, each in kept.items()}
+        return {**states, "steps": self._steps_before + self._ring.num_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state.
@@ -374,6 +375,7 @@ class Ledger:
         Raises:
             ValueError: It does not fit.
         """
+        self._steps_before = state.get("steps", 0)
         if self._ranked is not None and state.get("samples") is not None:
             self._ranked.load_state_dict(state["samples"])
         if self._balancing is not None and state.get("balance") is not None:

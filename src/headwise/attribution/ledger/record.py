@@ -151,6 +151,7 @@ class CallRecord:
         self.schema, self.pooled = schema, pooled
         self._core = schema
         self.place: int | None = None  # its row, once a backward pass has come by
+        self.step = 0  # and the number of its step
         self.passes: list[BackwardPass] = []
         self.held = 0  # bytes that wait
         self.num_taken = 0  # passes that a balance has seen

@@ -127,6 +127,11 @@ class Ring:
             return number // self.micro_batches
         return self._num_ends - len(self._ends) + bisect_right(self._ends, number)
 
+    @property
+    def num_steps(self) -> int:
+        """How many steps have ended."""
+        return self._num_ends or (self._first + len(self._rows)) // self.micro_batches
+
     def mark(self) -> None:
         """A step ends here, if a row has come since the last mark."""
         end = self._first + len(self._rows)

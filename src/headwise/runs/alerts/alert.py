@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from headwise.attribution.ledger.samples import TermSamples
 
 Kind = Literal["not finite", "dead", "spiking", "dominating", "fighting", "drifting weight", "unbooked"]
 
 TOTAL = "total"
 """What an alert names that is about the whole loss."""
+
+
+PAIR = " | "
+"""What stands between two terms that fight."""
+
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,7 @@ class Alert:
         step: The logged step at which it was certain.
         evidence: The numbers of the books that show it; a whole sentence.
         remedy: What to look at; a whole sentence.
+        samples: Those of that step with the largest gradient of the term, the largest first, where a ledger keeps them.
     """
 
     kind: Kind
@@ -30,9 +41,30 @@ class Alert:
     step: int
     evidence: str
     remedy: str
+    samples: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.term}: {self.kind} since step {self.since}. {self.evidence} {self.remedy}"
+        said = f"{self.term}: {self.kind} since step {self.since}. {self.evidence} {self.remedy}"
+        largest = f" Samples of step {self.step} with its largest gradient: {', '.join(self.samples)}."
+        return said + (largest if self.samples else "")
+
+    def blaming(self, samples: Mapping[str, TermSamples], name: Callable[[Any], str] = str) -> Alert:
+        """The alert with the step's samples.
+
+        Args:
+            samples: Of the step, by term.
+            name: What to call a sample.
+
+        Returns:
+            The same; of two terms the samples of both, of the total those with the largest gradient of all terms.
+        """
+        terms = [term for term in samples if term in (self.term, *self.term.split(PAIR))] or list(samples)
+        sizes: dict[Any, float] = {}
+        for term in terms:
+            for each in samples[term].by_gradient:
+                sizes[each.id] = math.hypot(sizes.get(each.id, 0.0), each.grad_norm)
+        first = sorted(sizes, key=lambda sample: -sizes[sample])[:_NAMED]
+        return replace(self, samples=tuple(name(each) for each in first))
 
 
 class AlertError(RuntimeError):

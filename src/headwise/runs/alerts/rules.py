@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
-from headwise.runs.alerts.alert import TOTAL, Alert
+from headwise.runs.alerts.alert import PAIR, TOTAL, Alert
 from headwise.runs.alerts.levels import Level, Shift, Streak
 
 _VALUE_FACTOR = 2.5
@@ -257,7 +257,7 @@ class Fighting:
         if holds and not self._streak.running:
             self._since = self._last[0][0]
         if self._streak.see(step, holds):
-            names = " | ".join(pair.split("|"))
+            names = PAIR.join(pair.split("|"))
             yield Alert(
                 "fighting", names, self._since, step,
                 f"The cosine between their gradients is about {middle:.2f} at the outputs that both read.",

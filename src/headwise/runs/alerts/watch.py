@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from headwise.runs.alerts import rules
 from headwise.runs.alerts.alert import Alert
 from headwise.runs.reading import Recording
+
+ALERTS = "alerts.jsonl"
+"""What a run's alerts are written to as they come."""
 
 _MOST_OF_A_KIND = 5
 
@@ -131,7 +136,24 @@ def replay(run: Recording, most_rows: int | None = None) -> list[Alert]:
             "terms": {name: _row(held, row) for name, held in columns.items() if held["value"][row] is not None},
             "cosine": {pair: column[row] for pair, column in pairs.items()},
         })  # fmt: skip
-    return watch.found
+    samples = _samples_told(run)
+    return [replace(each, samples=samples.get((each.kind, each.term, each.step), ())) for each in watch.found]
+
+
+def _samples_told(run: Recording) -> dict[tuple[str, str, int], tuple[str, ...]]:
+    """The samples that alerts named while the run trained, which its log does not hold."""
+    found = {}
+    try:
+        lines = (run.folder / ALERTS).read_bytes().splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        try:
+            told = json.loads(line)
+            found[told["kind"], told["term"], told["step"]] = tuple(map(str, told.get("samples", ())))
+        except (ValueError, KeyError, TypeError):  # as a killed run leaves it
+            continue
+    return found
 
 
 def _row(columns: Mapping[str, list[float | None]], row: int) -> dict[str, float]:
