@@ -55,6 +55,7 @@ test-lower-bound: $(LOWER)/.ready
 	$(LOWER)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" tests/criterion tests/losses/test_half_precision.py \
 		tests/attribution/test_effect.py tests/attribution/test_trace.py tests/attribution/test_ledger.py \
 		tests/attribution/test_ledger_levels.py tests/test_normalizers.py
+	$(LOWER)/bin/python -m pytest -n 2 --dist load -k one_graph tests/presets
 
 # Other examples of every property on each run, and more of them; `make test` draws the same ones every time.
 search: export OMP_NUM_THREADS = 1

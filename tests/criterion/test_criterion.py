@@ -376,6 +376,47 @@ def test_half_precision_is_summed_in_float32():
         torch.testing.assert_close(breakdown.total.double(), exact.total, rtol=1e-5, atol=0)
 
 
+@pytest.fixture
+def compiled_graphs(monkeypatch):
+    """What criteria hand to the compiler, which here makes nothing of it."""
+    seen = []
+
+    def keep(graph, inputs):
+        seen.append(inputs)
+        return graph
+
+    monkeypatch.setattr("headwise.criterion.kernels._recomputing", keep)
+    return seen
+
+
+def of_levels(pool, sizes, compile=True):
+    levels = hw.Levels(pool=pool)
+    criterion = hw.Criterion(
+        [hw.Term("x", losses.squared_error, output="x[*]", target="y[*]", mask="valid[*]", levels=levels)],
+        compile=compile,
+    )
+    draw = torch.Generator().manual_seed(0)
+    outputs = {"x": [torch.randn(2, 3, size, generator=draw).requires_grad_() for size in sizes]}
+    targets = {"y": [torch.randn(2, 3, size, generator=draw) for size in sizes]}
+    targets["valid"] = [torch.rand(2, 3, size, generator=draw) < 0.5 for size in sizes]
+    return criterion(outputs, targets).total
+
+
+def test_a_compiled_criterion_never_runs_what_was_compiled_for_another_of_the_same_shapes(compiled_graphs):
+    found = [of_levels(pool, (8, 3)) for pool in ("all", "each")]
+    wanted = [of_levels(pool, (8, 3), compile=False) for pool in ("all", "each")]
+    torch.testing.assert_close(found, wanted)
+    assert not torch.isclose(*wanted)
+
+
+def test_the_shapes_of_another_criterion_do_not_make_a_compiled_one_dynamic(compiled_graphs):
+    for shape in ((2, 3, 8, 8), (4, 5, 16, 16), (3, 6, 4, 4)):
+        criterion = hw.Criterion([hw.Term("x", losses.squared_error, output="x", target="y")], compile=True)
+        criterion({"x": torch.randn(shape).requires_grad_()}, {"y": torch.randn(shape)})
+    assert len(compiled_graphs) == 3
+    assert all(isinstance(each, torch.Tensor) for inputs in compiled_graphs for each in inputs)
+
+
 def test_what_cannot_be_compiled_goes_on_in_eager_mode_and_says_so(monkeypatch):
     def refuses(*args, **kwargs):
         raise RuntimeError("no compiler")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from itertools import count
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from headwise.criterion.combine import Sums
 from headwise.criterion.evaluate import Denominators, Job, evaluate, evaluate_as_one
 from headwise.criterion.plan import Plan
+
+_NUMBERS = count()
 
 
 class Kernels:
@@ -43,7 +46,7 @@ class Kernels:
             # Dynamo looks whether its inputs have a gradient, and torch warns of that for each that is no leaf.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", module=r"torch\._")
             self._compiled[job.plan] = torch.compile(
-                partial(evaluate_as_one, job),
+                _alone(job),
                 fullgraph=True,
                 backend=_recomputing,
                 options={"guard_filter_fn": _may_change},
@@ -70,6 +73,20 @@ class Kernels:
         )
 
 
+def _alone(job: Job) -> Callable[..., Any]:
+    """`evaluate_as_one` of one job, as a function with code of its own.
+
+    Dynamo keeps what it compiled, and which sizes it saw vary, by the code. Of shared code, a criterion would run what
+    was compiled for another one of the same shapes, and be compiled for any size where the other had other shapes.
+    """
+
+    def run(views: Sequence[Tensor], targets: Sequence[Tensor], given: Denominators | None) -> Any:
+        return evaluate_as_one(job, views, targets, given)
+
+    code = run.__code__.replace(co_name=f"evaluate_{next(_NUMBERS)}")
+    return FunctionType(code, run.__globals__, code.co_name, None, run.__closure__)
+
+
 def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
     """Torch's own compiler; what the backward pass can compute from the inputs costs less time than memory to keep."""
     import torch._inductor  # not before something is compiled
@@ -80,4 +97,4 @@ def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
 
 def _may_change(guards: Sequence[Any]) -> list[bool]:
     """Which guards are to be asked in every call: those of terms and plan hold for ever, but for what is called."""
-    return [".args[0]" not in guard.name or ".function" in guard.name for guard in guards]
+    return [not guard.name.startswith("job.") or ".function" in guard.name for guard in guards]
