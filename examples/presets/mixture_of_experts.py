@@ -26,8 +26,7 @@ class Mixture(nn.Module):
         best = logits.softmax(-1).max(-1, keepdim=True)
         every = torch.stack([expert(x) for expert in self.experts], -2)
         chosen = every.gather(-2, best.indices[..., None].expand(*x.shape[:-1], 1, WIDTH)).squeeze(-2)
-        # A view: what the tokens send to the router comes by the network, and is not what its own losses send.
-        return x + best.values * chosen, logits.view_as(logits)
+        return x + best.values * chosen, logits
 
 
 class LanguageModel(nn.Module):

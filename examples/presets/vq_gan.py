@@ -34,7 +34,7 @@ class Autoencoder(nn.Module):
         nearest = torch.cdist(flat.reshape(-1, DEPTH), self.codebook.weight).argmin(1)
         codes = self.codebook(nearest).reshape(flat.shape).movedim(-1, 1)
         straight = encoding + (codes - encoding).detach()
-        return {"image": self.last(self.decode(straight)), "codes": codes, "encoding": encoding.view_as(encoding)}
+        return {"image": self.last(self.decode(straight)), "codes": codes, "encoding": encoding}
 
 
 def batch(step: int) -> Tensor:
@@ -68,8 +68,7 @@ def main(steps: int = 100, out: str | None = None) -> tuple[hw.Ledger, hw.Ledger
         image = batch(step)
         outputs = network(image)
         made = outputs["image"]
-        # A view: what features and logits send to the picture is not what its own loss sends.
-        outputs |= {"image": made.view_as(made), "features": [eye(made)], "fake_logits": judge(made)}
+        outputs |= {"features": [eye(made)], "fake_logits": judge(made)}
         breakdown = criterion(outputs, {"image": image, "features": [eye(image)]})
         rate = adaptive(breakdown, network.last.weight)
         optimizer.zero_grad()
