@@ -38,6 +38,9 @@ class LowPeaks(NamedTuple):
     def of(cls, target: Tensor, index: Tensor, objects: Tensor | None, mask: Tensor | None, least: float) -> LowPeaks:
         """Find the channels whose target is highest at an object's place, and yet low.
 
+        Where several objects share a place, an index does not tell their classes: then all channels count that have a
+        peak there, no neighbor being higher. (Of a bump around another place, the neighbor nearer to it is.)
+
         Args:
             target: Heat maps, (N, C, H, W).
             index: Where the objects are, (N, K), integer, ``y * W + x``.
@@ -50,13 +53,25 @@ class LowPeaks(NamedTuple):
         """
         held = torch.ones_like(index, dtype=torch.bool) if objects is None else as_mask(objects)
         cell = torch.where(held, index.long(), 0)
-        # Objects in one cell share their peak: the first of them stands for it.
-        again = ((cell.unsqueeze(2) == cell.unsqueeze(1)) & held.unsqueeze(1)).tril(-1).any(2)
+        same = (cell.unsqueeze(2) == cell.unsqueeze(1)) & held.unsqueeze(1)
+        # Objects in one cell share their peaks: the first of them stands for these.
+        again, shared = same.tril(-1).any(2), same.sum(2) > 1
         place = cell.unsqueeze(1).expand(-1, target.shape[1], -1)
         height = target.flatten(2).gather(2, place)
-        highest = (height == height.amax(1, keepdim=True)) & (height > 0)
-        low = highest & (height < least) & (held & ~again).unsqueeze(1)
+        top = (height == height.amax(1, keepdim=True)) | (shared.unsqueeze(1) & _is_peak(target, cell, height))
+        low = top & (height > 0) & (height < least) & (held & ~again).unsqueeze(1)
         keep = spread_mask(target, mask)
         if keep is not None:
             low = low & keep.expand_as(target).flatten(2).gather(2, place)
         return cls(place, height, low)
+
+
+def _is_peak(target: Tensor, cell: Tensor, height: Tensor) -> Tensor:
+    """Whether no neighbor is higher, (N, C, K), of heat maps (N, C, H, W) at cells (N, K)."""
+    num_rows, num_columns = target.shape[2:]
+    step = torch.arange(-1, 2, device=cell.device)
+    row = (cell.div(num_columns, rounding_mode="floor").unsqueeze(2) + step).clamp(0, num_rows - 1)
+    column = ((cell % num_columns).unsqueeze(2) + step).clamp(0, num_columns - 1)
+    around = (row.unsqueeze(3) * num_columns + column.unsqueeze(2)).flatten(1)  # (N, K * 9)
+    heights = target.flatten(2).gather(2, around.unsqueeze(1).expand(-1, target.shape[1], -1))
+    return height >= heights.unflatten(2, (-1, 9)).amax(3)

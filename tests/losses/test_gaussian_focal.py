@@ -106,7 +106,7 @@ def test_f4_no_peak():
 def _one_object(peak):
     target = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
     target[0, 1, 2, 1:4] = torch.tensor([0.6, peak, 0.6], dtype=torch.float64)
-    target[0, 2, 2, 2] = 0.3
+    target[0, 2, 2, 2:4] = torch.tensor([0.3, 0.4], dtype=torch.float64)  # on the slope of a bump around another place
     return target, torch.tensor([[2 * 4 + 2, 0]]), torch.tensor([[True, False]])
 
 
@@ -127,6 +127,18 @@ def test_f5_a_peak_that_is_not_exactly_one(peak):
         torch.testing.assert_close(tolerant, found[0], rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize(("first", "second"), [(1.0, 0.98), (0.7, 0.98), (0.98, 0.98)])
+def test_two_objects_of_different_classes_in_one_cell_are_two_positives(first, second):
+    target, output = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8, requires_grad=True)
+    target[0, 0, 3, 3], target[0, 1, 3, 3] = first, second
+    target[0, 2, 3, 3:5] = torch.tensor([0.8, 0.9])  # no object here, but beside
+    where = {"index": torch.tensor([[27, 27, 0]]), "objects": torch.tensor([[True, True, False]])}
+    losses.gaussian_focal(output, target, **where).backward()
+    assert (output.grad[0, :2, 3, 3] < 0).all()
+    assert output.grad[0, 2, 3, 3] > 0
+    assert normalizers.peaks(target, **where) == 2
+
+
 def test_positives_of_an_index_are_a_set_of_pixels():
     """Two objects of one corner count once, unused slots and empty heat maps not at all, and two classes twice."""
     target, index, objects = _one_object(0.9)
@@ -136,6 +148,7 @@ def test_positives_of_an_index_are_a_set_of_pixels():
     assert normalizers.peaks(target, index=index, objects=objects & False) == 0
     assert normalizers.peaks(target, index=index.new_tensor([[10, 10**6]]), objects=objects) == 1
     target[0, 2, 2, 2] = 0.9
+    target[0, 2, 2, 3] = 0.0
     assert normalizers.peaks(target, index=index, objects=objects) == 2
     masked = torch.ones_like(target, dtype=torch.bool)
     masked[0, 2] = False

@@ -33,7 +33,8 @@ def gaussian_focal(
 
     With p the sigmoid of a logit and y its target: ``-(1 - p)^alpha log p`` at a positive,
     ``-(1 - y)^beta p^alpha log(1 - p)`` elsewhere. Positives are where ``y >= 1 - tolerance`` and, given ``index``,
-    also where the target is highest among the channels at an object, however low a resized peak has become. Divide by
+    also where the target is highest among the channels at an object, however low a resized peak has become; where
+    several objects share a place, in every channel that has a peak there (no neighbor is higher). Divide by
     `normalizers.peaks` of the same arguments.
 
     Both logarithms are taken from the logit, so that values and gradients hold wherever p rounds to 0 or 1.
