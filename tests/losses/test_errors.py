@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+import headwise as hw
 from headwise import losses
 from headwise.losses.published import published_direction_smooth_l1
 
@@ -38,3 +40,60 @@ MAPS = torch.zeros(2, 4, 4)
 def test_message(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+OUTSIDE = LABELS.clone()
+OUTSIDE[0, 0, :2], OUTSIDE[1, 3, 3] = 255, -1
+
+
+def two_level_mining(labels):
+    return losses.multibox_cross_entropy(LOGITS.flatten(2).mT, labels.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        losses.cross_entropy,
+        losses.hard_negative_cross_entropy,
+        lambda output, labels: losses.weighted_cross_entropy(output, labels, MAPS + 1),
+        lambda output, labels: losses.token_cross_entropy(output.flatten(2).mT, labels.flatten(1)),
+        lambda output, labels: two_level_mining(labels.clamp(min=0)),
+    ],
+    ids=["cross_entropy", "hard_negative", "weighted", "token", "multibox"],
+)
+def test_a_label_that_names_no_class(call):
+    with pytest.raises(
+        ValueError, match=r"labels are 0\.\.2, one a channel of the logits, found 255 at 2 of 32 elements"
+    ):
+        call(LOGITS, OUTSIDE)
+
+
+def test_a_label_that_names_no_class_and_does_not_count():
+    kept = (OUTSIDE >= 0) & (OUTSIDE < 3)
+    wanted = losses.cross_entropy(LOGITS, LABELS, kept)
+    assert torch.equal(losses.cross_entropy(LOGITS, OUTSIDE, kept), wanted)
+    assert torch.equal(losses.cross_entropy(LOGITS, OUTSIDE.clamp(min=0), OUTSIDE >= 0, ignore_index=255), wanted)
+
+
+def test_a_mask_for_labels_is_told_how_it_is_read():
+    mask = torch.tensor([[0, 255]], dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"found 255 at 1 of 2 .* A mask of 0 and 255 is read by mask_cross_entropy"):
+        losses.cross_entropy(torch.zeros(1, 2, 2), mask)
+    with pytest.raises(ValueError, match=r"term 'line': .*found 255 at 1 of 2"):
+        hw.Criterion([hw.Term("line", losses.cross_entropy, output="x", target="y")])(
+            {"x": torch.zeros(1, 2, 2, requires_grad=True)}, {"y": mask}
+        )
+
+
+@pytest.mark.parametrize("way", ["a transform", "compiled"])
+def test_where_labels_cannot_be_seen_a_wrong_one_makes_its_loss_nan_and_no_other(way):
+    """As on a device, which would end the process for an index out of bounds."""
+    outputs = torch.randn(2, 4, 3)
+    labels = torch.tensor([[0, 2, 1, 0], [0, 255, 1, 0]])
+    if way == "a transform":
+        found = torch.func.vmap(lambda x, y: losses.token_cross_entropy(x, y))(outputs, labels)
+    else:
+        compiled = torch.compile(losses.token_cross_entropy, backend="eager", fullgraph=True)
+        found = torch.stack([compiled(x, y) for x, y in zip(outputs, labels, strict=True)])
+    torch.testing.assert_close(found[0], F.cross_entropy(outputs[0], labels[0], reduction="sum"))
+    assert found[1].isnan()

@@ -69,6 +69,18 @@ def check_labels(loss: str, output: Tensor, target: Tensor, mask: Tensor | None)
         )
 
 
+def no_such_class(labels: Tensor, num_classes: int) -> ValueError:
+    """What is to be said of labels that count, of which some name no class; on the host."""
+    least, most = (int(each) for each in labels.aminmax())
+    found = most if most >= num_classes else least
+    count = int((labels == found).sum())
+    mask = " A mask of 0 and 255 is read by mask_cross_entropy." if (num_classes, found) == (2, 255) else ""
+    return ValueError(
+        f"labels are 0..{num_classes - 1}, one a channel of the logits, found {found} at {count} of {labels.numel()} "
+        f"elements. Correct them, or leave them out with a mask or ignore_index={found}.{mask}"
+    )
+
+
 def check_elements(loss: str, output: Tensor, target: Tensor, mask: Tensor | None) -> None:
     """Asks for an output and a target of one shape and a mask that `spread_mask` can spread over it.
 

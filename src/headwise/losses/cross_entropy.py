@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_labels, check_output, select, working_dtype
+from headwise.losses.checks import check_labels, check_output, no_such_class, select, working_dtype
 from headwise.losses.fused import fused_sum
 from headwise.masks import as_mask
 
@@ -31,10 +31,11 @@ def cross_entropy(
         ignore_index: Label that does not count; `normalizers.labelled` leaves it out as well.
 
     Returns:
-        The sum, 0-d, float32 (float64 for float64 logits).
+        The sum, 0-d, float32 (float64 for float64 logits); NaN where a label that counts names no class and cannot be
+        seen, on a GPU or compiled.
 
     Raises:
-        ValueError: If a dtype or a shape does not fit.
+        ValueError: If a dtype or a shape does not fit, or a label that counts names no class.
     """
     check_labels("cross_entropy", output, target, mask)
     return fused_sum(cross_entropy_value, cross_entropy_gradient, output, target, mask, ignore_index=ignore_index)
@@ -56,10 +57,11 @@ def token_cross_entropy(
         ignore_index: Token that does not count; `normalizers.labelled` leaves it out as well. None: all count.
 
     Returns:
-        The sum, 0-d, float32 (float64 for float64 logits).
+        The sum, 0-d, float32 (float64 for float64 logits); NaN where a token that counts names no class and cannot be
+        seen, on a GPU or compiled.
 
     Raises:
-        ValueError: If a dtype or a shape does not fit.
+        ValueError: If a dtype or a shape does not fit, or a token that counts names no class.
     """
     check_output("token_cross_entropy", output, target, mask)
     if target.is_floating_point() or target.dtype == torch.bool:
@@ -191,9 +193,26 @@ def class_losses(output: Tensor, target: Tensor, keep: Tensor | None) -> tuple[T
     if keep is not None:
         logits = select(keep.unsqueeze(1), logits, 0.0)
         labels = torch.where(keep, labels, 0)
-    labels = labels.unsqueeze(1)
     log_probability = torch.log_softmax(logits, dim=1)
-    return log_probability, -log_probability.gather(1, labels).squeeze(1), labels
+    picked, labels = _picked(log_probability, labels.unsqueeze(1))
+    return log_probability, -picked.squeeze(1), labels
+
+
+def _picked(log_probability: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What stands at the labels, and the labels.
+
+    One that names no class is refused on the host, where torch sees it. On a device torch would end the whole process
+    instead, so that there, and where the code cannot know where it will run, its loss is NaN.
+    """
+    num_classes = log_probability.shape[1]
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if transformed or labels.device.type != "cpu":
+        named = labels.clamp(0, num_classes - 1)
+        return torch.where(named == labels, log_probability.gather(1, named), torch.nan), named
+    try:
+        return log_probability.gather(1, labels), labels
+    except RuntimeError:
+        raise no_such_class(labels, num_classes) from None
 
 
 def class_gradient(log_probability: Tensor, labels: Tensor, keep: Tensor | None) -> Tensor:
