@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, same_draw, through_checkpoints, without_reducer
 from headwise.attribution.jacobians.jacobian import walk_losses
-from headwise.attribution.jacobians.streaming import inner_product, stream
+from headwise.attribution.jacobians.streaming import inner_product, on_cpu, stream
 from headwise.attribution.jacobians.update import LastUpdate, next_update
 from headwise.attribution.tracing.named import Losses, named_losses, weighted_values
 from headwise.attribution.tracing.text import columns, wrapped
@@ -153,7 +153,7 @@ def _move(
             f"direction: expected 'gradient', an optimiser, a LastUpdate or a mapping; found {direction!r}."
         )
     inner = [inner_product(gradient[name], tensor) for name, tensor in move.items() if name in gradient]
-    return move, float(torch.stack([each.cpu() for each in inner]).sum()) if inner else 0.0
+    return move, float(on_cpu(inner).sum())
 
 
 def _checked(direction: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -211,7 +211,7 @@ def _parts(dual: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _numbers(tensors: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: float(tensor.detach()) for name, tensor in tensors.items()}
+    return dict(zip(tensors, on_cpu([tensor.reshape(()) for tensor in tensors.values()]).tolist(), strict=True))
 
 
 def _disagreement(changes: Mapping[str, float], expected: float | None) -> str:

@@ -14,6 +14,7 @@ from headwise.attribution.jacobians.grouping import Group, Patterns, chosen_para
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
 from headwise.attribution.jacobians.passes import Passes, deepest_first
+from headwise.attribution.jacobians.streaming import on_cpu
 from headwise.attribution.tracing.named import Losses, weighted_values
 from headwise.graph import Walk, gradient_edge, leaf_masks, walk
 from headwise.refusals import refuse_unsafe, wrapped_by_ddp
@@ -121,9 +122,6 @@ def _table(
 def sum_cells(cells: Sequence[tuple[int, ...]], values: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
     """Add numbers up in the cells of a table on the CPU, with one copy per device."""
     table = torch.zeros(shape, dtype=torch.float64)
-    for device in {value.device for value in values}:
-        here = [i for i, value in enumerate(values) if value.device == device]
-        numbers = torch.stack([values[i] for i in here]).cpu().double()
-        indices = torch.tensor([cells[i] for i in here]).unbind(1)
-        table.index_put_(indices, numbers, accumulate=True)
+    if values:
+        table.index_put_(torch.tensor(cells).unbind(1), on_cpu(values), accumulate=True)
     return table

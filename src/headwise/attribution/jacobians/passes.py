@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from headwise.attribution.jacobians.streaming import inner_product, square_norm, stream
+from headwise.attribution.jacobians.streaming import inner_product, on_cpu, square_norm, stream
 from headwise.graph import Walk
 
 # The difference holds as much memory again as the parameters it is taken at: at most this part of all.
@@ -118,8 +118,8 @@ class Passes:
     def _largest(self) -> int:
         """The loss of the largest gradient at parameters of its own, as a guess at the largest everywhere."""
         own: dict[int, float] = dict.fromkeys(range(len(self.values)), 0.0)
-        for (k, _), square in self.square.items():
-            own[k] += float(square)
+        for (k, _), square in zip(self.square, on_cpu(list(self.square.values())).tolist(), strict=True):
+            own[k] += square
         return max(own, key=lambda k: (own[k], k))
 
     def _differences(self, k: int) -> list[str]:
@@ -148,7 +148,7 @@ class Passes:
             if name in largest:
                 largest[name] = torch.maximum(largest[name], square)
         good = [square_norm(rest) >= SMALLEST_DIFFERENCE**2 * largest[name] for name, rest in self._rest.items()]
-        return {name for name, each in zip(self._rest, good, strict=True) if bool(each)}
+        return {name for name, each in zip(self._rest, on_cpu(good).tolist(), strict=True) if each}
 
 
 def deepest_first(parameters: Mapping[str, Tensor], traced: Walk) -> list[str]:

@@ -95,5 +95,21 @@ def _by_parts(first: Tensor, second: Tensor) -> Tensor:
     return products[0] if len(products) == 1 else torch.stack(products).sum()
 
 
+def on_cpu(numbers: Sequence[Tensor]) -> Tensor:
+    """Numbers of any devices as one vector on the CPU, waiting once for each device.
+
+    Args:
+        numbers: 0-d.
+
+    Returns:
+        (N,), float64.
+    """
+    found = torch.zeros(len(numbers), dtype=torch.float64)
+    for device in {each.device for each in numbers}:
+        here = [i for i, each in enumerate(numbers) if each.device == device]
+        found[here] = torch.stack([numbers[i].detach() for i in here]).cpu().double()
+    return found
+
+
 def _wide(value: Tensor) -> Tensor:
     return value if value.device.type == "mps" else value.double()
