@@ -62,7 +62,7 @@ def test_the_term_that_was_changed_is_named_first(tmp_path, usual, change):
         found = compare([usual, trained(tmp_path / name, name, change)])
         assert found.departures[0].term == name
         assert found.departures[0].step == 1
-        assert found.departures[0].quantity == ("weight" if change == "weight" else "value")
+        assert found.departures[0].quantity == {"weight": "weight", "mask": "count"}.get(change, "value")
         assert found.verdict.startswith(f"{name} departs first, by its ")
         first = found.first(name, "grad_norm")
         assert first is not None

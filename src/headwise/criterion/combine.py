@@ -62,12 +62,14 @@ class Combined(NamedTuple):
         weighted: (T,), as well.
         total: 0-d, with a graph.
         levels: Per term the values of its levels, or None.
+        divisors: What the sums were divided by, level by level; 0 where a value is 0 for want of a count.
     """
 
     values: Tensor
     weighted: Tensor
     total: Tensor
     levels: tuple[Tensor | None, ...]
+    divisors: Tensor
 
 
 class _Scales(NamedTuple):
@@ -80,6 +82,7 @@ class _Scales(NamedTuple):
         weights: (T,), the weights of terms and tokens.
         idle: (T,), where these are 0; None where that is nowhere.
         counts: How many levels each term and token has.
+        divisors: (L,), what divides, 0 where it is.
     """
 
     bottom: Tensor
@@ -88,6 +91,7 @@ class _Scales(NamedTuple):
     weights: Tensor
     idle: Tensor | None
     counts: tuple[int, ...]
+    divisors: Tensor
 
 
 def combine(sums: Sequence[Sums], weights: Sequence[Number], balance: Tensor | None = None) -> Combined:
@@ -142,7 +146,7 @@ def total_of(
     with torch.no_grad():
         values, weighted, levels = _weighted(_joined(numerators, dtype, device), scales, sums)
     total: Tensor = _Sum.apply(weighted, scales, seen, *numerators)
-    return _of_terms(values, weighted, total, levels)
+    return _of_terms(values, weighted, total, levels, scales)
 
 
 def _apart(sums: Sequence[Sums], numerators: Sequence[Tensor], idle: Collection[int]) -> list[Tensor]:
@@ -195,13 +199,14 @@ def _scales_of(
     dtype: torch.dtype,
     device: torch.device,
 ) -> _Scales:
-    bottom, empty = vector(divisors, dtype, device), None
+    given = vector(divisors, dtype, device)
+    bottom, empty = given, None
     if not _are_numbers(divisors) or 0 in divisors:
         empty = bottom == 0
         bottom = torch.where(empty, torch.ones_like(bottom), bottom)
     scale = vector(weights, dtype, device)
     idle = scale == 0 if not _are_numbers(weights) or 0 in weights else None
-    return _Scales(bottom, empty, None if levels is None else vector(levels, dtype, device), scale, idle, counts)
+    return _Scales(bottom, empty, None if levels is None else vector(levels, dtype, device), scale, idle, counts, given)
 
 
 @lru_cache(maxsize=512)
@@ -253,15 +258,19 @@ def _combined(top: Tensor, scales: _Scales, sums: Sequence[Sums], seen: Seen | N
             total.register_hook(seen)  # type: ignore[no-untyped-call]
     else:
         total = _Sum.apply(weighted.detach(), None, seen, weighted)
-    return _of_terms(values, weighted, total, levels)
+    return _of_terms(values, weighted, total, levels, scales)
 
 
-def _of_terms(values: Tensor, weighted: Tensor, total: Tensor, levels: tuple[Tensor | None, ...]) -> Combined:
+def _of_terms(
+    values: Tensor, weighted: Tensor, total: Tensor, levels: tuple[Tensor | None, ...], scales: _Scales
+) -> Combined:
     """The same without the tokens; where there are none the very tensors, to which a gradient comes."""
     num = len(levels)
+    divisors = scales.divisors
     if len(values) > num:
+        divisors = divisors[: len(divisors) - len(values) + num]
         values, weighted = values[:num], weighted[:num]
-    return Combined(values, weighted, total, levels)
+    return Combined(values, weighted, total, levels, divisors)
 
 
 class _Sum(torch.autograd.Function):

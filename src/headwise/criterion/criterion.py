@@ -25,7 +25,7 @@ from headwise.criterion.levels import Levels
 from headwise.criterion.naming import Allow
 from headwise.criterion.plan import Plan, Plans, make_plan
 from headwise.criterion.probing import warn_of_averages
-from headwise.criterion.recording import CLAIMANTS, WAITING, Record, Recorder
+from headwise.criterion.recording import CLAIMANTS, WAITING, Counted, Record, Recorder
 from headwise.criterion.term import AnyTerm, Term, Weight
 from headwise.criterion.weights import Weights
 from headwise.ratio import Ratio
@@ -322,7 +322,8 @@ class Criterion(nn.Module):
         sums = self._at_step(sums)
         combined = total_of(sums, top, weights, tokens, idle, None if record is None else record.at_total, balance)
         if record is not None:
-            record.summed(combined.values.detach(), weights, combined.levels, balance)
+            counted = Counted(combined.divisors.detach(), tuple([(len(s.denominators), s.pooled) for s in sums]))
+            record.summed(combined.values.detach(), weights, combined.levels, counted, balance)
             record.by_sample(ids, lambda n, num: value_by_sample(job, n, views, targets, sums[n], num))
         if CLAIMANTS and not torch.compiler.is_compiling() and combined.total.requires_grad:
             for each in CLAIMANTS:

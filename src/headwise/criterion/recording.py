@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Size, Tensor
 
 from headwise.criterion.layout import Layout, Part
+
+
+class Counted(NamedTuple):
+    """What divided the sums of a call.
+
+    Args:
+        divisors: (levels of all terms,).
+        levels: Per term how many of them are its own, and whether each is what all of them have together.
+    """
+
+    divisors: Tensor
+    levels: tuple[tuple[int, bool], ...]
+
+    def by_term(self) -> Tensor:
+        """(T,): the count of each term."""
+        parts = torch.split(self.divisors, [num for num, _ in self.levels])
+        pairs = zip(parts, self.levels, strict=True)
+        return torch.stack([part[0] if num == 1 or pooled else part.sum() for part, (num, pooled) in pairs])
 
 
 class Record(Protocol):
@@ -18,9 +37,10 @@ class Record(Protocol):
         values: Tensor,
         weights: Sequence[float | Tensor],
         levels: Sequence[Tensor | None],
+        counted: Counted,
         balance: Tensor | None = None,
     ) -> None:
-        """The terms' values (T,), their weights, the values of the levels, and what the weights were multiplied by."""
+        """The terms' values (T,), weights, values of the levels, what divided, and what weights were multiplied by."""
 
     def at_total(self, factor: Tensor) -> None:
         """The gradient with which a backward pass comes to the total."""

@@ -11,7 +11,7 @@ from typing import Any
 from headwise.runs.columns import finite, last
 from headwise.runs.reading import Recording
 
-QUANTITIES = {"weight": "weight", "value": "value", "grad_norm": "gradient norm"}
+QUANTITIES = {"weight": "weight", "count": "count", "value": "value", "grad_norm": "gradient norm"}
 """By what runs are compared, causes before effects: as logged, and as told."""
 
 _NO_CAUSE = frozenset({"run", "terms", "scheduled", "card"})
@@ -142,6 +142,8 @@ def _departure(
     runs: Sequence[Recording], rows: list[tuple[int, ...]], name: str, quantity: str, tolerance: float
 ) -> Departure | None:
     columns = [run.term(name, quantity) for run in runs]
+    if quantity == "count" and any(last(column) is None for column in columns):
+        return None  # a run of code that declares no counts
     for places in rows:
         numbers = tuple(column[row] for column, row in zip(columns, places, strict=True))
         gap = _gap(numbers)

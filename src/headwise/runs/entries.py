@@ -78,6 +78,7 @@ def term_entry(term: TermBooks) -> dict[str, Any]:
         "grad_norm": term.grad_norm,
         "finite": term.finite,
         **({} if term.trained else {"trained": False}),
+        **({} if term.count is None else {"count": term.count}),
         "outputs": {
             path: {"grad_norm": output.grad_norm, "finite": output.finite} for path, output in term.outputs.items()
         },

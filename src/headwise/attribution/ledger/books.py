@@ -71,6 +71,8 @@ class TermBooks:
         trained: Whether a backward pass went through the term.
         outputs: The same per output path (with its channels).
         levels: The same per level, by its path (``stacks[0]``); empty for a term without levels.
+        count: What its sum was divided by, over all levels; with totalled denominators that of the step. None where
+            nobody declared it.
     """
 
     value: float
@@ -82,6 +84,7 @@ class TermBooks:
     trained: bool
     outputs: dict[str, OutputBooks]
     levels: dict[str, LevelBooks] = field(default_factory=dict)
+    count: float | None = None
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def fold(step: StepRows) -> Books:
             bool(fields["trained"][number] > 0) or gram.norm(name) > 0,
             outputs,
             _levels(schema, number, fields, scales, readings, size),
+            float(fields["count"][number]) / scales.per_call,
         )
     for name, each in booked.items():
         terms[name] = replace(each, share=each.weighted / size if size else 0.0)

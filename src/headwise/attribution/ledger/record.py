@@ -22,6 +22,7 @@ from headwise.attribution.ledger.sampled import Pieces, SampledCall
 from headwise.attribution.ledger.schema import Brief, Schema
 from headwise.criterion.combine import vector
 from headwise.criterion.layout import Layout, Part
+from headwise.criterion.recording import Counted
 from headwise.criterion.stats import (
     SMALL,
     Product,
@@ -127,6 +128,7 @@ class Numbers(NamedTuple):
     """What the columns of a brief row are computed from; see `Brief`."""
 
     values: Tensor
+    divisors: Tensor
     common: Tensor
     number: Tensor
     levels: list[Tensor]
@@ -192,10 +194,11 @@ class CallRecord:
         values: Tensor,
         weights: Sequence[float | Tensor],
         levels: Sequence[Tensor | None],
+        counted: Counted,
         balance: Tensor | None = None,
     ) -> None:
         """Keeps what the call summed; see `Record`."""
-        self.values, self.balance = values, balance
+        self.values, self.counted, self.balance = values, counted, balance
         self._weights: tuple[float, ...] | None = None
         if any(isinstance(each, Tensor) for each in weights):
             # Now, for an optimizer writes the next step's weights over these.
@@ -381,9 +384,8 @@ class CallRecord:
             or one.under.number_of(self) is None
         ):
             return None
-        return Brief(
-            self._weights, (*one.kept, *one.probed), len(one.probed), tuple(one.pairs), self.balance is not None
-        )
+        held, levels = (*one.kept, *one.probed), self.counted.levels
+        return Brief(self._weights, held, len(one.probed), tuple(one.pairs), levels, self.balance is not None)
 
     def numbers(self) -> Numbers:
         """What a brief row is computed from."""
@@ -394,7 +396,8 @@ class CallRecord:
         levels = [each for _, each in self._levels]
         kept, probed = list(one.kept.values()), list(one.probed.values())
         products = list(one.pairs.values())
-        return Numbers(self.values, one.common, number, levels, kept, probed, products, self.balance)
+        divisors = self.counted.divisors
+        return Numbers(self.values, divisors, one.common, number, levels, kept, probed, products, self.balance)
 
     def written(self) -> None:
         """Its row is in the ring, its samples are ranked; what another pass brings will be written anew."""
@@ -416,6 +419,7 @@ class CallRecord:
         fields = {
             "weight": weight,
             "value": value,
+            "count": self.counted.by_term().to(value),
             "factor": factor,
             "factored": factor * value,
             "trained": self._vector(through),
@@ -502,7 +506,7 @@ class CallRecord:
         schema = self.schema
         names = {name for each in found for name in each}
         total = {name: torch.stack([each[name] for each in found if name in each]).sum(0) for name in names}
-        for name in {"weight", "value", "level values"} & names:
+        for name in {"weight", "value", "count", "level values"} & names:
             total[name] = found[0][name]
         for name in names:
             if name.startswith("booked "):

@@ -50,7 +50,7 @@ def rows_of(records: Iterable[CallRecord]) -> list[Rows]:
             found.append(Rows(record.schema, (record.place,), row[None], (None,)))
         else:
             numbers = record.numbers()
-            sizes = len(brief.covered), brief.num_probed, len(brief.compared), brief.balanced
+            sizes = len(brief.covered), brief.num_probed, len(brief.compared), brief.counted, brief.balanced
             key = record.schema, numbers.values.device, sizes
             together.setdefault(key, []).append((record, brief, numbers))
     for same in together.values():
@@ -77,8 +77,7 @@ def _columns(rows: Sequence[Numbers]) -> Tensor:
         parts = numbers if alike else [each.to(device, dtype) for each in numbers]
         return torch.stack(list(parts)).to(device, dtype).view(num, -1)
 
-    parts = [wide([each.values for each in rows]), wide([each.common for each in rows])]
-    parts.append(wide([each.number for each in rows]))
+    parts = [wide([getattr(each, name) for each in rows]) for name in ("values", "divisors", "common", "number")]
     if rows[0].levels:
         parts.append(torch.cat([level for each in rows for level in each.levels]).to(device, dtype).view(num, -1))
     kept, probed = [grad for each in rows for grad in each.kept], [probe for each in rows for probe in each.probed]

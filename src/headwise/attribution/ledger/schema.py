@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headwise.criterion.combine import vector
 from headwise.criterion.layout import Layout
+from headwise.criterion.recording import Counted
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Brief(NamedTuple):
         covered: (site, reading) of the squares; those of large gradients last.
         num_probed: How many gradients were large.
         compared: (site, reading, reading) of the products.
+        counted: Per term how many divisors it has, and whether each is that of all of them.
         balanced: Whether the weights were balanced; then what they were multiplied by comes last.
     """
 
@@ -63,6 +65,7 @@ class Brief(NamedTuple):
     covered: tuple[tuple[int, int], ...]
     num_probed: int
     compared: tuple[tuple[int, int, int], ...]
+    counted: tuple[tuple[int, bool], ...]
     balanced: bool
 
 
@@ -190,6 +193,7 @@ class Schema:
         return {
             "weight": num,  # as declared
             "value": num,
+            "count": num,  # what the sum was divided by
             "factor": num,  # what the loop multiplied the value by, the weight included
             "factored": num,  # factor * value
             "trained": num,  # how many calls a backward pass went through
@@ -238,24 +242,37 @@ class Schema:
         """The row of the common case, of which the rest follows: one pass from the total, and numbers as weights.
 
         Args:
-            columns: Values, the factor at the total, the number that backward was called on, the levels' values, the
-                squares of small gradients, those of large ones and whether these are finite, the products, and what
-                balanced weights were multiplied by; on the host. What follows is of no meaning.
+            columns: Values, what divided them level by level, the factor at the total, the number that backward was
+                called on, the levels' values, the squares of small gradients, those of large ones and whether these
+                are finite, the products, and what balanced weights were multiplied by; on the host. What follows is of
+                no meaning.
             brief: What belongs to them.
 
         Returns:
             (width,).
         """
         num, small = len(self.terms), len(brief.covered) - brief.num_probed
-        sizes = [num, 1, 1, sum(map(len, self.levels)), small, brief.num_probed, brief.num_probed, len(brief.compared)]
+        divided = sum(levels for levels, _ in brief.counted)
+        sizes = [
+            num,
+            divided,
+            1,
+            1,
+            sum(map(len, self.levels)),
+            small,
+            brief.num_probed,
+            brief.num_probed,
+            len(brief.compared),
+        ]
         sizes.append(num if brief.balanced else 0)
         parts = torch.split(columns[: sum(sizes)], sizes)
-        value, common, number, levels, small_squares, large_squares, finite, products, balance = parts
+        value, divisors, common, number, levels, small_squares, large_squares, finite, products, balance = parts
         weight, one = torch.tensor(brief.weights, dtype=columns.dtype), torch.ones(1, dtype=columns.dtype)
         weight = weight * balance if brief.balanced else weight
         factor = weight * common
         of_level = factor.repeat_interleave(torch.tensor([len(each) for each in self.levels]))
         fields = {"weight": weight, "value": value, "factor": factor, "factored": factor * value, "common": common}
+        fields["count"] = Counted(divisors, brief.counted).by_term()
         fields |= {"trained": one.expand(num), "exact": one, "calls": one, "number": number, "numbers": one}
         fields |= {"levels": levels * of_level, "level values": levels}
         fields["squares"] = _placed(self.covered, brief.covered, torch.cat([small_squares, large_squares]))
