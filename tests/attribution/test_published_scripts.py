@@ -181,6 +181,39 @@ def test_names_weights_gradients_and_the_same_bits(name, tmp_path, monkeypatch):
                 assert output.grad_norm == pytest.approx(abs(each.weight) * by_hand, rel=2e-6, abs=1e-9), (term, path)
 
 
+def test_branches_that_call_one_loss_in_two_ways_are_one_place(tmp_path, monkeypatch):
+    """Was: two places, the terms of the second of which got its line into their names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "turns.py").write_text(TURNS)
+    with ScriptBooks(1, None, lambda step, books: None) as books:
+        run(tmp_path / "turns.py")
+    assert [(site.name, site.passes) for site in books.sites.values()] == [
+        ("<module>, turns.py:12", 4), ("<module>, turns.py:14", 2), ("<module>, turns.py:16", 2),
+    ]  # fmt: skip
+    assert [list(site.books or ()) for site in books.sites.values()] == [["loss"], ["loss_one"], ["loss_two"]]
+
+
+TURNS = """\
+import torch
+from torch import nn
+torch.manual_seed(0)
+one, two = nn.Linear(3, 1), nn.Linear(3, 1)
+scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+for step in range(4):
+    x = torch.randn(4, 3)
+    loss = one(x).square().mean()
+    if step % 2:
+        scaler.scale(loss).backward()
+    else:
+        loss.backward()
+    if step % 2 == 0:
+        (loss_one := one(x).abs().mean()).backward()
+    else:
+        (loss_two := two(x).abs().mean()).backward()
+torch.save([one.state_dict(), two.state_dict()], "weights.pt")
+"""
+
+
 def test_most_terms_of_the_scripts_are_variables_so_that_their_gradients_are_compared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     norms: Norms = {}

@@ -32,14 +32,14 @@ def criterion(inputs, target):
 
 def train_one_epoch(model, criterion, optimizer, scaler=None):
     model.train()
-    for _ in range(3):
+    for step in range(3):
         image, target = torch.randn(2, 3, 8, 8), torch.randint(5, (2, 8, 8))
         target[:, 0] = 255
         with torch.amp.autocast("cpu", enabled=scaler is not None):
             output = model(image)
             loss = criterion(output, target)
         optimizer.zero_grad()
-        if scaler is not None:
+        if scaler is not None and step < 2:
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -50,5 +50,5 @@ def train_one_epoch(model, criterion, optimizer, scaler=None):
 
 torch.manual_seed(0)
 model = FCN()
-train_one_epoch(model, criterion, torch.optim.SGD(model.parameters(), lr=0.01))
+train_one_epoch(model, criterion, torch.optim.SGD(model.parameters(), lr=0.01), torch.amp.GradScaler("cpu", 64.0))
 torch.save(model.state_dict(), "weights.pt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
@@ -25,6 +25,7 @@ from headwise.attribution.ledger.foreign import started
 from headwise.attribution.ledger.foreign_rows import read_calls
 from headwise.attribution.ledger.taking import Taking
 from headwise.attribution.passes import BackwardWatch, Finish, watch_backward
+from headwise.attribution.run.branches import place_key
 from headwise.attribution.run.notes import Notes
 from headwise.attribution.run.together import renamed, together
 
@@ -65,7 +66,7 @@ class ScriptBooks:
     """
 
     def __init__(self, every: int, steps: int | None, on_booked: Callable[[int, Books], None]) -> None:
-        self.sites: dict[tuple[str, int], Site] = {}
+        self.sites: dict[Hashable, Site] = {}
         self.steps = 0
         self.notes = Notes()
         self._every, self._limit, self._on_booked = every, steps, on_booked
@@ -112,9 +113,9 @@ class ScriptBooks:
             return None
         frames = callers(3)
         code = _place(frames)
-        key = code.f_code.co_filename, code.f_lineno
-        name = f"{code.f_code.co_name}, {key[0].rpartition('/')[2]}:{key[1]}"
-        site = self.sites.setdefault(key, Site(name))
+        name = f"{code.f_code.co_name}, {code.f_code.co_filename.rpartition('/')[2]}:{code.f_lineno}"
+        site = self.sites.setdefault(place_key(code), Site(name))
+        name = site.name
         site.passes += 1
         if self._round.get(name, (self.steps, None))[0] != self.steps:
             self._tell()
