@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +43,27 @@ def refused(*names):
         raise AssertionError(f"not a ValueError but {type(error).__name__}: {str(error)[:200]!r}") from error
     else:
         raise AssertionError("passed in silence")
+
+
+@contextmanager
+def right_or_refused(
+    *names: str, kinds: tuple[type[Exception], ...] = (ValueError,), told: bool = False
+) -> Iterator[None]:
+    """The asserts inside hold; or what runs inside is refused by an error that names everything in `names`.
+
+    With `told`, a warning that names everything serves as well.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except kinds as error:
+            missing = [name for name in names if name not in str(error)]
+            if missing:
+                raise AssertionError(f"refused, but without a word of {missing}: {error}") from error
+        except AssertionError:
+            if not (told and any(all(name in str(each.message) for name in names) for each in caught)):
+                raise
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 import headwise as hw
 from headwise import losses
-from tests.attribution.expect import near
 from tests.distributed.ranks import on_ranks
+from tests.expect import near
 
 WIDE = torch.float64
 WEIGHT = 0.3

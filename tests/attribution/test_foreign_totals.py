@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import headwise as hw
-from tests.attribution.expect import near, right_or_refused
+from tests.expect import near, right_or_refused
 
 KINDS = (ValueError, RuntimeError)
 

@@ -7,7 +7,7 @@ import torch
 
 from headwise.attribution.apart.counts import region
 from headwise.attribution.apart.losses import read_losses
-from headwise.attribution.apart.returned import Entry
+from headwise.attribution.apart.returned import LossEntry
 from headwise.attribution.audit.account import account_of
 from headwise.attribution.audit.literals import is_silenced, literal_factors
 from headwise.attribution.audit.rows import edge_gradients
@@ -21,7 +21,7 @@ def parts():
 
 
 def standing(total, losses):
-    found = account_of(total, [Entry(name, loss) for name, loss in losses.items()]).standings
+    found = account_of(total, [LossEntry(name, loss) for name, loss in losses.items()]).standings
     return {name: (each.times, each.factor) for name, each in found.items()}
 
 
@@ -48,7 +48,7 @@ def test_a_learned_weight_is_the_factor(parts):
 def test_a_part_of_a_subtotal_has_no_factor_of_its_own(parts):
     _, losses = parts
     losses["group"] = losses["a"] + 3 * losses["b"]
-    found = account_of(2 * losses["group"] + losses["b"], [Entry(k, v) for k, v in losses.items()]).standings
+    found = account_of(2 * losses["group"] + losses["b"], [LossEntry(k, v) for k, v in losses.items()]).standings
     assert (found["b"].factor, found["b"].own, found["b"].times) == (7, 1, 2)
     assert (found["a"].factor, found["a"].own) == (2, 0)
     assert found["group"].parts == ("a", "b")
@@ -57,7 +57,7 @@ def test_a_part_of_a_subtotal_has_no_factor_of_its_own(parts):
 def test_what_has_no_name_is_a_summand_with_its_gradient(parts):
     leaf, losses = parts
     extra = (3 * leaf).sum()
-    found = account_of(losses["a"] + extra + extra, [Entry("a", losses["a"])]).summands
+    found = account_of(losses["a"] + extra + extra, [LossEntry("a", losses["a"])]).summands
     free = [each for each in found if each.is_free]
     assert [each.times for each in free] == [2]
     ((grad,),) = edge_gradients([free[0].edge], [leaf])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.counts import Region, linear_in, links, region
-from headwise.attribution.apart.returned import Entry, declared_total, entries_in, renamed, split_total
+from headwise.attribution.apart.returned import LossEntry, declared_total, entries_in, renamed, split_total
 from headwise.attribution.apart.totals import Part, find_total
 from headwise.attribution.apart.words import is_metric, last_key, says_loss, says_total
 from headwise.graph import Edge, gradient_edge
@@ -26,9 +26,9 @@ class Returned:
         total: What backward is called on, as far as what was returned tells, or None.
     """
 
-    terms: tuple[Entry, ...]
-    logs: tuple[Entry, ...]
-    total: Entry | None
+    terms: tuple[LossEntry, ...]
+    logs: tuple[LossEntry, ...]
+    total: LossEntry | None
 
 
 def read_losses(
@@ -63,8 +63,8 @@ def read_losses(
             "Return a scalar tensor, or a tuple, list or dict of them."
         )
     own = next((each for each in (declared_total(returned), beside) if each is not None), None)
-    head = None if own is None else Entry("total", own)
-    given = Entry("total", total) if total is not None and total.requires_grad else None
+    head = None if own is None else LossEntry("total", own)
+    given = LossEntry("total", total) if total is not None and total.requires_grad else None
     known = given or head or _named_total(entries, inputs)
     entries = _losses_alone(entries, known)
     rest = [entry for entry in entries if entry is not known and not _is_again(entry, known, given is not None)]
@@ -72,7 +72,7 @@ def read_losses(
     return _sorted_out(rest, known)
 
 
-def _sorted_out(rest: list[Entry], total: Entry | None) -> Returned:
+def _sorted_out(rest: list[LossEntry], total: LossEntry | None) -> Returned:
     if total is not None:
         rest = [entry for entry in rest if not _repeats_total(entry, total)]
     added = region(total.value).counts if total is not None and isinstance(total.value, Tensor) else {}
@@ -84,11 +84,11 @@ def _sorted_out(rest: list[Entry], total: Entry | None) -> Returned:
     return Returned(terms, logs, total)
 
 
-def _log_of(rest: list[Entry], added: Mapping[Edge, int] | None) -> Any:
+def _log_of(rest: list[LossEntry], added: Mapping[Edge, int] | None) -> Any:
     """What tells the entries that are only reported."""
     cut = [entry for entry in rest if entry.scalar is None and says_loss(entry.name) and not _is_metric(entry)]
 
-    def is_log(entry: Entry) -> bool:
+    def is_log(entry: LossEntry) -> bool:
         if entry.declared is not None:
             return False
         if entry.scalar is None:
@@ -104,12 +104,12 @@ def _log_of(rest: list[Entry], added: Mapping[Edge, int] | None) -> Any:
     return is_log
 
 
-def is_added(entry: Entry, added: Container[Edge]) -> bool:
+def is_added(entry: LossEntry, added: Container[Edge]) -> bool:
     """Whether a total adds an entry."""
     return isinstance(entry.value, Tensor) and any(edge in added for edge in links(entry.value))
 
 
-def _holds(outer: Entry, inner: Entry) -> bool:
+def _holds(outer: LossEntry, inner: LossEntry) -> bool:
     """Whether an entry adds up another one."""
     if outer is inner or outer.scalar is None or not isinstance(outer.value, Tensor) or outer.value is inner.value:
         return False
@@ -117,7 +117,7 @@ def _holds(outer: Entry, inner: Entry) -> bool:
     return above and is_added(inner, region(outer.value).counts)
 
 
-def _losses_alone(entries: list[Entry], total: Entry | None) -> list[Entry]:
+def _losses_alone(entries: list[LossEntry], total: LossEntry | None) -> list[LossEntry]:
     """Without the tensors that are something to look at (logits) rather than losses per sample."""
     live = [entry for entry in entries if entry.scalar is not None and not entry.is_scalar]
     added = linear_in(total.value) if total is not None and isinstance(total.value, Tensor) else frozenset()
@@ -131,7 +131,7 @@ def _losses_alone(entries: list[Entry], total: Entry | None) -> list[Entry]:
     return [entry for entry in entries if entry.is_scalar or id(entry) in kept]
 
 
-def _is_again(entry: Entry, total: Entry | None, given: bool) -> bool:
+def _is_again(entry: LossEntry, total: LossEntry | None, given: bool) -> bool:
     """Whether an entry is the total itself under another name."""
     if total is None or not isinstance(total.value, Tensor) or entry.scalar is None:
         return False
@@ -143,12 +143,12 @@ def _is_again(entry: Entry, total: Entry | None, given: bool) -> bool:
     return given and edge in tops and (says_total(entry.name) or _is_sum(entry))
 
 
-def _is_sum(entry: Entry) -> bool:
+def _is_sum(entry: LossEntry) -> bool:
     found: Region = region(entry.value) if isinstance(entry.value, Tensor) else Region({}, {})
     return len(found.summands) > 1
 
 
-def _repeats_total(entry: Entry, total: Entry) -> bool:
+def _repeats_total(entry: LossEntry, total: LossEntry) -> bool:
     """A number for the log that is the total itself."""
     if entry.scalar is not None:
         return False
@@ -156,7 +156,7 @@ def _repeats_total(entry: Entry, total: Entry) -> bool:
     return says_total(entry.name) or abs(entry.number - total.number) <= 1e-5 * scale
 
 
-def _is_metric(entry: Entry) -> bool:
+def _is_metric(entry: LossEntry) -> bool:
     """Whether a name or type says that a number is reported, not trained on."""
     if says_loss(last_key(entry.name)):
         return False
@@ -166,7 +166,7 @@ def _is_metric(entry: Entry) -> bool:
     return bool(whole and entry.value != 0) or is_metric(entry.name)
 
 
-def _named_total(entries: list[Entry], inputs: Sequence[Tensor]) -> Entry | None:
+def _named_total(entries: list[LossEntry], inputs: Sequence[Tensor]) -> LossEntry | None:
     scalars = [entry for entry in entries if entry.is_scalar or entry.scalar is not None]
     live = [Part(e.name, e.value, e.number) for e in scalars if isinstance(e.value, Tensor) and e.scalar is not None]
     dead = {entry.name: entry.number for entry in scalars if entry.scalar is None}

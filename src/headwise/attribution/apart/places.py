@@ -56,7 +56,7 @@ class Place:
         return f"{self.function}, {self.line}"
 
 
-class Places(TorchFunctionMode):
+class PlaceRecorder(TorchFunctionMode):
     """While it is entered, every scalar that has a graph gets its place.
 
     Attributes:

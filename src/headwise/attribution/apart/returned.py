@@ -23,7 +23,7 @@ class Weighted(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class LossEntry:
     """One thing that the criterion returned.
 
     Args:
@@ -56,7 +56,7 @@ class Entry:
         return not isinstance(self.value, Tensor) or self.value.numel() == 1
 
 
-def entries(returned: Any, names: Sequence[str] = ()) -> tuple[Entry, ...]:
+def entries(returned: Any, names: Sequence[str] = ()) -> tuple[LossEntry, ...]:
     """Every tensor and number of what training code returned.
 
     Args:
@@ -71,11 +71,11 @@ def entries(returned: Any, names: Sequence[str] = ()) -> tuple[Entry, ...]:
     found = renamed([each for each in entries_in(body) if each.is_scalar or each.scalar is not None], body, names)
     for tensor in (total, declared_total(returned)):
         if tensor is not None:
-            found.append(Entry("total", tensor))
+            found.append(LossEntry("total", tensor))
     return tuple({entry.name: entry for entry in reversed(found)}.values())[::-1]
 
 
-def candidates(found: Sequence[Entry]) -> list[Candidate]:
+def candidates(found: Sequence[LossEntry]) -> list[Candidate]:
     """The entries that a total can add.
 
     Args:
@@ -119,7 +119,7 @@ def declared_total(returned: Any) -> Tensor | None:
     return declared if isinstance(declared, Tensor) else None
 
 
-def renamed(found: list[Entry], body: Any, names: Sequence[str]) -> list[Entry]:
+def renamed(found: list[LossEntry], body: Any, names: Sequence[str]) -> list[LossEntry]:
     """The elements of a tuple or list under their names, where as many are given and none is a position.
 
     Args:
@@ -133,10 +133,12 @@ def renamed(found: list[Entry], body: Any, names: Sequence[str]) -> list[Entry]:
     plain = isinstance(body, tuple | list) and not hasattr(body, "_fields")
     if not plain or len(names) != len(found) or {entry.name for entry in found} & set(names):
         return found
-    return [Entry(name, entry.value, entry.weight, entry.declared) for name, entry in zip(names, found, strict=True)]
+    return [
+        LossEntry(name, entry.value, entry.weight, entry.declared) for name, entry in zip(names, found, strict=True)
+    ]
 
 
-def entries_in(node: Any, name: str = "") -> Iterator[Entry]:
+def entries_in(node: Any, name: str = "") -> Iterator[LossEntry]:
     """Every number and tensor of a structure.
 
     Args:
@@ -147,12 +149,12 @@ def entries_in(node: Any, name: str = "") -> Iterator[Entry]:
         The entries, in order.
     """
     if isinstance(node, Weighted) and not isinstance(node, Tensor):
-        yield Entry(name, node.weighted, _number(getattr(node, "weight", None)), node)
+        yield LossEntry(name, node.weighted, _number(getattr(node, "weight", None)), node)
     elif isinstance(node, Tensor):
         if node.numel() == 1 or (node.numel() and node.is_floating_point()):
-            yield Entry(name or "loss", node)
+            yield LossEntry(name or "loss", node)
     elif isinstance(node, float | int) and not isinstance(node, bool):
-        yield Entry(name or "loss", node)
+        yield LossEntry(name or "loss", node)
     else:
         for key, value in _parts(node):
             yield from entries_in(value, f"{name}.{key}" if name else str(key))

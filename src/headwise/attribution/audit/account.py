@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge
 
 from headwise.attribution.apart.counts import Region, added_below, links, region
 from headwise.attribution.apart.linear import size_of
-from headwise.attribution.apart.returned import Entry
+from headwise.attribution.apart.returned import LossEntry
 from headwise.graph import Edge, gradient_edge, topological
 
 _UNIFORM = 1e-4
@@ -53,7 +53,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Summand:
+class Addend:
     """Something that the total adds.
 
     Attributes:
@@ -85,10 +85,10 @@ class Account:
     """The total, taken apart."""
 
     standings: Mapping[str, Standing]
-    summands: tuple[Summand, ...]
+    summands: tuple[Addend, ...]
 
 
-def account_of(total: Tensor | None, terms: Sequence[Entry], outputs: Iterable[Tensor] = ()) -> Account:
+def account_of(total: Tensor | None, terms: Sequence[LossEntry], outputs: Iterable[Tensor] = ()) -> Account:
     """Take a total apart.
 
     Args:
@@ -142,7 +142,7 @@ def _scalars(chain: list[Edge]) -> list[Edge]:
     return [edge for edge in chain if size_of(edge) == size]
 
 
-def _standing(total: Tensor, top: Region, term: Entry, place: Edge | None) -> Standing:
+def _standing(total: Tensor, top: Region, term: LossEntry, place: Edge | None) -> Standing:
     if place is None or term.scalar is None:
         return Standing(None, None, 0)
     (grad,), (scale,) = derivatives(total, [place]), derivatives(term.scalar, [place])
@@ -155,7 +155,7 @@ def _standing(total: Tensor, top: Region, term: Entry, place: Edge | None) -> St
 
 
 def _own_parts(
-    plain: Mapping[str, Standing], live: Mapping[str, Entry], places: Mapping[str, Edge | None]
+    plain: Mapping[str, Standing], live: Mapping[str, LossEntry], places: Mapping[str, Edge | None]
 ) -> dict[str, Standing]:
     """Of each loss the factor that does not come through another loss, and the losses that it adds up itself."""
     held = {name: _held(name, live, places) for name in live}
@@ -174,14 +174,14 @@ def _own_parts(
     return {name: found[name] for name in live}
 
 
-def _held(name: str, live: Mapping[str, Entry], places: Mapping[str, Edge | None]) -> list[str]:
+def _held(name: str, live: Mapping[str, LossEntry], places: Mapping[str, Edge | None]) -> list[str]:
     value = live[name].value
     added = region(value).counts if isinstance(value, Tensor) else {}
     own = links(value) if isinstance(value, Tensor) else []
     return [other for other, place in places.items() if other != name and place in added and place not in own]
 
 
-def _derivative(term: Entry, place: Edge | None) -> float | None:
+def _derivative(term: LossEntry, place: Edge | None) -> float | None:
     if place is None or term.scalar is None:
         return None
     (grad,) = derivatives(term.scalar, [place])
@@ -202,7 +202,7 @@ def _injections(total: Tensor, chains: Mapping[str, list[Edge]]) -> dict[str, li
     return found
 
 
-def _summands(total: Tensor, top: Region, chains: Mapping[str, list[Edge]]) -> tuple[Summand, ...]:
+def _summands(total: Tensor, top: Region, chains: Mapping[str, list[Edge]]) -> tuple[Addend, ...]:
     edges = list(top.summands)
     inside = {name: added_below(chain[0]) for name, chain in chains.items() if chain}
     found = []
@@ -213,7 +213,7 @@ def _summands(total: Tensor, top: Region, chains: Mapping[str, list[Edge]]) -> t
         below = added_below(edge)
         holds = tuple(n for n, chain in chains.items() if n not in names and any(each in below for each in chain))
         within = tuple(name for name, below in inside.items() if edge in below)
-        found.append(Summand(edge, top.summands[edge], factor, line_of(edge), names, holds, within))
+        found.append(Addend(edge, top.summands[edge], factor, line_of(edge), names, holds, within))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from headwise.attribution.audit.account import Standing, Summand
+from headwise.attribution.audit.account import Addend, Standing
 
 _TWIN = 1e-5
 _LEFT = 1e-4
@@ -35,7 +35,7 @@ class Again:
 def recomputed(
     names: Sequence[str],
     standings: Mapping[str, Standing],
-    summands: Sequence[Summand],
+    summands: Sequence[Addend],
     rows: Sequence[Row],
     at_outputs: Sequence[Row],
     outputs: Sequence[Tensor],

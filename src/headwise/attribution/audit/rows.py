@@ -11,19 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from headwise.attribution.audit.account import Standing, Summand, account_of
+from headwise.attribution.audit.account import Addend, Standing, account_of
 from headwise.attribution.audit.gram import gram_of
 from headwise.attribution.audit.guard import user_code
 from headwise.attribution.audit.literals import is_silenced
-from headwise.attribution.audit.recomputed import Again, recomputed
+from headwise.attribution.audit.recomputed import Again, Row, recomputed
 from headwise.attribution.audit.step import Step
 from headwise.graph import Edge, gradient_edge, leaf_masks, topological, walk
 from headwise.refusals import refuse_unsafe
 
 TOTAL = "the total"
 _MANY = 24
-
-Row = list[Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -260,7 +258,7 @@ def _finite(rows: Rows, name: str, scalar: Tensor | None, where: str, grad: Tens
 
 def _book_summands(
     rows: Rows,
-    summands: Sequence[Summand],
+    summands: Sequence[Addend],
     at_outputs: Sequence[Row],
     outputs: Mapping[str, Tensor],
     parameters: Mapping[str, Tensor],
@@ -275,7 +273,7 @@ def _book_summands(
 
 
 def _summand_gradients(
-    rows: Rows, summands: Sequence[Summand], at_outputs: Sequence[Row], outputs: Sequence[Tensor]
+    rows: Rows, summands: Sequence[Addend], at_outputs: Sequence[Row], outputs: Sequence[Tensor]
 ) -> list[Row]:
     found: list[Row] = []
     for each in summands:
@@ -290,7 +288,7 @@ def _summand_gradients(
     return found
 
 
-def _added(each: Summand, row: Row, outputs: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Added:
+def _added(each: Addend, row: Row, outputs: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Added:
     norms = {path: float(g.double().norm()) for path, g in zip(outputs, row, strict=True) if g is not None}
     norm = math.hypot(*norms.values())
     if not norms and parameters:

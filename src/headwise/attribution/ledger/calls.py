@@ -22,12 +22,12 @@ REST = "\0rest"
 Key = tuple[Hashable, ...]
 """What a number means: its kind, then of what."""
 
-Places = Mapping[str, Edge]
+OutputEdges = Mapping[str, Edge]
 Slices = Mapping[str, Sequence[Slice | None]]
 
 
 @dataclass
-class Call:
+class ForeignCall:
     """One call of the code.
 
     Args:
@@ -45,13 +45,13 @@ class Call:
 
     step: int
     losses: tuple[Candidate, ...]
-    outputs: Callable[[Sequence[Edge]], Places]
+    outputs: Callable[[Sequence[Edge]], OutputEdges]
     fixed: frozenset[Edge]
     slices: Mapping[str, Slices]
     unread: Callable[[Sequence[str]], None] | None = None
     names_rest: bool = False
     scale: Tensor | None = None
-    passes: list[Numbers] = field(default_factory=list)
+    passes: list[SealedPass] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Unit:
 
 
 @dataclass
-class Pass:
+class ForeignPass:
     """What one backward pass brought to one call.
 
     Args:
@@ -89,16 +89,16 @@ class Pass:
     paths: tuple[str, ...]
     values: dict[Key, Tensor]
 
-    def sealed(self) -> Numbers:
+    def sealed(self) -> SealedPass:
         """The numbers in one tensor, for a later read."""
         device = next(iter(self.values.values())).device
         flat = torch.stack([wide(each.to(device)) for each in self.values.values()])
-        return Numbers(self.names, self.scaled, self.copies, self.paths, tuple(self.values), flat)
+        return SealedPass(self.names, self.scaled, self.copies, self.paths, tuple(self.values), flat)
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A pass that is over: as `Pass`, with all numbers in one tensor, in the order of their keys."""
+class SealedPass:
+    """A pass that is over: as `ForeignPass`, with all numbers in one tensor, in the order of their keys."""
 
     names: tuple[str, ...]
     scaled: frozenset[str]
@@ -113,11 +113,11 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
-_LOOKS: list[Outputs] = []
+_LOOKS: list[GraphEnds] = []
 """Under way: what another ledger hears meanwhile did not arrive."""
 
 
-class Outputs:
+class GraphEnds:
     """The outputs of a network, as the places where its graph ends and that of the losses begins.
 
     Args:
@@ -127,7 +127,7 @@ class Outputs:
         nested: Whether a loss was found whose gradient would go on from one output to another, through the network.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: OutputEdges) -> None:
         self.places, self.nested = places, False
         ports: dict[Node, set[int]] = {}
         for node, port in places.values():
@@ -138,7 +138,7 @@ class Outputs:
         self.nested = True
         return tuple(None if port in ports else grad for port, grad in enumerate(grads))
 
-    def __enter__(self) -> Outputs:
+    def __enter__(self) -> GraphEnds:
         _LOOKS.append(self)
         return self
 
@@ -148,12 +148,12 @@ class Outputs:
             handle.remove()
 
 
-def gradients(unit: Unit, places: Places) -> dict[str, Tensor]:
+def gradients(unit: Unit, places: OutputEdges) -> dict[str, Tensor]:
     """What a unit sends to the outputs.
 
     Args:
         unit: The unit.
-        places: Where the outputs are; see `Outputs`, which ends the pass there.
+        places: Where the outputs are; see `GraphEnds`, which ends the pass there.
 
     Returns:
         Its gradient by the paths of the outputs that it reads.
@@ -208,7 +208,9 @@ class Arrivals:
         into: Takes the squared norms of the difference and of what arrived, per path.
     """
 
-    def __init__(self, places: Places, booked: Mapping[str, Tensor], nested: bool, into: dict[Key, Tensor]) -> None:
+    def __init__(
+        self, places: OutputEdges, booked: Mapping[str, Tensor], nested: bool, into: dict[Key, Tensor]
+    ) -> None:
         self._booked, self._into = dict(booked), into
         self._again: dict[str, Tensor] = {}
         by_node: dict[Node, list[tuple[str, int]]] = {}

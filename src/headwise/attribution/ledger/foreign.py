@@ -17,7 +17,7 @@ from headwise.attribution.apart.places import candidates_at
 from headwise.attribution.apart.returned import candidates, entries
 from headwise.attribution.apart.walk import walk_sum
 from headwise.attribution.ledger.books import Books
-from headwise.attribution.ledger.calls import Call, Places, Slices, wide
+from headwise.attribution.ledger.calls import ForeignCall, OutputEdges, Slices, wide
 from headwise.attribution.ledger.foreign_rows import read_calls
 from headwise.attribution.ledger.taking import Taking
 from headwise.attribution.passes import Finish, watch_backward
@@ -44,8 +44,8 @@ class ForeignLedger:
         if capacity < 1:
             raise ValueError(f"capacity is at least 1; found {capacity}")
         self._names = tuple(names)
-        self._rows: list[Call] = []
-        self._waiting: deque[Call] = deque(maxlen=_WAITING)
+        self._rows: list[ForeignCall] = []
+        self._waiting: deque[ForeignCall] = deque(maxlen=_WAITING)
         self._count, self._capacity = 0, capacity
         self._missed = ""
         self.is_open = True
@@ -61,7 +61,7 @@ class ForeignLedger:
     def book(
         self,
         returned: Any,
-        outputs: Callable[[Sequence[Edge]], Places],
+        outputs: Callable[[Sequence[Edge]], OutputEdges],
         fixed: Collection[Edge] = (),
         slices: Mapping[str, Slices] | None = None,
         unread: Callable[[Sequence[str]], None] | None = None,
@@ -85,7 +85,7 @@ class ForeignLedger:
                 "Return a scalar tensor, or a tuple, list or dict of them"
             )
         losses = tuple(candidates(found))
-        self._waiting.append(Call(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
+        self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
         self._count += 1
         self._rows = [call for call in self._rows if call.step >= self._count - self._capacity]
 

@@ -13,7 +13,7 @@ from headwise.attribution.apart.solve import EXACT, weights_of
 from headwise.attribution.apart.words import is_metric
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.ledger.books import UNBOOKED, Books, LoopFactor, OutputBooks, TermBooks, Unbooked
-from headwise.attribution.ledger.calls import REST, Call, Key, Numbers
+from headwise.attribution.ledger.calls import REST, ForeignCall, Key, SealedPass
 from headwise.attribution.ledger.injected import merged
 from headwise.attribution.ledger.schema import BOOKED
 
@@ -22,7 +22,7 @@ _SAME = 1e-4
 """How far a sum of values in float32 may be from the number, by its size."""
 
 
-def read_calls(calls: Sequence[Call]) -> list[Books]:
+def read_calls(calls: Sequence[ForeignCall]) -> list[Books]:
     """Makes the books of calls, by one transfer to the host.
 
     Args:
@@ -91,7 +91,7 @@ class _Solved:
         return math.fsum(weights[a] * weights[b] * self.gram(a, b, path) for a, b in pairs)
 
 
-def _solve(booked: Numbers, numbers: Mapping[Key, float]) -> _Solved:
+def _solve(booked: SealedPass, numbers: Mapping[Key, float]) -> _Solved:
     solved = _Solved(numbers, booked.paths)
     for name in booked.names:
         factor = numbers.get(("factor", name))
@@ -119,7 +119,7 @@ def _add(solved: _Solved, losses: Sequence[str], weights: Sequence[float]) -> No
         solved.weighted[name] = weight * solved.numbers["value", name] if weight else 0.0
 
 
-def _left_over(solved: _Solved, booked: Numbers) -> None:
+def _left_over(solved: _Solved, booked: SealedPass) -> None:
     """What no loss explains; losses that were computed twice are recognized by gradient and value."""
     copied = {name for group in booked.copies for name in group}
     known = {name: -solved.scales[name] for name in copied if name in solved.scales}
@@ -167,7 +167,7 @@ def _again(
     return None
 
 
-def _books(call: Call, passes: Sequence[_Solved]) -> Books:
+def _books(call: ForeignCall, passes: Sequence[_Solved]) -> Books:
     common = _common(passes)
     names = [each.name for each in call.losses if any(each.name in solved.weights for solved in passes)]
     names += [name for solved in passes for name in solved.weights if name not in names]

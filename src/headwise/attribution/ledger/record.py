@@ -124,7 +124,7 @@ class BackwardPass:
         return torch.where(found <= noise**2 * square(grad.detach()), 0.0, found)
 
 
-class Numbers(NamedTuple):
+class BriefNumbers(NamedTuple):
     """What the columns of a brief row are computed from; see `Brief`."""
 
     values: Tensor
@@ -387,7 +387,7 @@ class CallRecord:
         held, levels = (*one.kept, *one.probed), self.counted.levels
         return Brief(self._weights, held, len(one.probed), tuple(one.pairs), levels, self.balance is not None)
 
-    def numbers(self) -> Numbers:
+    def numbers(self) -> BriefNumbers:
         """What a brief row is computed from."""
         one = self.passes[0]
         number = one.under.number_of(self)
@@ -397,7 +397,7 @@ class CallRecord:
         kept, probed = list(one.kept.values()), list(one.probed.values())
         products = list(one.pairs.values())
         divisors = self.counted.divisors
-        return Numbers(self.values, divisors, one.common, number, levels, kept, probed, products, self.balance)
+        return BriefNumbers(self.values, divisors, one.common, number, levels, kept, probed, products, self.balance)
 
     def written(self) -> None:
         """Its row is in the ring, its samples are ranked; what another pass brings will be written anew."""

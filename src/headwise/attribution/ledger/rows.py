@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.attribution.ledger.record import CallRecord, Numbers
+from headwise.attribution.ledger.record import BriefNumbers, CallRecord
 from headwise.attribution.ledger.schema import Brief, Schema
 from headwise.criterion.stats import book_dtype, products_of, squares
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowBatch:
     """Rows that were computed together.
 
     Args:
@@ -31,7 +31,7 @@ class Rows:
 
 
 @torch.no_grad()
-def rows_of(records: Iterable[CallRecord]) -> list[Rows]:
+def rows_of(records: Iterable[CallRecord]) -> list[RowBatch]:
     """Computes the rows of calls.
 
     Args:
@@ -40,14 +40,14 @@ def rows_of(records: Iterable[CallRecord]) -> list[Rows]:
     Returns:
         Their rows, each call in one of them.
     """
-    found: list[Rows] = []
-    together: dict[Hashable, list[tuple[CallRecord, Brief, Numbers]]] = {}
+    found: list[RowBatch] = []
+    together: dict[Hashable, list[tuple[CallRecord, Brief, BriefNumbers]]] = {}
     for record in records:
         assert record.place is not None
         brief = record.brief()
         if brief is None:
             row = record.row()  # from here on it is known which columns it has
-            found.append(Rows(record.schema, (record.place,), row[None], (None,)))
+            found.append(RowBatch(record.schema, (record.place,), row[None], (None,)))
         else:
             numbers = record.numbers()
             sizes = len(brief.covered), brief.num_probed, len(brief.compared), brief.counted, brief.balanced
@@ -56,11 +56,11 @@ def rows_of(records: Iterable[CallRecord]) -> list[Rows]:
     for same in together.values():
         places = tuple(record.place for record, _, _ in same if record.place is not None)
         columns = _columns([numbers for _, _, numbers in same])
-        found.append(Rows(same[0][0].schema, places, columns, tuple(brief for _, brief, _ in same)))
+        found.append(RowBatch(same[0][0].schema, places, columns, tuple(brief for _, brief, _ in same)))
     return found
 
 
-def _columns(rows: Sequence[Numbers]) -> Tensor:
+def _columns(rows: Sequence[BriefNumbers]) -> Tensor:
     """The columns of brief rows, in the order that `Schema.expand` reads.
 
     Args:

@@ -14,7 +14,7 @@ from headwise.attribution.apart.heads import short
 from headwise.attribution.apart.made import kept_value, made_by
 from headwise.attribution.apart.places import Place, place_of
 from headwise.attribution.apart.words import numbered, says_total, without_number
-from headwise.attribution.ledger.calls import Places
+from headwise.attribution.ledger.calls import OutputEdges
 from headwise.graph import Edge
 
 _NO_LOSS = ("addmm", "mm", "bmm", "convolution", "linear", "sub", "add", "unknown")
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Summand:
+class NamedSummand:
     """A loss, of one piece; or of several, one a step of a sequence, say, that one line made for one output."""
 
     name: str
@@ -42,9 +42,9 @@ class Summand:
 def summands(
     direct: Sequence[Direct],
     rest: Mapping[Edge, Tensor],
-    outputs: Callable[[Sequence[Edge]], Places],
+    outputs: Callable[[Sequence[Edge]], OutputEdges],
     taken: Collection[str] = (),
-) -> list[Summand]:
+) -> list[NamedSummand]:
     """Puts the pieces of a number together.
 
     Args:
@@ -66,7 +66,7 @@ def summands(
         _put(found, _unnamed(Piece(edge, derivative, value if derivative.numel() == 1 else None), place, outputs))
     groups = [part for same in found.values() for part in _parted(same)]
     names = _distinct(groups, {*taken} - {each.loss.name for each in direct})
-    return [Summand(name, tuple(each.piece for each in same)) for name, same in zip(names, groups, strict=True)]
+    return [NamedSummand(name, tuple(each.piece for each in same)) for name, same in zip(names, groups, strict=True)]
 
 
 def _parted(same: list[_Found]) -> list[list[_Found]]:
@@ -92,7 +92,7 @@ def _put(found: dict[Hashable, list[_Found]], one: _Found) -> None:
     found.setdefault(one.key, []).append(one)
 
 
-def _named(name: str, piece: Piece, outputs: Callable[[Sequence[Edge]], Places]) -> _Found:
+def _named(name: str, piece: Piece, outputs: Callable[[Sequence[Edge]], OutputEdges]) -> _Found:
     place = place_of(piece.edge[0])
     if place is None or piece.derivative.numel() != 1:
         return _Found(piece, name, name, "", piece.edge)
@@ -104,7 +104,7 @@ def _named(name: str, piece: Piece, outputs: Callable[[Sequence[Edge]], Places])
     return _Found(piece, name, base, "", (place.line, base, heads), read.values())
 
 
-def _unnamed(piece: Piece, place: Place | None, outputs: Callable[[Sequence[Edge]], Places]) -> _Found:
+def _unnamed(piece: Piece, place: Place | None, outputs: Callable[[Sequence[Edge]], OutputEdges]) -> _Found:
     read, made = outputs([piece.edge]), made_by(piece.edge[0])
     heads = _heads(read)
     if place is None:
@@ -116,7 +116,7 @@ def _unnamed(piece: Piece, place: Place | None, outputs: Callable[[Sequence[Edge
     return _Found(piece, name, name, place.text, (place.line, place.text, name, heads), read.values())
 
 
-def _heads(read: Places) -> tuple[str, ...]:
+def _heads(read: OutputEdges) -> tuple[str, ...]:
     return tuple(dict.fromkeys(without_number(short(path)) for path in read))
 
 

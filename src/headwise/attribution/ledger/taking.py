@@ -12,11 +12,11 @@ from headwise.attribution.apart.dissect import Anatomy, Candidate, Direct
 from headwise.attribution.ledger.calls import (
     REST,
     Arrivals,
-    Call,
+    ForeignCall,
+    ForeignPass,
+    GraphEnds,
     Key,
-    Numbers,
-    Outputs,
-    Pass,
+    SealedPass,
     Unit,
     gradients,
     wide,
@@ -24,7 +24,7 @@ from headwise.attribution.ledger.calls import (
 )
 from headwise.attribution.ledger.injected import LISTENERS, Injection, by_name
 from headwise.attribution.ledger.schema import BOOKED
-from headwise.attribution.ledger.summands import Summand, summands
+from headwise.attribution.ledger.summands import NamedSummand, summands
 from headwise.graph import Edge
 
 
@@ -38,7 +38,7 @@ class Taking:
         keeps_rest: Whether what belongs to no loss is booked in this call, with losses inside of the network.
     """
 
-    def __init__(self, call: Call, anatomy: Anatomy, number: Tensor | None, keeps_rest: bool) -> None:
+    def __init__(self, call: ForeignCall, anatomy: Anatomy, number: Tensor | None, keeps_rest: bool) -> None:
         self.call = call
         self._values: dict[Key, Tensor] = {}
         self._injected: list[Injection] = []
@@ -65,13 +65,13 @@ class Taking:
         self._units, self._paths = units, tuple(places)
         self._names = tuple(each.name for each in units)
         self._copied = tuple(tuple(loss.name for loss in each.losses) for each in anatomy.copies)
-        with Outputs(places) as outputs:
+        with GraphEnds(places) as outputs:
             booked = self._book(units, places)
         self._arrivals = Arrivals(places, booked, outputs.nested, self._values)
         if keeps_rest:
             LISTENERS.append(self._listen)
 
-    def over(self) -> Numbers:
+    def over(self) -> SealedPass:
         """Ends the taking.
 
         Returns:
@@ -84,7 +84,7 @@ class Taking:
             self._values |= {("booked", name, what): each for what, each in zip(BOOKED, columns, strict=True)}
         scaled = frozenset(each.name for each in self._units if each.factor is not None or not each.trains)
         self._units = []
-        return Pass(self._names, scaled, self._copied, self._paths, self._values).sealed()
+        return ForeignPass(self._names, scaled, self._copied, self._paths, self._values).sealed()
 
     def _direct(self, part: Direct) -> Unit:
         loss, derivative = part.loss, part.derivative
@@ -96,7 +96,7 @@ class Taking:
             return Unit(loss.name, ((loss.edge, torch.ones_like(derivative)),), derivative)
         return Unit(loss.name, ((loss.edge, derivative),))
 
-    def _summed(self, summand: Summand) -> Unit:
+    def _summed(self, summand: NamedSummand) -> Unit:
         """A summand of code that named what it liked."""
         name, pieces = summand.name, summand.pieces
         self._values["factor", name] = torch.stack([wide(each.derivative).sum() for each in pieces]).mean()

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from headwise.attribution.apart.heads import heads_below, leaving, names_of
-from headwise.attribution.apart.places import Places
+from headwise.attribution.apart.places import PlaceRecorder
 from headwise.attribution.apart.returned import candidates, entries
-from headwise.attribution.ledger.calls import Places as Outputs
+from headwise.attribution.ledger.calls import OutputEdges
 from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.wrap import slices_of
 from headwise.graph import Edge, gradient_edge
@@ -50,7 +50,7 @@ class Watched:
         self._warned = False
         # Summands of one number have names and values only where it is computed; compiled parts would compile anew.
         self._one_number = not any(_is_compiled(module) for module in model.modules())
-        self._places: Places | None = None
+        self._places: PlaceRecorder | None = None
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._begin),
             *(module.register_forward_hook(partial(self._collect, name)) for name, module in heads.items()),
@@ -69,7 +69,7 @@ class Watched:
         self._calls = {} if booked and not torch.compiler.is_compiling() else None
         self._edges = {}
         if self._calls is not None and self._one_number and self._places is None:
-            self._places = Places()
+            self._places = PlaceRecorder()
             self._places.enter()
 
     def _leave(self, model: nn.Module, inputs: Any, returned: Any) -> None:
@@ -104,7 +104,7 @@ class Watched:
         unread = partial(self._unread, ", ".join(calls) or "any head (none was called)")
         self.ledger.book(returned, lambda losses: places, places.values(), slices, unread)
 
-    def _leaving(self, losses: Sequence[Edge]) -> Outputs:
+    def _leaving(self, losses: Sequence[Edge]) -> OutputEdges:
         """Where the graph of losses leaves the last modules with parameters."""
         hidden = heads_below(losses, self._owners).opaque
         if hidden:

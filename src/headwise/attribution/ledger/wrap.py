@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from headwise.attribution.ledger.calls import Places, Slices
+from headwise.attribution.ledger.calls import OutputEdges, Slices
 from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.outputs import resolve
 from headwise.criterion.paths import Channels as Slice
@@ -104,7 +104,7 @@ def places_of(outputs: Any) -> dict[str, Edge]:
     return {path: edge for path, edge in edges.items() if edge is not None}
 
 
-def slices_of(name: str, paths: str | Sequence[str], outputs: Any, places: Places) -> Slices:
+def slices_of(name: str, paths: str | Sequence[str], outputs: Any, places: OutputEdges) -> Slices:
     """The outputs that are booked for a loss, and which channels of them.
 
     Args:

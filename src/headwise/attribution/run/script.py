@@ -17,10 +17,10 @@ from torch.utils.hooks import RemovableHandle
 
 from headwise.attribution.apart.frames import callers, loss_scale_in, modules_in
 from headwise.attribution.apart.heads import heads_below, leaving, names_of
-from headwise.attribution.apart.places import Places, with_loss_functions
+from headwise.attribution.apart.places import PlaceRecorder, with_loss_functions
 from headwise.attribution.apart.take_apart import variables_of
 from headwise.attribution.ledger.books import Books
-from headwise.attribution.ledger.calls import Call, wide
+from headwise.attribution.ledger.calls import ForeignCall, wide
 from headwise.attribution.ledger.foreign import started
 from headwise.attribution.ledger.foreign_rows import read_calls
 from headwise.attribution.ledger.taking import Taking
@@ -31,7 +31,7 @@ from headwise.attribution.run.together import renamed, together
 
 
 @dataclass
-class Site:
+class CallSite:
     """A place in the code that calls backward.
 
     Args:
@@ -66,7 +66,7 @@ class ScriptBooks:
     """
 
     def __init__(self, every: int, steps: int | None, on_booked: Callable[[int, Books], None]) -> None:
-        self.sites: dict[Hashable, Site] = {}
+        self.sites: dict[Hashable, CallSite] = {}
         self.steps = 0
         self.notes = Notes()
         self._every, self._limit, self._on_booked = every, steps, on_booked
@@ -114,7 +114,7 @@ class ScriptBooks:
         frames = callers(3)
         code = _place(frames)
         name = f"{code.f_code.co_name}, {code.f_code.co_filename.rpartition('/')[2]}:{code.f_lineno}"
-        site = self.sites.setdefault(place_key(code), Site(name))
+        site = self.sites.setdefault(place_key(code), CallSite(name))
         name = site.name
         site.passes += 1
         if self._round.get(name, (self.steps, None))[0] != self.steps:
@@ -127,7 +127,7 @@ class ScriptBooks:
         return None if taking is None else partial(self._finish, site, taking)
 
     def _taken(
-        self, site: Site, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...], frames: Sequence[FrameType]
+        self, site: CallSite, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...], frames: Sequence[FrameType]
     ) -> Taking | None:
         begun = started(roots, seeds)
         if not begun:
@@ -142,11 +142,11 @@ class ScriptBooks:
         self.notes.saw(anatomy, roots[0])
         site.hidden = heads_below([*(each.loss.edge for each in anatomy.direct), *anatomy.rest], owners).opaque
         made = tuple(sorted(losses, key=lambda each: each.edge[0]._sequence_nr()))
-        call = Call(self.steps + 1, made, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
+        call = ForeignCall(self.steps + 1, made, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
         call.scale = loss_scale_in(frames, roots[0])
         return Taking(call, anatomy, number, keeps_rest=True)
 
-    def _finish(self, site: Site, taking: Taking, done: bool) -> None:
+    def _finish(self, site: CallSite, taking: Taking, done: bool) -> None:
         numbers = taking.over()
         if done:
             taking.call.passes.append(numbers)
@@ -157,7 +157,7 @@ class ScriptBooks:
             self._round[site.name] = self.steps, site.books
         self._next()
 
-    def _names(self, site: Site, books: Books) -> dict[str, str]:
+    def _names(self, site: CallSite, books: Books) -> dict[str, str]:
         taken = {name for other in self.sites.values() if other is not site for name in other.names.values()}
         for name in books:
             own = name if name not in taken else f"{name} ({site.name.rpartition(', ')[2]})"
@@ -193,13 +193,13 @@ class ScriptBooks:
 
 @dataclass
 class _Recorder:
-    """Enters and leaves `Places` in the thread that trains; not at all once something was compiled.
+    """Enters and leaves `PlaceRecorder` in the thread that trains; not at all once something was compiled.
 
     A compiled function is compiled again under a mode, so that after the first call of `torch.compile` losses are told
     apart by variables and operations only.
     """
 
-    mode: Places = field(default_factory=Places)
+    mode: PlaceRecorder = field(default_factory=PlaceRecorder)
     entered: bool = False
     compiled: bool = False
     thread: int = field(default_factory=threading.get_ident)

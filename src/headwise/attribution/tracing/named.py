@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.losses import read_losses
-from headwise.attribution.apart.returned import Entry, Weighted, entries_in, renamed
+from headwise.attribution.apart.returned import LossEntry, Weighted, entries_in, renamed
 from headwise.structure import children, join
 
 LossLike: TypeAlias = "Tensor | float | Weighted"
@@ -80,7 +80,7 @@ def _refuse_strangers(node: Any, path: str) -> None:
         raise ValueError(f"loss {path or '0'!r}: expected a tensor or a number, found {type(node).__name__}.")
 
 
-def _named_loss(entry: Entry) -> NamedLoss:
+def _named_loss(entry: LossEntry) -> NamedLoss:
     value = entry.value if isinstance(entry.value, Tensor) else None
     if value is not None and value.numel() != 1:
         value = value.mean()
