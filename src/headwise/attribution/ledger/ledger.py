@@ -107,15 +107,7 @@ class Ledger:
         balance_every: int = 4,
         group: Any = None,
     ) -> None:
-        if criterion.recorder is not None:
-            raise ValueError("the criterion's books are kept by another Ledger. Close that one first: ledger.close()")
-        if min(capacity, micro_batches, balance_every) < 1:
-            found = f"{capacity}, {micro_batches} and {balance_every}"
-            raise ValueError(f"capacity, micro_batches and balance_every are at least 1; found {found}")
-        if on_nonfinite not in (None, "keep", "drop", "raise"):
-            raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
-        if samples < 0 or values_every < 0:
-            raise ValueError(f"samples and values_every are at least 0; found {samples} and {values_every}")
+        _check(criterion, on_nonfinite, (capacity, micro_batches, balance_every), (samples, values_every))
         self.channels = channels
         self._ranked = Ranked(criterion.names, samples, values_every) if samples else None
         self._criterion, self._scaler = criterion, scaler
@@ -418,6 +410,20 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check(
+    criterion: Criterion, policy: Policy | None, positive: tuple[int, int, int], counts: tuple[int, int]
+) -> None:
+    if criterion.recorder is not None:
+        raise ValueError("the criterion's books are kept by another Ledger. Close that one first: ledger.close()")
+    if min(positive) < 1:
+        found = "{}, {} and {}".format(*positive)
+        raise ValueError(f"capacity, micro_batches and balance_every are at least 1; found {found}")
+    if policy not in (None, "keep", "drop", "raise"):
+        raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {policy!r}")
+    if min(counts) < 0:
+        raise ValueError("samples and values_every are at least 0; found {} and {}".format(*counts))
 
 
 def _below(roots: Sequence[Tensor]) -> dict[Edge, list[tuple[Node, int]]]:
