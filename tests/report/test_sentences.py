@@ -5,8 +5,9 @@ import re
 import pytest
 
 from headwise.report.page import anchor
-from headwise.report.sentences import sentences
+from headwise.report.sentences import repeated, sentences
 from headwise.report.write import report_page
+from headwise.runs.alerts import Alert
 from headwise.runs.reading import read_run
 from tests.report.builder import TERMS, build_run, config, read_lines, write_lines
 
@@ -81,3 +82,12 @@ def test_few_terms_and_few_lines_have_sentences_too(tmp_path, terms):
     run = build_run(tmp_path / "run", num_lines=2, samples=0, terms=terms)
     assert config(terms)["terms"] == list(terms)
     assert all(each.text.endswith(".") for each in sentences(read_run(run)))
+
+
+def test_an_alert_that_comes_again_is_told_once():
+    def alert(since):
+        return Alert("spiking", "a", since, since, "Up.", "Look.")
+
+    assert repeated([alert(3)]) == "a: spiking since step 3. Up. Look."
+    assert repeated([alert(3), alert(9)]).endswith("Look. It came once more, at step 9.")
+    assert repeated([alert(3), alert(9), alert(1200)]).endswith("Look. It came 2 times more, last at step 1,200.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from headwise.report.card import card_blocks
 from headwise.report.evaluations import headline
 from headwise.report.figures.charts import Curves, sparkline
 from headwise.report.figures.flow import Flow, Link
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.figures.top import TopRows
 from headwise.report.markup import NOTHING, number, percent
-from headwise.report.page import Block, Section, Table, Text, Tiles
+from headwise.report.page import Block, Section, Table, Tiles
 from headwise.runs.columns import finite, first, last, logged, median
 from headwise.runs.reading import Recording
 from headwise.runs.top_samples import read_top_samples
@@ -125,11 +126,10 @@ def conflict(run: Recording) -> list[Block]:
         return []
     where = "Level: at outputs, over the outputs both read, exact."
     medians = {pair: median(column) for pair, column in run.pairs().items()}
-    curves = {
-        f"{first} | {second}": column
-        for (first, second), column in run.pairs().items()
-        if medians[first, second] is not None
-    }
+    pairs = {pair: column for pair, column in run.pairs().items() if medians[pair] is not None}
+    worst = set(sorted(pairs, key=lambda pair: medians[pair] or 0.0)[:_MOST_PAIRS])
+    curves = {f"{first} | {second}": pairs[first, second] for first, second in pairs if (first, second) in worst}
+    num_left = len(pairs) - len(curves)
     cells = [
         [1.0 if a == b else medians.get((a, b), medians.get((b, a))) for b in run.terms] for a in run.terms
     ]  # fmt: skip
@@ -142,8 +142,10 @@ def conflict(run: Recording) -> list[Block]:
     )  # fmt: skip
     if not curves:
         return [heat]
+    left = f" Drawn: the {_MOST_PAIRS} pairs with the lowest medians; the table has the other {num_left}."
     drawn = Curves("Conflict over time", run.log.steps, curves, unit="cosine", bounds=(-1.0, 1.0), wide=True,
-                   caption=f"{where} Below 0 the two terms ask for opposite changes of what both read.")  # fmt: skip
+                   caption=f"{where} Below 0 the two terms ask for opposite changes of what both read."
+                   f"{left if num_left else ''}")  # fmt: skip
     return [drawn, heat]
 
 
@@ -179,7 +181,7 @@ def configuration(run: Recording) -> Section:
     blocks: list[Block] = [Table(("setting", "value"), rows, title="Configuration")]
     card = run.config.get("card")
     if isinstance(card, str) and card.strip():
-        blocks.insert(0, Text(card.strip("\n"), title="The preset's card"))
+        blocks[:0] = card_blocks(card)
     return Section("The run", blocks)
 
 
@@ -211,6 +213,8 @@ def _as_json(value: object) -> str:
 
 
 _DEEPEST = 8
+_MOST_PAIRS = 12
+"""Curves of cosines that can be told apart."""
 
 
 def _duration(seconds: float) -> str:

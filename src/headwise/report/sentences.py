@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from headwise.attribution.ledger.suggestion import suggest
 from headwise.report.evaluations import headline
 from headwise.report.markup import number
 from headwise.report.page import Remark
-from headwise.runs.alerts import replay
+from headwise.runs.alerts import Alert, replay
 from headwise.runs.columns import finite, logged, median
 from headwise.runs.reading import Column, Recording
 
@@ -53,7 +53,24 @@ def alerts(run: Recording) -> list[Remark]:
         "fighting": CONFLICT,
         "drifting weight": "Weighted value of each term, and the total",
     }
-    return [Remark("alert", str(each), shown.get(each.kind, "")) for each in replay(run, _MOST_ROWS)]
+    found: dict[tuple[str, str], list[Alert]] = {}
+    for each in replay(run, _MOST_ROWS):
+        found.setdefault((each.kind, each.term), []).append(each)
+    return [Remark("alert", repeated(same), shown.get(kind, "")) for (kind, _), same in found.items()]
+
+
+def repeated(same: Sequence[Alert]) -> str:
+    """Alerts of one kind and one term, in a sentence.
+
+    Args:
+        same: In their order; at least one.
+
+    Returns:
+        The first, and how often it came again.
+    """
+    times = f"once more, at step {same[-1].since:,}" if len(same) == 2 else f"{len(same) - 1} times more"
+    last = f", last at step {same[-1].since:,}" if len(same) > 2 else ""
+    return str(same[0]) + (f" It came {times}{last}." if len(same) > 1 else "")
 
 
 def _pull(run: Recording) -> Iterator[tuple[str, str]]:

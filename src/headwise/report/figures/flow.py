@@ -11,6 +11,7 @@ from headwise.report.page import ROOM_BESIDE, Table, figure
 
 _HEIGHT, _BAR, _GAP, _TOP = 300.0, 14.0, 18.0, 34.0
 _LETTER = 7.6  # width of one, roughly
+_LINE = 20.0  # height of a ribbon that a name can stand on without being struck through
 
 
 @dataclass(frozen=True)
@@ -98,20 +99,22 @@ class Flow:
 
     def _svg(self, lane: float, kind: str) -> Markup:
         inner = [name for names in [*self.stages.values()][:-1] for name in names]
+        first = next(iter(self.stages.values()), ()) if kind == "broad" else ()
+        margin = max((_LETTER * (len(name) + 2 + len(self._said(name))) for name in first), default=0.0)
         lane = max(lane, _BAR + 14 + _LETTER * max(map(len, inner), default=0))  # names end before the next bar
         places = self.layout(lane)
-        width = self._width(lane)
+        width = self._width(lane) + margin
         bottom = max((y + h for _, y, h in places.values()), default=_HEIGHT) + 10
         heads = [
             element("text", stage, x=f"{index * lane:.0f}", y=14, class_="stage")
             for index, stage in enumerate(self.stages)
         ]
-        shapes = [
-            *heads,
-            *self._ribbons(places),
-            *(self._node(name, place, lane if name in inner else math.inf) for name, place in places.items()),
-        ]
-        return element("svg", *shapes, viewBox=f"0 0 {width:.0f} {bottom:.0f}", width=f"{width:.0f}",
+        nodes = (
+            self._node(name, place, lane if name in inner else math.inf, before=name in first)
+            for name, place in places.items()
+        )
+        shapes = [*heads, *self._ribbons(places), *nodes]
+        return element("svg", *shapes, viewBox=f"{-margin:.0f} 0 {width:.0f} {bottom:.0f}", width=f"{width:.0f}",
                        class_=f"flow {kind}",
                        role="img", aria_label=f"{self.title}; the table with it has the numbers")  # fmt: skip
 
@@ -183,18 +186,25 @@ class Flow:
             ))  # fmt: skip
         return ribbons
 
-    def _node(self, name: str, place: tuple[float, float, float], room: float) -> Markup:
-        x, y, height = place
+    def _said(self, name: str) -> str:
         norm = self.norm(name)
-        said = "" if norm is None else number(norm)
-        middle = max(y + height / 2 + 4, y + 8)
+        return "" if norm is None else number(norm)
+
+    def _node(self, name: str, place: tuple[float, float, float], room: float, *, before: bool) -> Markup:
+        """A bar with its name: before it, or behind it; there over a ribbon that is too thin to be written on."""
+        x, y, height = place
+        said = self._said(name)
+        thin = height < _LINE and room < math.inf and not before
+        middle = y - 5 if thin else max(y + height / 2 + 4, y + 8)
         amount = element("tspan", f"  {said}", class_="amount")
-        fits = _BAR + 14 + _LETTER * (len(name) + 2 + len(said)) <= room  # else the tip and the table have it
+        fits = before or _BAR + 14 + _LETTER * (len(name) + 2 + len(said)) <= room  # else tip and table have it
         label = element("tspan", name) + (amount if fits else "")
+        left = x - 7 if before else x if thin else x + _BAR + 7
+        anchor = "end" if before else None
         return element(
             "g",
             element("rect", x=f"{x:.1f}", y=f"{y:.1f}", width=_BAR, height=f"{height:.1f}", class_="node"),
-            element("text", Markup(label), x=f"{x + _BAR + 7:.1f}", y=f"{middle:.1f}"),
+            element("text", Markup(label), x=f"{left:.1f}", y=f"{middle:.1f}", text_anchor=anchor),
             data_tip=f"{name}: {said} {self.unit}".strip() if said else name,
         )
 
