@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headwise.recipes import RECIPES
-from headwise.recipes.coco_results import ImageIds
+from headwise.recipes.coco_results import ImageIds, write_results
 from headwise.recipes.places import INDEX, plan_places
 
 ENDINGS = (".json", ".png")
@@ -71,7 +71,8 @@ def ids(tmp_path, names, **options):
 
 
 @pytest.mark.parametrize(
-    "names", [("x/a.jpg", "y/a.jpg"), ("x\\a.jpg", "y\\a.jpg"), ("in/x/a.jpg", "./y/a.jpg", "x/a.jpg")]
+    "names",
+    [("x/a.jpg", "y/a.jpg"), ("x\\a.jpg", "y\\a.jpg"), ("in/x/a.jpg", "./y/a.jpg", "x/a.jpg", "/".join("x" * 99))],
 )
 def test_the_longest_name_that_fits_decides(tmp_path, names):
     (first, second), found = ids(tmp_path, names)
@@ -80,6 +81,16 @@ def test_the_longest_name_that_fits_decides(tmp_path, names):
     boxes = {"boxes": np.array([[1.0, 2, 4, 6]]), "scores": np.array([0.5]), "labels": np.array([1])}
     (entry,) = found.entries(first, boxes)
     assert entry == {"image_id": expected["x/a.jpg"], "category_id": 5, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
+
+
+def test_a_list_of_results_is_one_json(tmp_path):
+    (first, second), found = ids(tmp_path, ("x/a.jpg", "y/a.jpg"))
+    boxes = {"boxes": np.ones((2, 4)), "scores": np.array([0.5, 0.25]), "labels": np.array([1, 0])}
+    nothing = {name: each[:0] for name, each in boxes.items()}
+    for given in (((first, boxes), (second, nothing), (second, boxes)), ((first, nothing),), ()):
+        write_results(tmp_path / "found.json", [found.lines(*each) for each in given])
+        wanted = [entry for each in given for entry in found.entries(*each)]
+        assert json.loads((tmp_path / "found.json").read_bytes()) == wanted
 
 
 def test_what_is_not_listed_is_told(tmp_path):

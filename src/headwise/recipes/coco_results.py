@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,15 +70,19 @@ class ImageIds:
             for (x1, y1, x2, y2), score, label in rows
         ]
 
+    def lines(self, path: Path, boxes: Mapping[str, Any] | None) -> bytes:
+        """Return the entries of a picture as JSON, one a line: a fifth of their size as Python's objects."""
+        return b",\n".join(json.dumps(entry).encode() for entry in self.entries(path, boxes))
 
-def write_results(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+
+def write_results(path: Path, lines: Iterable[bytes]) -> None:
     """Write a list of results, whole or not at all.
 
     Args:
         path: the JSON file.
-        entries: of all pictures.
+        lines: of all pictures.
     """
-    write_atomically(path, json.dumps(entries).encode() + b"\n")
+    write_atomically(path, b"[" + b",\n".join(filter(None, lines)) + b"]\n")
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -105,16 +109,19 @@ def _categories(content: Mapping[str, Any], names: Sequence[str], file: Path) ->
 
 def _match(paths: Sequence[Path], content: Mapping[str, Any], file: Path) -> dict[Path, int]:
     """Return the number of each picture whose path ends as an image's file name, or has the name that only it has."""
-    by_name: dict[str, list[tuple[tuple[str, ...], int]]] = defaultdict(list)
+    by_name: dict[str, list[int]] = defaultdict(list)
+    by_parts: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for image in content["images"]:
         parts = PurePosixPath(str(image.get("file_name", "")).replace("\\", "/")).parts
         if parts:
-            by_name[parts[-1]].append((parts, image["id"]))
-    found = {}
+            by_name[parts[-1]].append(image["id"])
+            by_parts[parts].append(image["id"])
+    lengths, found = {len(parts) for parts in by_parts}, {}
     for path in paths:
-        own, listed = path.absolute().parts, by_name.get(path.name, [])
-        ending = [number for parts, number in listed if own[-len(parts) :] == parts]
-        numbers = ending if len(ending) == 1 else [number for _, number in listed]
+        own = path.absolute().parts
+        fitting = (length for length in lengths if length <= len(own))
+        ending = [number for length in fitting for number in by_parts.get(own[-length:], ())]
+        numbers = ending if len(ending) == 1 else by_name.get(path.name, [])
         if len(numbers) == 1:
             found[path] = numbers[0]
     missing = [path for path in paths if path not in found]

@@ -110,19 +110,19 @@ def predict(
     network.to(_device(device))
     written: list[Path] = []
     failed: Failed = {}
-    entries: list[dict[str, Any]] = []
+    lines: list[bytes] = []
     _write_index(folder, checkpoint, places, failed, ids)
     try:
         for pictures in _decoded(places, batch_size, failed, done):
             seen = [Seen(place.path, image) for place, image in pictures]
             predictions = recipe.predict(network, configuration, seen, threshold)
             for (place, _), prediction in zip(pictures, predictions, strict=True):
-                entries += ids.entries(place.path, prediction.boxes)
+                lines.append(ids.lines(place.path, prediction.boxes))
                 written.append(_write_prediction(folder / place.name, prediction))
                 done(written[-1], len(places))
     finally:
         if ids.categories:
-            write_results(folder / RESULTS, entries)
+            write_results(folder / RESULTS, lines)
         _write_index(folder, checkpoint, places, failed, ids)
     if failed:
         told = "; ".join(list(failed.values())[:_TOLD]) + ("; ..." if len(failed) > _TOLD else "")
