@@ -121,6 +121,18 @@ def output_shapes(node: Node) -> tuple[tuple[int, ...] | None, ...]:
     return tuple(_shape(entry) for entry in getattr(node, "_input_metadata", ()))
 
 
+def output_dtypes(node: Node) -> tuple[Any, ...]:
+    """Dtypes of what a node computed in the forward pass, as far as they are known."""
+    return tuple(_dtype(entry) for entry in getattr(node, "_input_metadata", ()))
+
+
+def _dtype(entry: Any) -> Any:
+    try:
+        return entry.dtype
+    except (RuntimeError, TypeError, AttributeError):
+        return None
+
+
 def _shape(entry: Any) -> tuple[int, ...] | None:
     # An entry for an output that is no tensor has no shape to give and raises when asked.
     try:

@@ -563,7 +563,50 @@ def terms_against_each_other() -> Any:
     return two(criterion)
 
 
+class Normalized(torch.autograd.Function):
+    """Sends back a gradient of norm 1, however large it was."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad / grad.norm().clamp_min(1e-12)
+
+
+@planted("nonlinear-backward", "NormalizedBackward")
+def a_backward_pass_that_normalizes() -> Any:
+    def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
+        reg = Normalized.apply(outputs["reg"])
+        return {"far": (reg - 9).square().mean(), "near": reg.abs().mean(), "cls": cls_loss(outputs, batch)}
+
+    return two(criterion)
+
+
 # --- healthy -----------------------------------------------------------------------------------------------------
+
+
+class Injecting(torch.autograd.Function):
+    """Adds a gradient of its own to every pass that comes by."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad + 0.1 * ctx.saved_tensors[0]
+
+
+@healthy
+def a_gradient_that_is_injected() -> Any:
+    def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
+        reg = Injecting.apply(outputs["reg"])
+        return {"far": (reg - 9).square().mean(), "near": reg.abs().mean(), "cls": cls_loss(outputs, batch)}
+
+    return two(criterion)
 
 
 @healthy

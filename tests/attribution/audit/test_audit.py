@@ -24,3 +24,4 @@ def test_planted_fault_is_found_and_named(name):
 def test_healthy_code_has_no_finding(name):
     report = audit(HEALTHY[name]())
     assert report.faults == (), str(report)
+    assert all(finding.kind != "nonlinear-backward" for finding in report.findings), str(report)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from headwise.attribution.audit.account import Addend, Standing, account_of
+from headwise.attribution.audit.gap import SumGap, gap_of
 from headwise.attribution.audit.gram import gram_of
 from headwise.attribution.audit.guard import user_code
 from headwise.attribution.audit.literals import is_silenced
@@ -82,6 +83,7 @@ class Rows:
         reached: Per loss, and for the total, the parameters that its graph reaches.
         read: Per loss, and for the total, the outputs that its graph reaches.
         nonfinite: What is not finite.
+        gap: How far the gradient of the sum of the losses is from the sum of their gradients.
     """
 
     names: tuple[str, ...]
@@ -104,6 +106,7 @@ class Rows:
     reached: dict[str, frozenset[str]] = field(default_factory=dict)
     read: dict[str, frozenset[str]] = field(default_factory=dict)
     nonfinite: list[Bad] = field(default_factory=list)
+    gap: SumGap | None = None
 
     def row(self, name: str) -> int:
         """The row of a loss, or of the total."""
@@ -174,7 +177,9 @@ def measure(step: Step, parameters: Mapping[str, Tensor], model: nn.Module) -> M
     rows.outputs = tuple(outputs)
     rows.shapes = {path: tuple(tensor.shape) for path, tensor in outputs.items()}
     at_outputs = _at_outputs(rows, live, step.total, outputs)
-    _at_parameters(rows, live, step.total, parameters)
+    found = _at_parameters(rows, live, step.total, parameters)
+    if not rows.nonfinite:
+        rows.gap = gap_of(list(live.values()), found, parameters, nodes)
     _book_summands(rows, account.summands, at_outputs, outputs, parameters)
     return Measured(step, rows, at_outputs, live)
 
@@ -213,7 +218,7 @@ def _at_outputs(
 
 def _at_parameters(
     rows: Rows, live: Mapping[str, Tensor], total: Tensor | None, parameters: Mapping[str, Tensor]
-) -> None:
+) -> list[dict[str, Tensor | None]]:
     names, tensors = list(parameters), list(parameters.values())
     rows.groups = tuple(dict.fromkeys(group_of(name) for name in names))
     found = {name: _gradients(name, live.get(name), tensors) for name in rows.names}
@@ -230,6 +235,7 @@ def _at_parameters(
             fit = zip(found, scalars, column, strict=True)
             gram = gram_of([_finite(rows, other, scalar, name, grad) for other, scalar, grad in fit])
         rows.gram[site] = rows.gram.get(site, 0) + gram
+    return [dict(zip(names, found[name], strict=True)) for name in live]
 
 
 def _reach(total: Tensor | None, parameters: Mapping[str, Tensor]) -> frozenset[str]:

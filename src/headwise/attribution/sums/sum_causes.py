@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
@@ -88,11 +89,24 @@ def backward_cause(first: FirstPass, passes: Passes, repeated: float, worst: flo
     if repeated > limit:
         evidence = f"two backward passes of the same sum differ by {repeated:.1e} at {where}"
         return Cause("random-draw", "the backward pass", evidence)
-    nodes = {node.name() for node in _nodes(first) if issubclass(type(node), BackwardCFunction)}
-    hooked = [name for name, leaf in passes.leaves.items() if leaf._backward_hooks]
-    suspects = [*sorted(nodes), *(f"a hook on {name}" for name in hooked)]
     evidence = f"the losses' gradients differ from that of their sum by {worst:.1e} at {where}"
-    return Cause("nonlinear-backward", names(suspects) if suspects else "a hook on a tensor or module", evidence)
+    return Cause("nonlinear-backward", suspects_of(_nodes(first), passes.leaves), evidence)
+
+
+def suspects_of(nodes: Iterable[Node], leaves: Mapping[str, Tensor]) -> str:
+    """What may make a backward pass that is not linear.
+
+    Args:
+        nodes: Of the losses' graph.
+        leaves: The parameters.
+
+    Returns:
+        Autograd functions of the user's, and parameters with hooks.
+    """
+    custom = {node.name() for node in nodes if issubclass(type(node), BackwardCFunction)}
+    hooked = [name for name, leaf in leaves.items() if leaf._backward_hooks]
+    suspects = [*sorted(custom), *(f"a hook on {name}" for name in hooked)]
+    return names(suspects) if suspects else "a hook on a tensor or module"
 
 
 def _nodes(first: FirstPass) -> list[Node]:

@@ -10,13 +10,11 @@ import torch
 from torch import nn
 
 from headwise.attribution.sums.sum_causes import Cause, backward_cause, cut_off, drifted, in_place_error, total_cause
-from headwise.attribution.sums.sum_measure import FirstPass, Passes, Total, gram_of, statistics
+from headwise.attribution.sums.sum_measure import LIMITS, FirstPass, Passes, Total, gram_of, statistics
 from headwise.attribution.tracing.named import Losses
 from headwise.attribution.tracing.text import names as listed
 from headwise.attribution.tracing.text import wrapped
 from headwise.refusals import refuse_sharded
-
-LIMITS: Mapping[str, float] = {"float64": 1e-10, "float32": 1e-5, "narrow": 3e-2}
 
 Precision = Literal["given", "float64"]
 

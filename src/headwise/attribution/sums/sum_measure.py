@@ -18,6 +18,9 @@ from headwise.attribution.sums.precision import in_float64, widened_state
 from headwise.attribution.sums.suspects import Suspects, Watch, captured_tensors
 from headwise.attribution.tracing.named import Losses, NamedLoss, named_losses
 
+LIMITS: Mapping[str, float] = {"float64": 1e-10, "float32": 1e-5, "narrow": 3e-2}
+"""What the statistic may reach, by precision."""
+
 # At the limit of 1e-5 for float32, differences below 1e-6 of the norm over all parameters count as rounding.
 FLOOR = 0.1
 

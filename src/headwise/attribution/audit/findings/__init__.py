@@ -11,6 +11,7 @@ from headwise.attribution.audit.findings import (
     logged_sum,
     mutated_input,
     nonfinite_gradient,
+    nonlinear_backward,
     outside_mask,
     random_draw,
     rotated_names,
@@ -25,8 +26,8 @@ from headwise.attribution.audit.findings.finding import Check, Finding, Open, Se
 CHECKS: tuple[Check, ...] = (
     nonfinite_gradient.CHECK, detached_loss.CHECK, dead_loss.CHECK, sum_mismatch.CHECK, declared_weight.CHECK,
     logged_sum.CHECK, rotated_names.CHECK, outside_mask.CHECK, mutated_input.CHECK, grad_mode.CHECK,
-    untrained_output.CHECK, unreached_parameter.CHECK, dominance.CHECK, conflict.CHECK, random_draw.CHECK,
-    split_variant.CHECK, uneven_graph.CHECK, host_sync.CHECK,
+    untrained_output.CHECK, unreached_parameter.CHECK, dominance.CHECK, conflict.CHECK, nonlinear_backward.CHECK,
+    random_draw.CHECK, split_variant.CHECK, uneven_graph.CHECK, host_sync.CHECK,
 )  # fmt: skip
 """In the order in which they are told; a later one sees what the earlier ones found."""
 
