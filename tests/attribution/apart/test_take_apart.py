@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headwise.attribution import TakenApart, take_apart
+from headwise.attribution.apart.places import Places
 
 
 class Network(nn.Module):
@@ -266,3 +267,26 @@ def test_a_piece_that_was_bent_in_place_is_not_taken_for_a_sum(operation: str):
 def test_a_piece_with_a_learned_gain_is_not_taken_for_a_number_times_a_loss():
     total, *_ = in_pieces(torch.exp(NETWORK.logvar[0]))
     assert "box" not in take_apart(total.sum()).factors
+
+
+class Returning(Network):
+    """Returns its loss beside an output, as models of Hugging Face do."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        out = super().forward(x)
+        label_loss, box_loss = F.cross_entropy(out["label"], Y), out["box"].abs().mean()
+        return {"loss": label_loss + 0.5 * box_loss, "box": out["box"]}
+
+
+def test_a_loss_that_comes_out_of_ddp_beside_outputs_is_taken_apart():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(Returning(), find_unused_parameters=True)
+        with Places():
+            out = parallel(X)
+        penalty = out["box"].square().mean()
+        found = take_apart(out["loss"] / 2 + 0.1 * penalty, model=parallel.module)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert rounded(found) == {"label_loss": 0.5, "box_loss": 0.25, "penalty": 0.1}
+    assert found.complete

@@ -72,9 +72,10 @@ class Linearity:
         """
         if node not in self._through:
             inputs = self._candidates(node)
-            edges = [node.next_functions[number] for number in inputs]
-            passing = all(self._follows((child, port)) for child, port in edges if child is not None)
-            self._through[node] = inputs if passing else ()
+            edges = {number: node.next_functions[number] for number in inputs}
+            followed = tuple(n for n, (child, port) in edges.items() if child is None or self._follows((child, port)))
+            # What passes each input on by itself (DDP's sink: a loss beside logits) may pass on some of them.
+            self._through[node] = followed if followed == inputs or routes_of(node) is not None else ()
         return self._through[node]
 
     def _candidates(self, node: Node) -> tuple[int, ...]:

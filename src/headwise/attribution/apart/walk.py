@@ -66,8 +66,9 @@ def walk_sum(
             ports = range(max(1, len(output_shapes(node))))
             arriving = [passed.get((node, port)) if (node, port) not in stops else None for port in ports]
             through = linear.through(node)
+            passed_on = _outputs_of(node, through)
+            ended |= {(node, port) for port, each in enumerate(arriving) if each is not None and port not in passed_on}
             if not through:
-                ended |= {(node, port) for port, derivative in enumerate(arriving) if derivative is not None}
                 continue
             for edge, derivative in _sent(node, arriving, through):
                 passed[edge] = passed[edge] + derivative if edge in passed else derivative
@@ -103,6 +104,14 @@ def in_order(edges: Sequence[Edge], below: Callable[[Node], Sequence[Edge]]) -> 
                 stack.append((child, iter(below(child))))
     order.reverse()
     return order
+
+
+def _outputs_of(node: Node, through: Collection[int]) -> Collection[int]:
+    """The outputs of a node that it passes on to its inputs."""
+    routes = routes_of(node)
+    if routes is None:
+        return range(max(1, len(output_shapes(node)))) if through else ()
+    return {output_nr for output_nr, input_nr, *_ in routes if input_nr in through}
 
 
 def _sent(node: Node, arriving: list[Tensor | None], through: Collection[int]) -> list[tuple[Edge, Tensor]]:
