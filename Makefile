@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-lower-bound search loops recipes lint docs bench-gpu
+.PHONY: demo test test-lower-bound frameworks search loops recipes lint docs bench-gpu
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,26 @@ test-lower-bound: $(LOWER)/.ready
 		tests/attribution/test_effect.py tests/attribution/test_trace.py tests/attribution/test_ledger.py \
 		tests/attribution/test_ledger_levels.py tests/test_normalizers.py
 	$(LOWER)/bin/python -m pytest -n 2 --dist load -k one_graph tests/presets
+
+# Other libraries, in an environment of its own that takes torch, and what else is there, from $(VENV). What cannot be had is
+# said, and its tests are skipped. torchtitan asks for older data sets than TRL; what it does with them is not tested here.
+FRAMEWORKS := .venv-frameworks
+SITE := -c "import site; print(site.getsitepackages()[0])"
+GROUP := -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['frameworks'])"
+TITAN := torchtitan spmd_types torch_checkpointing torchdata tyro docstring_parser typeguard
+
+$(FRAMEWORKS)/.ready: pyproject.toml $(VENV)/.ready
+	test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
+	(cd $(BIN) && ./python $(SITE); echo $(CURDIR)/src) > $$($(FRAMEWORKS)/bin/python $(SITE))/headwise.pth
+	for each in "pip>=25.1" $$($(BIN)/python $(GROUP)) "--no-deps $(TITAN)"; do \
+		$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed $$each \
+			|| echo "$$each: could not be installed, and is NOT tested"; \
+	done
+	touch $@
+
+frameworks: export OMP_NUM_THREADS = 1
+frameworks: $(FRAMEWORKS)/.ready
+	$(FRAMEWORKS)/bin/python -m pytest -n 2 --dist loadfile tests/frameworks
 
 # Other examples of every property on each run, and more of them; `make test` draws the same ones every time.
 search: export OMP_NUM_THREADS = 1

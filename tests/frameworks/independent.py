@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +46,7 @@ class Listener:
     heads: tuple[str, ...] = ()
     sent: list[Sent] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
-    outputs: list[Tensor | GradientEdge] = field(default_factory=list)
+    outputs: Sequence[Tensor] | Sequence[GradientEdge] = field(default_factory=list)
 
     def began(self, module: nn.Module, inputs: Any) -> None:
         if type(module).__name__ == self.root and torch.is_grad_enabled():
@@ -56,7 +56,8 @@ class Listener:
     def ended(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self.names.get(id(module), "").endswith(self.heads) and torch.is_grad_enabled():
             # Where they are in the graph now: a library may write into them afterwards.
-            self.outputs += [get_gradient_edge(each) for each in by_path(output).values() if each.requires_grad]
+            edges = [get_gradient_edge(each) for each in by_path(output).values() if each.requires_grad]
+            self.outputs = [*self.outputs, *edges]  # type: ignore[list-item]  # edges, since `began`
 
     def hears(self, name: str, loss: Tensor, where: Tensor | float = 1.0) -> None:
         """Measures a loss while its graph is there, at the outputs, times what is given."""
@@ -66,19 +67,8 @@ class Listener:
         squares = [(each.double() * where).square().sum() for each in found if each is not None]
         self.sent.append(Sent(name, loss.item(), torch.stack(squares).sum().sqrt().item()))
 
-    def hearing(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The function of a library, what it returns is heard: a loss, or several by name."""
-
-        def heard(*arguments: Any, **named: Any) -> Any:
-            returned = function(*arguments, **named)
-            for key, loss in returned.items() if isinstance(returned, dict) else [(name, returned)]:
-                self.hears(key, loss)
-            return returned
-
-        return heard
-
     def apart(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The same where the function reads the heads' outputs: it is called once more, on copies of them."""
+        """A library's function of the heads' outputs: what it makes of copies of them is heard."""
 
         def heard(*arguments: Any, **named: Any) -> Any:
             copies = mapped(arguments, lambda each: each.detach().requires_grad_() if each.requires_grad else each)

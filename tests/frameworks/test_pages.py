@@ -49,7 +49,7 @@ def keras(page: dict[str, Any]) -> tuple[dict[str, Tensor], list[Tensor]]:
 
 def deepspeed(page: dict[str, Any]) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Two micro-batches through the engine; what arrived at its outputs is each half of the mean."""
-    wanted, plain = {"label": torch.zeros(()), "box": torch.zeros(())}, []
+    wanted, plain = {"label": torch.zeros(()), "box": torch.zeros(())}, list[Tensor]()
     for _ in range(2):
         x, label = torch.randn(4, 8), torch.arange(4) % 3
         outputs = page["engine"](x)
@@ -107,7 +107,7 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_page_runs_and_its_books_are_right(name, capsys, monkeypatch):
     library, once = CASES[name]
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # it is asked for at the import
-    pytest.importorskip(library, reason=f"{library} is not installed (dependency group 'frameworks')")
+    pytest.importorskip(library, reason=f"{library} is not installed (`make frameworks`)", exc_type=ImportError)
     page: dict[str, Any] = {"__name__": "page"}
     text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     for block in blocks_of(text):

@@ -278,8 +278,8 @@ class Returning(Network):
         return {"loss": label_loss + 0.5 * box_loss, "box": out["box"]}
 
 
-def test_a_loss_that_comes_out_of_ddp_beside_outputs_is_taken_apart():
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+def test_a_loss_that_comes_out_of_ddp_beside_outputs_is_taken_apart(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         parallel = nn.parallel.DistributedDataParallel(Returning(), find_unused_parameters=True)
         with Places():
