@@ -11,8 +11,6 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,aggregate]" --group test --group lint --group loops
 	touch $@
 
-# Threads that wait asleep: where other work shares the cores, threads that wait awake make a step many times slower.
-demo: export OMP_WAIT_POLICY = PASSIVE
 demo: $(VENV)/.ready
 	rm -rf runs/demo
 	$(BIN)/headwise train textsnake --demo --out runs/demo

@@ -6,10 +6,12 @@ import argparse
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ class Options:
     repeats: int
     threads: int
     clock: str
+    beside: int
     write: Path | None
 
     @classmethod
@@ -37,6 +40,7 @@ class Options:
         parser.add_argument("--repeats", type=int, default=repeats)
         parser.add_argument("--threads", type=int, default=threads)
         parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+        parser.add_argument("--beside", type=int, default=0, help="this many busy processes share the cores")
         parser.add_argument("--write", type=Path, help="also write the report to this Markdown file")
         options = cls(**vars(parser.parse_args()))
         torch.set_num_threads(options.threads)
@@ -46,21 +50,37 @@ class Options:
         """Of each way, one after the other, `repeats` times over."""
         clock = time.process_time if self.clock == "cpu" else time.perf_counter
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(self.repeats):
-            for name, run in ways.items():
-                start = clock()
-                run()
-                seconds[name].append(clock() - start)
+        with busy_processes(self.beside):
+            for _ in range(self.repeats):
+                for name, run in ways.items():
+                    start = clock()
+                    run()
+                    seconds[name].append(clock() - start)
         return seconds
 
     def publish(self, title: str, text: str) -> None:
         """Print the report with its command and machine, and write it where asked to."""
         script = f"{Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"
         command = f"`python {script} --repeats {self.repeats} --threads {self.threads} --clock {self.clock}`"
+        if self.beside:
+            policy = os.environ.get("OMP_WAIT_POLICY", "not set")
+            command = f"{command[:-1]} --beside {self.beside}`, OMP_WAIT_POLICY {policy}"
         report = f"# {title}\n\n{command}\n\n{machine()}\n\n{text}\n"
         print(report)
         if self.write:
             self.write.write_text(report)
+
+
+@contextmanager
+def busy_processes(num: int) -> Iterator[None]:
+    """Processes that do nothing but compute."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def times_faster(slow: list[float], fast: list[float]) -> float:

@@ -320,3 +320,19 @@ def test_python_m_headwise():
     )
     assert done.returncode == 2
     assert done.stderr.startswith("headwise: error: ")
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "found"),
+    [("train", None, "PASSIVE"), ("predict", None, "PASSIVE"), ("train", "ACTIVE", "ACTIVE"), ("run", None, None)],
+)
+def test_threads_of_train_and_predict_wait_asleep_unless_told_otherwise(verb, given, found):
+    code = (
+        "import os, sys\nfrom headwise.cli import main\nassert 'torch' not in sys.modules\n"
+        f"try:\n    main([{verb!r}, '--help'])\nexcept SystemExit:\n    pass\n"
+        "print(repr(os.environ.get('OMP_WAIT_POLICY')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == repr(found)

@@ -71,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     said = next((word for word in words if word in VERBS), None)
+    if said in ("train", "predict"):
+        # Before torch is loaded: threads that wait asleep. Where other processes share the cores, threads that wait
+        # awake make a step many times slower (docs/scaling.md).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name, verb in VERBS.items():
         own = verbs.add_parser(name, help=verb.summary, description=f"{verb.summary[0].upper()}{verb.summary[1:]}.")
         if name == said:
