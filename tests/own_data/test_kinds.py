@@ -71,6 +71,42 @@ def test_msgspec_changes_nothing(tmp_path, monkeypatch):
             assert np.array_equal(getattr(one, name), getattr(plain(index), name))
 
 
+@pytest.mark.parametrize(
+    ("names", "listed", "said"),
+    [
+        ("p {:02d}.jpg", lambda name: name.replace(" ", "%20"), "There is 'p 00.jpg' in"),
+        ("p{:02d}.jpg", lambda name: name.upper(), "'p00.jpg' in .*, which differs in upper and lower case"),
+        ("p{:02d}.jpg", lambda name: name.removesuffix(".jpg"), "There is 'p00.jpg' in"),
+        ("p{:02d}.jpg", lambda name: name.replace(".jpg", ".png "), "There is 'p00.jpg' in"),
+        ("p{:02d}.jpg", lambda name: f"q{name}", "Put the pictures into"),
+    ],
+    ids=["escaped", "upper case", "without ending", "another ending", "nothing near"],
+)
+@pytest.mark.parametrize("which", ["all", "one"])
+def test_pictures_that_are_called_nearly_so(tmp_path, names, listed, said, which):
+    def change(content, split):
+        for image in content["images"][: 1 if which == "one" else None]:
+            image["file_name"] = listed(image["file_name"])
+
+    data = kit.coco(tmp_path, ("train2017",), change=change, names=names)
+    wanted = "Add the picture, or remove" if which == "one" and said.startswith("Put") else said
+    with pytest.raises(FileNotFoundError, match=wanted):
+        read_coco(data, "train2017")
+
+
+def test_names_of_which_every_second_is_wrong_are_still_looked_for_at_the_right_place(tmp_path):
+    def change(content, split):
+        first = content["images"][0]
+        content["images"] = [{**first, "id": i, "file_name": f"{i}.{'jpg' if i % 2 else 'png'}"} for i in range(2000)]
+        content["annotations"] = []
+
+    data = kit.coco(tmp_path, ("train2017",), change=change, number=1)
+    for number in range(2000):
+        (data / "train2017" / f"{number}.jpg").touch()
+    with pytest.raises(FileNotFoundError, match=r"train2017/0.png: no such picture.* And 999 more"):
+        read_coco(data, "train2017")
+
+
 def test_mistakes_of_several_kinds_are_counted_together(tmp_path):
     def spoil(content, split):
         content["annotations"][3]["bbox"][2] = -1

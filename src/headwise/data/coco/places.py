@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from headwise.data.mistakes import Mistakes
 from headwise.data.split_names import contradict
@@ -50,9 +52,10 @@ def find_pictures(file: Path, split: str, images: Sequence[tuple[int, str]]) -> 
     looker, folders = _Looker(), _folders(file, split)
     place = looker.best_place(folders, [name for _, name in images])
     if place is None:
-        tried = ", ".join(dict.fromkeys(folders))
+        first, there = images[0][1], [each for each in dict.fromkeys(folders) if os.path.isdir(each)]
         raise FileNotFoundError(
-            f"{file}: its first picture {images[0][1]!r} is in none of {tried}. Put the pictures into one."
+            f"{file}: its first picture {first!r} is in none of {', '.join(there)}."
+            f"{looker.hint(there, first) or f' Put the pictures into {folders[0]}.'}"
         )
     mistakes, owners = Mistakes(), dict[str, int]()
     for number, name in images:
@@ -82,10 +85,14 @@ class _Looker:
 
     def __init__(self) -> None:
         self._list = lru_cache(maxsize=None)(_listing)
+        self._by_bare_names = lru_cache(maxsize=None)(
+            lambda folder: {_bare(name): name for name in sorted(self._list(folder).names)}
+        )
 
     def best_place(self, folders: Sequence[str], names: Sequence[str]) -> _Place | None:
         """The place that holds most pictures of a sample; of several, where least is dropped, then the likeliest."""
-        sample = names[:: max(len(names) // _SAMPLED, 1)]
+        # Drawn, for every second or tenth name may be of a kind of its own.
+        sample = random.Random(0).sample(names, min(len(names), _SAMPLED))
         best, most = None, 0
         for dropped in range(max(name.replace("\\", "/").count("/") for name in sample) + 1):
             for folder in folders:
@@ -117,12 +124,21 @@ class _Looker:
     def missing(self, place: _Place, name: str, file: Path, number: int) -> str:
         """What is said of a picture that is not there."""
         path = Path(_below(place, list(_readings(name))[-1]) or name)
-        alike = [each for each in sorted(self._list(str(path.parent)).names) if each.casefold() == path.name.casefold()]
-        hint = f" There is {alike[0]!r}, which differs in upper and lower case." if alike else ""
+        hint = self.hint([str(path.parent)], path.name)
         return (
             f"{path}: no such picture, but {file} lists it as image {number}.{hint} Add the picture, or remove the "
             "image and its annotations."
         )
+
+    def hint(self, folders: Sequence[str], name: str) -> str:
+        """What is said of a file that is called nearly so; nothing where there is none."""
+        base = name.replace("\\", "/").rpartition("/")[2]
+        for folder in folders:
+            called = self._by_bare_names(folder).get(_bare(base))
+            if called is not None:
+                case = ", which differs in upper and lower case" if called.casefold() == base.casefold() else ""
+                return f" There is {called!r} in {folder}{case}: list the pictures as their files are called."
+        return ""
 
 
 def _readings(name: str) -> list[str]:
@@ -145,6 +161,11 @@ def _spellings(folder: str) -> list[str]:
     if folder.isascii():
         return [folder]
     return [folder, *(unicodedata.normalize(form, folder) for form in ("NFC", "NFD"))]
+
+
+def _bare(name: str) -> str:
+    """A name as browsers, tables and converters leave it: without its ending, its spelling, what was escaped in it."""
+    return os.path.splitext(unquote(name).strip())[0].casefold()
 
 
 def _listing(folder: str) -> _Listing:
