@@ -1,5 +1,7 @@
 """The hardest negatives: exactly as many and exactly those that a stable descending sort puts first."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwise import losses, normalizers
-from headwise.losses.mining import _by_bisection, _by_histograms, _by_sorting, _keys, hardest
+from headwise.losses.mining import _by_counting, _by_histograms, _by_sorting, _keys, hardest
 from tests.reference.losses import mined_negatives
 
 
@@ -61,7 +63,7 @@ def test_all_searches_find_the_same_threshold(dtype, seed):
     count = (torch.rand(3, generator=generator) * candidates.sum((1, 2))).int()
     keys = _keys(hardness, candidates)
     thresholds, num_ties = _by_histograms(keys, count)
-    for search in (_by_bisection, _by_sorting):
+    for search in (_by_counting, partial(_by_counting, width=4), _by_sorting):
         for found, same in zip((thresholds, num_ties), search(keys, count), strict=True):
             assert torch.equal(found, same)
     for group in range(3):

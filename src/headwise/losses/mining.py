@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -29,16 +32,22 @@ def hardest(hardness: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
     """
     if hardness.numel() == 0:
         return candidates
-    compiling = torch.compiler.is_compiling()
     keys = _joined([_keys(*parts) for parts in zip(_blocks(hardness), _blocks(candidates), strict=True)])
-    if compiling:
+    if torch.compiler.is_compiling():
         # Inductor would compute the losses anew in each counting pass; a strided view makes it keep the keys.
         keys = keys.as_strided(keys.shape, keys.stride())
-    # Counting passes fuse into plain reductions under a compiler. Eager, a few histograms move less memory; but losses
-    # have few exponents, and a GPU's threads would wait for each other at a few bins.
-    largest = _by_bisection if compiling else _by_histograms if keys.is_cpu else _by_sorting
-    threshold, num_ties = largest(keys, count.to(torch.int32))
+    threshold, num_ties = _search(keys)(keys, count.to(torch.int32))
     return _above(keys, threshold[:, None, None], num_ties)
+
+
+def _search(keys: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What finds the ``count``-th largest key of each group fastest, and how many of its equals belong to it."""
+    if torch.compiler.is_compiling():
+        # Counting passes fuse into plain reductions; on a GPU reading the keys takes longest, on a CPU comparing them.
+        return partial(_by_counting, width=1 if keys.is_cpu else 4)
+    # A few histograms move less memory; but losses have few exponents, and a GPU's threads would wait for each other at
+    # a few bins.
+    return _by_histograms if keys.is_cpu else _by_sorting
 
 
 def _blocks(grid: Tensor) -> tuple[Tensor, ...]:
@@ -82,14 +91,13 @@ def _keys(hardness: Tensor, candidates: Tensor) -> Tensor:
     return torch.where(candidates, ordered, limits.min)
 
 
-def _by_bisection(keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def _by_counting(keys: Tensor, count: Tensor, width: int = 1) -> tuple[Tensor, Tensor]:
     """The ``count``-th largest key per group, and how many of its equals are among the ``count`` largest.
 
-    Raises the threshold digit after digit as far as enough keys remain. On a GPU, where reading the keys takes longest,
-    a digit has four bits, and one pass counts for all of its values.
+    Raises the threshold digit after digit of `width` bits as far as enough keys remain; a pass over the keys counts for
+    all values of a digit.
     """
     limits = torch.iinfo(keys.dtype)
-    width = 1 if keys.is_cpu else 4
     threshold = torch.full_like(count, limits.min, dtype=keys.dtype)
     for shift in range(limits.bits - width, -1, -width):
         base = threshold
