@@ -8,13 +8,17 @@ copyright = "The Headwise developers, Apache-2.0"
 version = release = metadata.version("headwise")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
 myst_heading_anchors = 3
+nb_execution_mode = "force"  # the tutorials hold no outputs: what the site shows was run for it
+nb_execution_timeout = 300
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
 default_role = "code"  # a name in a docstring is code; tests/docs/test_names_in_docstrings.py finds what does not exist
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -57,7 +57,7 @@ class Listener:
         if self.names.get(id(module), "").endswith(self.heads) and torch.is_grad_enabled():
             # Where they are in the graph now: a library may write into them afterwards.
             edges = [get_gradient_edge(each) for each in by_path(output).values() if each.requires_grad]
-            self.outputs = [*self.outputs, *edges]  # type: ignore[list-item]  # edges, since `began`
+            self.outputs = [*self.outputs, *edges]
 
     def hears(self, name: str, loss: Tensor, where: Tensor | float = 1.0) -> None:
         """Measures a loss while its graph is there, at the outputs, times what is given."""
