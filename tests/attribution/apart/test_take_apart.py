@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headwise.attribution import TakenApart, take_apart
-from headwise.attribution.apart.places import Places
+from headwise.attribution.apart.places import PlaceRecorder
 
 
 class Network(nn.Module):
@@ -282,7 +282,7 @@ def test_a_loss_that_comes_out_of_ddp_beside_outputs_is_taken_apart(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         parallel = nn.parallel.DistributedDataParallel(Returning(), find_unused_parameters=True)
-        with Places():
+        with PlaceRecorder():
             out = parallel(X)
         penalty = out["box"].square().mean()
         found = take_apart(out["loss"] / 2 + 0.1 * penalty, model=parallel.module)

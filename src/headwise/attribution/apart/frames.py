@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ from headwise.attribution.apart.dissect import LAST, Candidate
 from headwise.attribution.apart.words import says_total
 
 _KEY, _ATTRIBUTE, _VARIABLE, _POSITION = range(4)
-_HERE = str(Path(__file__).resolve().parents[2])
-_TORCH = str(Path(torch.__file__).resolve().parent)
+_HERE = str(Path(__file__).resolve().parents[2]) + os.sep
+_TORCH = str(Path(torch.__file__).resolve().parent) + os.sep  # torchvision, torchmetrics and the like are not torch
 _MANY = 4096
 
 
@@ -37,6 +38,21 @@ def callers(depth: int = 1) -> list[FrameType]:
             found.append(frame)
         frame = frame.f_back
     return found
+
+
+def own_line(depth: int = 1) -> str:
+    """The innermost line of the user's code.
+
+    Args:
+        depth: How many frames to leave out.
+
+    Returns:
+        "file.py:12"; empty where there is none.
+    """
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None and is_ours(frame):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
 
 
 def is_ours(frame: FrameType) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_OWN = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
+from headwise.attribution.apart.frames import own_line
+
 _SYNCING = {
     "aten._local_scalar_dense": "a value copied to the host",
     "aten.nonzero": "nonzero",
@@ -54,12 +54,9 @@ class SyncCounter:
 
     def note(self, what: str) -> None:
         """Count one at the innermost line of the audited code."""
-        frame = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename.startswith(_OWN):
-            if frame.f_back is None:
-                return
-            frame = frame.f_back
-        self.places[f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {what}"] += 1
+        line = own_line()
+        if line:
+            self.places[f"{line} {what}"] += 1
 
 
 class _Seeing:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from headwise.attribution.apart.frames import own_line
 from headwise.structure import leaves
 
-_PACKAGES = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
 _DETACHING = {"detach", "detach_", "item", "tolist", "numpy"}
 _DRAWING = {
     "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "bernoulli", "bernoulli_",
@@ -74,19 +72,9 @@ def _edits(name: str) -> bool:
 
 
 def _note(found: list[str], what: str) -> None:
-    place = f"{_place()} {what}".strip()
+    place = f"{own_line(2)} {what}".strip()
     if place not in found:
         found.append(place)
-
-
-def _place() -> str:
-    """The innermost line outside torch and the attribution room."""
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGES):
-        if frame.f_back is None:
-            return ""
-        frame = frame.f_back
-    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def captured_tensors(closure: Callable[..., Any], model: nn.Module) -> dict[str, Tensor]:
