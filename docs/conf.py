@@ -1,6 +1,11 @@
 """How `make docs` builds the site: Markdown pages, and the API from the docstrings."""
 
+import importlib
+import inspect
 from importlib import metadata
+from pathlib import Path
+
+from sphinx.util import logging
 
 project = "Headwise"
 author = "The Headwise developers"
@@ -41,5 +46,30 @@ def _plain_bars(app, what, name, obj, options, lines):
     lines[:] = [line if "``" in line else line.replace("|", "\\|") for line in lines]
 
 
+def _undocumented(app, env):
+    """Every public name has an entry on the API pages, wherever it is imported from; `make docs` fails without."""
+    told = {id(found) for name in env.get_domain("py").objects if (found := _found(name)) is not None}
+    record = Path(__file__).parents[1] / "tests" / "package" / "public_names.txt"
+    for line in record.read_text(encoding="utf-8").splitlines():
+        name = "headwise." + line.partition("(")[0].removeprefix("api.")
+        found = _found(name)
+        if not inspect.ismodule(found) and id(found) not in told:
+            logging.getLogger(__name__).warning(f"{name}: is public, and on no page of docs/api")
+
+
+def _found(name):
+    *path, last = name.split(".")
+    for depth in range(len(path), 0, -1):
+        try:
+            found = importlib.import_module(".".join(path[:depth]))
+        except ImportError:
+            continue
+        for part in [*path[depth:], last]:
+            found = getattr(found, part, None)
+        return found
+    return None
+
+
 def setup(app):
+    app.connect("env-check-consistency", _undocumented)
     app.connect("autodoc-process-docstring", _plain_bars)
