@@ -1,8 +1,8 @@
 """Everything that prints as a table does so in a notebook too, and gives its columns as plain data."""
 
-import importlib.util
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -101,9 +101,21 @@ def test_texts_are_escaped_bars_drawn_long_tables_cut():
     assert "49 more rows" in table_html({"n": list(range(249))}, "")
 
 
-def test_frames_need_their_extra(tables):
-    if importlib.util.find_spec("pandas") is None:
-        with pytest.raises(ImportError, match=r"Books.to_frame needs pandas.*headwise\[frames\]"):
-            tables["books"].to_frame()
-    else:
-        assert list(tables["books"].to_frame().columns)[:2] == ["term", "value"]
+@pytest.mark.parametrize("name", ["breakdown", "books", "gram", "trace", "jacobian", "run"])
+def test_a_frame_has_the_columns_of_the_table(tables, name):
+    pandas = pytest.importorskip("pandas", reason="pip install headwise[frames]")
+    frame, columns = tables[name].to_frame(), tables[name].to_dict()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns) == list(columns)
+    for column, values in columns.items():
+        for found, value in zip(frame[column], values, strict=True):
+            assert found == value or (pandas.isna(found) and (value is None or value != value))
+    if name == "books":
+        assert frame["grad_norm"].dtype == "float64"
+        assert frame.set_index("term").loc["near", "value"] == tables["books"]["near"].value
+
+
+def test_frames_need_their_extra(tables, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"Books.to_frame needs pandas.*headwise\[frames\]"):
+        tables["books"].to_frame()
