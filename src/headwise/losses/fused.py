@@ -119,11 +119,12 @@ class _Form(NamedTuple):
             first = first + each
         return first if patch is None else first + patch.difference(self.of_value, inputs[0])
 
-    def gradient(self, *tensors: Tensor | None) -> Tensor:
-        """By out-of-place operations, which may be traced and differentiated."""
+    def gradient(self, scale: Tensor | float, *tensors: Tensor | None) -> Tensor:
+        """The gradient times `scale`, by out-of-place operations, which may be traced and differentiated."""
         inputs, patch = self._split(tensors)
-        whole = self.of_gradient(*inputs)
-        return whole if patch is None else patch.add_to(whole, patch.difference(self.of_gradient, inputs[0]))
+        # Scaled before a patch is added: a compiler makes one kernel of what stands before a scatter.
+        whole = self.of_gradient(*inputs) * scale
+        return whole if patch is None else patch.add_to(whole, patch.difference(self.of_gradient, inputs[0]) * scale)
 
     def write(self, scale: Tensor, tensors: tuple[Tensor | None, ...], into: Tensor, add: bool) -> None:
         """Write the gradient times `scale`, or add it, piece by piece."""
@@ -196,7 +197,7 @@ def _gradients(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]
     if torch.is_grad_enabled() or not is_plain(grad_value, output):
         if torch.compiler.is_compiling() and output.is_cuda:
             tensors = (_in_backward(output, grad_value), *others)
-        return None, None, (ctx.form.gradient(*tensors) * grad_value).to(output.dtype), *nothing
+        return None, None, ctx.form.gradient(grad_value, *tensors).to(output.dtype), *nothing
     # Detached, so that a sink that is never emptied holds no graph.
     write = partial(ctx.form.write, grad_value, (output.detach(), *others))
     if ctx.sink is not None and ctx.sink.offer(write):
@@ -216,7 +217,7 @@ def _in_backward(output: Tensor, grad_value: Tensor) -> Tensor:
 
 
 def _directional(ctx: Any, tangent: Tensor) -> Tensor:
-    product: Tensor = (ctx.form.gradient(*ctx.saved_tensors) * tangent).sum()
+    product: Tensor = (ctx.form.gradient(1.0, *ctx.saved_tensors) * tangent).sum()
     return product
 
 
