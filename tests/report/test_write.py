@@ -309,3 +309,12 @@ def test_writing_again_replaces_the_page(fresh_run, monkeypatch):
     (fresh_run / "config.json").write_text(json.dumps({**config, "recipe": "other"}))
     assert "textsnake ·" in first
     assert "other ·" in write_report(fresh_run).read_text()
+
+
+def test_a_run_of_a_loop_of_ones_own_is_called_by_its_folder(tmp_path):
+    folder = build_run(tmp_path / "mine", num_lines=20, samples=0)
+    held = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**held, "recipe": "mine", "preset": ""}))
+    page = report_page(read_run(folder))
+    assert page.title == "mine"
+    assert page.subtitle.startswith("seed 7 ")

@@ -127,3 +127,17 @@ def test_one_kind_is_told_of_one_term_five_times_at_most():
 
 def test_faults_begin_where_the_list_says():
     assert {plan.begins for plan in FAULTS.values()} == {1, START}
+
+
+def test_a_rise_of_the_total_names_the_term_that_is_most_of_it():
+    """A term so noisy that its own rise is not certain."""
+    watch = Watch()
+    for step in range(1, 60):
+        noisy = 0.001 * (100.0 if step % 2 else 1.0)
+        entry = {"value": 1.0, "weight": 2.0, "share": 0.5, "grad_norm": 1.0, "finite": True}
+        terms = {"calm": entry, "noisy": {**entry, "value": 500.0 if step == 50 else noisy}}
+        total = sum(term["weight"] * term["value"] for term in terms.values())
+        watch.see({"step": step, "total": total, "terms": terms, "cosine": {}})
+    (alert,) = watch.found
+    assert (alert.kind, alert.term, alert.step) == ("spiking", "total", 50)
+    assert alert.evidence.endswith("times). noisy is 100% of it.")

@@ -175,11 +175,12 @@ def _pictures(run: Recording) -> tuple[list[Block], list[tuple[str, str]]]:
 
 def _title(run: Recording) -> str:
     recipe = run.config.get("recipe") or run.config.get("preset") or "run"
-    return f"{recipe} · {run.name}"
+    return run.name if recipe == run.name else f"{recipe} · {run.name}"
 
 
 def _subtitle(run: Recording) -> str:
-    parts = [f"preset {run.config['preset']}"] if isinstance(run.config.get("preset"), str) else []
+    preset = run.config.get("preset")
+    parts = [f"preset {preset}"] if isinstance(preset, str) and preset else []
     parts += [f"seed {run.config['seed']}"] if "seed" in run.config else []
     parts.append(f"terms: {', '.join(run.terms)}" if run.terms else "no terms named")
     return " · ".join(parts)

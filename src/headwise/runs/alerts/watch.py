@@ -69,7 +69,8 @@ class Watch:
         yield from about_terms
         weights = tuple(float(term["weight"]) for term in terms.values())
         told = {alert.kind for alert in about_terms}
-        yield from self._total.see(step, total, weights, blamed=bool(told & {"not finite", "spiking"}))
+        for alert in self._total.see(step, total, weights, blamed=bool(told & {"not finite", "spiking"})):
+            yield replace(alert, evidence=f"{alert.evidence}{_most_of(terms)}") if alert.kind == "spiking" else alert
         yield from self._unbooked.see(step, entry, math.sqrt(all_squares))
         for pair, cosine in entry.get("cosine", {}).items():
             yield from self._pairs[pair].see(step, pair, cosine)
@@ -99,6 +100,14 @@ class _Term:
         yield from self._dominating.see(step, name, term, others)
         if not scheduled:
             yield from self._drifting.see(step, name, float(term["weight"]))
+
+
+def _most_of(terms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which term is most of the total, in a sentence; nothing where none is."""
+    parts = {name: abs(float(term["weight"]) * float(term["value"])) for name, term in terms.items()}
+    size = math.fsum(parts.values())
+    most = max(parts, key=lambda name: parts[name], default="")
+    return f" {most} is {parts[most] / size:.0%} of it." if size > 0 and parts[most] > 0.5 * size else ""
 
 
 def _square(term: Mapping[str, Any]) -> float:
