@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -60,6 +61,25 @@ def test_a_second_run_is_refused(under_way):
         pytest.fail("two runs in one folder")
     assert child.code is None, "the first run is gone"
     assert json.loads((folder / "config.json").read_text()) == before
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_was_given_to_another_stops(tmp_path):
+    """Where somebody removed the folder to begin anew, and forgot that a run was under way there."""
+    child, log = kit.Child(tmp_path, "-c", LONG, tmp_path / "run", json.dumps(OPTIONS)), tmp_path / "run/log.jsonl"
+    try:
+        assert child.wait(lambda: log.is_file() and log.read_text().count("\n") > 1, 250), child.err[-500:]
+        child.process.send_signal(signal.SIGSTOP)
+        shutil.rmtree(tmp_path / "run")
+        small(tmp_path / "run")
+        mine = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        child.process.send_signal(signal.SIGCONT)
+        assert child.ended(60), "two runs in one folder"
+    finally:
+        child.end()
+    assert child.code == 1
+    assert "another run began in its place" in child.err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == mine
 
 
 @pytest.mark.slow

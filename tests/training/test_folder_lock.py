@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from headwise.training.folder_lock import sole_run
+from headwise.training.folder_lock import check_sole, sole_run
 
 HOLDER = """
 import sys, time
@@ -43,6 +43,16 @@ def test_a_process_keeps_itself_out(tmp_path):
             pass
     with sole_run(tmp_path / "new", pytest.fail):
         pass
+
+
+def test_another_lock_in_the_same_place_is_seen(tmp_path):
+    with sole_run(tmp_path / "run", pytest.fail):
+        check_sole(tmp_path / "run")
+        (tmp_path / "run/lock").unlink()
+        check_sole(tmp_path / "run")
+        (tmp_path / "run/lock").touch()
+        with pytest.raises(ValueError, match="another run began in its place"):
+            check_sole(tmp_path / "run")
 
 
 def test_a_forked_process_does_not_outlive_a_run_with_its_lock(tmp_path):

@@ -6,15 +6,15 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = "lock"
 """The file in the folder of a run. It stays: only a process that holds it locked keeps others out."""
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
-_held: dict[Path, int] = {}
-"""Folders by the process that locked them: the system's locks keep out other processes only."""
+_held: dict[Path, tuple[int, int]] = {}
+"""Folders -> the process that locked them, for the system's locks keep out other processes only; and its open file."""
 
 
 @contextmanager
@@ -36,17 +36,39 @@ def sole_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder.resolve()
-    if _held.get(place) == os.getpid():
+    if _is_held(place):
         raise ValueError(_refusal(folder, "this process"))
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _lock(descriptor, folder, say)
-        _held[place] = os.getpid()
+        _held[place] = os.getpid(), descriptor
         yield
     finally:
-        if _held.get(place) == os.getpid():
+        if _is_held(place):
             del _held[place]
         os.close(descriptor)
+
+
+def _is_held(place: Path) -> bool:
+    return _held.get(place, (None, None))[0] == os.getpid()
+
+
+def check_sole(folder: Path) -> None:
+    """Refuse to write on into a folder in whose place another run may have begun.
+
+    Args:
+        folder: that `sole_run` keeps for this process.
+
+    Raises:
+        ValueError: its lock is another file than the one that this process holds.
+    """
+    _, descriptor = _held[folder.resolve()]
+    with suppress(FileNotFoundError):  # a folder that was removed is no one else's
+        if not os.path.samestat(os.fstat(descriptor), (folder / LOCK).stat()):
+            raise ValueError(
+                f"{folder}: the folder of this run was removed, and another run began in its place. This one stops and "
+                "writes nothing more there."
+            )
 
 
 def _lock(descriptor: int, folder: Path, say: Callable[[str], None]) -> None:

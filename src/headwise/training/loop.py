@@ -28,7 +28,7 @@ from headwise.training.engine import (
     share_from_first,
     whole,
 )
-from headwise.training.folder_lock import sole_run
+from headwise.training.folder_lock import check_sole, sole_run
 from headwise.training.interrupts import Interrupts, Stop, end_daemons_at_exit
 from headwise.training.precision import load_scaler, scaler_state
 from headwise.training.progress import NoProgress, Progress, open_progress
@@ -226,6 +226,8 @@ class _Run:
         self.clock.count(sum(len(batch.images) for batch in batches) * self.ranks.count)
 
     def _log(self, ledger: Ledger, rate: float) -> None:
+        if self.ranks.rank == 0:
+            check_sole(self.folder)
         books = ledger.read(across_ranks=self.ranks.count > 1)
         pace = self.clock.pace()
         entry = step_entry(self.step, books, time=self.clock.seconds, images_per_second=pace, learning_rate=rate)
@@ -301,8 +303,12 @@ class _Run:
             "seconds": self.clock.seconds,
             "scores": dict(self.scores),
         }
-        folder, number = self.folder / "checkpoints", self.settings.keep_checkpoints
-        self.ranks.on_first(lambda: save_checkpoint(folder, self.step, state, keep=number))
+
+        def save() -> None:
+            check_sole(self.folder)
+            save_checkpoint(self.folder / "checkpoints", self.step, state, keep=self.settings.keep_checkpoints)
+
+        self.ranks.on_first(save)
         if keep:
             note_saved(self.folder, self.step)
         self.saved = self.step
