@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-lower-bound frameworks search loops recipes lint docs bench-gpu
+.PHONY: demo test test-lower-bound frameworks search loops recipes lint docs gallery bench-gpu
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,11 @@ $(VENV)/.docs: pyproject.toml $(VENV)/.ready
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site
+
+# Pages of runs for the site, which the next `make docs` takes in; a page that is there is not made again.
+gallery: export OMP_WAIT_POLICY = PASSIVE
+gallery: $(VENV)/.ready
+	$(BIN)/python docs/make_gallery.py
 
 # Two processes with one thread each are faster than one with two.
 test: export OMP_NUM_THREADS = 1

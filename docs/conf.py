@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -38,7 +39,9 @@ html_theme = "furo"
 html_title = f"Headwise {version}"
 html_copy_source = False
 templates_path: list[str] = []
-exclude_patterns: list[str] = []
+exclude_patterns = ["_gallery"]
+GALLERY = Path(__file__).parent / "_gallery"
+html_extra_path = [str(GALLERY)] if GALLERY.exists() else []
 
 
 def _plain_bars(app, what, name, obj, options, lines):
@@ -70,6 +73,16 @@ def _found(name):
     return None
 
 
+def _made_pages(app, name, text):
+    """The gallery links the pages that `make gallery` has made, and says so where there are none."""
+    if name == "gallery":
+        page = re.compile(r'<a href="(gallery/\w+\.html)">(.*?)</a>')
+        text[0] = page.sub(
+            lambda found: found[0] if (GALLERY / found[1]).exists() else f"{found[2]} (not made)", text[0]
+        )
+
+
 def setup(app):
+    app.connect("source-read", _made_pages)
     app.connect("env-check-consistency", _undocumented)
     app.connect("autodoc-process-docstring", _plain_bars)
