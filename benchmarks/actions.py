@@ -2,10 +2,10 @@
 
     python -m benchmarks.actions [--repeats 16] [--threads 1] [--clock wall|cpu] [--write FILE]
 
-Ways: a ledger alone, with 16 samples a term (values by sample in every tenth call), and with `Shares`. Launches are the
-operators that make no view, the mean over 160 steps of K squared errors of 8 x 4 numbers. The large step is five
+Ways: a ledger alone, with 16 samples a term (values by sample in every twentieth call), and with `Shares`. Launches are
+the operators that make no view, the mean over 160 steps of K squared errors of 8 x 4 numbers. The large step is five
 dense terms behind a small network of convolutions. Blocks of forty steps are interleaved, for what is done for many
-steps at once and in every tenth; a ratio of times is the median of those of neighboring blocks.
+steps at once and in every twentieth; a ratio of times is the median of those of neighboring blocks.
 """
 
 from __future__ import annotations

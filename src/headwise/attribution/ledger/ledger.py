@@ -102,7 +102,7 @@ class Ledger:
         channels: bool = False,
         on_nonfinite: Policy | None = None,
         samples: int = 0,
-        values_every: int = 10,
+        values_every: int = 20,
         balance: Rule | None = None,
         balance_every: int = 4,
         group: Any = None,

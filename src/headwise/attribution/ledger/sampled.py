@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.criterion.layout import Edge
-from headwise.criterion.stats import SMALL, alike, sum_dtype
+from headwise.criterion.stats import alike, sum_dtype
 from headwise.structure import describe
 
 Measure: TypeAlias = Callable[[int, int], "Tensor | str"]
@@ -18,6 +18,9 @@ Measure: TypeAlias = Callable[[int, int], "Tensor | str"]
 
 Pieces: TypeAlias = dict[int, list[Tensor]]
 """By term what its readings sent: small gradients as they are, (N, ...), of large ones the norms by sample, (N,)."""
+
+_WAITS = 1 << 12
+"""Elements up to which a gradient is reduced together with others: a launch costs more than reading it once more."""
 
 _CALL = 1 << 24
 """Samples without an id are numbered by their call, times this, and their place in it."""
@@ -56,7 +59,7 @@ class SampledCall:
             into.pop(term, None)
             self.unsplit[term] = reading.path
             return
-        if grad.numel() > SMALL and grad.dim() > 1:
+        if grad.numel() > _WAITS and grad.dim() > 1:  # while it is in the cache
             (grad,) = norms_by_sample([grad])
         into.setdefault(term, []).append(grad.detach() if grad.requires_grad else grad)
 
