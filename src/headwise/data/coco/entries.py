@@ -91,11 +91,20 @@ def load_lists(path: Path) -> Lists:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON, or has not these lists.
     """
+    return _split(path) or _load(path)
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file. Give COCO's JSON of instances.") from None
-    return _split(text) or _load(path, text)
+
+
+def _text(path: Path) -> str:
+    """The file's text, without its bytes: each is as large as the file."""
+    content = _bytes(path)
+    return content.decode(json.detect_encoding(content), "surrogatepass")
 
 
 def read_images(listed: list[Any], mistakes: Mistakes) -> Iterator[ImageEntry]:
@@ -160,10 +169,10 @@ def _is_size(size: tuple[int | None, int | None]) -> bool:
     return size == (None, None) or (height is not None and width is not None and min(height, width) > 0)
 
 
-def _load(path: Path, text: bytes) -> Lists:
+def _load(path: Path) -> Lists:
     """Read a file by the standard library, which makes objects of all of it: what nobody reads is dropped at once."""
     try:
-        content = json.loads(text, object_hook=_read_parts)
+        content = json.loads(_text(path), object_hook=_read_parts)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no readable JSON ({error}). Replace the file; it may be cut off.") from None
     missing = [key for key in _KEYS if not (isinstance(content, dict) and isinstance(content.get(key), list))]
@@ -222,13 +231,13 @@ def _decoders() -> dict[str, Any]:
     return {"file": decoder(file), **{kind: decoder(GenericAlias(list, each)) for kind, each in made.items()}}
 
 
-def _split(text: bytes) -> Lists | None:
+def _split(path: Path) -> Lists | None:
     """The lists of a file; None where the standard library has to say what is wrong with it, or msgspec is missing."""
     library = _msgspec()
     if library is None:
         return None
     try:
-        content = _decoders()["file"].decode(text)
+        content = _decoders()["file"].decode(_bytes(path))
     except (library.DecodeError, UnicodeError, RecursionError):
         return None
     return {key: getattr(content, key) for key in _KEYS}
