@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,32 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"before"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_of_the_same_file(tmp_path):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    names = [f".{name}.{writer}-7.tmp" for name in ("a b", "c") for writer in (child, os.getpid())]
+    for name in names:
+        (tmp_path / name).touch()
+    write_atomically(tmp_path / "a b", b"")
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([*names[1:], "a b"])
+
+
+def test_a_full_folder_is_listed_once_for_many_writes(tmp_path, monkeypatch):
+    """Ten thousand predictions, each of which looked through all before, took a square of their number."""
+    listed, real = [], Path.glob
+
+    def noted(self: Path, pattern: str) -> Iterator[Path]:
+        listed.append(self)
+        return real(self, pattern)
+
+    monkeypatch.setattr(Path, "glob", noted)
+    for number in range(20):
+        write_atomically(tmp_path / str(number), b"")
+    assert listed == [tmp_path]
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):

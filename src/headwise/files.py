@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
+import re
 import threading
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -52,10 +53,23 @@ def write_atomically(path: Path, content: bytes) -> Path:
 
 def _clear(path: Path) -> None:
     """Removes what processes left that were killed while they wrote the same file."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        writer = left.name.removeprefix(f".{path.name}.").partition("-")[0]
-        if writer.isdecimal() and not _is_alive(int(writer)):
-            left.unlink(missing_ok=True)
+    for left in _left_behind(path.parent, os.getpid()).pop(path.name, ()):
+        left.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=256)
+def _left_behind(folder: Path, reader: int) -> dict[str, list[Path]]:
+    """What killed writers left in a folder, by the file that they wrote; looked for once, for a full one is long."""
+    del reader  # a process looks for itself: when it began, others were alive
+    found: dict[str, list[Path]] = {}
+    for each in folder.glob(".*.tmp"):
+        partial = _PARTIAL.fullmatch(each.name)
+        if partial and not _is_alive(int(partial["writer"])):
+            found.setdefault(partial["name"], []).append(each)
+    return found
+
+
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<writer>\d+)-\d+\.tmp", re.DOTALL)
 
 
 def _is_alive(process: int) -> bool:
