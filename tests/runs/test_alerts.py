@@ -141,3 +141,13 @@ def test_a_rise_of_the_total_names_the_term_that_is_most_of_it():
     (alert,) = watch.found
     assert (alert.kind, alert.term, alert.step) == ("spiking", "total", 50)
     assert alert.evidence.endswith("times). noisy is 100% of it.")
+
+
+def test_two_terms_that_quarrel_for_a_while_do_not_fight():
+    """The cosines of sin and cos in a healthy run of TextSnake (seed 3, every fifth step): was an alarm."""
+    cosines = [-0.02, 0.25, 0.22, 0.04, -0.53, -0.11, 0.17, -0.7, -0.73, -0.78, -0.35, -0.39, 0.04, -0.09, 0.31, -0.38]
+    term = {"value": 1.0, "weight": 1.0, "share": 0.5, "grad_norm": 1.0, "finite": True}
+    watch = Watch()
+    for row, cosine in enumerate(cosines, start=1):
+        watch.see({"step": 5 * row, "total": 2.0, "terms": {"sin": term, "cos": term}, "cosine": {"sin|cos": cosine}})
+    assert [alert for alert in watch.found if alert.kind == "fighting"] == []

@@ -240,11 +240,11 @@ class Unbooked:
 
 
 class Fighting:
-    """Two terms that ask for opposite changes of what both read: the median of five cosines."""
+    """Two terms that ask for opposite changes of what both read, by the median of eight cosines: noisy ones quarrel."""
 
     def __init__(self) -> None:
         self._streak = Streak(4, 12)
-        self._last: deque[tuple[int, float]] = deque(maxlen=5)
+        self._last: deque[tuple[int, float]] = deque(maxlen=8)
         self._since = 0
 
     def see(self, step: int, pair: str, cosine: float | None) -> Iterator[Alert]:
@@ -253,7 +253,7 @@ class Fighting:
             return
         self._last.append((step, cosine))
         middle = median(each for _, each in self._last)
-        holds = len(self._last) == 5 and middle <= _FIGHT
+        holds = len(self._last) == 8 and middle <= _FIGHT
         if holds and not self._streak.running:
             self._since = self._last[0][0]
         if self._streak.see(step, holds):
