@@ -19,20 +19,29 @@ STEPS = [{"a": (2.0, 8.0), "b": (0.5, 1.0)}, {"a": (2.0, 4.0), "b": (0.5, 3.0)}]
 
 def test_by_hand() -> None:
     found = suggest(STEPS)
-    # At weight 1 the mean norms are 3 and 4; the sum of what was sent is 6 + 2, of which each shall have 4.
-    assert found.weights == pytest.approx({"a": 4 / 3, "b": 1.0})
+    # At weight 1 the mean norms are sqrt(8) and sqrt(12); of what was sent, sqrt(32) + sqrt(3), each shall have half.
+    sent = math.sqrt(32) + math.sqrt(3)
+    wanted = {"a": sent / 2 / math.sqrt(8), "b": sent / 2 / math.sqrt(12)}
+    assert found.weights == pytest.approx(wanted)
     assert found.terms["a"].weight == 2
     assert found.terms["a"].share == pytest.approx((8 / 9 + 4 / 7) / 2)
-    then = [(4 / 3 * a, 1.0 * b) for a, b in ((4, 2), (2, 6))]
+    then = [(wanted["a"] * a, wanted["b"] * b) for a, b in ((4, 2), (2, 6))]
     assert found.terms["a"].share_then == pytest.approx(sum(a / (a + b) for a, b in then) / 2)
-    # Alone the two steps would ask 1 and 2 of a; tenths are interpolated.
-    assert (found.terms["a"].low, found.terms["a"].high) == pytest.approx((1.1, 1.9))
-    assert suggest(STEPS, {"a": 3, "b": 1}).weights == pytest.approx({"a": 2.0, "b": 0.5})
+    # Alone the two steps would ask an eighth and a quarter of that sum of a; tenths are interpolated.
+    assert (found.terms["a"].low, found.terms["a"].high) == pytest.approx((1.1 * sent / 8, 1.9 * sent / 8))
+    assert suggest(STEPS, {"a": 3, "b": 1}).weights == pytest.approx({"a": 1.5 * wanted["a"], "b": 0.5 * wanted["b"]})
     assert list(suggest(STEPS, {"a": 1}).weights) == ["a"]
     silent = suggest([{**step, "c": (1.0, 0.0), "d": (1.0, math.nan)} for step in STEPS])
     assert silent.silent == ("c", "d")
     assert silent.weights == pytest.approx(found.weights)
     assert "c        sent nothing" in str(silent)
+
+
+def test_a_few_steps_of_another_size_do_not_decide() -> None:
+    steady = [{"a": (1.0, 1.0), "b": (1.0, 2.0)}] * 97
+    found = suggest([{"a": (1.0, 1.0), "b": (1.0, 2000.0)}] * 3 + steady)
+    assert found.weights["a"] / found.weights["b"] == pytest.approx(2, rel=0.25)
+    assert found.terms["a"].share_then == pytest.approx(0.5, abs=0.06)
 
 
 def train(steps: int, weights: dict[str, float], folder: Path | None = None) -> hw.Ledger:

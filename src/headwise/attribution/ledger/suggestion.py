@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, quantiles
+from statistics import fmean, geometric_mean, quantiles
 from typing import Any, Literal, TypeAlias
 
 Target: TypeAlias = "Literal['equal'] | Mapping[str, float]"
@@ -77,9 +77,10 @@ class Suggestion:
 def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outputs") -> Suggestion:
     """Suggests weights.
 
-    With u_t the norm at weight 1 and m its mean over the steps, ``weight_t = share_t / sum share * sum_s m(w_s u_s) /
-    m(u_t)``: over the steps, norms would have had the shares, and the same sum. Steps in which a term sends nothing, or
-    something that is not finite, do not count for it.
+    With u_t the norm at weight 1 and m its geometric mean over the steps, ``weight_t = share_t / sum share * sum_s
+    m(w_s u_s) / m(u_t)``: over the steps, norms would have had the shares, and the same sum. The geometric mean, for a
+    few steps whose norm is a hundred times that of all others (the first ones) shall not decide. Steps in which a term
+    sends nothing, or something that is not finite, do not count for it.
 
     Args:
         steps: What was booked.
@@ -102,9 +103,10 @@ def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outpu
     if not heard:
         raise ValueError(f"suggest: {', '.join(silent)} sent nothing in any of {len(steps)} steps. Look at their masks")
     scale = math.fsum(shares[name] for name in heard)
-    size = math.fsum(fmean(weight * unit for weight, unit in found.values()) for found in heard.values())
+    size = math.fsum(geometric_mean([weight * unit for weight, unit in found.values()]) for found in heard.values())
     weights = {
-        name: shares[name] / scale * size / fmean(unit for _, unit in found.values()) for name, found in heard.items()
+        name: shares[name] / scale * size / geometric_mean([unit for _, unit in found.values()])
+        for name, found in heard.items()
     }
     found = {}
     for name, each in heard.items():
