@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headwise import losses
@@ -78,6 +78,7 @@ def test_no_gradient_without_need(case):
 
 @all_cases
 @drawn
+@example(seed=20)  # a policy gradient whose terms cancel, found by make search
 @seeds
 def test_finite_at_extremes(case, seed):
     asserts.assert_finite_at_extremes(case, seed)
