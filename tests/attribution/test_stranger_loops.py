@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 import headwise as hw
 from headwise import losses
+from tests.attribution.ground import WEIGHTS, Ground, tried
 from tests.attribution.loops import NAMES, Heads, Program, batch_of, terms
-from tests.attribution.test_strange_loops import WEIGHTS, Ground
 
 WIDE = torch.float64
 
@@ -389,10 +389,7 @@ def a_pass_that_failed(ground: Ground) -> None:
     ground.optimizer.zero_grad()
     ground.ledger.step()
     outputs, breakdown, targets = ground.call()
-    breakdown.total.backward()
-    ground.optimizer.step()
-    ground.note(outputs, targets, 1.0)
-    ground.check()
+    ground.end(outputs, breakdown, targets)
 
 
 def read_between_forward_and_backward(ground: Ground) -> None:
@@ -413,10 +410,7 @@ def a_look_with_a_graph(ground: Ground) -> None:
     weight = ground.network.trunk.weight
     (slope,) = torch.autograd.grad(breakdown.total, weight, create_graph=True)
     torch.autograd.grad(slope.square().sum(), weight, retain_graph=True)
-    breakdown.total.backward()
-    ground.optimizer.step()
-    ground.note(outputs, targets, 1.0)
-    ground.check()
+    ground.end(outputs, breakdown, targets)
 
 
 def an_inner_step_with_a_graph(ground: Ground) -> None:
@@ -555,8 +549,4 @@ LOOPS: list[Callable[[Ground], None]] = [
 
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
 def test_a_loop_in_a_manner_of_its_own(loop):
-    ground = Ground()
-    try:
-        loop(ground)
-    finally:
-        ground.ledger.close()
+    tried(loop)
