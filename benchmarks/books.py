@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.criterion.samples import five_targets, five_terms
 
 import headwise as hw
-from benchmarks.measure import machine, markdown, peak_memory
+from benchmarks.measure import machine, markdown, peak_memory, publish
 from headwise import losses
 
 Step = Callable[[], None]
@@ -140,9 +140,7 @@ def main() -> None:
     rows = [measure(name, options.repeats) for name in ("wide", "heads")]
     table = markdown(rows[0], [row.values() for row in rows])
     text = "\n".join([f"`python benchmarks/books.py --repeats {options.repeats}`: {machine()}", "", table, ""])
-    print(text)
-    if options.write:
-        options.write.write_text("# What the books cost\n\n" + text)
+    publish("# What the books cost\n\n" + text, options.write)
 
 
 if __name__ == "__main__":

@@ -65,10 +65,7 @@ class Options:
         if self.beside:
             policy = os.environ.get("OMP_WAIT_POLICY", "not set")
             command = f"{command[:-1]} --beside {self.beside}`, OMP_WAIT_POLICY {policy}"
-        report = f"# {title}\n\n{command}\n\n{machine()}\n\n{text}\n"
-        print(report)
-        if self.write:
-            self.write.write_text(report)
+        publish(f"# {title}\n\n{command}\n\n{machine()}\n\n{text}\n", self.write)
 
 
 @contextmanager
@@ -81,6 +78,13 @@ def busy_processes(num: int) -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def publish(report: str, write: Path | None) -> None:
+    """Print a report, and write it where asked to."""
+    print(report)
+    if write:
+        write.write_text(report, encoding="utf-8")
 
 
 def times_faster(slow: list[float], fast: list[float]) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import headwise.report.figures.plots  # noqa: F401  matplotlib is not what is measured
-from benchmarks.measure import machine, markdown
+from benchmarks.measure import machine, markdown, publish
 from headwise.report import write_report
 from headwise.runs.entries import brief
 
@@ -56,9 +56,7 @@ def main() -> None:
     heading = ("steps", "terms", "log, MB", "page, MB", "CPU time, s")
     text = markdown(heading, [(f"{options.steps:,}", options.terms, *sizes, f"{seconds:.1f}")])
     report = f"# What the page of a long run costs\n\n`python -m benchmarks.page`\n\n{machine()}\n\n{text}\n"
-    print(report)
-    if options.write:
-        options.write.write_text(report)
+    publish(report, options.write)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.measure import machine, markdown
+from benchmarks.measure import machine, markdown, publish
 from headwise.attribution import wrap
 from headwise.attribution.run.script import ScriptBooks
 
@@ -124,9 +124,7 @@ def main() -> None:
     rows = [measure("small", 10 * options.repeats), measure("resnet", options.repeats)]
     table = markdown(rows[0], [row.values() for row in rows])
     text = "\n".join([f"`python -m benchmarks.run --repeats {options.repeats}`: {machine()}", "", table, ""])
-    print(text)
-    if options.write:
-        options.write.write_text("# What `headwise run` costs\n\n" + text)
+    publish("# What `headwise run` costs\n\n" + text, options.write)
 
 
 if __name__ == "__main__":

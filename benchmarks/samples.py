@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import headwise as hw
-from benchmarks.measure import machine, markdown
+from benchmarks.measure import machine, markdown, publish
 from headwise import losses
 from headwise.recipes.prediction import load_network
 from headwise.structure import leaves, mapped
@@ -138,9 +138,7 @@ def main() -> None:
     table = [[seed, each["gradient"], each["value"]] for seed, each in enumerate(counts)]
     text += "\n\n" + markdown(("digits, seed", "wrong ones in the first 40 by gradient, of 20", "by value"), table)
     report = f"# Whether the books name the wrong samples\n\n{machine()}\n\n{text}\n"
-    print(report)
-    if options.write:
-        options.write.write_text(report)
+    publish(report, options.write)
 
 
 if __name__ == "__main__":

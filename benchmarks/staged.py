@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import headwise as hw
 from benchmarks.books import Trunk
-from benchmarks.measure import StoragePeak, machine, markdown
+from benchmarks.measure import StoragePeak, machine, markdown, publish
 from headwise import losses
 
 NUM_HEADS, NUM_CLASSES = 8, 36
@@ -181,9 +181,7 @@ def main() -> None:
     ]
     table = markdown(rows[0], [row.values() for row in rows])
     text = "\n".join([f"`python benchmarks/staged.py --repeats {options.repeats}`: {machine()}", "", table, ""])
-    print(text)
-    if options.write:
-        options.write.write_text("# Heads one after another\n\n" + text)
+    publish("# Heads one after another\n\n" + text, options.write)
 
 
 if __name__ == "__main__":
