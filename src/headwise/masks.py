@@ -13,6 +13,17 @@ def as_mask(mask: Tensor) -> Tensor:
     return mask if mask.dtype == torch.bool else mask > 0
 
 
+def other_than(label: Tensor, number: int) -> Tensor:
+    """Where an integer or bool label is not a number, bool; also of a dtype that cannot hold it: uint8, -100 and 156.
+
+    Torch casts the number to the labels' dtype before it compares, so that -100 would be 156.
+    """
+    if label.dtype == torch.bool or label.is_floating_point():
+        return label != number
+    bounds = torch.iinfo(label.dtype)
+    return label != number if bounds.min <= number <= bounds.max else torch.ones_like(label, dtype=torch.bool)
+
+
 def spread_mask(values: Tensor, mask: Tensor | None) -> Tensor | None:
     """A bool mask that broadcasts to ``values``: one that lacks dimension 1 holds for all channels."""
     if mask is None:

@@ -97,3 +97,12 @@ def test_where_labels_cannot_be_seen_a_wrong_one_makes_its_loss_nan_and_no_other
         found = torch.stack([compiled(x, y) for x, y in zip(outputs, labels, strict=True)])
     torch.testing.assert_close(found[0], F.cross_entropy(outputs[0], labels[0], reduction="sum"))
     assert found[1].isnan()
+
+
+def test_two_classes_have_no_label_below_zero():
+    logits, labels = torch.zeros(1, 2, 4), torch.tensor([[0, 1, -1, 0]])
+    with pytest.raises(ValueError, match=r"labels are 0\.\.1, .* found -1 at 1 of 4 elements"):
+        losses.hard_negative_cross_entropy(logits, labels)
+    assert losses.hard_negative_cross_entropy(logits, labels, labels >= 0).isfinite()
+    found = torch.func.vmap(lambda x, y: losses.hard_negative_cross_entropy(x[None], y[None]))(logits, labels)
+    assert found.isnan()

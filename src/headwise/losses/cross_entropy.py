@@ -10,7 +10,7 @@ from headwise import normalizers
 from headwise.declaration import declared
 from headwise.losses.checks import check_labels, check_output, no_such_class, select, working_dtype
 from headwise.losses.fused import fused_sum
-from headwise.masks import as_mask
+from headwise.masks import as_mask, other_than
 
 # log1p(exp(x)) equals x to float64 precision from here on, and exp cannot overflow before.
 _SOFTPLUS_THRESHOLD = 50.0
@@ -142,7 +142,7 @@ def _keep(target: Tensor, mask: Tensor | None, ignore_index: int | None) -> Tens
     keep = None if mask is None else as_mask(mask)
     if ignore_index is None:
         return keep
-    labelled = target != ignore_index
+    labelled = other_than(target, ignore_index)
     return labelled if keep is None else keep & labelled
 
 

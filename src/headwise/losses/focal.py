@@ -118,8 +118,9 @@ def _check(loss: str, output: Tensor, target: Tensor, mask: Tensor | None, alpha
 
 
 def _columns(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """As (N, A, 1), so that anchors are rows in logits, labels and mask alike."""
-    return target.unsqueeze(-1), None if mask is None else mask.unsqueeze(-1)
+    """As (N, A, 1), so that anchors are rows in logits, labels and mask alike; labels wide enough for -1 and any C."""
+    label = target if target.dtype in (torch.int32, torch.int64) else target.long()
+    return label.unsqueeze(-1), None if mask is None else mask.unsqueeze(-1)
 
 
 def _focal_value(output: Tensor, target: Tensor, mask: Tensor | None, *, alpha: float, gamma: float) -> Tensor:

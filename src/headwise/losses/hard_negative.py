@@ -9,14 +9,14 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_labels, working_dtype
+from headwise.losses.checks import check_labels, no_such_class, working_dtype
 from headwise.losses.cross_entropy import (
     class_losses,
     cross_entropy_gradient,
     cross_entropy_value,
     two_class_margin,
 )
-from headwise.losses.fused import fused_sum, pieces
+from headwise.losses.fused import fused_sum, is_plain, pieces
 from headwise.losses.mining import hardest
 from headwise.masks import as_mask
 
@@ -54,10 +54,12 @@ def hard_negative_cross_entropy(
             on how images are grouped into batches.
 
     Returns:
-        The sum, 0-d, float32 (float64 for float64 logits).
+        The sum, 0-d, float32 (float64 for float64 logits); NaN where a label that counts names no class and cannot be
+        seen, on a GPU or compiled.
 
     Raises:
-        ValueError: If a dtype or a shape does not fit, or ``ratio`` or ``num_fallback`` is negative.
+        ValueError: If a dtype or a shape does not fit, a label that counts names no class, or ``ratio`` or
+            ``num_fallback`` is negative.
 
     Reference:
         Shrivastava et al., Training Region-based Object Detectors with Online Hard Example Mining, CVPR
@@ -75,10 +77,22 @@ def hard_negative_cross_entropy(
             f"ratio={ratio}, num_fallback={num_fallback}. The published values are 3 and 100."
         )
     # With two classes every positive label is class 1, and bool labels have the shorter formula.
-    labels = as_mask(target) if output.shape[1] == 2 else target
+    two_classes = output.shape[1] == 2
+    labels = as_mask(target) if two_classes else target
     options = {"ratio": ratio, "num_fallback": num_fallback, "per_image": per_image}
     keep = _mined(output.detach(), labels, mask, **options)
-    return fused_sum(cross_entropy_value, cross_entropy_gradient, output, labels, keep)
+    total = fused_sum(cross_entropy_value, cross_entropy_gradient, output, labels, keep)
+    return _with_both_classes(total, target, mask) if two_classes and target.dtype.is_signed else total
+
+
+def _with_both_classes(total: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """The sum, or NaN where a label that counts is below 0; on the host, where that can be seen, it is refused."""
+    below = labels < 0 if mask is None else (labels < 0) & as_mask(mask)
+    if not (labels.is_cpu and is_plain(labels)):
+        return total + torch.where(below.any(), torch.nan, 0.0).to(total.dtype)
+    if bool(below.any()):
+        raise no_such_class(torch.where(below, labels, 0), 2)
+    return total
 
 
 def _mined(output: Tensor, labels: Tensor, mask: Tensor | None, **options: Any) -> Tensor:

@@ -10,7 +10,7 @@ from headwise.declaration import declared
 from headwise.losses.checks import check_labels, working_dtype
 from headwise.losses.cross_entropy import class_gradient, class_losses
 from headwise.losses.fused import fused_sum
-from headwise.masks import as_mask
+from headwise.masks import as_mask, other_than
 
 
 @declared(count=normalizers.weight_sum, shared=("ignore_index",), closed_form=True)
@@ -93,7 +93,7 @@ def _keep(label: Tensor, weight: Tensor, mask: Tensor | None, ignore_index: int 
     keep = weight != 0
     if mask is not None:
         keep = keep & as_mask(mask)
-    return keep if ignore_index is None else keep & (label != ignore_index)
+    return keep if ignore_index is None else keep & other_than(label, ignore_index)
 
 
 def _weights(output: Tensor, weight: Tensor, keep: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.declaration import declared
-from headwise.masks import as_mask, spread_mask
+from headwise.masks import as_mask, other_than, spread_mask
 
 
 class Normalizer(Protocol):
@@ -123,7 +123,7 @@ def labelled(
         return partial(labelled, ignore_index=ignore_index)
     if ignore_index is None:
         return count(target, mask)
-    keep = target != ignore_index
+    keep = other_than(target, ignore_index)
     return torch.count_nonzero(keep if mask is None else keep & as_mask(mask)).float()
 
 
@@ -248,7 +248,7 @@ def weight_sum(
         )
     keep = torch.ones_like(weight, dtype=torch.bool) if mask is None else as_mask(mask).reshape(weight.shape)
     if ignore_index is not None:
-        keep = keep & (label != ignore_index).reshape(weight.shape)
+        keep = keep & other_than(label, ignore_index).reshape(weight.shape)
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     return torch.where(keep, weight.to(dtype), 0.0).sum()
 
