@@ -95,6 +95,23 @@ def test_what_does_not_fit_is_told_with_its_file(tmp_path, case, error, words):
         read_instances(tmp_path)
 
 
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("TIFF", {"compression": "jpeg"})])
+def test_a_label_whose_numbers_were_compressed_is_refused_whatever_it_is_called(tmp_path, kind, options):
+    """Else the four objects of a map are a hundred."""
+    write(tmp_path)
+    path = tmp_path / "labels" / "a.png"
+    Image.open(path).convert("L").save(path, kind, **options)
+    with pytest.raises(ValueError, match=rf"a\.png: its content is a {kind} whose compression changes numbers"):
+        read_instances(tmp_path)
+
+
+def test_endings_of_labels_may_be_upper_case(tmp_path):
+    label = np.eye(HEIGHT, WIDTH, dtype=np.uint8)
+    write(tmp_path, label=label)
+    (tmp_path / "labels" / "a.png").rename(tmp_path / "labels" / "a.PNG")
+    assert np.array_equal(read_instances(tmp_path)[0].annotation.label, label)
+
+
 def test_bad_annotations_are_refused():
     with pytest.raises(ValueError, match=re.escape("(H, W) int32, found (2, 2) int64")):
         InstanceAnnotation(np.zeros((2, 2), np.int64))

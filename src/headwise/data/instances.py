@@ -154,8 +154,10 @@ def read_instances(
     pictures = sorted(path for path in (root / "pictures").iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
     if not pictures:
         raise ValueError(f"{root / 'pictures'}: no pictures. Put some of {', '.join(PICTURE_ENDINGS)} there.")
-    data = InstanceFolder(root, [(picture, root / "labels" / f"{picture.stem}.png") for picture in pictures])
-    _check_names(root, pictures)
+    labels = {path.stem: path for path in sorted((root / "labels").iterdir()) if path.suffix.lower() == ".png"}
+    pairs = [(each, labels.get(each.stem, root / "labels" / f"{each.stem}.png")) for each in pictures]
+    data = InstanceFolder(root, pairs)
+    _check_names(root, pictures, labels)
     if check_pictures:
         check_files(data, progress)
     return data
@@ -166,8 +168,8 @@ def list_splits(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/pictures") if path.is_dir())
 
 
-def _check_names(root: Path, pictures: list[Path]) -> None:
-    mistakes, labels = Mistakes(), {path.stem: path for path in sorted((root / "labels").glob("*.png"))}
+def _check_names(root: Path, pictures: list[Path], labels: dict[str, Path]) -> None:
+    mistakes = Mistakes()
     counts = Counter(picture.stem for picture in pictures)
     for picture in pictures:
         label = root / "labels" / f"{picture.stem}.png"

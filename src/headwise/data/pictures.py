@@ -29,6 +29,8 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     8: np.rot90,
 }
 _LARGE = 256  # pixels; an eighth of what is smaller may look like that of another picture
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that may keep a number's neighborhood, not the number
+_LOSSY_IN_TIFF = ("jpeg", "webp")
 _BACK = {6: 8, 8: 6}  # every other turn is its own inverse
 _SIDEWAYS = (5, 6, 7, 8)  # height and width change places
 
@@ -103,10 +105,18 @@ def load_numbers(path: str | Path) -> tuple[Pixels, str]:
 
     Raises:
         OSError: the file is missing, truncated, too large for Pillow or no picture; the message names it.
+        ValueError: it is stored in a way that changes numbers, such as a JPEG, whatever it is called.
     """
     with opened(path) as picture:
         picture.load()
-        return _displayed(picture, picture), picture.mode
+        lossy = picture.format in _LOSSY or picture.info.get("compression") in _LOSSY_IN_TIFF
+        kind, numbers, mode = picture.format, _displayed(picture, picture), picture.mode
+    if lossy:
+        raise ValueError(
+            f"{path}: its content is a {kind} whose compression changes numbers, so that objects are not told apart. "
+            "Save the numbers anew as PNG, from where they came."
+        )
+    return numbers, mode
 
 
 def check_picture(path: str | Path, size: Size | None = None) -> Look:
