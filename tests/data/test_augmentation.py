@@ -5,8 +5,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from headwise.data.annotation import Picture, TextAnnotation
-from headwise.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, TextAugmentation, normalise
-from headwise.data.embedded import embedded_text
+from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD, TextAugmentation, normalise
+from headwise.data.embedded.text import embedded_text
 
 DOTS = [(40.0, 30.0), (90.0, 35.0), (60.0, 80.0)]
 

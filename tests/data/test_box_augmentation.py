@@ -15,10 +15,10 @@ from headwise.data import (
     SaccadeAugmentation,
     embedded_digits,
 )
-from headwise.data.augmentation import IMAGENET_MEAN, IMAGENET_STD
-from headwise.data.colors import distort_colors
+from headwise.data.augmentation.colors import distort_colors
+from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD
+from headwise.data.augmentation.windows import Window, keep_visible, mirror
 from headwise.data.loading import BatchSampler, seeded_loader
-from headwise.data.windows import Window, keep_visible, mirror
 
 COLORS = np.array([[250, 20, 30], [20, 250, 30], [30, 20, 250]], np.uint8)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwise.data.annotation import polygon_area
-from headwise.data.curves import Curve, random_curve
+from headwise.data.embedded.curves import Curve, random_curve
 
 
 @given(st.integers(0, 10_000))

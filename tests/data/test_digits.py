@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from headwise.data.annotation import BoxAnnotation, Picture
-from headwise.data.digits import NUM_TRAIN_DIGITS, _enlarge, _scans, embedded_digits
-from headwise.data.photographs import background
+from headwise.data.embedded.digits import NUM_TRAIN_DIGITS, _enlarge, _scans, embedded_digits
+from headwise.data.embedded.photographs import background
 
 
 @pytest.fixture(scope="module")

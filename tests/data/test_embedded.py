@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from headwise.data.annotation import Picture, TextAnnotation
-from headwise.data.curves import random_curve
-from headwise.data.embedded import embedded_text
-from headwise.data.photographs import PHOTOGRAPHS
-from headwise.data.printing import claim, print_word
-from headwise.data.words import HELD_OUT_WORDS, TRAIN_WORDS, draw_word
+from headwise.data.embedded.curves import random_curve
+from headwise.data.embedded.photographs import PHOTOGRAPHS
+from headwise.data.embedded.printing import claim, print_word
+from headwise.data.embedded.text import embedded_text
+from headwise.data.embedded.words import HELD_OUT_WORDS, TRAIN_WORDS, draw_word
 
 
 @pytest.fixture(scope="module")

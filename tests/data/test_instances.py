@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from headwise.data import InstanceAnnotation, InstanceAugmentation, Picture, embedded_instances, read_instances
-from headwise.data.embedded_instances import COINS_CUT, cutouts
+from headwise.data.embedded.instances import COINS_CUT, cutouts
 
 HEIGHT, WIDTH = 12, 16
 
@@ -231,7 +231,7 @@ def test_no_empty_corners_come_in():
 
 
 def test_displacements_have_the_deviation_asked_for():
-    from headwise.data.instance_augmentation import _Elastic
+    from headwise.data.augmentation.instances import _Elastic
 
     torch.manual_seed(0)
     elastic = _Elastic(3.0, 3)

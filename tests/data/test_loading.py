@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from headwise.data.annotation import Picture, TextAnnotation
-from headwise.data.augmentation import TextAugmentation
-from headwise.data.embedded import embedded_text
+from headwise.data.augmentation.text import TextAugmentation
+from headwise.data.embedded.text import embedded_text
 from headwise.data.loading import BatchSampler, SampleKey, sample_seed, seeded_loader
 
 

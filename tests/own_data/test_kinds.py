@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from headwise.data import load_picture, read_coco, read_instances, read_total_text
-from headwise.data.checking import check_splits
+from headwise.data.checks.inspection import FEW, inspect
+from headwise.data.checks.look_cache import LookCache
+from headwise.data.checks.oddities import odd_boxes
+from headwise.data.checks.splits import check_splits
 from headwise.data.coco import entries, name_splits
-from headwise.data.inspection import FEW, inspect
-from headwise.data.look_cache import LookCache
-from headwise.data.oddities import odd_boxes
 from headwise.data.split_names import choose_splits, contradict, role_of
 from tests.own_data import kit
 

@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code: 0 if all is well, 1 if something is to be looked at, 2 if no training would begin.
     """
     from headwise.commands.train import find_recipe
-    from headwise.data.checking import find_shared, judge
-    from headwise.data.inspection import inspect
+    from headwise.data.checks.inspection import inspect
+    from headwise.data.checks.splits import find_shared, judge
     from headwise.recipes.own_data import show_progress
 
     given = {"data": arguments.data, "train_split": arguments.train, "held_out_split": arguments.held_out}

@@ -16,18 +16,18 @@ from headwise.data.annotation import (  # noqa: E402  the check comes first
     PictureDataset,
     TextAnnotation,
 )
-from headwise.data.augmentation import TextAugmentation, normalise  # noqa: E402
-from headwise.data.box_augmentation import BoxAugmentation, CornerAugmentation  # noqa: E402
+from headwise.data.augmentation.boxes import BoxAugmentation, CornerAugmentation  # noqa: E402
+from headwise.data.augmentation.colors import CORNER_MEAN, CORNER_STD  # noqa: E402
+from headwise.data.augmentation.instances import InstanceAugmentation  # noqa: E402
+from headwise.data.augmentation.saccade import SaccadeAugmentation  # noqa: E402
+from headwise.data.augmentation.text import TextAugmentation, normalise  # noqa: E402
 from headwise.data.coco import Coco, read_coco, write_coco, write_detections  # noqa: E402
-from headwise.data.colors import CORNER_MEAN, CORNER_STD  # noqa: E402
-from headwise.data.digits import embedded_digits  # noqa: E402
-from headwise.data.embedded import embedded_text  # noqa: E402
-from headwise.data.embedded_instances import embedded_instances  # noqa: E402
-from headwise.data.instance_augmentation import InstanceAugmentation  # noqa: E402
+from headwise.data.embedded.digits import embedded_digits  # noqa: E402
+from headwise.data.embedded.instances import embedded_instances  # noqa: E402
+from headwise.data.embedded.text import embedded_text  # noqa: E402
 from headwise.data.instances import InstanceAnnotation, read_instances  # noqa: E402
 from headwise.data.loading import BatchSampler, SampleKey, seeded_loader  # noqa: E402
 from headwise.data.pictures import load_picture  # noqa: E402
-from headwise.data.saccade_augmentation import SaccadeAugmentation  # noqa: E402
 from headwise.data.total_text import read_total_text  # noqa: E402
 
 __all__ = [

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.annotation import Picture
-from headwise.data.inspection import Progress, check_files
-from headwise.data.mistakes import Mistakes
-from headwise.data.oddities import Oddity, odd_maps
+from headwise.data.checks.inspection import Progress, check_files
+from headwise.data.checks.mistakes import Mistakes
+from headwise.data.checks.oddities import Oddity, odd_maps
 from headwise.data.pictures import Look, Numbers, check_picture, load_numbers, load_picture
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

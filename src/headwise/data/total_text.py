@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headwise.data.annotation import Picture, Polygon, TextAnnotation, check_area
-from headwise.data.inspection import Progress, check_files, inspect
-from headwise.data.mistakes import Mistakes
-from headwise.data.oddities import Oddity, odd_words
+from headwise.data.checks.inspection import Progress, check_files, inspect
+from headwise.data.checks.mistakes import Mistakes
+from headwise.data.checks.oddities import Oddity, odd_words
 from headwise.data.pictures import Look, check_picture, load_picture
 
 _PICTURES = {".jpg", ".jpeg", ".png"}

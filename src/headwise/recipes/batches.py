@@ -34,7 +34,7 @@ class Batches:
     def __call__(self, first_step: int, last_step: int, micro_batches: int, ranks: Ranks) -> Iterable[Batch]:
         """Return this process's micro-batches of these steps."""
         from headwise.data import BatchSampler, seeded_loader
-        from headwise.data.skipping import Skipping
+        from headwise.data.checks.skipping import Skipping
 
         sampler = BatchSampler(
             len(self.pictures),

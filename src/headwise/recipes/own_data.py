@@ -59,7 +59,7 @@ def open_splits(configuration: OwnData) -> tuple[Any, Any]:
         OSError: data cannot be read.
         ValueError: bad data.
     """
-    from headwise.data.checking import check_splits
+    from headwise.data.checks.splits import check_splits
 
     train, held_out = (configuration.read_split(split) for split in configuration.name_splits())
     return check_splits(train, held_out, broken=configuration.broken_pictures, progress=show_progress)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.annotation import BoxAnnotation
+from headwise.data.checks.mistakes import Mistakes
 from headwise.data.coco.entries import Integers, ObjectColumns, load_lists, read_categories, read_images, read_objects
 from headwise.data.coco.rules import CategoryEntry, ImageEntry, twice
-from headwise.data.mistakes import Mistakes
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from headwise.data.checks.mistakes import Mistakes
 from headwise.data.coco.rules import CategoryEntry, ImageEntry, keep_rules, whole
-from headwise.data.mistakes import Mistakes
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from headwise.data.mistakes import Mistakes
+from headwise.data.checks.mistakes import Mistakes
 from headwise.data.split_names import contradict
 
 _SAMPLED = 200  # names by which folders are compared

@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from headwise.data.annotation import BoxAnnotation, Picture
+from headwise.data.checks.inspection import Progress, check_files
+from headwise.data.checks.oddities import Oddity, odd_boxes
 from headwise.data.coco.content import CocoContent, parse_coco
 from headwise.data.coco.files import find_file, split_of
 from headwise.data.coco.places import find_pictures
-from headwise.data.inspection import Progress, check_files
-from headwise.data.oddities import Oddity, odd_boxes
 from headwise.data.pictures import Look, check_picture, load_picture
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from headwise.data.mistakes import Mistakes
+from headwise.data.checks.mistakes import Mistakes
 
 Entry = dict[str, Any]
 Size = tuple[int, int]

@@ -138,7 +138,7 @@ def as_input(image: NDArray[np.uint8], network: nn.Module) -> Tensor:
         (3, H, W) float32.
     """
     from headwise.data import normalise
-    from headwise.data.colors import CORNER_MEAN, CORNER_STD
+    from headwise.data.augmentation.colors import CORNER_MEAN, CORNER_STD
 
     return normalise(image, CORNER_MEAN, CORNER_STD).to(next(network.parameters()).device)
 

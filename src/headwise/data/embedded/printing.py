@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.annotation import Polygon
-from headwise.data.curves import Curve
-from headwise.data.words import FlatWord, Ink
+from headwise.data.embedded.curves import Curve
+from headwise.data.embedded.words import FlatWord, Ink
 
 Pixels = NDArray[np.uint8]
 Color = NDArray[np.float64]

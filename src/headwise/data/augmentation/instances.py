@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from headwise.data.annotation import Picture
-from headwise.data.augmentation import normalise
+from headwise.data.augmentation.text import normalise
 from headwise.data.instances import InstanceAnnotation
 
 _SLACK = 8  # pixels around the crop, for what the deformation pulls in

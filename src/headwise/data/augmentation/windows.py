@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from headwise.data.annotation import BoxAnnotation
-from headwise.data.colors import CORNER_MEAN
+from headwise.data.augmentation.colors import CORNER_MEAN
 
 Boxes = NDArray[np.float64]
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 from headwise.data.annotation import Picture
-from headwise.data.inspection import Failure, Inspection, Progress, inspect
-from headwise.data.look_cache import Inspectable
-from headwise.data.oddities import Oddity
+from headwise.data.checks.inspection import Failure, Inspection, Progress, inspect
+from headwise.data.checks.look_cache import Inspectable
+from headwise.data.checks.oddities import Oddity
+from headwise.data.checks.skipping import Skipping
 from headwise.data.pictures import Look
-from headwise.data.skipping import Skipping
 
 Broken = Literal["refuse", "skip"]
 

@@ -10,9 +10,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from headwise.data.annotation import BoxAnnotation, Picture
-from headwise.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, normalise
-from headwise.data.colors import CORNER_MEAN, CORNER_STD, distort_colors
-from headwise.data.windows import Window, keep_visible, mirror
+from headwise.data.augmentation.colors import CORNER_MEAN, CORNER_STD, distort_colors
+from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD, normalise
+from headwise.data.augmentation.windows import Window, keep_visible, mirror
 
 CORNER_SCALES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
 

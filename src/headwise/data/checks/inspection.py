@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
+from headwise.data.checks.look_cache import Inspectable, LookCache
+from headwise.data.checks.mistakes import Mistakes
 from headwise.data.loading import live_for_the_loop
-from headwise.data.look_cache import Inspectable, LookCache
-from headwise.data.mistakes import Mistakes
 from headwise.data.pictures import MIXED_UP, Look
 
 Progress = Callable[[int, int], None]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.annotation import BoxAnnotation, Picture
-from headwise.data.drawn import DrawnPictures
-from headwise.data.photographs import PHOTOGRAPHS, Pixels, Split, background, check_split
-from headwise.data.printing import LUMA, visible_color
+from headwise.data.embedded.drawn import DrawnPictures
+from headwise.data.embedded.photographs import PHOTOGRAPHS, Pixels, Split, background, check_split
+from headwise.data.embedded.printing import LUMA, visible_color
 
 Ink = NDArray[np.float32]
 Box = tuple[int, int, int, int]

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.annotation import Picture, Polygon, TextAnnotation
-from headwise.data.curves import Curve, random_curve
-from headwise.data.drawn import DrawnPictures
-from headwise.data.photographs import PHOTOGRAPHS, Pixels, Split, background, check_split
-from headwise.data.printing import claim, print_word
-from headwise.data.words import HELD_OUT_WORDS, TRAIN_WORDS, FlatWord, draw_word
+from headwise.data.embedded.curves import Curve, random_curve
+from headwise.data.embedded.drawn import DrawnPictures
+from headwise.data.embedded.photographs import PHOTOGRAPHS, Pixels, Split, background, check_split
+from headwise.data.embedded.printing import claim, print_word
+from headwise.data.embedded.words import HELD_OUT_WORDS, TRAIN_WORDS, FlatWord, draw_word
 
 _ATTEMPTS = 20
 

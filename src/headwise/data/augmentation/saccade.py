@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headwise.data.annotation import BoxAnnotation, Picture
-from headwise.data.box_augmentation import finish
-from headwise.data.windows import Boxes, Window, keep_visible, mirror
+from headwise.data.augmentation.boxes import finish
+from headwise.data.augmentation.windows import Boxes, Window, keep_visible, mirror
 
 SACCADE_RANGES = ((16.0, 32.0), (32.0, 96.0), (96.0, 255.0))
 SACCADE_SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

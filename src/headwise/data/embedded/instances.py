@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.annotation import Picture
-from headwise.data.drawn import DrawnPictures
+from headwise.data.embedded.drawn import DrawnPictures
+from headwise.data.embedded.photographs import Split, check_split
 from headwise.data.instances import InstanceAnnotation
-from headwise.data.photographs import Split, check_split
 from headwise.data.pictures import load_picture
 
 Gray = NDArray[np.float32]

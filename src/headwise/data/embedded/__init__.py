@@ -1,0 +1,1 @@
+"""The samples that ship inside other packages: words and digits on photographs, touching coins."""
