@@ -93,7 +93,7 @@ def test_a_private_name_is_there(name):
 
 
 def test_the_number_of_the_backward_pass():
-    """`criterion/sink.py` keeps what readers leave behind apart by it."""
+    """`criterion/junctions/sink.py` keeps what readers leave behind apart by it."""
     seen = []
     x = torch.ones(2, requires_grad=True)
     y = x * 2
@@ -106,7 +106,7 @@ def test_the_number_of_the_backward_pass():
 
 
 def test_what_is_batched_by_a_transform_is_known():
-    """`losses/fused.py` and `criterion/sink.py` write in place only where nothing is batched."""
+    """`losses/fused.py` and `criterion/junctions/sink.py` write in place only where nothing is batched."""
     assert not torch._C._are_functorch_transforms_active()
     seen = []
 
@@ -120,7 +120,7 @@ def test_what_is_batched_by_a_transform_is_known():
 
 
 def test_recomputation_can_be_asked_for():
-    """`criterion/criterion.py` asks the partitioner of compiled graphs to recompute."""
+    """`criterion/sums/kernels.py` asks the partitioner of compiled graphs to recompute."""
     import torch._functorch.config as config
 
     before = config.aggressive_recomputation

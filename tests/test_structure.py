@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwise.criterion.paths import parse
+from headwise.criterion.terms.paths import parse
 from headwise.structure import by_path, flatten, get, leaves, mapped, mapped_by_path, spell, walk
 
 

@@ -2,7 +2,7 @@
 
 A structure is made of mappings, lists, tuples, named tuples and dataclasses; tensors and anything else are its leaves.
 A place is spelled as one would index it in Python, without quotes around plain keys: ``stacks[0].heatmap``,
-``['odd key'].x``, ``[Part.HEAD]``. `headwise.criterion.paths` reads the spelling back.
+``['odd key'].x``, ``[Part.HEAD]``. `headwise.criterion.terms.paths` reads the spelling back.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def join(prefix: str, key: Key) -> str:
         key: Of the part.
 
     Returns:
-        The path, as everything prints it and `headwise.criterion.paths.parse` reads it.
+        The path, as everything prints it and `headwise.criterion.terms.paths.parse` reads it.
     """
     if isinstance(key, str):
         key = str.__str__(key)

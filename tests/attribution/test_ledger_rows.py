@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import headwise as hw
 from headwise import losses
-from headwise.criterion.stats import Product, products_of
+from headwise.criterion.junctions.stats import Product, products_of
 from tests.criterion.samples import squared
 
 SMALL, LARGE = (2, 3, 4, 4), (2, 3, 128, 128)

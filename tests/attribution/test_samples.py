@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import headwise as hw
 from headwise import losses
 from headwise.attribution import TermSamples
-from headwise.attribution.ledger.columns import superseded
-from headwise.attribution.ledger.sampled import SampledCall
+from headwise.attribution.ledger.samples.columns import superseded
+from headwise.attribution.ledger.samples.sampled import SampledCall
 from headwise.structure import leaves, mapped
 from tests.asserts import ForbidSync
 from tests.criterion.samples import five_maps, five_targets, five_terms

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import headwise as hw
-from headwise.criterion.combine import Number, Sums, combine, total_of
+from headwise.criterion.sums.combine import Number, Sums, combine, total_of
 
 
 def draw(seed: int) -> tuple[list[Tensor], Any, list[Any], list[Tensor]]:

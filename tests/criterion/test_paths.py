@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwise.criterion.mask_expressions import parse_mask
-from headwise.criterion.paths import WILDCARD, Channels, expand, parse
+from headwise.criterion.terms.mask_expressions import parse_mask
+from headwise.criterion.terms.paths import WILDCARD, Channels, expand, parse
 from headwise.structure import get, leaves
 
 

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import headwise as hw
 from headwise import losses, normalizers
-from headwise.criterion.levels import shrink
 from headwise.criterion.schedules import StepDecay
+from headwise.criterion.terms.levels import shrink
 from tests.criterion.test_junction import NoSync
 
 FOLDER = Path(__file__).parents[1] / "golden"

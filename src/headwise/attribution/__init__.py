@@ -3,20 +3,20 @@
 from headwise.attribution.apart.table import Summand, TakenApart
 from headwise.attribution.apart.take_apart import take_apart
 from headwise.attribution.audit import AuditReport, Finding, Subject, audit
+from headwise.attribution.foreign.ledger import ForeignLedger
+from headwise.attribution.foreign.watch import watch
+from headwise.attribution.foreign.wrap import wrap
 from headwise.attribution.jacobians.effect import Effect, ForwardModeWarning, effect
 from headwise.attribution.jacobians.jacobian import jacobian
 from headwise.attribution.jacobians.jacobian_table import JacobianRow, JacobianTable
 from headwise.attribution.jacobians.sampler import JacobianSampler, SampledRow
 from headwise.attribution.jacobians.transfer import Transfer, transfer
 from headwise.attribution.jacobians.update import LastUpdate
-from headwise.attribution.ledger.book import book
 from headwise.attribution.ledger.books import Books, FeatureBooks, LevelBooks, OutputBooks, TermBooks
-from headwise.attribution.ledger.foreign import ForeignLedger
 from headwise.attribution.ledger.ledger import Ledger
-from headwise.attribution.ledger.samples import Sample, TermSamples
+from headwise.attribution.ledger.passes.book import book
+from headwise.attribution.ledger.samples.samples import Sample, TermSamples
 from headwise.attribution.ledger.suggestion import SuggestedWeight, Suggestion
-from headwise.attribution.ledger.watch import watch
-from headwise.attribution.ledger.wrap import wrap
 from headwise.attribution.sums.sum_causes import Cause
 from headwise.attribution.sums.sum_check import PrecisionCheck, SumCheck, SumRow, check_sum
 from headwise.attribution.tracing.channels import Channels

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from headwise.criterion.paths import Channels as Slice
-from headwise.criterion.paths import Path, expand, parse
+from headwise.criterion.terms.paths import Channels as Slice
+from headwise.criterion.terms.paths import Path, expand, parse
 from headwise.structure import by_path, get, leaves, spell
 
 

@@ -14,8 +14,8 @@ from torch.autograd.graph import GradientEdge
 
 from headwise.backward.ranks import any_over_ranks, sum_over_ranks
 from headwise.criterion import Breakdown
+from headwise.criterion.junctions.recording import Record
 from headwise.criterion.pooling import is_distributed
-from headwise.criterion.recording import Record
 from headwise.graph import topological
 from headwise.refusals import refuse_reentrant, refuse_sharded, refuse_static_graph
 

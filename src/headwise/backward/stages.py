@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwise.criterion import Criterion
-from headwise.criterion.binding import bind_targets
-from headwise.criterion.paths import WILDCARD, Path, Step, parse, places
-from headwise.criterion.unread import check_targets_read
+from headwise.criterion.binding.binding import bind_targets
+from headwise.criterion.binding.unread import check_targets_read
+from headwise.criterion.terms.paths import WILDCARD, Path, Step, parse, places
 from headwise.structure import Key, children, mapped_by_path
 
 

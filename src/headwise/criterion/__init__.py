@@ -3,11 +3,11 @@
 from headwise.criterion import schedules
 from headwise.criterion.breakdown import Breakdown, Entry
 from headwise.criterion.criterion import Criterion
-from headwise.criterion.feature_junction import Junction
-from headwise.criterion.junction import NonFiniteGradientError
-from headwise.criterion.levels import Levels
+from headwise.criterion.junctions.feature_junction import Junction
+from headwise.criterion.junctions.junction import NonFiniteGradientError
 from headwise.criterion.pooling import pool_denominators, pool_ratios, undo_averaging
-from headwise.criterion.term import RatioTerm, Term
+from headwise.criterion.terms.levels import Levels
+from headwise.criterion.terms.term import RatioTerm, Term
 
 __all__ = [
     "Breakdown",

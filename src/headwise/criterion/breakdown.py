@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from headwise.criterion.recording import Record
+from headwise.criterion.junctions.recording import Record
 from headwise.ratio import Ratio
 from headwise.tabular import Tabular
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.criterion.term import AnyTerm, RatioTerm, Term, Weight, as_count
+from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, Weight, as_count
 from headwise.ratio import Ratio
 from headwise.structure import describe
 
@@ -115,28 +115,6 @@ def _denominator(name: str, given: Any) -> Tensor:
             f"term {name!r}: its denominator: {error}. Total what criterion.denominators returns"
         ) from None
     return found if isinstance(found, Tensor) else torch.tensor(found, dtype=torch.float64)
-
-
-def per_level(term: AnyTerm, given: Tensor, num_levels: int) -> Sequence[Tensor]:
-    """What divides each level, of a denominator for all or one for each.
-
-    Args:
-        term: The term, for the message.
-        given: Its denominator.
-        num_levels: How many levels its targets have.
-
-    Returns:
-        One 0-d tensor a level.
-
-    Raises:
-        ValueError: The shape is neither.
-    """
-    if given.dim() == 0:
-        return [given] * num_levels
-    if given.shape != (num_levels,) or num_levels == 1:
-        wanted = "a 0-d tensor" if num_levels == 1 else f"a 0-d tensor, or one element for each of {num_levels} levels"
-        raise ValueError(f"term {term.name!r}: its denominator is {wanted}; found {describe(given)}")
-    return given.unbind()
 
 
 def warn_of_still_schedules() -> None:

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from headwise import losses, normalizers
 from headwise.criterion import schedules
-from headwise.criterion.levels import Levels
 from headwise.criterion.naming import Allow, function_from_config, function_to_config, import_function
-from headwise.criterion.term import AnyTerm, RatioTerm, Term, one_line
+from headwise.criterion.terms.levels import Levels
+from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, one_line
 from headwise.require import require
 
 _TERM_KEYS = ("name", "loss", "normalizer", "output", "target", "mask", "weight", "levels", "ratio")

@@ -12,24 +12,24 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from headwise.criterion import config
-from headwise.criterion.binding import bind_targets
+from headwise.criterion.binding.binding import bind_targets
+from headwise.criterion.binding.plan import Plan, Plans, make_plan
 from headwise.criterion.breakdown import Breakdown, Entry
-from headwise.criterion.by_sample import value_by_sample
 from headwise.criterion.checks import as_paths, as_terms, as_weights, check_denominators, warn_of_still_schedules
-from headwise.criterion.combine import Combined, Sums, combine, ratio_of, total_of, within
-from headwise.criterion.evaluate import Denominators, Job, denominator_of, evaluate_as_one, with_numerators
-from headwise.criterion.hand_out import hand_out
-from headwise.criterion.junction import Policy
-from headwise.criterion.kernels import Kernels
-from headwise.criterion.levels import Levels
+from headwise.criterion.junctions.hand_out import hand_out
+from headwise.criterion.junctions.junction import Policy
+from headwise.criterion.junctions.recording import CLAIMANTS, WAITING, Counted, Record, Recorder
 from headwise.criterion.naming import Allow
-from headwise.criterion.plan import Plan, Plans, make_plan
-from headwise.criterion.probing import warn_of_averages
-from headwise.criterion.recording import CLAIMANTS, WAITING, Counted, Record, Recorder
-from headwise.criterion.term import AnyTerm, Term, Weight
-from headwise.criterion.weights import Weights
+from headwise.criterion.sums.by_sample import value_by_sample
+from headwise.criterion.sums.combine import Combined, Sums, combine, ratio_of, total_of, within
+from headwise.criterion.sums.evaluate import Denominators, denominator_of, evaluate_as_one, with_numerators
+from headwise.criterion.sums.kernels import Kernels
+from headwise.criterion.sums.probing import warn_of_averages
+from headwise.criterion.terms.levels import Levels
+from headwise.criterion.terms.term import AnyTerm, Term, Weight
+from headwise.criterion.terms.weights import Weights
 from headwise.ratio import Ratio
-from headwise.structure import flatten
+from headwise.structure import by_path, flatten
 
 
 class Criterion(nn.Module):
@@ -240,8 +240,10 @@ class Criterion(nn.Module):
             but constants (`normalizers.one`, a number).
         """
         targets = {"target": targets} if isinstance(targets, Tensor) else targets
+        named = by_path(targets)
+        found, place = list(named.values()), {path: number for number, path in enumerate(named)}
         return {
-            term.name: denominator_of(term, bind_targets(term, targets)[1], targets)
+            term.name: denominator_of(term, [each.reader(place) for each in bind_targets(term, targets)[1]], found)
             for term in self.terms
             if isinstance(term, Term)
         }
@@ -285,7 +287,7 @@ class Criterion(nn.Module):
         plan = self._plans.get(key, found, read)
         if plan is None:
             plan = self._plans.put(key, found, read, make_plan(self.terms, outputs, targets, self.unread))
-            warn_of_averages(self.terms, plan, found, read)
+            warn_of_averages(plan, found, read)
         return self._evaluate(plan, found, read, denominators, ids)
 
     def _count_call(self) -> None:
@@ -311,10 +313,9 @@ class Criterion(nn.Module):
         weights, balance = self.term_weights.all_now(), self.balance
         record = self._open(plan, roots, given is not None)
         idle = frozenset(n for n, weight in enumerate(weights) if not isinstance(weight, Tensor) and weight == 0.0)
-        job = Job(self.terms, plan)
-        views, tokens = hand_out(job, self.on_nonfinite, roots, weights, idle, record)
+        views, tokens = hand_out(plan, self.on_nonfinite, roots, weights, idle, record)
         run = evaluate_as_one if torch.compiler.is_compiling() else self._kernels.evaluate
-        top, sums = run(job, views, targets, given)
+        top, sums = run(plan, views, targets, given)
         if given is not None and any(isinstance(each, Ratio) for each in given.values()):
             top, sums = None, self._within(with_numerators(sums, top), given)
         if plan.sharded is not None:
@@ -324,7 +325,7 @@ class Criterion(nn.Module):
         if record is not None:
             counted = Counted(combined.divisors.detach(), tuple([(len(s.denominators), s.pooled) for s in sums]))
             record.summed(combined.values.detach(), weights, combined.levels, counted, balance)
-            record.by_sample(ids, lambda n, num: value_by_sample(job, n, views, targets, sums[n], num))
+            record.by_sample(ids, lambda n, num: value_by_sample(plan, n, views, targets, sums[n], num))
         if CLAIMANTS and not torch.compiler.is_compiling() and combined.total.requires_grad:
             for each in CLAIMANTS:
                 each(combined.total, record, given is not None)

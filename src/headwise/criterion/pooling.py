@@ -21,7 +21,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from headwise.criterion.criterion import Criterion
-from headwise.criterion.term import RatioTerm, Term
+from headwise.criterion.terms.term import RatioTerm, Term
 from headwise.ratio import Ratio
 
 

@@ -33,7 +33,7 @@ from functools import partial
 
 from headwise import losses
 from headwise.criterion import Criterion, Term
-from headwise.criterion.term import Weight
+from headwise.criterion.terms.term import Weight
 
 
 def mixture_of_experts(

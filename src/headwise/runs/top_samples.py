@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from headwise.attribution.ledger.samples import RANKINGS, By, TermSamples
+from headwise.attribution.ledger.samples.samples import RANKINGS, By, TermSamples
 from headwise.files import write_atomically
 
 FILE = "top_samples.json"

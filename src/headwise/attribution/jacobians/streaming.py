@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from headwise.criterion.stats import sum_dtype
+from headwise.criterion.junctions.stats import sum_dtype
 
 Visit = Callable[[int, Tensor], None]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.ledger.record import BackwardPass, CallRecord
 from headwise.attribution.ledger.schema import Schema
-from headwise.criterion.combine import vector
-from headwise.criterion.feature_junction import Junction
+from headwise.criterion.junctions.feature_junction import Junction
+from headwise.criterion.junctions.stats import book_dtype, products_of
 from headwise.criterion.pooling import is_distributed
-from headwise.criterion.stats import book_dtype, products_of
+from headwise.criterion.sums.combine import vector
 
 OUTPUTS = "outputs"
 

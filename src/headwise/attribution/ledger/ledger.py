@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, overload
 
@@ -16,23 +14,24 @@ from torch.optim import Optimizer
 
 from headwise.attribution.ledger.balancing import OUTPUTS, Balancing, Rule, term_of_head
 from headwise.attribution.ledger.books import Books
-from headwise.attribution.ledger.clock import CLOCK, Under
-from headwise.attribution.ledger.columns import Brought, joined
 from headwise.attribution.ledger.fold import fold
-from headwise.attribution.ledger.leaves import Leaves
-from headwise.attribution.ledger.loop_factor import Scaler, given_factor
-from headwise.attribution.ledger.ranking import Ranked
+from headwise.attribution.ledger.passes.clock import CLOCK, Under
+from headwise.attribution.ledger.passes.leaves import Leaves
+from headwise.attribution.ledger.passes.loop_factor import Scaler, given_factor
+from headwise.attribution.ledger.ranks import step_over_ranks
 from headwise.attribution.ledger.record import CallRecord
-from headwise.attribution.ledger.ring import Ring, StepRows
+from headwise.attribution.ledger.ring import Ring
 from headwise.attribution.ledger.rows import rows_of
-from headwise.attribution.ledger.sampled import Measure
-from headwise.attribution.ledger.samples import TermSamples, over_ranks
+from headwise.attribution.ledger.samples.columns import Brought, joined
+from headwise.attribution.ledger.samples.ranking import Ranked
+from headwise.attribution.ledger.samples.sampled import Measure
+from headwise.attribution.ledger.samples.samples import TermSamples, over_ranks
 from headwise.attribution.ledger.schema import Feature, Schema
 from headwise.attribution.ledger.suggestion import Suggestion, Target, suggest
+from headwise.criterion.binding.layout import Layout
 from headwise.criterion.criterion import Criterion
-from headwise.criterion.feature_junction import Junction
-from headwise.criterion.junction import Policy
-from headwise.criterion.layout import Layout
+from headwise.criterion.junctions.feature_junction import Junction
+from headwise.criterion.junctions.junction import Policy
 from headwise.graph import Edge, gradient_edge, used_below
 
 _MAX_LAYOUTS = 512
@@ -261,7 +260,7 @@ class Ledger:
         self._flush()
         steps = self._ring.steps(1)
         if across_ranks:
-            steps = [_over_ranks(steps[-1] if steps else None, group)]
+            steps = [step_over_ranks(steps[-1] if steps else None, group)]
         if steps:
             return fold(steps[-1])
         raise RuntimeError(
@@ -465,55 +464,3 @@ def _watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:
 
     scaler.update = marking
     return lambda: delattr(scaler, "update")
-
-
-def _over_ranks(step: StepRows | None, group: Any) -> StepRows:
-    """The same step with the rows of all ranks: two all-reduces, whose sizes do not depend on the number of ranks."""
-    schema = None if step is None else step.schema
-    core, every = _are_alike(schema, group)
-    if not core or step is None:
-        found: list[Any] = [None] * torch.distributed.get_world_size(group)
-        torch.distributed.all_gather_object(found, _told(schema), group=group)
-        told = "; ".join(f"{_ranks(found, each)}: {each}" for each in dict.fromkeys(found))
-        raise ValueError(
-            "read(across_ranks=True) pools the last step of every rank, of the same terms and outputs; found "
-            f"{told}. Let every rank run the same criterion on outputs of one structure, or read each by itself"
-        )
-    step = step if every else _widened(step, group)
-    return replace(step, row=_reduced(step.row, torch.distributed.ReduceOp.SUM, group), scope="global")
-
-
-def _are_alike(schema: Schema | None, group: Any) -> tuple[bool, bool]:
-    """Whether all ranks hold rows of one core, and of one schema: they agree on that before they add anything up."""
-    parts = (None, None) if schema is None else (schema.core, schema)
-    digests = [hashlib.sha256(repr(each).encode()).digest() for each in parts]
-    mine = torch.tensor([float(schema is not None), *digests[0], *digests[1]], dtype=torch.float64)
-    largest, least = _reduced(torch.stack((mine, -mine)), torch.distributed.ReduceOp.MAX, group)
-    same = (largest == -least).tolist()
-    core = all(same[: 1 + len(digests[0])]) and bool(largest[0])
-    return core, core and all(same)
-
-
-def _widened(step: StepRows, group: Any) -> StepRows:
-    """A row with the columns of all ranks, where losses inside of a network were booked on some of them."""
-    found: list[Any] = [None] * torch.distributed.get_world_size(group)
-    torch.distributed.all_gather_object(found, (step.schema.booked, step.schema.aggregated), group=group)
-    core = step.schema.core
-    schema = core.wider(()).joined([core.wider(*each) for each in found])
-    return replace(step, schema=schema, row=schema.widen(step.row, step.schema))
-
-
-def _reduced(numbers: Tensor, how: Any, group: Any) -> Tensor:
-    """Numbers of the host, reduced over ranks, on the host again."""
-    found = numbers.to("cuda") if torch.distributed.get_backend(group) == "nccl" else numbers.clone()
-    torch.distributed.all_reduce(found, how, group=group)
-    return found.cpu()
-
-
-def _ranks(found: Sequence[str], told: str) -> str:
-    ranks = [rank for rank, each in enumerate(found) if each == told]
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} ranks from {ranks[0]} on"
-
-
-def _told(schema: Schema | None) -> str:
-    return "no step" if schema is None else ", ".join(sorted({reading.path for reading in schema.readings}))

@@ -15,15 +15,14 @@ import torch
 from torch import Size, Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.ledger.clock import CLOCK, Under
-from headwise.attribution.ledger.injected import Injection, by_name, merged
-from headwise.attribution.ledger.leaves import Leaves
-from headwise.attribution.ledger.sampled import Pieces, SampledCall
+from headwise.attribution.ledger.passes.clock import CLOCK, Under
+from headwise.attribution.ledger.passes.injected import Injection, by_name, merged
+from headwise.attribution.ledger.passes.leaves import Leaves
+from headwise.attribution.ledger.samples.sampled import Pieces, SampledCall
 from headwise.attribution.ledger.schema import Brief, Schema
-from headwise.criterion.combine import vector
-from headwise.criterion.layout import Layout, Part
-from headwise.criterion.recording import Counted
-from headwise.criterion.stats import (
+from headwise.criterion.binding.layout import Layout, Part
+from headwise.criterion.junctions.recording import Counted
+from headwise.criterion.junctions.stats import (
     SMALL,
     Product,
     at_site,
@@ -35,6 +34,7 @@ from headwise.criterion.stats import (
     square,
     squares,
 )
+from headwise.criterion.sums.combine import vector
 from headwise.graph import Edge, gradient_edge
 
 Fields = dict[str, Tensor]
@@ -139,7 +139,7 @@ class BriefNumbers(NamedTuple):
 
 
 class CallRecord:
-    """The books of one call; implements `criterion.recording.Record`.
+    """The books of one call; implements `criterion.junctions.recording.Record`.
 
     Args:
         owner: The ledger.

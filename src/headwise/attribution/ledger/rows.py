@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwise.attribution.ledger.record import BriefNumbers, CallRecord
 from headwise.attribution.ledger.schema import Brief, Schema
-from headwise.criterion.stats import book_dtype, products_of, squares
+from headwise.criterion.junctions.stats import book_dtype, products_of, squares
 
 
 @dataclass(frozen=True)

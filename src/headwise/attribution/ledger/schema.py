@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from headwise.criterion.combine import vector
-from headwise.criterion.layout import Layout
-from headwise.criterion.recording import Counted
+from headwise.attribution.ledger.passes.injected import BOOKED
+from headwise.criterion.binding.layout import Layout
+from headwise.criterion.junctions.recording import Counted
+from headwise.criterion.sums.combine import vector
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,6 @@ class Brief(NamedTuple):
     compared: tuple[tuple[int, int, int], ...]
     counted: tuple[tuple[int, bool], ...]
     balanced: bool
-
-
-BOOKED = ("value", "weight", "factor", "factored", "square", "bad", "calls")
-"""Columns of a loss that was booked in the middle of the network: see `injected`."""
 
 
 @dataclass(frozen=True)

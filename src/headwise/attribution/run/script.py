@@ -19,11 +19,11 @@ from headwise.attribution.apart.frames import callers, loss_scale_in, modules_in
 from headwise.attribution.apart.heads import heads_below, leaving, names_of
 from headwise.attribution.apart.places import PlaceRecorder, with_loss_functions
 from headwise.attribution.apart.take_apart import variables_of
+from headwise.attribution.foreign.calls import ForeignCall, wide
+from headwise.attribution.foreign.ledger import started
+from headwise.attribution.foreign.reading import read_calls
+from headwise.attribution.foreign.taking import Taking
 from headwise.attribution.ledger.books import Books
-from headwise.attribution.ledger.calls import ForeignCall, wide
-from headwise.attribution.ledger.foreign import started
-from headwise.attribution.ledger.foreign_rows import read_calls
-from headwise.attribution.ledger.taking import Taking
 from headwise.attribution.passes import BackwardWatch, Finish, watch_backward
 from headwise.attribution.run.branches import place_key
 from headwise.attribution.run.notes import Notes

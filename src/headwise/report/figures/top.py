@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from headwise.attribution.ledger.samples import By
+from headwise.attribution.ledger.samples.samples import By
 from headwise.report.figures.images import data_uri
 from headwise.report.markup import Markup, breakable, element, number
 from headwise.report.page import figure

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from headwise.attribution.ledger.samples import TermSamples
+from headwise.attribution.ledger.samples.samples import TermSamples
 
 Kind = Literal["not finite", "dead", "spiking", "dominating", "fighting", "drifting weight", "unbooked"]
 

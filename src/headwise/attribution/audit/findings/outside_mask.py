@@ -13,7 +13,7 @@ from headwise.attribution.audit.findings.finding import Check, Found, Seen
 from headwise.attribution.audit.rows import Measured
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.outputs import resolve
-from headwise.criterion.paths import parse
+from headwise.criterion.terms.paths import parse
 from headwise.structure import get
 
 _FAINT = 1e-6

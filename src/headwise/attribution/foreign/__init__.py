@@ -1,0 +1,1 @@
+"""The books of code that is not ours: each backward pass is taken apart beside the losses that were returned."""

@@ -1,0 +1,219 @@
+"""The ledger of code that is not ours: each backward pass is taken apart beside the losses that calls returned."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headwise.attribution.apart.dissect import Anatomy, Candidate, dissect
+from headwise.attribution.apart.places import candidates_at
+from headwise.attribution.apart.returned import candidates, entries
+from headwise.attribution.apart.walk import walk_sum
+from headwise.attribution.foreign.calls import ForeignCall, OutputEdges, Slices, wide
+from headwise.attribution.foreign.reading import read_calls
+from headwise.attribution.foreign.taking import Taking
+from headwise.attribution.ledger.books import Books
+from headwise.attribution.passes import Finish, watch_backward
+from headwise.graph import Edge, gradient_edge
+
+_WAITING = 16
+"""How many calls wait for a backward pass: as long as they wait, their graph is kept."""
+
+
+class ForeignLedger:
+    """Keeps the books of code that Headwise did not write; read it like a `Ledger`.
+
+    See `wrap` for what its numbers mean and cost.
+
+    Args:
+        names: Names for the losses of a tuple or list.
+        capacity: How many calls back the books reach.
+
+    Raises:
+        ValueError: The capacity is less than 1.
+    """
+
+    def __init__(self, names: Sequence[str] = (), capacity: int = 1024) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity is at least 1; found {capacity}")
+        self._names = tuple(names)
+        self._rows: list[ForeignCall] = []
+        self._waiting: deque[ForeignCall] = deque(maxlen=_WAITING)
+        self._count, self._capacity = 0, capacity
+        self._missed = ""
+        self.is_open = True
+        own = weakref.ref(self)
+
+        def begin(roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
+            ledger = own()
+            return None if ledger is None else ledger._begin(roots, seeds)
+
+        watch = watch_backward(begin)
+        self._close = weakref.finalize(self, watch.close)
+
+    def book(
+        self,
+        returned: Any,
+        outputs: Callable[[Sequence[Edge]], OutputEdges],
+        fixed: Collection[Edge] = (),
+        slices: Mapping[str, Slices] | None = None,
+        unread: Callable[[Sequence[str]], None] | None = None,
+    ) -> None:
+        """Notes one call; the numbers follow with the backward pass.
+
+        Args:
+            returned: What the code returned.
+            outputs: Given where losses are, tells where the outputs that they read enter the graph.
+            fixed: Where outputs are known to be, whatever reads them.
+            slices: Per loss the outputs that are booked for it, and which channels; without an entry all.
+            unread: Is told of losses that read none of the outputs.
+
+        Raises:
+            ValueError: There is no loss in what was returned.
+        """
+        found = entries(returned, self._names)
+        if not found:
+            raise ValueError(
+                f"wrap: a {type(returned).__name__} was returned, in which there is no loss. "
+                "Return a scalar tensor, or a tuple, list or dict of them"
+            )
+        losses = tuple(candidates(found))
+        self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
+        self._count += 1
+        self._rows = [call for call in self._rows if call.step >= self._count - self._capacity]
+
+    def read(self) -> Books:
+        """The books of the last step that a backward pass went through, by one transfer to the host.
+
+        Returns:
+            The books.
+
+        Raises:
+            RuntimeError: There is none yet.
+        """
+        books = self.history()
+        if not books:
+            names = [each.name for call in self._waiting for each in call.losses]
+            held = f" ({', '.join(dict.fromkeys(names))})" if names else ""
+            raise RuntimeError(
+                f"the ledger is empty: no backward pass has gone through a loss that was returned{held}. {self._missed}"
+                "Call backward on a number that adds them up"
+            )
+        return books[-1]
+
+    def history(self) -> list[Books]:
+        """The books of all steps that are still held, oldest first, by one transfer to the host."""
+        return read_calls(self._rows)
+
+    def table(self) -> str:
+        """The last step as a printable table."""
+        return str(self.read())
+
+    def close(self) -> None:
+        """Ends the booking; what was booked stays readable."""
+        self.is_open = False
+        self._waiting.clear()
+        self._close()
+
+    def _begin(self, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
+        """Takes a backward pass apart, before it runs."""
+        begun = started(roots, seeds)
+        if not begun or not self._waiting:
+            return None
+        anatomy = self._dissected(begun)
+        calls = list(self._waiting)
+        reached = [number for number in range(len(calls)) if _of(anatomy, number).is_reached]
+        if len(reached) == 1 and anatomy.rest and not (anatomy.direct or anatomy.copies):
+            anatomy = self._named(begun, anatomy, reached[0])
+        if not reached:
+            self._missed = f"Backward was called on a tensor of shape {tuple(roots[0].shape)} that adds none of them. "
+            return None
+        number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
+        takings = [
+            Taking(calls[each], _of(anatomy, each), number if reached == [each] else None, each == reached[-1])
+            for each in reached
+        ]
+        # A call that is older than one that was trained now, and was not itself, is not waited for any more.
+        self._waiting = deque(calls[reached[0] :], maxlen=_WAITING)
+        return partial(self._finish, takings)
+
+    def _dissected(self, begun: Sequence[tuple[Edge, Tensor, Tensor]]) -> Anatomy:
+        """The number beside the losses of all calls that wait, each tagged with the number of its call."""
+        losses = [
+            replace(each, name=f"{number}:{each.name}")
+            for number, call in enumerate(self._waiting)
+            for each in call.losses
+        ]
+        ends = {edge for call in self._waiting for edge in call.fixed}
+        return dissect([(edge, seed) for edge, seed, _ in begun], losses, outputs=ends)
+
+    def _named(self, begun: Sequence[tuple[Edge, Tensor, Tensor]], anatomy: Anatomy, number: int) -> Anatomy:
+        """The summands of one number that a call returned, by the names that they got as they were made."""
+        roots = [(edge, seed) for edge, seed, _ in begun]
+        call = self._waiting[number]
+        returned = {each.edge for each in call.losses}
+        made = [each for each in candidates_at(walk_sum(roots).passed) if each.edge not in returned]
+        found = dissect(roots, [replace(each, name=f"{number}:{each.name}") for each in made], outputs=call.fixed)
+        call.names_rest = bool(made)
+        return replace(anatomy, direct=found.direct, copies=found.copies, rest=found.rest)
+
+    def _finish(self, takings: Sequence[Taking], done: bool) -> None:
+        for taking in takings:
+            numbers = taking.over()
+            if done:
+                taking.call.passes.append(numbers)
+                if all(call is not taking.call for call in self._rows):
+                    self._rows.append(taking.call)
+
+
+def started(roots: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> list[tuple[Edge, Tensor, Tensor]]:
+    """Where a pass begins, what it was called with, and on what.
+
+    Args:
+        roots: What backward was called on.
+        seeds: What it was called with.
+
+    Returns:
+        The three, for each root that has a graph.
+    """
+    return [
+        (edge, torch.ones_like(root.detach()) if seed is None else seed.detach(), root)
+        for root, seed in zip(roots, seeds, strict=True)
+        if (edge := gradient_edge(root)) is not None
+    ]
+
+
+def _of(anatomy: Anatomy, number: int) -> Anatomy:
+    """What a total holds of one call, under the names of that call; the rest is left as it is."""
+    tag = f"{number}:"
+
+    def own(name: str) -> bool:
+        return name.startswith(tag)
+
+    def bare(loss: Candidate) -> Candidate:
+        return replace(loss, name=loss.name[len(tag) :])
+
+    return Anatomy(
+        tuple(replace(each, loss=bare(each.loss)) for each in anatomy.direct if own(each.loss.name)),
+        tuple(
+            replace(each, losses=tuple(bare(loss) for loss in each.losses))
+            for each in anatomy.copies
+            if all(own(loss.name) for loss in each.losses)
+        ),
+        anatomy.rest,
+        {
+            name[len(tag) :]: tuple(part[len(tag) :] for part in parts)
+            for name, parts in anatomy.groups.items()
+            if own(name)
+        },
+        tuple(name[len(tag) :] for name in anatomy.whole if own(name)),
+        tuple(bare(each) for each in anatomy.absent if own(each.name)),
+        {name[len(tag) :]: derivative for name, derivative in anatomy.totals.items() if own(name)},
+    )

@@ -1,0 +1,1 @@
+"""Which samples make a term: what calls bring by sample, and its rankings."""

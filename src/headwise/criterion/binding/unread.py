@@ -1,0 +1,162 @@
+"""What nobody reads: an output, a channel or a target that no term uses is an error unless it is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from headwise.criterion.binding.layout import Edge, Layout
+from headwise.criterion.terms.paths import Channels, Path, places
+from headwise.structure import describe, get, leaves, spell
+
+
+def _declared(path: Path, structure: Any) -> dict[str, Tensor]:
+    """The tensors at or below the places that a path names."""
+    return {
+        name: tensor
+        for steps in places(path, structure)
+        for name, tensor in leaves(get(structure, steps), spell(steps))
+    }
+
+
+def check_outputs_read(outputs: Any, layout: Layout, declared: Sequence[Path]) -> None:
+    """Refuses outputs and channels that no term reads and nobody declared unread.
+
+    Args:
+        outputs: The nested outputs.
+        layout: Who reads what.
+        declared: Paths declared unread.
+
+    Raises:
+        ValueError: Names the output, its channels and the remedy.
+    """
+    whole: set[str] = set()
+    sliced: dict[str, list[Channels]] = {}
+    for each in declared:
+        for name in _declared(each, outputs):
+            if each.channels is None:
+                whole.add(name)
+            else:
+                sliced.setdefault(name, []).append(each.channels)
+    for path, tensor in leaves(outputs):
+        edges = [edge for edge in layout.edges if layout.roots[edge.root] == path]
+        if path in whole or any(edge.whole for edge in edges):
+            continue
+        if not edges and path not in sliced:
+            raise ValueError(
+                f"output {path!r} ({describe(tensor)}) is read by no term, so nothing trains it. Give it a term, "
+                f"or declare unread=[{path!r}]"
+            )
+        _check_channels_read(path, tensor, edges, sliced.get(path, []))
+
+
+def _check_channels_read(path: str, tensor: Tensor, edges: Sequence[Edge], declared: Sequence[Channels]) -> None:
+    dim = edges[0].dim if edges else declared[0].dim % tensor.dim()
+    read = {channel for edge in edges if edge.dim == dim for channel in range(edge.start, edge.stop)}
+    for each in declared:
+        if each.dim % tensor.dim() == dim:
+            read |= set(range(*each.bounds(tensor)))
+    missing = sorted(set(range(tensor.shape[dim])) - read)
+    if missing:
+        where = ":" if dim == 1 else "..."
+        rest = f"{path}[{where}, {missing[0]}:{missing[-1] + 1}]"
+        raise ValueError(
+            f"output {path!r}: channels {_ranges(missing)} of {tensor.shape[dim]} are read by no term, so nothing "
+            f"trains them. Give them a term, or declare unread=[{rest!r}]"
+        )
+
+
+def check_targets_read(targets: Any, used: set[str], declared: Sequence[Path]) -> None:
+    """Refuses targets that nothing uses and nobody declared unread.
+
+    Args:
+        targets: The nested targets.
+        used: Concrete paths that terms read, as target or in a mask.
+        declared: Paths declared unread.
+
+    Raises:
+        ValueError: Names the target and the remedy.
+    """
+    unread = {name for each in declared for name in _declared(each, targets)}
+    for path, tensor in leaves(targets):
+        if path not in used and path not in unread:
+            raise ValueError(
+                f"target {path!r} ({describe(tensor)}) is used by no term. Give it to a term as target or mask, or "
+                f"declare unread=[{path!r}]"
+            )
+
+
+Reader = tuple[str, str, Channels | None]
+"""Who reads, by what name; the path of the tensor; the slice."""
+
+
+def check_unread(declared: Sequence[Path], outputs: Any, targets: Any, layout: Layout, used: Iterable[Reader]) -> None:
+    """Refuses what is declared unread and is not there, or is read.
+
+    A path that names both outputs and targets is right where either are unread.
+
+    Args:
+        declared: Paths declared unread.
+        outputs: The nested outputs.
+        targets: The nested targets.
+        layout: Who reads which output.
+        used: What terms read of the targets.
+
+    Raises:
+        ValueError: Names the path, what was found and the remedy.
+    """
+    readers = [(f"term {layout.terms[edge.term]!r}", layout.roots[edge.root], _slice_of(edge)) for edge in layout.edges]
+    for path in declared:
+        found = [
+            _complaint(path, kind, tensors, read)
+            for kind, structure, read in (("output", outputs, readers), ("target", targets, list(used)))
+            if (tensors := _declared(path, structure))
+        ]
+        if not found:
+            raise ValueError(
+                f"unread={path.text!r} names no output and no target. Outputs: {_names(outputs)}; targets: "
+                f"{_names(targets)}. Correct the path, or take it out of unread"
+            )
+        if all(found):
+            raise ValueError(found[0])
+
+
+def _slice_of(edge: Edge) -> Channels | None:
+    return None if edge.whole else Channels(edge.dim, edge.start, edge.stop)
+
+
+def _complaint(path: Path, kind: str, tensors: dict[str, Tensor], readers: Sequence[Reader]) -> str | None:
+    """What is wrong with declaring these tensors, or channels of them, unread."""
+    for name, tensor in tensors.items():
+        try:
+            own = None if path.channels is None else (path.channels.dim % tensor.dim(), *path.channels.bounds(tensor))
+        except (IndexError, ZeroDivisionError) as error:
+            return f"unread={path.text!r}: {kind} {name!r}: {error}. Correct the slice"
+        for who, read, channels in readers:
+            if read == name and (own is None or channels is None or _overlap(own, channels, tensor)):
+                what = f"{kind} {name!r} is declared unread" + (f" by {path.text!r}" if path.text != name else "")
+                return f"{what}, but {who} reads it. Take it out of unread"
+    return None
+
+
+def _overlap(own: tuple[int, int, int], channels: Channels, tensor: Tensor) -> bool:
+    dim, start, stop = own
+    first, last = channels.bounds(tensor)
+    return channels.dim % tensor.dim() != dim or max(start, first) < min(stop, last)
+
+
+def _names(structure: Any) -> str:
+    return ", ".join([path for path, _ in leaves(structure)][:20]) or "none"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] as "0 to 2, 5"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)

@@ -1,0 +1,84 @@
+"""A loss of the user's that averages, found on its first call: a batch given twice must cost twice as much."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headwise.criterion.binding.plan import Plan
+from headwise.criterion.junctions.sink import view
+from headwise.criterion.terms.term import AnyTerm, Term
+from headwise.declaration import declaration_of
+
+# How near to each other the values of a batch and of the same batch twice are, if the loss averages.
+_SAME = 1e-2
+
+
+def warn_of_averages(plan: Plan, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    """Warns once of each loss that averages over the batch, for its mean would be divided once more.
+
+    Args:
+        plan: What the terms read; the first level is tried.
+        outputs: The leaves of the outputs.
+        targets: The leaves of the targets.
+    """
+    for term, calls, reads in zip(plan.terms, plan.calls, plan.bindings, strict=True):
+        if _must_probe(term):
+            edges = [plan.layout.edges[edge] for edge in calls[0]]
+            views = [view(outputs[plan.roots[edge.root]].detach(), edge) for edge in edges]
+            _probe(term, views, partial(reads[0], targets))
+
+
+def _must_probe(term: AnyTerm) -> bool:
+    """Whether a loss is to be tried: a function of the user's whose sum is divided by a count."""
+    if not isinstance(term, Term) or term.is_constant or term.function is not term.loss:
+        return False
+    return declaration_of(term.loss).count is None and "probed" not in vars(term)
+
+
+def _probe(
+    term: AnyTerm, outputs: list[Tensor], read_targets: Callable[[], tuple[list[Tensor], Tensor | None]]
+) -> None:
+    try:
+        read, mask = read_targets()
+        ratio = _cost_of_twice(term.call, outputs, read, mask)
+    except Exception:
+        ratio = 2.0  # what it refuses, the call itself will tell
+    if not math.isfinite(ratio):
+        return
+    vars(term)["probed"] = True
+    if abs(ratio - 1.0) <= _SAME:
+        warnings.warn(
+            f"term {term.name!r}: its loss averages (half a batch given twice costs what the half does, not twice as "
+            "much), and is divided by a count once more. Return a sum, or give normalizer=1.0 to keep the mean",
+            stacklevel=6,
+        )
+
+
+def _cost_of_twice(
+    call: Callable[..., Any], outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None
+) -> float:
+    """The loss of half a batch given twice, over that of the half; NaN if nothing can be told."""
+    size = outputs[0].shape[0] if outputs[0].dim() else 0
+    if size < 2 or any(type(each) is not Tensor or each.is_meta for each in outputs):
+        return math.nan
+
+    def repeated(tensor: Tensor, times: int) -> Tensor:
+        alike = tensor.dim() and tensor.shape[0] == size
+        return torch.cat([tensor[: size // 2]] * times) if alike else tensor
+
+    def value(times: int) -> float:
+        reads, read = ([repeated(each, times) for each in several] for several in (outputs, targets))
+        found = call(reads, read, None if mask is None else repeated(mask, times))
+        return float(found) if isinstance(found, Tensor) and found.is_floating_point() else math.nan
+
+    devices = [outputs[0].device] if outputs[0].is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        once = value(1)
+        return value(2) / once if once else math.nan

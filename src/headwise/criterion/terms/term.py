@@ -1,0 +1,410 @@
+"""One row of a criterion: which loss reads which output, target and mask, what divides it, what it weighs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property, partial
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headwise import losses
+from headwise.criterion.terms.counting import Count, make_count
+from headwise.criterion.terms.levels import Levels
+from headwise.criterion.terms.mask_expressions import Mask, parse_mask
+from headwise.criterion.terms.paths import Path, parse
+from headwise.declaration import declaration_of, why_split_variant
+from headwise.ratio import Ratio
+from headwise.structure import describe
+
+Paths = str | tuple[str, ...] | dict[str, str]
+Weight = float | Callable[[int], float] | Callable[[], Tensor] | Tensor
+Normalizer = Callable[..., Tensor | float] | float
+
+
+@dataclass(frozen=True, eq=False)
+class Reads:
+    """What a term hands to its loss: paths in order, some under a keyword."""
+
+    paths: tuple[Path, ...]
+    keywords: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, declared: Paths | list[str] | None) -> Reads:
+        """Parses one path, a tuple of paths (positional arguments) or a dict of paths (keyword arguments)."""
+        if declared is None:
+            return cls((), ())
+        if isinstance(declared, Mapping):
+            return cls(tuple(parse(path) for path in declared.values()), tuple(declared))
+        if not isinstance(declared, str | tuple | list):
+            raise ValueError(f"a path, a tuple of paths or a dict of paths is needed; found {declared!r}")
+        several = (declared,) if isinstance(declared, str) else tuple(declared)
+        return cls(tuple(parse(path) for path in several), (None,) * len(several))
+
+    def bind(self, tensors: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Splits tensors, one a path, into positional and keyword arguments."""
+        pairs = list(zip(self.keywords, tensors, strict=True))
+        return [t for k, t in pairs if k is None], {k: t for k, t in pairs if k is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """What `Term` and `RatioTerm` share."""
+
+    name: str
+    loss: Callable[..., Any]
+    _: KW_ONLY
+    output: Paths
+    target: Paths | None = None
+    mask: str | None = None
+    weight: Weight = 1.0
+    levels: Levels | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a term's name is a non-empty text; found {self.name!r}")
+        if not callable(self.loss):
+            raise ValueError(
+                f"term {self.name!r}: the loss is a function (output, target, mask) -> sum; found {self.loss!r}"
+            )
+        try:
+            # Now, for Dynamo cannot trace the first look at a cached property.
+            _ = self.reads, self.targets, self.mask_expression, self.function, self.closed_form
+        except Exception as error:
+            raise ValueError(f"term {self.name!r}: {one_line(error)}") from None
+        if not self.reads.paths:
+            raise ValueError(f"term {self.name!r}: a term reads at least one output; set output='...'")
+        check_weight(self.name, self.weight)
+        if self.levels is not None and not isinstance(self.levels, Levels):
+            raise ValueError(f"term {self.name!r}: levels is a Levels; found {self.levels!r}")
+
+    @cached_property
+    def reads(self) -> Reads:
+        """The outputs that the loss reads."""
+        return Reads.of(self.output)
+
+    @cached_property
+    def targets(self) -> Reads:
+        """The targets that the loss reads."""
+        return Reads.of(self.target)
+
+    @cached_property
+    def mask_expression(self) -> Mask | None:
+        """The parsed mask."""
+        return None if self.mask is None else parse_mask(self.mask)
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """What is called: the loss, or of one of torch's own that is divided by a count, its sum."""
+        divided = isinstance(self, Term) and not _is_constant(self.normalizer)
+        return losses.from_torch(self.loss)[0] if divided and losses.is_torch_loss(self.loss) else self.loss
+
+    @cached_property
+    def closed_form(self) -> bool:
+        """Whether the loss shows what it reads to nobody."""
+        return declaration_of(self.function).closed_form
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules in loss and count, which hold class weights or what else is to move along."""
+        called = [self.function, *([self.divisor.function] if isinstance(self, Term) else [])]
+        return tuple(dict.fromkeys(module for each in called for module in _modules_in(each)))
+
+    @property
+    def num_wildcards(self) -> int:
+        """How many ``[*]`` the outputs' paths hold (the most of any)."""
+        return max(path.num_wildcards for path in self.reads.paths)
+
+    def call(self, outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None) -> Any:
+        """Calls the loss: outputs, then targets, then the mask; those under a keyword by keyword."""
+        loss = self.function
+        positional, keywords = self.reads.bind(outputs)
+        target_positional, target_keywords = self.targets.bind(targets)
+        arguments = [*positional, *target_positional]
+        keywords = {**keywords, **target_keywords}
+        if mask is None:
+            return loss(*arguments, **keywords)
+        if keywords or not targets:
+            return loss(*arguments, **keywords, mask=mask)
+        return loss(*arguments, mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Term(_Row):
+    """A loss that is a sum over a count.
+
+    ``value = loss(output, target, mask) / normalizer(target, mask)``, 0 where the count is 0. A loss brings what
+    divides it (see `declared`): elements, kept pixels, positives, weights; a mask of True alone changes nothing.
+
+    Args:
+        name: What the books call it.
+        loss: Function ``(output, target, mask) -> sum``, a 0-d tensor. It is called with the outputs, the targets and
+            the mask in this order; without the mask where none is declared.
+        normalizer: Another count: a function ``(target, mask) -> count``, or a number. It is given all targets if it
+            takes as many, else the first, and the options that it shares with the loss; by default the loss's own,
+            and `normalizers.elements` for a loss that declares none.
+        output: Path of what the loss reads; a tuple of paths becomes positional, a dict keyword arguments.
+        target: The same for the targets, or None for a loss without.
+        mask: Expression over targets, such as ``"valid & text_region"``; None: everything counts.
+        weight: A float, a function of the step (see `schedules`), a 0-d tensor that its owner changes, a parameter, or
+            a function of no arguments that computes a 0-d tensor from parameters.
+        levels: How levels combine if the paths hold ``[*]``; by default each counts 1.
+
+    Raises:
+        ValueError: A name, path, mask, weight or function is not of these forms.
+    """
+
+    normalizer: Normalizer | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.divisor, self.least
+
+    @cached_property
+    def divisor(self) -> Count:
+        """What divides the loss."""
+        try:
+            return make_count(self.function, self.normalizer, self.targets.keywords, self.mask is not None)
+        except ValueError as error:
+            raise ValueError(f"term {self.name!r}: {error}") from None
+
+    @property
+    def split_variant(self) -> str | None:
+        """Why the gradient depends on how a batch is split, denominators totalled or not; None if it does not."""
+        return why_split_variant(self.function) or why_split_variant(self.divisor.function)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether what divides is a constant, which does not add up over micro-batches."""
+        return self.divisor.constant
+
+    @cached_property
+    def least(self) -> float:
+        """The least that a total count is, once it has been pooled: 1 where a loss has more to learn than it counts."""
+        return max(self.divisor.least, 0.0 if self.levels is None else self.levels.least)
+
+    def count(self, targets: list[Tensor], mask: Tensor | None) -> Tensor | float:
+        """Calls the count; nobody asks for its graph.
+
+        Args:
+            targets: What the term's target paths name.
+            mask: The evaluated mask, or None.
+
+        Returns:
+            What divides the loss: a 0-d tensor, or a Python number where it is known without looking at any element.
+
+        Raises:
+            ValueError: It failed, or returned something else.
+        """
+        try:
+            return as_count(self.divisor.of(targets, mask), self.divisor.trusted)
+        except Exception as error:
+            if torch.compiler.is_compiling():
+                raise
+            raise ValueError(f"term {self.name!r}: the normalizer: {one_line(error)}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class RatioTerm(_Row):
+    """A loss whose denominator depends on the prediction, such as Dice.
+
+    The loss returns a `Ratio`; its value is the quotient. Its denominator cannot be known before the forward pass,
+    so it takes two passes to pool it over micro-batches and ranks: see `pool_ratios`.
+
+    Args:
+        name: What the books call it.
+        loss: Function ``(output, target, mask) -> Ratio``.
+        output: As in `Term`.
+        target: As in `Term`.
+        mask: As in `Term`.
+        weight: As in `Term`.
+        levels: As in `Term`.
+    """
+
+    @property
+    def split_variant(self) -> str | None:
+        """As in `Term`."""
+        return why_split_variant(self.loss)
+
+
+AnyTerm = Term | RatioTerm
+
+
+def _is_constant(normalizer: Normalizer | None) -> bool:
+    return isinstance(normalizer, int | float) or declaration_of(normalizer).constant
+
+
+def _modules_in(function: Any) -> Iterator[nn.Module]:
+    if isinstance(function, nn.Module):
+        yield function
+    elif isinstance(function, partial):
+        for each in (function.func, *function.args, *function.keywords.values()):
+            yield from _modules_in(each)
+
+
+def check_weight(name: str, weight: Any) -> None:
+    """Refuses a weight that is not a finite number, a schedule, a scalar tensor or an expression of one.
+
+    Args:
+        name: The term's name, for the message.
+        weight: The weight.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    number: Any = weight
+    if callable(weight) and not isinstance(weight, Tensor):
+        try:
+            number = weight() if takes_nothing(weight) else weight(0)
+        except Exception as error:
+            raise ValueError(
+                f"term {name!r}: its weight cannot be had at step 0: {one_line(error)}. Give a function of the step"
+            ) from error
+        if takes_nothing(weight) and not isinstance(number, Tensor):
+            raise ValueError(
+                f"term {name!r}: a function of no arguments returns a 0-d tensor; found {describe(number)}"
+            )
+    if isinstance(number, Tensor):
+        if (
+            number.dim() != 0
+            or not number.dtype.is_floating_point
+            or (number is not weight and not takes_nothing(weight))
+        ):
+            raise ValueError(f"term {name!r}: a tensor weight is a 0-d float tensor; found {describe(number)}")
+        number = 0.0 if number.is_meta else float(number.detach())
+    if isinstance(number, bool) or not isinstance(number, Real) or not _is_finite(number):
+        raise ValueError(
+            f"term {name!r}: a weight is a finite number, a function of the step, or a 0-d tensor; found "
+            f"{describe(number)}. Correct the weight or its schedule"
+        )
+
+
+def weight_at(name: str, weight: Any, step: int) -> float | Tensor:
+    """What a number, a schedule or an expression of parameters is at a step.
+
+    Args:
+        name: The term's name, for the message.
+        weight: As in `check_weight`, no tensor.
+        step: Steps of the optimizer so far.
+
+    Returns:
+        A number, or the tensor of an expression.
+
+    Raises:
+        ValueError: The function raised.
+    """
+    if not callable(weight):
+        return float(weight)
+    try:
+        found: Any = weight() if takes_nothing(weight) else float(weight(step))
+    except Exception as error:
+        raise ValueError(f"term {name!r}: its weight cannot be had at step {step}: {one_line(error)}") from error
+    return found  # type: ignore[no-any-return]
+
+
+def takes_nothing(function: Any) -> bool:
+    """Whether a weight is an expression of parameters, a function of no arguments, and not one of the step.
+
+    An argument whose default is a parameter or a module is none.
+
+    Args:
+        function: The weight, callable.
+
+    Returns:
+        Whether it is.
+    """
+    called = function.forward if isinstance(function, nn.Module) else function
+    try:
+        given = [each.default for each in inspect.signature(called).parameters.values()]
+        return all(isinstance(default, nn.Parameter | nn.Module) for default in given)
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_finite(number: Any) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
+    """Checks what a loss returned.
+
+    Args:
+        term: The term whose loss it is.
+        result: What the loss returned.
+
+    Returns:
+        The sum, and for a `RatioTerm` its own denominator and what smooths it.
+
+    Raises:
+        ValueError: It is not a 0-d floating point sum (`Term`) or a `Ratio` of such (`RatioTerm`).
+    """
+    if isinstance(term, RatioTerm) and not isinstance(result, Ratio):
+        raise ValueError(f"the loss of a RatioTerm returns a Ratio; found {describe(result)}. Use Term for a sum")
+    if isinstance(term, Term) and isinstance(result, Ratio):
+        raise ValueError("the loss returned a Ratio; declare it as RatioTerm")
+    if isinstance(result, Ratio) and not 0 <= result.smooth < math.inf:
+        raise ValueError(f"a ratio is smoothed by a finite number from 0; found {result.smooth}")
+    numerator: Any = result.numerator if isinstance(result, Ratio) else result
+    if isinstance(numerator, int | float) and not isinstance(numerator, bool):
+        numerator = torch.tensor(float(numerator), dtype=torch.float32)
+    if not isinstance(numerator, Tensor) or numerator.dim() != 0 or not numerator.dtype.is_floating_point:
+        raise ValueError(
+            f"a loss returns one floating point sum, a 0-d tensor; found {describe(numerator)}. "
+            "Sum the elements (.sum()) and let the normalizer divide"
+        )
+    return (numerator, result.denominator, result.smooth) if isinstance(result, Ratio) else (numerator, None, 0.0)
+
+
+def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tensor | float:
+    """Asks that what divides a loss is one real number from 0.
+
+    What the host knows is looked at; what is on another device becomes NaN there if it is negative, so that nothing
+    waits.
+
+    Args:
+        found: What a count returned, or what was given in its place.
+        trusted: Whether it is known to be from 0, if it is a tensor.
+        any_shape: Whether it may have one element a level.
+
+    Returns:
+        The same, or its like with NaN for a negative number.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(found, Tensor):
+        if (found.dim() and not any_shape) or found.dtype.is_complex or found.dtype == torch.bool:
+            raise ValueError(
+                f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}. Sum it over the batch"
+            )
+        return found if trusted else _from_zero(found)
+    known = isinstance(found, int | float) and not isinstance(found, bool)
+    if not known and not isinstance(found, torch.SymInt | torch.SymFloat):
+        raise ValueError(f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}")
+    if known and not 0 <= found < math.inf:
+        raise ValueError(f"what divides a loss is a finite number from 0; found {found}")
+    return found  # type: ignore[no-any-return]
+
+
+def _from_zero(count: Tensor) -> Tensor:
+    on_host = type(count) is Tensor and count.is_cpu and not torch.compiler.is_compiling()
+    if on_host and not torch._C._are_functorch_transforms_active():
+        if (count < 0).any():
+            raise ValueError(f"what divides a loss is a number from 0; found {count.tolist()}")
+        return count
+    return torch.where(count < 0, torch.nan, count)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, with its kind where the words alone would not tell."""
+    text = " ".join(str(error).split())
+    told = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+    return told[:1000]

@@ -1,0 +1,228 @@
+"""The weights of a criterion's terms: numbers, schedules, tensors, parameters, and expressions of parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from headwise.criterion.terms.term import AnyTerm, Weight, check_weight, takes_nothing, weight_at
+
+Kind = Literal["number", "schedule", "tensor", "learned", "expression"]
+
+
+class Weights(nn.Module):
+    """The weights at the present step.
+
+    What is learned is a parameter of this module; step and fixed weights are tensors of its state dict.
+
+    Args:
+        terms: The terms.
+    """
+
+    def __init__(self, terms: Sequence[AnyTerm]) -> None:
+        super().__init__()
+        self.step = 0
+        self.learned = nn.ParameterDict()
+        self.expressions = nn.ModuleDict()
+        self._given: dict[str, Weight] = {}
+        self._kinds: dict[str, Kind] = {}
+        # What a graph that the user compiles reads, so that a weight that moves recompiles nothing.
+        self._moving = torch.zeros(len(terms), dtype=torch.float64)
+        for term in terms:
+            self._put(term.name, term.weight)
+        self._refresh()
+
+    def given(self) -> dict[str, Weight]:
+        """The weights as they were declared, in the order of the terms; a parameter where one is learned."""
+        return {name: self._held(name) for name in self._given}
+
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """The terms whose weight follows a schedule."""
+        return tuple(name for name, kind in self._kinds.items() if kind == "schedule")
+
+    def set(self, name: str, weight: Weight) -> None:
+        """Gives a term another weight.
+
+        Args:
+            name: The term.
+            weight: As in `Term`.
+
+        Raises:
+            ValueError: It is no weight.
+        """
+        self._put(name, weight)
+        self._refresh()
+
+    def follow(self, whole: Weights) -> None:
+        """Takes step and weights of the same terms from another.
+
+        Args:
+            whole: Holds at least these terms.
+        """
+        self.step = whole.step
+        for name in self._given:
+            self._put(name, whole._held(name))
+        self._refresh()
+
+    def now(self, name: str) -> float | Tensor:
+        """A term's weight at the present step: a number, or a 0-d tensor."""
+        kind, weight = self._kinds[name], self._given[name]
+        if kind == "number":
+            return weight  # type: ignore[return-value]
+        if kind == "schedule":
+            return weight_at(name, weight, self.step)
+        if kind == "expression":
+            return _evaluated(name, weight)  # type: ignore[arg-type]
+        return self._held(name)  # type: ignore[return-value]
+
+    def all_now(self) -> list[float | Tensor]:
+        """The weights of all terms, in order; inside a graph that the user compiles all as tensors."""
+        if not torch.compiler.is_compiling():
+            return [self.now(name) for name in self._given]
+        moving = self._moving.unbind()
+        return [
+            moving[number] if self._kinds[name] in ("number", "schedule") else self.now(name)
+            for number, name in enumerate(self._given)
+        ]
+
+    def advance(self, steps: int) -> None:
+        """Moves the schedules on.
+
+        Args:
+            steps: How many steps of the optimizer have passed.
+
+        Raises:
+            ValueError: A schedule gives a weight that is not finite.
+        """
+        self.step += steps
+        self._refresh()
+
+    def _put(self, name: str, weight: Weight) -> None:
+        key, kind = _key(name), _checked_kind(name, weight)
+        self.learned.pop(key) if key in self.learned else None
+        self.expressions.pop(key) if key in self.expressions else None
+        if kind == "learned":
+            self.learned[key] = weight
+        elif isinstance(weight, nn.Module):
+            self.expressions[key] = weight
+        elif kind == "expression" and (found := list(_parameters_in(weight))):
+            self.expressions[key] = _Read(found)
+        self._kinds[name] = kind
+        self._given[name] = float(weight) if kind == "number" else weight  # type: ignore[arg-type]
+
+    def _held(self, name: str) -> Weight:
+        # Loading by assignment and moving to a device may put another parameter in the place of the declared one.
+        return self.learned[_key(name)] if self._kinds[name] == "learned" else self._given[name]
+
+    def _refresh(self) -> None:
+        numbers = []
+        for name, kind in self._kinds.items():
+            weight = self.now(name) if kind in ("number", "schedule") else 0.0
+            if not math.isfinite(weight):
+                raise ValueError(
+                    f"term {name!r}: its schedule gives {weight} at step {self.step}; a weight is finite. "
+                    "Correct the schedule"
+                )
+            numbers.append(weight)
+        self._moving.copy_(torch.tensor(numbers, dtype=torch.float64))
+
+    def _state(self) -> dict[str, Tensor]:
+        """Step and fixed weights."""
+        fixed = {
+            f"fixed.{name}": torch.tensor(float(weight), dtype=torch.float64)  # type: ignore[arg-type]
+            for name, weight in self._given.items()
+            if self._kinds[name] in ("number", "tensor")
+        }
+        return {"step": torch.tensor(self.step), **fixed}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + key: value for key, value in self._state().items()})
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool,
+        missing: list[str], unexpected: list[str], errors: list[str],
+    ) -> None:  # fmt: skip
+        ours = {prefix + key: key for key in self._state()}
+        rest = {key: value for key, value in state_dict.items() if key not in ours}
+        super()._load_from_state_dict(rest, prefix, metadata, strict, missing, unexpected, errors)
+        missing += [key for key in ours if key not in state_dict]
+        for key, name in ours.items():
+            if key in state_dict:
+                self._restore(name, state_dict[key])
+        self._refresh()
+
+    def _restore(self, key: str, value: Tensor) -> None:
+        name = key.removeprefix("fixed.")
+        if key == "step":
+            self.step = int(value)
+        elif self._kinds[name] == "tensor":
+            with torch.no_grad():
+                self._given[name].fill_(value)  # type: ignore[union-attr]
+        else:
+            self._given[name] = float(value)
+
+
+class _Read(nn.Module):
+    """The parameters that a function of no arguments was found to read."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.parameters_read = nn.ParameterList(parameters)
+
+
+def _key(name: str) -> str:
+    """A term's name as torch takes it for a parameter."""
+    return name.replace(".", "/")
+
+
+def _checked_kind(name: str, weight: Weight) -> Kind:
+    kind = _kind(weight)
+    if kind == "expression":
+        _evaluated(name, weight)  # type: ignore[arg-type]
+        return kind
+    check_weight(name, weight)
+    if kind == "tensor" and weight.grad_fn is not None:  # type: ignore[union-attr]
+        raise ValueError(
+            f"term {name!r}: a weight that is computed from parameters has a graph, which serves one step alone. "
+            "Give the computation instead, as a function of no arguments: weight=lambda: torch.exp(-s)"
+        )
+    return kind
+
+
+def _kind(weight: Weight) -> Kind:
+    if isinstance(weight, nn.Parameter):
+        return "learned"
+    if isinstance(weight, Tensor):
+        return "tensor"
+    if isinstance(weight, nn.Module) or (callable(weight) and takes_nothing(weight)):
+        return "expression"
+    return "schedule" if callable(weight) else "number"
+
+
+def _parameters_in(function: Any) -> Iterator[nn.Parameter]:
+    """The parameters that a function names, closes over, has as defaults or is bound to; those of modules too."""
+    named = getattr(getattr(function, "__code__", None), "co_names", ())
+    found = getattr(function, "__globals__", {})
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    cells += [found[name] for name in named if name in found]
+    for held in (*cells, *(getattr(function, "__defaults__", None) or ()), getattr(function, "__self__", None)):
+        if isinstance(held, nn.Parameter):
+            yield held
+        elif isinstance(held, nn.Module):
+            yield from held.parameters()
+
+
+def _evaluated(name: str, expression: Callable[[], Tensor]) -> Tensor:
+    weight = expression()
+    if not isinstance(weight, Tensor) or weight.dim() != 0:
+        raise ValueError(
+            f"term {name!r}: a weight that is a function of no arguments returns a 0-d tensor; found {weight!r}. "
+            "Return one number, such as torch.exp(-s)"
+        )
+    return weight
