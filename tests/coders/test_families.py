@@ -158,3 +158,50 @@ def test_a_mask_of_255_is_one_object_with_two_classes(dtype):
     assert torch.equal(targets["label"], expected["label"])
     assert torch.equal(targets["weight_map"], expected["weight_map"])
     assert torch.equal(encode_border_weights(mask), encode_border_weights(numbered))
+
+
+@pytest.mark.parametrize("size", [(0, SIDE), (SIDE, -1)])
+def test_no_decoder_takes_a_picture_without_pixels(size):
+    level = {"logits": torch.zeros(1, len(ANCHORS[0]), CLASSES), "deltas": torch.zeros(1, len(ANCHORS[0]), 4)}
+    for decode in (
+        lambda: corners.decode_corners({"stacks": [stacks()]}, image_size=size),
+        lambda: anchors.decode_boxes({"levels": [level]}, ANCHORS, image_size=size),
+    ):
+        with pytest.raises(ValueError, match="both at least 1, found"):
+            decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weights": (0, 1, 1, 1)}, "four positive numbers"),
+        ({"weights": (1, 1, 1)}, "four positive numbers"),
+        ({"score_threshold": 2}, "in .0, 1., found 2 and 0.5"),
+        ({"nms_threshold": math.nan}, "in .0, 1., found 0.05 and nan"),
+    ],
+)
+def test_no_box_decoder_takes_an_option_out_of_its_range(options, words):
+    level = {"logits": torch.zeros(1, len(ANCHORS[0]), CLASSES), "deltas": torch.zeros(1, len(ANCHORS[0]), 4)}
+    with pytest.raises(ValueError, match=words):
+        anchors.decode_boxes({"levels": [level]}, ANCHORS, **options)
+    if "weights" in options:
+        with pytest.raises(ValueError, match=words):
+            anchors.encode_boxes([BOX], [ONE], ANCHORS, **options)
+
+
+def test_what_a_level_lacks_is_named():
+    with pytest.raises(ValueError, match="level 0 lacks logits; found deltas"):
+        anchors.decode_boxes({"levels": [{"deltas": torch.zeros(1, len(ANCHORS[0]), 4)}]}, ANCHORS)
+
+
+def test_labels_of_a_narrow_dtype_may_have_more_classes_than_it_holds():
+    found = anchors.encode_boxes([BOX], [ONE.to(torch.uint8)], ANCHORS, num_classes=256)
+    assert found["levels"][0]["label"].amax() == 1
+
+
+def test_a_mask_is_no_map_of_numbers_for_any_coder_of_instances():
+    """Two objects that touch would be one, without a word."""
+    mask = torch.ones(1, 4, 4, dtype=torch.bool)
+    for encode in (encode_border_weights, instances.encode_instances, instances.open_gaps):
+        with pytest.raises(ValueError, match="integer map of object numbers"):
+            encode(mask)

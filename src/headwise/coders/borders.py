@@ -49,7 +49,12 @@ def encode_border_weights(
     Differs:
         The paper does not say what holds inside objects, nor how w_c is computed; the choices here are above.
     """
-    _check(label, w0, sigma)
+    check_instances("encode_border_weights", label)
+    if not (w0 >= 0 and sigma > 0):
+        raise ValueError(
+            f"encode_border_weights: w0 must be at least 0 and sigma positive, found w0={w0}, sigma={sigma}. "
+            "The paper's values are 10 and 5."
+        )
     maps = label.detach().cpu().reshape(-1, *label.shape[-2:]).numpy()
     images = [torch.from_numpy(_border_term(image, w0, sigma) + _class_weights(image, balance)) for image in maps]
     if not images:
@@ -57,21 +62,25 @@ def encode_border_weights(
     return torch.stack(images).reshape(label.shape).to(dtype)
 
 
-def _check(label: Tensor, w0: float, sigma: float) -> None:
+def check_instances(coder: str, label: Tensor) -> None:
+    """Asks for the numbers of objects.
+
+    Args:
+        coder: Name of the coder, for the message.
+        label: Instance maps.
+
+    Raises:
+        ValueError: A dtype, a shape or a number does not fit.
+    """
     if label.dtype == torch.bool or label.is_floating_point() or label.is_complex() or label.ndim not in {2, 3}:
         raise ValueError(
-            "encode_border_weights: label is an integer map of object numbers, (H, W) or (N, H, W), found "
-            f"{label.dtype} of shape {tuple(label.shape)}. Number the objects, for instance with scipy.ndimage.label."
+            f"{coder}: label is an integer map of object numbers, (H, W) or (N, H, W), found {label.dtype} of shape "
+            f"{tuple(label.shape)}. Number the objects, for instance with scipy.ndimage.label."
         )
     if label.numel() and int(label.min()) < 0:
         raise ValueError(
-            f"encode_border_weights: object numbers are at least 0, found {int(label.min())}. "
+            f"{coder}: object numbers are at least 0, found {int(label.min())}. "
             "Give pixels to be ignored the number 0 and mask them in the loss."
-        )
-    if not (w0 >= 0 and sigma > 0):
-        raise ValueError(
-            f"encode_border_weights: w0 must be at least 0 and sigma positive, found w0={w0}, sigma={sigma}. "
-            "The paper's values are 10 and 5."
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headwise.coders.borders import encode_border_weights
+from headwise.coders.borders import check_instances, encode_border_weights
 from headwise.require import require
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def open_gaps(label: Tensor, gap: int = 1) -> Tensor:
         The maps, of the same shape and dtype.
 
     Raises:
-        ValueError: `gap` is negative.
+        ValueError: `gap` is negative, or the label no map of numbers.
     """
+    check_instances("open_gaps", label)
     if gap < 0:
         raise ValueError(f"open_gaps: gap is at least 0, found {gap}.")
     height, width = label.shape[-2:]

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from headwise.coders.anchors.deltas import UNIT, Weights, decode_deltas
+from headwise.coders.anchors.deltas import UNIT, Weights, check_weights, decode_deltas
 from headwise.coders.anchors.vision import box_ops
 
 Activation = Literal["sigmoid", "softmax"]
@@ -76,6 +76,7 @@ def decode_boxes(
         The original fails where one box is found, and lets boxes of different classes suppress one another.
     """
     levels = _checked(outputs, anchors, activation, num_candidates, num_detections)
+    _check_ranges(weights, image_size, score_threshold, nms_threshold)
     images = []
     for number in range(len(levels[0]["logits"])):
         parts = [
@@ -139,11 +140,24 @@ def _suppress(found: _Candidates, threshold: float, class_agnostic: bool, plus_o
     return kept
 
 
+def _check_ranges(
+    weights: Weights, image_size: tuple[int, int] | None, score_threshold: float, nms_threshold: float
+) -> None:
+    check_weights("decode_boxes", weights)
+    if image_size is not None and not min(image_size) >= 1:
+        raise ValueError(f"decode_boxes: image_size is (height, width), both at least 1, found {image_size}.")
+    if not (0 <= score_threshold <= 1 and 0 <= nms_threshold <= 1):
+        raise ValueError(
+            "decode_boxes: score_threshold and nms_threshold are in [0, 1], found "
+            f"{score_threshold} and {nms_threshold}. RetinaNet has 0.05 and 0.5."
+        )
+
+
 def _checked(
     outputs: Mapping[str, Any], anchors: Sequence[Tensor], activation: str, num_candidates: int, num_detections: int
 ) -> Sequence[Mapping[str, Tensor]]:
     """The outputs' levels."""
-    levels: Sequence[Mapping[str, Tensor]] = outputs["levels"]
+    levels: Sequence[Mapping[str, Tensor]] = outputs.get("levels", ())
     if activation not in get_args(Activation) or num_candidates < 1 or num_detections < 1:
         raise ValueError(
             "decode_boxes: activation is 'sigmoid' or 'softmax', num_candidates and num_detections are at least 1; "
@@ -155,6 +169,11 @@ def _checked(
             "tensors of anchors. Use the anchors that the targets were encoded with."
         )
     for number, (level, boxes) in enumerate(zip(levels, anchors, strict=True)):
+        if lacking := {"logits", "deltas"} - set(level):
+            raise ValueError(
+                f"decode_boxes: level {number} lacks {', '.join(sorted(lacking))}; found {', '.join(map(str, level))}. "
+                "Pass what the network returned."
+            )
         logits, deltas = level["logits"], level["deltas"]
         if logits.shape[1:2] != boxes.shape[:1] or deltas.shape[1:] != boxes.shape:
             raise ValueError(

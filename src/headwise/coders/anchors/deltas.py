@@ -9,6 +9,23 @@ from torch import Tensor
 
 Weights = tuple[float, float, float, float]
 
+
+def check_weights(coder: str, weights: Weights) -> None:
+    """Asks for four weights that deltas can be multiplied and divided by.
+
+    Args:
+        coder: Name of the coder, for the message.
+        weights: Of the deltas.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if len(weights) != 4 or not all(0 < each < math.inf for each in weights):
+        raise ValueError(
+            f"{coder}: weights are four positive numbers, found {tuple(weights)}. RetinaNet has 1, SSD (10, 10, 5, 5)."
+        )
+
+
 UNIT: Weights = (1.0, 1.0, 1.0, 1.0)
 
 MOST_GROWTH = math.log(1000 / 16)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from headwise.coders.anchors.deltas import UNIT, Weights, encode_deltas
+from headwise.coders.anchors.deltas import UNIT, Weights, check_weights, encode_deltas
 from headwise.coders.anchors.matching import IGNORED, Forced, match
 from headwise.coders.anchors.vision import box_ops
 
@@ -75,6 +75,7 @@ def encode_boxes(
         Matcher gives a box that overlaps no anchor all of them.
     """
     _check_options(anchors, foreground, background, forced)
+    check_weights("encode_boxes", weights)
     if not len(boxes) == len(labels) == (len(boxes) if ignored is None else len(ignored)):
         raise ValueError(
             f"encode_boxes: boxes, labels and ignored have one entry an image, found {len(boxes)}, {len(labels)}"
@@ -151,6 +152,7 @@ def _checked(
             f"encode_boxes: image {number} needs integer labels and bool ignored, found {labels.dtype} and "
             f"{crowd.dtype}. Convert them."
         )
+    labels = labels.long()
     if num_classes is not None and bool((labels >= num_classes).any()):
         box = int((labels >= num_classes).nonzero()[0])
         raise ValueError(

@@ -104,6 +104,8 @@ def decode_batch(
     Raises:
         ValueError: As of `decode_corners`.
     """
+    if image_size is not None and not min(image_size) >= 1:
+        raise ValueError(f"decode_corners: image_size is (height, width), both at least 1, found {image_size}.")
     kinds = ["top_left", "bottom_right", *(["center"] if center else [])]
     stack = last_stack(outputs, kinds)
     grid = stack["top_left_heatmap"].shape[-2:]
