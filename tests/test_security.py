@@ -15,7 +15,7 @@ import torch
 import headwise as hw
 from headwise.cli import main
 from headwise.report import write_report
-from headwise.report.samples import read_sample
+from headwise.runs.samples import read_sample
 from headwise.training import checkpoints
 from headwise.training.checkpoints import load_checkpoint, save_checkpoint
 from tests.reliability import kit

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 from headwise.report.figures.instances import painted
-from headwise.report.figures.pictures import HeldOut
+from headwise.report.figures.pictures import SampleFigure
 from headwise.report.figures.sample_plot import plot_sample
 from headwise.report.figures.strips import MOST_ROWS, bounds, drawn_rows
 from headwise.report.figures.ticks import ticks
 from headwise.report.markup import visible
 from headwise.report.page import Page, Section
-from headwise.report.samples import PointPairs as ReadPairs
-from headwise.report.samples import read_sample
-from headwise.runs.samples import Instances, PointPairs, SampleMap, Shapes, box_shapes, save_sample
+from headwise.runs.samples import Instances, PointPairs, SampleMap, Shapes, box_shapes, read_sample, save_sample
 from tests.report.parsed import ParsedPage
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
@@ -25,7 +23,7 @@ BOXES = np.array([[5.0, 10, 25, 30], [30, 5, 50, 20]])
 
 def page_of(tmp_path, **given):
     sample = read_sample(save_sample(tmp_path, 0, IMAGE, **given))
-    return ParsedPage(Page("title").add(Section("section", [HeldOut(sample)])).write(tmp_path / "page.html"))
+    return ParsedPage(Page("title").add(Section("section", [SampleFigure(sample)])).write(tmp_path / "page.html"))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +34,7 @@ def test_a_picture_has_the_name_of_its_file(tmp_path, name):
     sample = read_sample(save_sample(tmp_path, 0, IMAGE, name=name))
     assert sample.name == "000"
     assert sample.title == (name or "000")
-    text = Page("title").add(Section("section", [HeldOut(sample)])).write(tmp_path / "page.html").read_text()
+    text = Page("title").add(Section("section", [SampleFigure(sample)])).write(tmp_path / "page.html").read_text()
     assert "<script>1" not in text
     assert f"Picture {html.escape(visible(sample.title))[:40]}" in text
     assert plot_sample(sample, tmp_path / "sample.png").stat().st_size > 0
@@ -67,8 +65,9 @@ def test_a_sample_is_read_as_it_was_saved(tmp_path):
         ("dog", False, True),
         ("cat", True, True),
     ]
-    assert sample.found[0].score == 0.75
-    assert sample.found[0].points.tolist() == [[6, 11], [26, 11], [26, 31], [6, 31]]
+    (found,) = sample.found
+    assert found.score == 0.75
+    assert found.points.tolist() == [[6, 11], [26, 11], [26, 31], [6, 31]]
     assert [(m.title, m.span, m.colours) for m in sample.maps] == [
         ("heat", (0, 1), "magma"),
         ("size", (0, 9), "viridis"),
@@ -149,7 +148,7 @@ def test_pairs_without_a_number_are_told(tmp_path):
 
 
 def test_many_pairs_are_spread_over_all():
-    pairs = ReadPairs("e", ("a", "b"), list(range(100)), list(range(100)), [str(k) for k in range(100)])
+    pairs = PointPairs("e", list(range(100)), list(range(100)))
     rows = drawn_rows(pairs)
     assert len(rows) == MOST_ROWS
     assert (rows[0][0], rows[-1][0]) == (0, 99)

@@ -126,7 +126,7 @@ def _groups(run: Recording) -> list[tuple[str, str, Sequence[Block]]]:
 
 def _save(block: Block, folder: Path, taken: set[str]) -> None:
     """Write a figure as a PNG file too, under a name that no other has; other blocks are for the page alone."""
-    from headwise.report.figures.pictures import HeldOut
+    from headwise.report.figures.pictures import SampleFigure
     from headwise.report.figures.plots import plot_curves, plot_heat_map
     from headwise.report.figures.sample_plot import plot_sample
 
@@ -134,7 +134,7 @@ def _save(block: Block, folder: Path, taken: set[str]) -> None:
         plot_curves(block, _free_path(folder, block.title, taken))
     elif isinstance(block, HeatMap):
         plot_heat_map(block, _free_path(folder, block.title, taken))
-    elif isinstance(block, HeldOut):
+    elif isinstance(block, SampleFigure):
         plot_sample(block.sample, _free_path(folder, f"sample {block.sample.name}", taken))
 
 
@@ -152,15 +152,15 @@ def _numbered(name: str) -> Iterator[str]:
 
 def _pictures(run: Recording) -> tuple[list[Block], list[tuple[str, str]]]:
     """Held-out pictures, as many as the page can hold, and remarks on those not shown."""
-    from headwise.report.figures.pictures import HeldOut
-    from headwise.report.samples import read_sample
+    from headwise.report.figures.pictures import SampleFigure
+    from headwise.runs.samples import read_sample
 
     shown: list[Block] = []
     remarks: list[tuple[str, str]] = []
     size = 0
     for index, path in enumerate(run.samples):
         try:
-            block = HeldOut(read_sample(path))
+            block = SampleFigure(read_sample(path))
         except ValueError as error:
             remarks.append(("note", str(error)))
             continue

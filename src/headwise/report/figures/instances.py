@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from headwise.report.figures.images import data_uri, encode, fitted
 from headwise.report.markup import Markup, element
-from headwise.report.samples import Sample
+from headwise.runs.samples import SavedSample
+from headwise.runs.samples.parts import as_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +17,7 @@ _SIDE = 512
 _GOLDEN = 0.618033988749895  # of the colour circle: neighbouring numbers get colours far apart
 
 
-def instance_tiles(sample: Sample) -> list[Markup]:
+def instance_tiles(sample: SavedSample) -> list[Markup]:
     """What was found and what is annotated, side by side; nothing where the sample has no label maps.
 
     Args:
@@ -27,11 +28,11 @@ def instance_tiles(sample: Sample) -> list[Markup]:
     """
     if sample.instances is None:
         return []
-    roles = (("found", sample.instances.found), ("annotated", sample.instances.annotated))
+    roles = (("found", as_array(sample.instances.found)), ("annotated", as_array(sample.instances.annotated)))
     return [_tile(sample, role, labels) for role, labels in roles]
 
 
-def _tile(sample: Sample, role: str, labels: NDArray[np.int32]) -> Markup:
+def _tile(sample: SavedSample, role: str, labels: NDArray[np.int32]) -> Markup:
     import numpy as np
 
     numbers = np.unique(labels)

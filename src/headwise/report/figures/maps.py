@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from headwise.report.figures.images import data_uri, encode
 from headwise.report.markup import Markup, element, number
-from headwise.report.samples import MapPair, Sample
+from headwise.runs.samples import SampleMap, SavedSample
+from headwise.runs.samples.parts import as_array
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from headwise.report.samples import Map, Points
+    from headwise.runs.samples.parts import Points
 
 _MAP_SIDE = 256
 _COARSE = 40  # cells a side; from here down a cell is shown as a square, not smoothed
 
 
-def map_tiles(sample: Sample) -> list[Markup]:
+def map_tiles(sample: SavedSample) -> list[Markup]:
     """A column per map: the output, its target, and the colour scale they share.
 
     Args:
@@ -31,20 +32,20 @@ def map_tiles(sample: Sample) -> list[Markup]:
     return [_pair(pair, line) for pair in sample.maps]
 
 
-def _pair(pair: MapPair, line: Markup) -> Markup:
+def _pair(pair: SampleMap, line: Markup) -> Markup:
     shown = [("output", pair.values)] + ([("target", pair.target)] if pair.target is not None else [])
     coarse = " coarse" if max(pair.values.shape) <= _COARSE else ""
     pictures = [
         element(
             "div",
-            element("img", src=data_uri(encode(coloured(values, pair, _MAP_SIDE), "PNG"), "png"),
+            element("img", src=data_uri(encode(coloured(as_array(values), pair, _MAP_SIDE), "PNG"), "png"),
                     alt=f"{pair.title}, {role}"),
             line,
             class_=f"tile{coarse}",
         )
         for role, values in shown
     ]  # fmt: skip
-    low, high = pair.span
+    low, high = pair.limits
     bar = element("img", src=data_uri(_bar(pair.colours), "png"), alt="", class_="bar")
     scale = element("div", element("span", number(low)), bar, element("span", number(high)), class_="colours")
     height, width = pair.values.shape
@@ -71,7 +72,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[Points]:
     return [line[:: 2 if len(line) > 24 else 1] for line in lines]
 
 
-def coloured(values: Map, pair: MapPair, side: int) -> NDArray[np.uint8]:
+def coloured(values: NDArray[Any], pair: SampleMap, side: int) -> NDArray[np.uint8]:
     """A map in its colours, at most about `side` pixels a side; values that are not finite are grey."""
     import numpy as np
     from matplotlib import colormaps
@@ -79,7 +80,7 @@ def coloured(values: Map, pair: MapPair, side: int) -> NDArray[np.uint8]:
 
     colours = colormaps[pair.colours].with_extremes(bad="#808080")
     stride = max(1, -(-max(values.shape) // side))
-    pixels = colours(Normalize(*pair.span, clip=True)(np.ma.masked_invalid(values[::stride, ::stride])), bytes=True)
+    pixels = colours(Normalize(*pair.limits, clip=True)(np.ma.masked_invalid(values[::stride, ::stride])), bytes=True)
     return np.ascontiguousarray(pixels[..., :3])
 
 

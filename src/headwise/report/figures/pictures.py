@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from headwise.report.figures.images import data_uri, encode, fitted
@@ -12,7 +12,7 @@ from headwise.report.figures.maps import map_tiles
 from headwise.report.figures.strips import strip
 from headwise.report.markup import Markup, element, number
 from headwise.report.page import figure
-from headwise.report.samples import Sample, Shape
+from headwise.runs.samples import SavedSample, Shape
 
 _PHOTOGRAPH_SIDE = 640
 _MOST_LABELS = 40
@@ -20,14 +20,14 @@ _LAYERS = {"annotated": "annotated", "found": "found", "labels": "names", "outli
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class SampleFigure:
     """A held-out picture on the page.
 
     Attributes:
         sample: what to show.
     """
 
-    sample: Sample
+    sample: SavedSample
 
     def html(self, key: str) -> Markup:
         """The photograph with outlines that can be switched, then maps over their targets, then pairs of points."""
@@ -101,7 +101,7 @@ def _num_columns(num_maps: int) -> int:
     return max(3, num_maps) if num_maps <= 5 else 3 if num_maps == 6 else 4 if num_maps <= 8 else 5
 
 
-def _photograph(sample: Sample) -> Markup:
+def _photograph(sample: SavedSample) -> Markup:
     height, width = sample.image.shape[:2]
     content = encode(fitted(sample.image, _PHOTOGRAPH_SIDE), "JPEG")
     picture = element("img", src=data_uri(content, "jpeg"), alt=f"Held-out photograph {sample.title}")
@@ -113,7 +113,7 @@ def _photograph(sample: Sample) -> Markup:
     return element("div", picture, overlay, class_="photograph")
 
 
-def _layer(shapes: Sequence[Shape], role: str, width: int) -> Markup:
+def _layer(shapes: Iterable[Shape], role: str, width: int) -> Markup:
     """All outlines of one kind; names only where there are few enough to be read."""
     drawn = [shape for shape in shapes if is_finite(shape)]
     outlines = [_outline(shape, role) for shape in drawn]

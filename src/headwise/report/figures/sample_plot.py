@@ -10,7 +10,7 @@ from headwise.report.figures.instances import painted
 from headwise.report.figures.pictures import is_finite
 from headwise.report.figures.plots import COLOURS, blank, literal, save
 from headwise.report.figures.strips import drawn_rows
-from headwise.report.samples import MapPair, PointPairs, Sample, Shape
+from headwise.runs.samples import PointPairs, SampleMap, SavedSample, Shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ _MAPS_A_ROW = 5
 _ROLES = (("annotated", "#ffd54a", "--"), ("found", "#57d1ff", "-"))
 
 
-def plot_sample(sample: Sample, path: Path) -> Path:
+def plot_sample(sample: SavedSample, path: Path) -> Path:
     """Draw a held-out picture: the photograph with its outlines, label maps, maps over their targets, pairs of points.
 
     Args:
@@ -52,7 +52,7 @@ def plot_sample(sample: Sample, path: Path) -> Path:
     return save(figure, path)
 
 
-def _draw_panels(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) -> None:
+def _draw_panels(figure: Figure, grid: GridSpecFromSubplotSpec, sample: SavedSample) -> None:
     photograph = figure.add_subplot(grid[0, 0])
     height, width = sample.image.shape[:2]
     photograph.imshow(sample.image, extent=(0, width, height, 0))
@@ -86,7 +86,7 @@ def _draw_shape(axes: Axes, shape: Shape, colour: str, style: str, *, above: boo
                   va="bottom" if above else "top", path_effects=around)  # fmt: skip
 
 
-def _draw_maps(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) -> None:
+def _draw_maps(figure: Figure, grid: GridSpecFromSubplotSpec, sample: SavedSample) -> None:
     for index, pair in enumerate(sample.maps):
         bank, column = divmod(index, _MAPS_A_ROW)
         axes = figure.add_subplot(grid[2 * bank, column])
@@ -95,12 +95,12 @@ def _draw_maps(figure: Figure, grid: GridSpecFromSubplotSpec, sample: Sample) ->
             _draw_map(figure.add_subplot(grid[2 * bank + 1, column]), pair, sample, target=True)
 
 
-def _draw_map(axes: Axes, pair: MapPair, sample: Sample, *, target: bool) -> None:
+def _draw_map(axes: Axes, pair: SampleMap, sample: SavedSample, *, target: bool) -> None:
     values = pair.target if target else pair.values
     assert values is not None
     height, width = sample.image.shape[:2]
     extent = (0.0, width, height, 0.0)  # maps of any grid lie over the same picture
-    image = axes.imshow(values, cmap=pair.colours, vmin=pair.span[0], vmax=pair.span[1], extent=extent)
+    image = axes.imshow(values, cmap=pair.colours, vmin=pair.limits[0], vmax=pair.limits[1], extent=extent)
     if sample.outline is not None and sample.outline.any() and not sample.outline.all():
         axes.contour(sample.outline.astype(float), [0.5], colors="black", linewidths=0.7, extent=extent, origin="upper")
     axes.set_title("target" if target else literal(pair.title), fontsize=9)

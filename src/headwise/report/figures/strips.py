@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from headwise.report.figures.ticks import ticks
 from headwise.report.markup import Markup, element, number
-from headwise.report.samples import PointPairs
+from headwise.runs.samples import PointPairs
+from headwise.runs.samples.parts import as_array
 
 MOST_ROWS = 24
 _WIDTH, _ROW, _TOP, _BOTTOM, _RIGHT = 560, 17, 12, 44, 14
@@ -44,7 +45,8 @@ def strip(pairs: PointPairs) -> Markup:
 
 def drawn_rows(pairs: PointPairs) -> list[Pair]:
     """The pairs that are drawn, lowest first: finite ones, spread evenly over all where there are too many."""
-    columns = zip(pairs.first, pairs.second, pairs.labels, strict=True)
+    first, second = (as_array(points).tolist() for points in (pairs.first, pairs.second))
+    columns = zip(first, second, pairs.labels or [""] * len(first), strict=True)
     finite = sorted(
         (row for row in columns if math.isfinite(row[0]) and math.isfinite(row[1])), key=lambda row: row[0] + row[1]
     )

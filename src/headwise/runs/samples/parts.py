@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +20,25 @@ if TYPE_CHECKING:
 Colours = Literal["magma", "viridis", "cividis", "RdBu"]
 
 
+class Shape(NamedTuple):
+    """One outline.
+
+    Args:
+        points: (v, 2) float32 (x, y) in pixels of the picture, pixel edges.
+        label: What it is, or "".
+        ignored: Whether neither finding nor missing it counts.
+        score: NaN for none.
+    """
+
+    points: Points
+    label: str
+    ignored: bool
+    score: float
+
+
 @dataclass(frozen=True)
 class Shapes:
-    """Outlines on a picture.
+    """Outlines on a picture, by columns; iterating gives them one by one.
 
     Args:
         polygons: Each (v, 2), points (x, y) in pixels of the picture, pixel edges.
@@ -34,6 +51,17 @@ class Shapes:
     labels: Sequence[str] = ()
     ignored: Sequence[bool] = ()
     scores: Sequence[float] = ()
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def __iter__(self) -> Iterator[Shape]:
+        import numpy as np
+
+        num = len(self)
+        columns = (self.labels or [""] * num, self.ignored or [False] * num, self.scores or [math.nan] * num)
+        for polygon, label, ignored, score in zip(self.polygons, *columns, strict=True):
+            yield Shape(as_array(polygon).astype(np.float32), str(label), bool(ignored), float(score))
 
 
 @dataclass(frozen=True)
@@ -53,6 +81,18 @@ class SampleMap:
     target: Array | None = None
     span: tuple[float, float] | None = None
     colours: Colours = "magma"
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The span, or the lowest and the highest finite value, never the same."""
+        import numpy as np
+
+        if self.span is not None:
+            return self.span
+        planes = [as_array(each).astype(np.float32) for each in (self.values, self.target) if each is not None]
+        finite = np.concatenate([plane[np.isfinite(plane)] for plane in planes])
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+        return low, high if high > low else low + 1.0
 
 
 @dataclass(frozen=True)

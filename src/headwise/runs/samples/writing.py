@@ -1,35 +1,4 @@
-"""Held-out pictures as files: what a run saves for its report, the same for every system.
-
-A sample is ``<index>.npz``, with the picture beside it as ``<index>.png``. The npz is the contract with reports; it
-needs no pickle. Its keys, of which only ``image`` is always there:
-
-=============================  ====================================================================================
-``image``                      (H, W, 3) uint8
-``annotated_points``           (V, 2) float32: all outlines' points (x, y), one outline after the other
-``annotated_lengths``          (n,) int64: how many points each outline has
-``annotated_labels``           (n,) str: what each is; "" for nothing
-``annotated_ignored``          (n,) bool: neither finding nor missing it counts
-``annotated_scores``           (n,) float32: NaN for none
-``found_...``                  the same five of what the network found
-``map_titles``                 (m,) str
-``map_spans``                  (m, 2) float32: lowest and highest value of each colour scale
-``map_colours``                (m,) str: one of `Colours`
-``map_<k>_values``             (h, w) float16 or float32, k from 0: an output map on its own grid; NaN for no value
-``map_<k>_target``             (h, w): what it should be, if there is a target
-``pairs_titles``               (p,) str
-``pairs_names``                (p, 2) str: what the first and the second point of a pair is
-``pairs_<k>_first``            (n,) float32: the first points, one per object, on a line
-``pairs_<k>_second``           (n,) float32: the second points
-``pairs_<k>_labels``           (n,) str
-``instances_annotated``        (H', W') int32, 0 the background: a label map over the whole picture
-``instances_found``            (H', W') int32
-``outline``                    (h, w) bool: a region whose border is drawn on all maps
-``name``                       str: what the picture is called, its file for instance
-``note``                       str: a sentence or two on how to read the maps
-=============================  ====================================================================================
-
-Points are in pixels of the picture, which spans 0..W and 0..H (pixel edges).
-"""
+"""Writing a sample: every part checked first, each file whole or not at all."""
 
 from __future__ import annotations
 
@@ -39,24 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from headwise.files import write_atomically
-from headwise.runs.sample_parts import (
-    Colours,
-    Instances,
-    PointPairs,
-    SampleMap,
-    Shapes,
-    as_array,
-    box_polygon,
-    box_shapes,
-)
+from headwise.runs.samples.parts import Colours, Instances, PointPairs, SampleMap, Shapes, as_array
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from headwise.runs.sample_parts import Array
-
-__all__ = ["Instances", "PointPairs", "SampleMap", "Shapes", "box_polygon", "box_shapes", "encode_png", "save_sample"]
+    from headwise.runs.samples.parts import Array
 
 
 def save_sample(
@@ -131,23 +89,21 @@ def _shapes(shapes: Shapes | None, kind: str, where: str) -> dict[str, Any]:
 
     if shapes is None:
         return {}
-    outlines = [as_array(polygon).astype(np.float32) for polygon in shapes.polygons]
-    for k, points in enumerate(outlines):
-        if points.ndim != 2 or points.shape[1] != 2:
-            raise ValueError(f"{where}: {kind} polygon {k} must be (v, 2) points (x, y), found {points.shape}.")
-    num = len(outlines)
-    labels = list(shapes.labels) or [""] * num
-    ignored = list(shapes.ignored) or [False] * num
-    scores = list(shapes.scores) or [float("nan")] * num
-    for name, values in (("labels", labels), ("ignored", ignored), ("scores", scores)):
-        if len(values) != num:
-            raise ValueError(f"{where}: {len(values)} {kind} {name} for {num} polygons. Give one each, or none.")
+    for name, values in (("labels", shapes.labels), ("ignored", shapes.ignored), ("scores", shapes.scores)):
+        if values and len(values) != len(shapes):
+            raise ValueError(
+                f"{where}: {len(values)} {kind} {name} for {len(shapes)} polygons. Give one each, or none."
+            )
+    rows = list(shapes)
+    for k, row in enumerate(rows):
+        if row.points.ndim != 2 or row.points.shape[1] != 2:
+            raise ValueError(f"{where}: {kind} polygon {k} must be (v, 2) points (x, y), found {row.points.shape}.")
     return {
-        f"{kind}_points": np.concatenate([np.zeros((0, 2), np.float32), *outlines]),
-        f"{kind}_lengths": np.array([len(points) for points in outlines], np.int64),
-        f"{kind}_labels": np.array(labels, np.str_),
-        f"{kind}_ignored": np.array([bool(flag) for flag in ignored], bool),
-        f"{kind}_scores": np.array([float(score) for score in scores], np.float32),
+        f"{kind}_points": np.concatenate([np.zeros((0, 2), np.float32), *(row.points for row in rows)]),
+        f"{kind}_lengths": np.array([len(row.points) for row in rows], np.int64),
+        f"{kind}_labels": np.array([row.label for row in rows], np.str_),
+        f"{kind}_ignored": np.array([row.ignored for row in rows], bool),
+        f"{kind}_scores": np.array([row.score for row in rows], np.float32),
     }
 
 
@@ -166,22 +122,13 @@ def _maps(maps: Sequence[SampleMap], where: str) -> dict[str, Any]:
         planes = {
             key: plane if plane.dtype == np.float16 else plane.astype(np.float32) for key, plane in planes.items()
         }
-        spans.append(each.span or _span(planes))
+        spans.append(each.limits)
         found |= {f"map_{k}_{key}": plane for key, plane in planes.items()}
     if maps:
         found["map_titles"] = np.array([each.title for each in maps], np.str_)
         found["map_spans"] = np.array(spans, np.float32)
         found["map_colours"] = np.array([each.colours for each in maps], np.str_)
     return found
-
-
-def _span(planes: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
-    """The lowest and the highest finite value, never the same."""
-    import numpy as np
-
-    values = np.concatenate([plane[np.isfinite(plane)].astype(np.float32) for plane in planes.values()])
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    return low, high if high > low else low + 1.0
 
 
 def _pairs(pairs: Sequence[PointPairs], where: str) -> dict[str, Any]:
