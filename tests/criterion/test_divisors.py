@@ -209,3 +209,21 @@ def test_the_floor_is_applied_after_pooling():
     found = torch.stack([criterion(*part, pooled).total for part in parts]).sum()
     near(found, losses.sigmoid_focal(y, label) / 2, "total", 1e-12)
     near(criterion(*parts[0]).total, losses.sigmoid_focal(y[:1], label[:1]), "total of the empty part", 1e-12)
+
+
+def test_a_loss_of_ones_own_that_compares_each_sample_with_every_other_is_told():
+    """(N, 1) less (N,) is (N, N), in every loss that a user writes."""
+    y, target = torch.randn(8, 1), torch.randn(8)
+    criterion = hw.Criterion(
+        [hw.Term("depth", lambda o, t: (o - t).square().sum(), output="y", target="t", normalizer=normalizers.elements)]
+    )
+    with pytest.warns(UserWarning, match=r"'depth'.* every other.*shapes \(8, 1\) and \(8,\)"):
+        criterion({"y": y}, {"t": target})
+
+
+@pytest.mark.parametrize("shapes", [((8, 3), (8, 1)), ((8, 3), (3,)), ((8, 1), (8, 1))])
+def test_a_loss_that_spreads_one_over_the_other_or_compares_all_pairs_is_not(recwarn, shapes):
+    y, target = (torch.randn(shape) for shape in shapes)
+    loss = (lambda o, t: (o - t.T).square().sum()) if shapes[0] == shapes[1] else lambda o, t: (o - t).square().sum()
+    hw.Criterion([hw.Term("depth", loss, output="y", target="t")])({"y": y}, {"t": target})
+    assert not recwarn

@@ -106,3 +106,34 @@ def test_two_classes_have_no_label_below_zero():
     assert losses.hard_negative_cross_entropy(logits, labels, labels >= 0).isfinite()
     found = torch.func.vmap(lambda x, y: losses.hard_negative_cross_entropy(x[None], y[None]))(logits, labels)
     assert found.isnan()
+
+
+BINARY = {
+    "binary_cross_entropy": losses.binary_cross_entropy,
+    "dice": losses.dice,
+    "BCEWithLogitsLoss": losses.from_torch(torch.nn.BCEWithLogitsLoss())[0],
+    "binary_cross_entropy_with_logits": losses.from_torch(F.binary_cross_entropy_with_logits)[0],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", BINARY)
+def test_targets_that_are_no_probabilities(name, dtype):
+    """A mask of 0 and 255 gave a negative loss, without a word."""
+    output, target = torch.randn(2, 3, 4), (torch.arange(24).view(2, 3, 4) % 2 * 255).to(dtype)
+    with pytest.raises(ValueError, match=r"labels 0 and 1 or probabilities, found values from 0 to 25\d.*target > 0"):
+        BINARY[name](output, target)
+    kept = BINARY[name](output, target, target == 0)
+    wanted = BINARY[name](output, torch.zeros_like(output), target == 0)
+    assert torch.equal(*(each.value if name == "dice" else each for each in (kept, wanted)))
+    if not dtype.is_floating_point and name != "dice":
+        slopes = torch.func.grad(BINARY[name])(output, target)
+        assert torch.equal(slopes.isnan(), target == 255)
+
+
+def test_targets_that_overshoot_by_a_little_are_taken():
+    target = torch.tensor([[1.2, -0.1]])
+    torch.testing.assert_close(
+        losses.binary_cross_entropy(torch.ones(1, 2), target),
+        F.binary_cross_entropy_with_logits(torch.ones(1, 2), target, reduction="sum"),
+    )

@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise.losses.fused import is_plain
+from headwise.masks import spread_mask
+
+# How far a target may leave [0, 1]: what was resized or smoothed may overshoot, what is no probability goes further.
+_OVERSHOOT = 0.5
+
 
 def working_dtype(output: Tensor) -> torch.dtype:
     """The dtype a loss computes and sums in: float64 for a float64 output, float32 for every other."""
@@ -104,6 +110,45 @@ def check_elements(loss: str, output: Tensor, target: Tensor, mask: Tensor | Non
             f"{loss}: the mask must have the output's shape {tuple(output.shape)}, or that shape without its "
             f"channels (dimension 1), found {tuple(mask.shape)}. Resize or expand the mask."
         )
+
+
+def check_probabilities(loss: str, output: Tensor, target: Tensor, mask: Tensor | None) -> None:
+    """Asks for targets that are labels 0 and 1 or probabilities, where they count; on the host, where they can be seen.
+
+    Args:
+        loss: Name of the loss, for the message.
+        output: Logits, of the target's shape.
+        target: Targets.
+        mask: Mask as of `check_elements`, or None.
+
+    Raises:
+        ValueError: If one is further than half beyond 0 or 1.
+    """
+    if target.dtype == torch.bool or not (target.is_cpu and is_plain(target)) or not target.numel():
+        return
+    keep = spread_mask(output, mask)
+    least, most = (float(each) for each in (target if keep is None else torch.where(keep, target, 0)).aminmax())
+    if least < -_OVERSHOOT or most > 1 + _OVERSHOOT:
+        raise ValueError(
+            f"{loss}: targets are labels 0 and 1 or probabilities, found values from {least:g} to {most:g}. Give 0 and "
+            "255 as target > 0, and leave out what does not count with a mask."
+        )
+
+
+def as_probability(target: Tensor, dtype: torch.dtype) -> Tensor:
+    """A target as probabilities: an integer that is neither 0 nor 1 is NaN, where it could not be refused.
+
+    Args:
+        target: Labels or probabilities.
+        dtype: To compute in.
+
+    Returns:
+        The same in that dtype.
+    """
+    found = target.to(dtype)
+    if target.dtype == torch.bool or target.is_floating_point():
+        return found
+    return torch.where((target == 0) | (target == 1), found, torch.nan)
 
 
 def select(keep: Tensor | None, values: Tensor, other: float) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import check_elements, select, working_dtype
+from headwise.losses.checks import as_probability, check_elements, check_probabilities, select, working_dtype
 from headwise.masks import spread_mask
 from headwise.ratio import Ratio
 
@@ -27,17 +27,19 @@ def dice(output: Tensor, target: Tensor, mask: Tensor | None = None, *, smooth: 
         A ratio of two 0-d sums, float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: If a dtype or a shape does not fit, or ``smooth`` is negative.
+        ValueError: If a dtype or a shape does not fit, ``smooth`` is negative, or a target that counts is no
+            probability (seen on the host; an integer that cannot be seen, on a GPU or compiled, makes the value NaN).
 
     Reference:
         Milletari et al., V-Net, 3DV 2016, section 3.
     """
     check_elements("dice", output, target, mask)
+    check_probabilities("dice", output, target, mask)
     if not smooth >= 0:
         raise ValueError(f"dice: smooth must be at least 0, found {smooth}. The default is 1.")
     dtype, keep = working_dtype(output), spread_mask(output, mask)
     # A logit of -inf is a probability of 0 with a slope of 0: it leaves no trace in either sum.
     probability = torch.sigmoid(select(keep, output.to(dtype), -torch.inf))
-    label = select(keep, target.to(dtype), 0.0)
+    label = select(keep, as_probability(target, dtype), 0.0)
     both = probability.sum() + label.sum()
     return Ratio(both - 2.0 * (probability * label).sum(), both, smooth)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_elements, select, working_dtype
+from headwise.losses.checks import as_probability, check_elements, check_probabilities, select, working_dtype
 from headwise.losses.fused import fused_sum, is_native
 from headwise.masks import spread_mask
 
@@ -31,9 +31,11 @@ def binary_cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = N
         The sum, 0-d, float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: If a dtype or a shape does not fit.
+        ValueError: If a dtype or a shape does not fit, or a target that counts is no probability (seen on the host; an
+            integer that cannot be seen, on a GPU or compiled, makes the value NaN).
     """
     check_elements("binary_cross_entropy", output, target, mask)
+    check_probabilities("binary_cross_entropy", output, target, mask)
     return fused_sum(_binary_cross_entropy, _binary_cross_entropy_gradient, output, target, mask)
 
 
@@ -183,4 +185,4 @@ def _logits_and_probability(
     output: Tensor, target: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     dtype, keep = working_dtype(output), spread_mask(output, mask)
-    return select(keep, output.to(dtype), 0.0), select(keep, target.to(dtype), 0.0), keep
+    return select(keep, output.to(dtype), 0.0), select(keep, as_probability(target, dtype), 0.0), keep

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from headwise import normalizers
 from headwise.declaration import Declaration, unwrapped
-from headwise.losses.checks import check_elements, check_labels, select, working_dtype
+from headwise.losses.checks import (
+    as_probability,
+    check_elements,
+    check_labels,
+    check_probabilities,
+    select,
+    working_dtype,
+)
 from headwise.masks import as_mask, spread_mask
 
 Sum = Callable[..., Tensor]
@@ -30,6 +37,7 @@ _MODULES: Mapping[Any, type[nn.Module]] = {
     F.cross_entropy: nn.CrossEntropyLoss,
     F.nll_loss: nn.NLLLoss,
 }
+_BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
 _LABELLED = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
@@ -119,8 +127,10 @@ def _per_element(module: Any, output: Tensor, target: Tensor) -> Tensor:
 
 def _elementwise_sum(module: Any, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     check_elements(type(module).__name__, output, target, mask)
-    dtype = working_dtype(output)
-    output, target = output.to(dtype), target.to(dtype)
+    dtype, is_binary = working_dtype(output), type(module) in _BINARY
+    if is_binary:
+        check_probabilities(type(module).__name__, output, target, mask)
+    output, target = output.to(dtype), (as_probability(target, dtype) if is_binary else target.to(dtype))
     keep = spread_mask(output, mask)
     if keep is None:
         return _per_element(module, output, target).sum()

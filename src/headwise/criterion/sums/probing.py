@@ -1,4 +1,4 @@
-"""A loss of the user's that averages, found on its first call: a batch given twice must cost twice as much."""
+"""A loss of the user's that averages or broadcasts, found on its first call: a batch twice must cost twice as much."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def _must_probe(term: AnyTerm) -> bool:
 def _probe(
     term: AnyTerm, outputs: list[Tensor], read_targets: Callable[[], tuple[list[Tensor], Tensor | None]]
 ) -> None:
+    read: list[Tensor] = []
     try:
         read, mask = read_targets()
         ratio = _cost_of_twice(term.call, outputs, read, mask)
@@ -59,6 +60,26 @@ def _probe(
             "much), and is divided by a count once more. Return a sum, or give normalizer=1.0 to keep the mean",
             stacklevel=6,
         )
+    elif abs(ratio - 4.0) <= _SAME and (shapes := _spread(outputs, read)):
+        warnings.warn(
+            f"term {term.name!r}: its loss compares each sample with every other: half a batch given twice costs four "
+            f"times as much, for output and target are spread over each other: shapes {shapes[0]} and {shapes[1]}. "
+            "Give them one shape, by unsqueeze or squeeze",
+            stacklevel=6,
+        )
+
+
+def _spread(outputs: list[Tensor], targets: list[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """An output and a target that broadcast to more elements than either has, by their shapes; None where none do."""
+    for output in outputs:
+        for target in targets:
+            try:
+                both = torch.broadcast_shapes(output.shape, target.shape)
+            except RuntimeError:
+                continue
+            if both.numel() > max(output.numel(), target.numel()):
+                return tuple(output.shape), tuple(target.shape)
+    return None
 
 
 def _cost_of_twice(
