@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from headwise.attribution.audit.sum_check import check_sum
 from headwise.attribution.jacobians.effect import effect
 from headwise.attribution.jacobians.jacobian import jacobian
 from headwise.attribution.jacobians.sampler import JacobianSampler
-from headwise.attribution.sums.sum_check import check_sum
 from headwise.attribution.tracing.trace import trace
 from tests.attribution.brute import rows
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headwise.attribution.audit.gap import statistics
+from headwise.attribution.audit.gram import gram_of
+from headwise.attribution.audit.sum_check import SumCheck, check_sum
+from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.streaming import on_gradient
-from headwise.attribution.sums.sum_check import SumCheck, check_sum
-from headwise.attribution.sums.sum_measure import gram_of, statistics
 from tests.attribution.brute import Net, three_losses
 
 Closure = Callable[[], dict[str, Tensor]]
@@ -273,8 +275,11 @@ def test_the_statistic_by_hand() -> None:
 
 
 def test_coefficients_by_hand() -> None:
-    rows = {"x": {"a": torch.tensor([1.0, 0.0])}, "y": {"a": torch.tensor([1e-6, 1e-6])}}
-    assert gram_of({"a": torch.tensor([2.0, 3.0])}, rows).multiples() == pytest.approx({"x": -1.0, "y": 3e6})
+    rows = torch.tensor([1.0, 0.0]), torch.tensor([1e-6, 1e-6]), torch.tensor([2.0, 3.0])
+    unknown = torch.full((2,), torch.nan, dtype=torch.float64)
+    products, finite = gram_of(rows)[None], torch.ones(1, 2, dtype=torch.bool)
+    table = Gram(("x", "y"), ("a",), products, finite, unknown, unknown, Where("parameter"))
+    assert table.multiples() == pytest.approx({"x": -1.0, "y": 3e6})
 
 
 def test_losses_are_needed() -> None:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from headwise.attribution.audit.sum_check import check_sum
 from headwise.attribution.jacobians.effect import effect
-from headwise.attribution.sums.sum_check import check_sum
 
 
 def test_running_statistics_stay_when_a_checkpoint_with_batchnorm_runs_again() -> None:

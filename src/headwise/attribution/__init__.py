@@ -3,6 +3,7 @@
 from headwise.attribution.apart.table import Summand, TakenApart
 from headwise.attribution.apart.take_apart import take_apart
 from headwise.attribution.audit import AuditReport, Finding, Subject, audit
+from headwise.attribution.audit.sum_check import Cause, PrecisionCheck, SumCheck, SumRow, check_sum
 from headwise.attribution.foreign.ledger import ForeignLedger
 from headwise.attribution.foreign.watch import watch
 from headwise.attribution.foreign.wrap import wrap
@@ -17,8 +18,6 @@ from headwise.attribution.ledger.ledger import Ledger
 from headwise.attribution.ledger.passes.book import book
 from headwise.attribution.ledger.samples.samples import Sample, TermSamples
 from headwise.attribution.ledger.suggestion import SuggestedWeight, Suggestion
-from headwise.attribution.sums.sum_causes import Cause
-from headwise.attribution.sums.sum_check import PrecisionCheck, SumCheck, SumRow, check_sum
 from headwise.attribution.tracing.channels import Channels
 from headwise.attribution.tracing.trace import trace
 from headwise.attribution.tracing.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace

@@ -42,6 +42,11 @@ class Declared:
     zero: frozenset[str] = frozenset()
     misfits: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def network(self) -> frozenset[str]:
+        """All parameters of the network."""
+        return frozenset(self.parameters) | frozenset(self.frozen)
+
 
 def parameters_of(model: nn.Module, patterns: Sequence[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The parameters that are to be trained, and the names of the others.

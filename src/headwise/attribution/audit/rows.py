@@ -155,13 +155,14 @@ class Measured:
         return self.step.trainable
 
 
-def measure(step: Step, parameters: Mapping[str, Tensor], model: nn.Module) -> Measured:
+def measure(step: Step, parameters: Mapping[str, Tensor], model: nn.Module, who: str = "audit") -> Measured:
     """Take all gradients of a step.
 
     Args:
         step: The step.
         parameters: What can be trained: of the model, and of the criterion.
         model: The network.
+        who: Who asks, for messages.
 
     Returns:
         The numbers, with the gradients at the outputs.
@@ -170,7 +171,7 @@ def measure(step: Step, parameters: Mapping[str, Tensor], model: nn.Module) -> M
     roots = [*live.values(), *([step.total] if step.total is not None else [])]
     edges = [edge for edge in map(gradient_edge, roots) if edge is not None]
     nodes = topological(edge[0] for edge in edges)
-    refuse_unsafe("audit", model, parameters, nodes)
+    refuse_unsafe(who, model, parameters, nodes)
     account = account_of(step.total, step.parts.terms, step.trainable.values())
     rows = _bare(step, live, account.standings)
     outputs = step.trainable
@@ -178,8 +179,8 @@ def measure(step: Step, parameters: Mapping[str, Tensor], model: nn.Module) -> M
     rows.shapes = {path: tuple(tensor.shape) for path, tensor in outputs.items()}
     at_outputs = _at_outputs(rows, live, step.total, outputs)
     found = _at_parameters(rows, live, step.total, parameters)
-    if not rows.nonfinite:
-        rows.gap = gap_of(list(live.values()), found, parameters, nodes)
+    of_total = None if rows.outputs else found[TOTAL]
+    rows.gap = gap_of(list(live.values()), [found[name] for name in live], of_total, parameters, nodes)
     _book_summands(rows, account.summands, at_outputs, outputs, parameters)
     return Measured(step, rows, at_outputs, live)
 
@@ -218,7 +219,7 @@ def _at_outputs(
 
 def _at_parameters(
     rows: Rows, live: Mapping[str, Tensor], total: Tensor | None, parameters: Mapping[str, Tensor]
-) -> list[dict[str, Tensor | None]]:
+) -> dict[str, dict[str, Tensor]]:
     names, tensors = list(parameters), list(parameters.values())
     rows.groups = tuple(dict.fromkeys(group_of(name) for name in names))
     found = {name: _gradients(name, live.get(name), tensors) for name in rows.names}
@@ -235,7 +236,10 @@ def _at_parameters(
             fit = zip(found, scalars, column, strict=True)
             gram = gram_of([_finite(rows, other, scalar, name, grad) for other, scalar, grad in fit])
         rows.gram[site] = rows.gram.get(site, 0) + gram
-    return [dict(zip(names, found[name], strict=True)) for name in live]
+    return {
+        loss: {name: grad for name, grad in zip(names, row, strict=True) if grad is not None}
+        for loss, row in found.items()
+    }
 
 
 def _reach(total: Tensor | None, parameters: Mapping[str, Tensor]) -> frozenset[str]:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,84 +42,87 @@ def audit(subject: Any, *, strict: bool = False) -> AuditReport:
     plan = as_subject(subject)
     others = () if isinstance(plan, GraphSubject) else callables_behind(plan.criterion, plan.total, model=plan.model)
     with _warnings() as warned, held_still(plan.model, *others):
-        measured = _of_graph(plan) if isinstance(plan, GraphSubject) else _of_subject(plan)
-        findings, left = _judged(measured, None if isinstance(plan, GraphSubject) else plan)
-    declared = measured.declared
-    return report_of(measured.batches, findings, measured.unaudited | left, declared, tuple(warned), strict)
+        evidence = _of_graph(plan) if isinstance(plan, GraphSubject) else _of_subject(plan)
+        findings, left = evidence.judged()
+    findings = (*(f for f in findings if not f.is_note), *(f for f in findings if f.is_note))
+    return report_of(evidence.batches, findings, evidence.unaudited | left, evidence.declared, tuple(warned), strict)
 
 
 @dataclass
-class _Audit:
-    """What was measured on all batches."""
+class Evidence:
+    """What was measured on all batches.
 
-    batches: list[Rows]
-    own: dict[int, list[Any]]
+    Args:
+        plan: The training code; None for a step that was computed already.
+        declared: What is meant.
+        checks: What is looked for.
+    """
+
+    plan: Subject | None
     declared: Declared
-    unaudited: dict[str, str]
+    checks: Sequence[Check] = CHECKS
+    batches: list[Rows] = field(default_factory=list)
+    own: list[list[Any]] = field(default_factory=list)
+    unaudited: dict[str, str] = field(default_factory=dict)
+
+    def add(self, found: Measured) -> None:
+        """Takes what the checks need from a step.
+
+        Args:
+            found: The step.
+        """
+        self.batches.append(found.rows)
+        self.own.append([self._measured(check, found) for check in self.checks])
+
+    def _measured(self, check: Check, found: Measured) -> Any:
+        if check.measure is None or (check.needs_code and self.plan is None):
+            return None
+        try:
+            return check.measure(found, self.plan)
+        except Exception as error:
+            if not check.calls_again:
+                raise
+            # The first call went through; a repetition that fails leaves this kind open, and the report says so.
+            self.unaudited[check.kind] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return None
+        finally:
+            torch.set_grad_enabled(True)
+
+    def judged(self) -> tuple[tuple[Finding, ...], dict[str, str]]:
+        """What the checks say of all batches, and what they had to leave open, with the reason."""
+        findings: list[Finding] = []
+        left: dict[str, str] = {}
+        for check, own in zip(self.checks, zip(*self.own, strict=True), strict=True):
+            seen = Seen(tuple(self.batches), own, self.declared, self.plan, tuple(findings))
+            for each in check.findings(seen):
+                if isinstance(each, Open):
+                    left[each.subject] = each.reason
+                else:
+                    findings.append(each)
+        return tuple(findings), left
 
 
-def _of_graph(plan: GraphSubject) -> _Audit:
+def _of_graph(plan: GraphSubject) -> Evidence:
     parameters, frozen = parameters_of(plan.model, ())
-    found = measure(computed_step(plan), parameters, plan.model)
+    evidence = Evidence(None, Declared({name: each.numel() for name, each in parameters.items()}, frozen))
+    evidence.add(measure(computed_step(plan), parameters, plan.model))
     reason = "the losses were computed already: give a dict with model, batches and criterion"
-    unaudited = {check.kind: reason for check in CHECKS if check.needs_code}
-    own = {index: [_measured(check, found, None, unaudited)] for index, check in enumerate(CHECKS)}
-    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
-    return _Audit([found.rows], own, Declared(sizes, frozen), unaudited)
+    evidence.unaudited |= {check.kind: reason for check in CHECKS if check.needs_code}
+    return evidence
 
 
-def _of_subject(plan: Subject) -> _Audit:
+def _of_subject(plan: Subject) -> Evidence:
     parameters, frozen = parameters_of(plan.model, plan.frozen_patterns)
     criterion = criterion_parameters(plan)
-    batches: list[Rows] = []
-    own: dict[int, list[Any]] = {index: [] for index in range(len(CHECKS))}
-    unaudited: dict[str, str] = {}
+    evidence = Evidence(plan, Declared({}))
     regions = {}
     for batch in plan.first_batches():
         step = first_step(plan, batch)
-        found = measure(step, parameters | criterion, plan.model)
-        batches.append(found.rows)
-        for index, check in enumerate(CHECKS):
-            own[index].append(_measured(check, found, plan, unaudited))
+        evidence.add(measure(step, parameters | criterion, plan.model))
         regions.update(regions_of(plan, step))
-    declared = declared_by(plan, batches, regions, parameters, frozen, criterion)
-    return _Audit(batches, own, declared, unaudited | dict(declared.misfits))
-
-
-def _measured(check: Check, found: Measured, plan: Subject | None, unaudited: dict[str, str]) -> Any:
-    if check.measure is None or (check.needs_code and plan is None):
-        return None
-    if not check.calls_again:
-        return check.measure(found, plan)
-    try:
-        return check.measure(found, plan)
-    except Exception as error:
-        # The first call went through; a repetition that fails leaves this kind open, and the report says so.
-        unaudited[check.kind] = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return None
-    finally:
-        torch.set_grad_enabled(True)
-
-
-def _judged(measured: _Audit, plan: Subject | None) -> tuple[tuple[Finding, ...], dict[str, str]]:
-    findings: list[Finding] = []
-    left: dict[str, str] = {}
-    for index, check in enumerate(CHECKS):
-        seen = _seen(measured, measured.own[index], plan, findings)
-        for each in check.findings(seen):
-            if isinstance(each, Open):
-                left[each.subject] = each.reason
-            else:
-                findings.append(each)
-    return (*(f for f in findings if not f.is_note), *(f for f in findings if f.is_note)), left
-
-
-def _seen(measured: _Audit, own: Sequence[Any], plan: Subject | None, told: Sequence[Finding]) -> Seen:
-    declared = measured.declared
-    return Seen(
-        tuple(measured.batches), tuple(own), declared.parameters, declared.frozen, declared.criterion_parameters,
-        declared.regions, declared.weights, declared.zero, plan, tuple(told),
-    )  # fmt: skip
+    evidence.declared = declared_by(plan, evidence.batches, regions, parameters, frozen, criterion)
+    evidence.unaudited |= evidence.declared.misfits
+    return evidence
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
 
 
 def _is_judged(seen: Seen, name: str, batches: Sequence[Rows]) -> bool:
-    model = set(seen.parameters) | set(seen.frozen)
+    model = seen.declared.network
     if not batches or seen.is_meant_zero(name):
         return False
     if any(each.loss == name for batch in batches for each in batch.nonfinite):

@@ -115,16 +115,19 @@ def _is_applied(seen: Seen, fault: WeightFault) -> bool:
 
 def _declared(seen: Seen) -> Iterator[Found]:
     """Weights that entries or the subject declare, against the factors in the total."""
+    declared = seen.declared.weights
     for name in seen.names:
         ratios = []
         for batch in seen.holding(name):
-            weight, factor = seen.declared.get(name, batch.weights.get(name)), batch.factor(name)
+            weight, factor = declared.get(name, batch.weights.get(name)), batch.factor(name)
             if weight is None or weight in (0.0, 1.0) or factor is None or batch.total is None:
                 continue
             # An entry's gradient is that of its weighted value, the subject's weights are those of bare values.
-            held = 1.0 if name in seen.declared else weight
+            held = 1.0 if name in declared else weight
             ratios.append(factor * held / _scale(seen, batch, name))
-        weight = seen.declared.get(name, next((b.weights[name] for b in seen.batches if name in b.weights), 1.0))
+        weight = seen.declared.weights.get(
+            name, next((b.weights[name] for b in seen.batches if name in b.weights), 1.0)
+        )
         if not ratios:
             continue
         middle = statistics.median(ratios)
@@ -143,7 +146,7 @@ def _scale(seen: Seen, batch: Rows, name: str) -> float:
     """What the loop multiplies all losses by (loss scale, accumulation), told from the others."""
     others = []
     for other in batch.standings:
-        weight, factor = seen.declared.get(other, 1.0) if seen.declared else 1.0, batch.factor(other)
+        weight, factor = seen.declared.weights.get(other, 1.0) if seen.declared.weights else 1.0, batch.factor(other)
         if other != name and weight and factor:
             others.append(factor / weight)
     return statistics.median(others) if others and all(abs(o / others[0] - 1) < _SAME for o in others) else 1.0

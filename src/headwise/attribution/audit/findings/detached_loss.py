@@ -13,7 +13,7 @@ _MOVES = 1e-3
 
 
 def _judge(seen: Seen) -> Iterator[Found | Open]:
-    model = set(seen.parameters) | set(seen.frozen)
+    model = seen.declared.network
     for name in seen.names:
         batches = seen.holding(name)
         values = [batch.values[name] for batch in batches]
@@ -45,19 +45,19 @@ def _judge(seen: Seen) -> Iterator[Found | Open]:
 
 def _lost_total(seen: Seen) -> Iterator[Found]:
     """A total from which no gradient can flow to where those of the losses go."""
-    model = set(seen.parameters) | set(seen.frozen)
+    model = seen.declared.network
     lost = [batch for batch in seen.batches if batch.live and _is_lost(batch, model)]
     if lost:
         yield Found(
             TOTAL,
-            f"0 of {len(seen.parameters)} parameters are reached by what the total returns, in {len(lost)} of "
+            f"0 of {len(seen.declared.parameters)} parameters are reached by what the total returns, in {len(lost)} of "
             f"{seen.num}, while {counted(len(lost[0].live), 'loss has a graph', 'losses have graphs')}",
             "Add up the loss tensors, not their .item() or detached values, and do not make a new tensor of the sum.",
             {"parameters_reached": 0, "batches": len(lost)},
         )
 
 
-def _is_lost(batch: Rows, model: set[str]) -> bool:
+def _is_lost(batch: Rows, model: frozenset[str]) -> bool:
     if batch.total is None:
         return True
     reaches = any(batch.reached[name] & model for name in batch.live)
@@ -66,12 +66,12 @@ def _is_lost(batch: Rows, model: set[str]) -> bool:
 
 def _reads_frozen(seen: Seen, name: str) -> bool:
     """Whether it reaches an output that is itself trained by no parameter the audit knows (all frozen)."""
-    return not seen.parameters and any(batch.norm(name, batch.outputs) > 0 for batch in seen.holding(name))
+    return not seen.declared.parameters and any(batch.norm(name, batch.outputs) > 0 for batch in seen.holding(name))
 
 
 def _only_own_parameters(seen: Seen, name: str, values: list[float]) -> bool:
     """A regulariser of the criterion's own parameters does not depend on the batch."""
-    own = any(batch.reached[name] & set(seen.criterion_parameters) for batch in seen.holding(name))
+    own = any(batch.reached[name] & set(seen.declared.criterion_parameters) for batch in seen.holding(name))
     return own and max(values) - min(values) <= 1e-6 * max(map(abs, values)) and len(values) > 1
 
 
@@ -81,7 +81,7 @@ def _is_reported(seen: Seen, name: str) -> bool:
     values = [batch.values[name] for batch in batches]
     weighed = max(values) - min(values) > _MOVES * max(map(abs, values)) and _shows(batches, name)
     unused = not weighed and any(not batch.is_sum and not _in_value(batch, name) for batch in batches)
-    return (unused and not says_loss(name) and name not in seen.regions) or is_metric(name)
+    return (unused and not says_loss(name) and name not in seen.declared.regions) or is_metric(name)
 
 
 def _shows(batches: Sequence[Rows], name: str) -> bool:

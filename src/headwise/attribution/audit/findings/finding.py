@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from headwise.attribution.audit.declared import Declared
 from headwise.attribution.audit.rows import Measured, Rows
 from headwise.attribution.audit.subject import Subject
 
@@ -80,24 +81,14 @@ class Seen:
     Attributes:
         batches: The batches' numbers.
         measured: What the check itself measured, per batch.
-        parameters: The trainable parameters that are not frozen, with their sizes.
-        frozen: Those that are.
-        criterion_parameters: Learnable parameters of the criterion.
-        regions: Per loss the outputs and channels that it was declared to read.
-        declared: Per loss the weight that was declared for it.
-        zero: Losses whose declared weight is zero.
+        declared: What is meant.
         plan: The training code; None for a step that was computed already.
         told: What was found so far.
     """
 
     batches: tuple[Rows, ...]
     measured: tuple[Any, ...]
-    parameters: Mapping[str, int]
-    frozen: tuple[str, ...]
-    criterion_parameters: Mapping[str, int]
-    regions: Mapping[str, Sequence[tuple[str, tuple[int, ...] | None]]]
-    declared: Mapping[str, float]
-    zero: frozenset[str]
+    declared: Declared
     plan: Subject | None
     told: tuple[Finding, ...] = ()
 
@@ -122,7 +113,7 @@ class Seen:
 
     def is_meant_zero(self, name: str) -> bool:
         """Whether the loss is meant to have no weight."""
-        said = name in self.zero or any(batch.weights.get(name) == 0 for batch in self.batches)
+        said = name in self.declared.zero or any(batch.weights.get(name) == 0 for batch in self.batches)
         return said or all(name in batch.silenced for batch in self.holding(name))
 
 

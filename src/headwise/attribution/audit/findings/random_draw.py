@@ -1,4 +1,4 @@
-"""A loss to which two identical calls do not give the same value."""
+"""A loss to which two identical calls do not give the same value, or two backward passes not the same gradient."""
 
 from __future__ import annotations
 
@@ -56,10 +56,21 @@ def _judge(seen: Seen) -> Iterator[Found]:
         first, second, how = next(own[name] for own in seen.measured if own and name in own)
         yield Found(
             name,
-            f"two identical calls give {first:.6g} and {second:.6g} ({how})",
+            f"two identical calls give {name!r} {first:.6g} and {second:.6g} ({how})",
             "Draw with a generator of its own that is seeded and checkpointed, or select by a fixed rule, if runs "
             "are to be repeatable.",
             {"first": first, "second": second},
+        )
+    gaps = [batch.gap for batch in seen.batches if batch.gap is not None and batch.gap.repeated > batch.gap.limit]
+    if gaps:
+        worst = max(gaps, key=lambda gap: gap.repeated)
+        yield Found(
+            "the backward pass",
+            f"two backward passes of one graph differ by {worst.repeated:.1e} at {worst.parameter}, in {len(gaps)} of "
+            f"{seen.num}",
+            "A backward pass draws random numbers, or keeps something from one pass to the next. Draw in the forward "
+            "pass and save what was drawn.",
+            {"statistic": worst.repeated, "limit": worst.limit},
         )
 
 

@@ -30,7 +30,7 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, Tensor]:
 
 
 def _judge(seen: Seen) -> Iterator[Found]:
-    regions = dict(seen.regions) or _by_name(seen)
+    regions = dict(seen.declared.regions) or _by_name(seen)
     for name, own in regions.items():
         if name not in seen.names:
             continue
@@ -41,7 +41,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
             continue
         places = _places(arrived, seen)
         others = [other for other, region in regions.items() if other != name and _within(arrived, region) > 0]
-        if not others and not seen.regions:
+        if not others and not seen.declared.regions:
             continue
         theirs = f", which {listed(others)} should read" if others else ""
         yield Found(

@@ -11,7 +11,7 @@ from headwise.attribution.audit.rows import TOTAL
 
 def _judge(seen: Seen) -> Iterator[Found]:
     batches = [batch for batch in seen.batches if batch.total is not None]
-    known = [*seen.parameters, *seen.criterion_parameters]
+    known = [*seen.declared.parameters, *seen.declared.criterion_parameters]
     counts = {name: sum(name in batch.reached[TOTAL] for batch in batches) for name in known}
     uneven = [name for name, count in counts.items() if 0 < count < len(batches)]
     for module, members in by_module(uneven, known).items():

@@ -13,7 +13,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
     if not any(batch.live and batch.total is not None for batch in seen.batches):
         return
     reached = set().union(*(batch.reached[TOTAL] for batch in seen.batches))
-    sizes = {**seen.parameters, **seen.criterion_parameters}
+    sizes = {**seen.declared.parameters, **seen.declared.criterion_parameters}
     missing = [name for name in sizes if name not in reached]
     for module, members in by_module(missing, list(sizes)).items():
         numel = sum(sizes[name] for name in members)

@@ -1,4 +1,4 @@
-"""Watch one forward pass for what can break the sum: edits in place, detaching, draws, grad mode, narrow types."""
+"""Watch a forward pass for what can break the sum: edits in place, detaching, draws, grad mode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -30,14 +29,12 @@ class Suspects:
         detaching: Functions that cut the graph.
         drawing: Functions that draw random numbers, with "generator" where they were given one of their own.
         grad_mode: Calls that left gradients switched off.
-        narrow: Whether anything was computed in float16 or bfloat16.
     """
 
     in_place: list[str] = field(default_factory=list)
     detaching: list[str] = field(default_factory=list)
     drawing: list[str] = field(default_factory=list)
     grad_mode: list[str] = field(default_factory=list)
-    narrow: bool = False
 
 
 class Watch(TorchFunctionMode):
@@ -61,10 +58,12 @@ class Watch(TorchFunctionMode):
             _note(found.in_place, name)
         if name == "_set_grad_enabled" and args and args[0] is False:
             _note(found.grad_mode, "set_grad_enabled(False)")
-        result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and result.dtype in (torch.float16, torch.bfloat16):
-            found.narrow = True
-        return result
+        return func(*args, **kwargs)
+
+    def seen(self, closure: Callable[[], Any]) -> Any:
+        """What a closure returns, watched."""
+        with self:
+            return closure()
 
 
 def _edits(name: str) -> bool:
