@@ -112,6 +112,22 @@ def check_elements(loss: str, output: Tensor, target: Tensor, mask: Tensor | Non
         )
 
 
+def seen(flag: Tensor) -> bool:
+    """Whether a flag of the host holds; asked of a kernel that looks at its indices, so that no value is waited for.
+
+    Args:
+        flag: 0-d bool, on the CPU, neither traced nor batched.
+
+    Returns:
+        Whether it does.
+    """
+    try:
+        flag.new_empty(1).gather(0, flag.long().reshape(1))
+    except RuntimeError:
+        return True
+    return False
+
+
 def check_probabilities(loss: str, output: Tensor, target: Tensor, mask: Tensor | None) -> None:
     """Asks for targets that are labels 0 and 1 or probabilities, where they count; on the host, where they can be seen.
 
@@ -127,11 +143,11 @@ def check_probabilities(loss: str, output: Tensor, target: Tensor, mask: Tensor 
     if target.dtype == torch.bool or not (target.is_cpu and is_plain(target)) or not target.numel():
         return
     keep = spread_mask(output, mask)
-    least, most = (float(each) for each in (target if keep is None else torch.where(keep, target, 0)).aminmax())
-    if least < -_OVERSHOOT or most > 1 + _OVERSHOOT:
+    least, most = (target if keep is None else torch.where(keep, target, 0)).aminmax()
+    if seen((least < -_OVERSHOOT) | (most > 1 + _OVERSHOOT)):
         raise ValueError(
-            f"{loss}: targets are labels 0 and 1 or probabilities, found values from {least:g} to {most:g}. Give 0 and "
-            "255 as target > 0, and leave out what does not count with a mask."
+            f"{loss}: targets are labels 0 and 1 or probabilities, found values from {float(least):g} to "
+            f"{float(most):g}. Give 0 and 255 as target > 0, and leave out what does not count with a mask."
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_labels, no_such_class, working_dtype
+from headwise.losses.checks import check_labels, no_such_class, seen, working_dtype
 from headwise.losses.cross_entropy import (
     class_losses,
     cross_entropy_gradient,
@@ -90,7 +90,7 @@ def _with_both_classes(total: Tensor, labels: Tensor, mask: Tensor | None) -> Te
     below = labels < 0 if mask is None else (labels < 0) & as_mask(mask)
     if not (labels.is_cpu and is_plain(labels)):
         return total + torch.where(below.any(), torch.nan, 0.0).to(total.dtype)
-    if bool(below.any()):
+    if seen(below.any()):
         raise no_such_class(torch.where(below, labels, 0), 2)
     return total
 

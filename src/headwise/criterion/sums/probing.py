@@ -74,10 +74,10 @@ def _spread(outputs: list[Tensor], targets: list[Tensor]) -> tuple[tuple[int, ..
     for output in outputs:
         for target in targets:
             try:
-                both = torch.broadcast_shapes(output.shape, target.shape)
+                both = torch.broadcast_shapes(output.shape, target.shape).numel()  # type: ignore[no-untyped-call]
             except RuntimeError:
                 continue
-            if both.numel() > max(output.numel(), target.numel()):
+            if both > max(output.numel(), target.numel()):
                 return tuple(output.shape), tuple(target.shape)
     return None
 
