@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headwise.evaluation.held_out import run_together
 from headwise.recipes import RECIPES
-from headwise.recipes.run import Seen
+from headwise.recipes.run import PictureFile
 
 
 class Heads(nn.Module):
@@ -59,7 +59,9 @@ def test_a_batch_of_predictions_is_one_run_of_the_network(name, tmp_path):
     network.register_forward_pre_hook(lambda module, given: runs.append(len(given[0])))
     rng = np.random.default_rng(0)
     shapes = [(48, 64), (48, 64), (40, 140)]
-    pictures = [Seen(tmp_path / f"{n}.png", rng.integers(0, 255, (*s, 3), np.uint8)) for n, s in enumerate(shapes)]
+    pictures = [
+        PictureFile(tmp_path / f"{n}.png", rng.integers(0, 255, (*s, 3), np.uint8)) for n, s in enumerate(shapes)
+    ]
     together = recipe.predict(network, configuration, pictures, None)
     assert len(runs) <= 2 + (name == "ssd"), runs
     for picture, found in zip(pictures, together, strict=True):

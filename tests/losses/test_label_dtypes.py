@@ -1,6 +1,8 @@
 """Labels of every integer dtype mean the same, also where it cannot hold -1, -100 or the number of classes."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from headwise import losses, normalizers
 
 C = 200
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
-LOSSES = {
+LOSSES: dict[str, Callable[..., Any]] = {
     "cross_entropy": losses.cross_entropy,
     "ignore 255": partial(losses.cross_entropy, ignore_index=255),
     "ignore -100": partial(losses.cross_entropy, ignore_index=-100),

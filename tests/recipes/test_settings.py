@@ -14,7 +14,7 @@ from torch import nn
 
 from headwise.recipes import RECIPES
 from headwise.recipes.optimization import make_optimizer, make_scheduler, make_settings
-from headwise.recipes.run import Recipe, Seen
+from headwise.recipes.run import PictureFile, Recipe
 from headwise.recipes.start import freeze
 from headwise.training.ranks import ALONE
 from tests.own_data import kit
@@ -54,7 +54,7 @@ def use(recipe: Recipe[Any], configuration: Any, folder: Path) -> None:
     data.evaluate(task.network, folder, ALONE)
     make_settings(configuration)
     image = np.zeros((64, 80, 3), np.uint8)
-    recipe.predict(task.network.eval(), configuration, [Seen(folder / "a.png", image)], None)
+    recipe.predict(task.network.eval(), configuration, [PictureFile(folder / "a.png", image)], None)
 
 
 def use_at_full_size(recipe: Recipe[Any], configuration: Any) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from headwise.data import embedded_instances
 from headwise.recipes.pixels.parts import collate, make_data
 from headwise.recipes.pixels.weighted_unet import weighted_unet
-from headwise.recipes.run import Seen
+from headwise.recipes.run import PictureFile
 from headwise.training.checkpoints import list_checkpoints, load_checkpoint
 from headwise.training.ranks import ALONE
 from tests.recipes.pixel_runs import SMALL, STEPS, lines
@@ -99,7 +99,7 @@ def test_a_prediction_is_a_label_a_record_and_an_overlay(run, tmp_path):
     network = weighted_unet.make_network(configuration, False)
     network.load_state_dict(load_checkpoint(list_checkpoints(run[0] / "checkpoints")[0])["network"])
     image = embedded_instances("held_out", num_pictures=1, size=70)[0].image[:61]
-    [found] = weighted_unet.predict(network, configuration, [Seen(tmp_path / "coins.jpg", image)], None)
+    [found] = weighted_unet.predict(network, configuration, [PictureFile(tmp_path / "coins.jpg", image)], None)
     label = Image.open(io.BytesIO(found.files["_label.png"]))
     assert (label.mode, label.size) == ("I;16", (70, 61))
     numbers = np.array(label)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundInstances:
     """What a network found on a picture.
 
     Args:
@@ -41,7 +41,7 @@ class Found:
 
 def find_instances(
     network: UNet, images: Sequence[NDArray[np.uint8]], decode: Mapping[str, Any] | None = None
-) -> list[Found]:
+) -> list[FoundInstances]:
     """Find the objects on pictures; those of one size are read together.
 
     A network without padding sees the picture mirrored at its border, so that it says something of every pixel. It is
@@ -61,7 +61,7 @@ def find_instances(
     return [_found(each, image.shape[:2], decode) for each, image in zip(outputs, images, strict=True)]
 
 
-def _found(outputs: Mapping[str, Any], size: tuple[int, ...], decode: Mapping[str, Any] | None) -> Found:
+def _found(outputs: Mapping[str, Any], size: tuple[int, ...], decode: Mapping[str, Any] | None) -> FoundInstances:
     from headwise.coders.instances import decode_instances, object_probability
 
     height, width = size
@@ -69,7 +69,7 @@ def _found(outputs: Mapping[str, Any], size: tuple[int, ...], decode: Mapping[st
     outputs = {"logits": finest[..., :height, :width].float()}
     found = decode_instances(outputs, **(decode or {}))[0]
     levels = tuple(object_probability({"logits": level})[0] for level in coarser)
-    return Found(found["label"], found["scores"], object_probability(outputs)[0], levels)
+    return FoundInstances(found["label"], found["scores"], object_probability(outputs)[0], levels)
 
 
 def _mirror(image: NDArray[np.uint8], network: UNet) -> NDArray[np.uint8]:
@@ -86,7 +86,7 @@ def held_out_instances(
     encode: Mapping[str, Any] | None = None,
     decode: Mapping[str, Any] | None = None,
     num_samples: int = 6,
-) -> HeldOut[Found]:
+) -> HeldOut[FoundInstances]:
     """Return the evaluation of objects on annotated pictures.
 
     Args:
@@ -109,7 +109,7 @@ def held_out_instances(
 
 
 def _save(
-    folder: Path, index: int, picture: Picture[InstanceAnnotation], found: Found, encode: Mapping[str, Any]
+    folder: Path, index: int, picture: Picture[InstanceAnnotation], found: FoundInstances, encode: Mapping[str, Any]
 ) -> None:
     """Save a picture for the report."""
     from headwise.coders.instances import encode_instances

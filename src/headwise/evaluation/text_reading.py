@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reading:
+class FoundText:
     """What a network found on a picture.
 
     Args:
@@ -44,7 +44,7 @@ def read_text(
     *,
     size: int,
     decode: Mapping[str, Any] | None = None,
-) -> list[Reading]:
+) -> list[FoundText]:
     """Find the words on pictures; those of one shape are read together.
 
     The network is left in the mode, training or evaluation, in which it was.
@@ -65,19 +65,19 @@ def read_text(
     ]
 
 
-def _reading(maps: Tensor, scale: tuple[float, float], decode: Mapping[str, Any] | None) -> Reading:
+def _reading(maps: Tensor, scale: tuple[float, float], decode: Mapping[str, Any] | None) -> FoundText:
     from headwise.coders.snakes import decode_snakes
 
     found = decode_snakes({"maps": maps}, **(decode or {}))[0]
     factor = torch.tensor(scale)
     # Pixel centres: the borders of the picture, half a pixel outside, are what scaling keeps in place.
     polygons = [(polygon + 0.5) / factor - 0.5 for polygon in found["polygons"]]
-    return Reading(polygons, found["scores"], maps[0], scale)
+    return FoundText(polygons, found["scores"], maps[0], scale)
 
 
 def held_out_text(
     pictures: PictureDataset, *, size: int, decode: Mapping[str, Any] | None = None, num_samples: int = 6
-) -> HeldOut[Reading]:
+) -> HeldOut[FoundText]:
     """Return the evaluation of words on annotated pictures.
 
     Args:
@@ -99,7 +99,7 @@ def held_out_text(
     )
 
 
-def _pair(reading: Reading, annotation: TextAnnotation) -> tuple[dict[str, Any], dict[str, Any]]:
+def _pair(reading: FoundText, annotation: TextAnnotation) -> tuple[dict[str, Any], dict[str, Any]]:
     return (
         {"polygons": reading.polygons, "scores": reading.scores},
         {"polygons": list(annotation.polygons), "ignored": list(annotation.ignored)},
@@ -122,7 +122,7 @@ def _resize(image: NDArray[np.uint8], size: int) -> tuple[Tensor, tuple[float, f
     return normalise(image), (new_width / width, new_height / height)
 
 
-def _save(folder: Path, index: int, picture: Picture, reading: Reading) -> None:
+def _save(folder: Path, index: int, picture: Picture, reading: FoundText) -> None:
     """Save a picture for the report, with points moved from pixel centres to pixel edges."""
     annotation = picture.annotation
     targets = _targets(annotation, reading)
@@ -139,7 +139,7 @@ def _save(folder: Path, index: int, picture: Picture, reading: Reading) -> None:
     )
 
 
-def _targets(annotation: TextAnnotation, reading: Reading) -> dict[str, Tensor]:
+def _targets(annotation: TextAnnotation, reading: FoundText) -> dict[str, Tensor]:
     """The targets (h, w) on the scale that the network saw."""
     from headwise.coders.snakes import encode_snakes
 

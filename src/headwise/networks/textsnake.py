@@ -71,7 +71,7 @@ class VggTextSnake(nn.Module):
         super().__init__()
         self.stages = _vgg16_stages(weights)
         self.deepest = nn.ConvTranspose2d(512, 256, 4, stride=2, padding=1)
-        self.merges = nn.ModuleList([Merge(768, 128), Merge(384, 64), Merge(192, 32), Merge(96, 16)])
+        self.merges = nn.ModuleList(UpsampledMerge(6 * width, width) for width in (128, 64, 32, 16))
         self.head = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, num_channels, 1))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ class VggTextSnake(nn.Module):
         return {"maps": _crop(self.head(merged), image)}
 
 
-class Merge(nn.Module):
+class UpsampledMerge(nn.Module):
     """Finer features and upsampled coarser ones, mixed, narrowed and upsampled once more."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -9,7 +9,7 @@ from headwise import losses, normalizers
 from headwise.criterion import Levels, Term
 
 
-class Weights(NamedTuple):
+class CornerWeights(NamedTuple):
     """The weights of a corner detector's terms, as the papers give them: of the mean over stacks."""
 
     pull: float
@@ -20,7 +20,7 @@ class Weights(NamedTuple):
 def corner_terms(
     points: tuple[str, ...],
     num_stacks: int,
-    weights: Weights,
+    weights: CornerWeights,
     as_published: bool,
     masks: Mapping[str, str] | None = None,
 ) -> list[Term]:

@@ -27,7 +27,7 @@ and offsets at the objects itself; here the losses do, from whole maps.
 from __future__ import annotations
 
 from headwise.criterion import Criterion
-from headwise.presets._corners import Weights, corner_terms
+from headwise.presets._corners import CornerWeights, corner_terms
 
 
 def centernet(
@@ -56,6 +56,6 @@ def centernet(
     Raises:
         ValueError: `num_stacks` is less than 1, or a weight is not finite.
     """
-    weights = Weights(pull_weight, push_weight, offset_weight)
+    weights = CornerWeights(pull_weight, push_weight, offset_weight)
     points = ("top_left", "bottom_right", "center")
     return Criterion(corner_terms(points, num_stacks, weights, as_published), compile=compile)

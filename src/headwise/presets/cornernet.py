@@ -42,7 +42,7 @@ are given):
 from __future__ import annotations
 
 from headwise.criterion import Criterion
-from headwise.presets._corners import Weights, corner_terms
+from headwise.presets._corners import CornerWeights, corner_terms
 
 
 def cornernet(
@@ -71,5 +71,5 @@ def cornernet(
     Raises:
         ValueError: `num_stacks` is less than 1, or a weight is not finite.
     """
-    weights = Weights(pull_weight, push_weight, offset_weight)
+    weights = CornerWeights(pull_weight, push_weight, offset_weight)
     return Criterion(corner_terms(("top_left", "bottom_right"), num_stacks, weights, as_published), compile=compile)

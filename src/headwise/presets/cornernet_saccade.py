@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from headwise import losses
 from headwise.criterion import Criterion, Levels, Term
-from headwise.presets._corners import Weights, corner_terms
+from headwise.presets._corners import CornerWeights, corner_terms
 
 
 def cornernet_saccade(
@@ -64,7 +64,7 @@ def cornernet_saccade(
     Raises:
         ValueError: `num_stacks` is less than 1, or a weight is not finite.
     """
-    weights = Weights(pull_weight, push_weight, offset_weight)
+    weights = CornerWeights(pull_weight, push_weight, offset_weight)
     points = ("top_left", "bottom_right")
     masks = {point: f"{point}_valid" for point in points}
     terms = corner_terms(points, num_stacks, weights, as_published, masks)

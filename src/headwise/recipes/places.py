@@ -18,7 +18,7 @@ PICTURES = frozenset(
 """Endings of the files that are taken from a folder."""
 
 
-class Place(NamedTuple):
+class PlannedPicture(NamedTuple):
     """A picture and its results.
 
     Args:
@@ -32,7 +32,7 @@ class Place(NamedTuple):
     files: tuple[str, ...]
 
 
-def plan_places(images: Iterable[str | Path], folder: Path, endings: Sequence[str]) -> list[Place]:
+def plan_places(images: Iterable[str | Path], folder: Path, endings: Sequence[str]) -> list[PlannedPicture]:
     """Return where the results of pictures go.
 
     Args:
@@ -50,7 +50,7 @@ def plan_places(images: Iterable[str | Path], folder: Path, endings: Sequence[st
     ours = _written_before(folder)
     results = {(folder / file).resolve() for file in ours}
     places = [
-        Place(path, name, tuple(f"{name}{ending}" for ending in endings))
+        PlannedPicture(path, name, tuple(f"{name}{ending}" for ending in endings))
         for image in images
         for path, name in _pictures(Path(image), results)
     ]
@@ -82,7 +82,7 @@ def _pictures(path: Path, results: Set[Path]) -> Iterator[tuple[Path, str]]:
             yield from [(each, each.stem)] if each.is_file() else ()
 
 
-def _check(places: Sequence[Place], folder: Path, ours: Set[str]) -> None:
+def _check(places: Sequence[PlannedPicture], folder: Path, ours: Set[str]) -> None:
     pictures = {place.path.resolve() for place in places}
     owners: dict[str, Path | None] = {INDEX: None, RESULTS: None}
     for place in places:
@@ -99,7 +99,7 @@ def _check(places: Sequence[Place], folder: Path, ours: Set[str]) -> None:
             )
 
 
-def _clash(place: Place, file: str, other: Path | None) -> str:
+def _clash(place: PlannedPicture, file: str, other: Path | None) -> str:
     if other is None:
         return f"{place.path}: its result would be called {file!r} as the list of all results. Rename the picture."
     if other.stem == place.path.stem:

@@ -15,8 +15,8 @@ from headwise.files import write_atomically
 from headwise.recipes import RECIPES
 from headwise.recipes.coco_results import ImageIds, write_results
 from headwise.recipes.configuration import Configuration
-from headwise.recipes.places import INDEX, RESULTS, Place, plan_places
-from headwise.recipes.run import Prediction, Recipe, Seen
+from headwise.recipes.places import INDEX, RESULTS, PlannedPicture, plan_places
+from headwise.recipes.run import PictureFile, Prediction, Recipe
 from headwise.recipes.start import find_checkpoint
 from headwise.training.checkpoints import load_checkpoint
 
@@ -114,7 +114,7 @@ def predict(
     _write_index(folder, checkpoint, places, failed, ids)
     try:
         for pictures in _decoded(places, batch_size, failed, done):
-            seen = [Seen(place.path, image) for place, image in pictures]
+            seen = [PictureFile(place.path, image) for place, image in pictures]
             predictions = recipe.predict(network, configuration, seen, threshold)
             for (place, _), prediction in zip(pictures, predictions, strict=True):
                 lines.append(ids.lines(place.path, prediction.boxes))
@@ -130,7 +130,9 @@ def predict(
     return written
 
 
-def _decoded(places: Sequence[Place], size: int, failed: Failed, done: Done) -> Iterator[list[tuple[Place, Any]]]:
+def _decoded(
+    places: Sequence[PlannedPicture], size: int, failed: Failed, done: Done
+) -> Iterator[list[tuple[PlannedPicture, Any]]]:
     """Decode pictures by threads, some batches ahead; note those that cannot be."""
     from headwise.data import load_picture
 
@@ -178,7 +180,9 @@ def _write_prediction(path: Path, prediction: Prediction) -> Path:
     return record
 
 
-def _write_index(folder: Path, checkpoint: str | Path, places: Sequence[Place], failed: Failed, ids: ImageIds) -> None:
+def _write_index(
+    folder: Path, checkpoint: str | Path, places: Sequence[PlannedPicture], failed: Failed, ids: ImageIds
+) -> None:
     """Write which picture has which files; at the start too, so that files of an ended prediction are known as ours."""
     content = {
         "checkpoint": str(checkpoint),

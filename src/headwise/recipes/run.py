@@ -58,7 +58,7 @@ class Prediction(NamedTuple):
     boxes: Mapping[str, Any] | None = None
 
 
-class Seen(NamedTuple):
+class PictureFile(NamedTuple):
     """A picture to be read.
 
     Args:
@@ -91,7 +91,7 @@ class Recipe(Generic[C]):
     make_network: Callable[[C, bool], nn.Module]
     make_criterion: Callable[[C], Criterion]
     make_data: Callable[[C], Data]
-    predict: Callable[[nn.Module, C, Sequence[Seen], float | None], list[Prediction]]
+    predict: Callable[[nn.Module, C, Sequence[PictureFile], float | None], list[Prediction]]
     endings: tuple[str, ...] = (".png",)
     complete: Callable[[C], C] = lambda configuration: configuration
 

@@ -18,7 +18,6 @@ from headwise.runs.alerts import Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.runs.top_samples import TopSamples
 from headwise.training.checkpoints import save_checkpoint
-from headwise.training.clock import Clock
 from headwise.training.engine import (
     load_network,
     load_optimiser,
@@ -35,6 +34,7 @@ from headwise.training.progress import NoProgress, Progress, open_progress
 from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
 from headwise.training.run_folder import note_saved, open_folder, run_id
 from headwise.training.step import training_step
+from headwise.training.stopwatch import Stopwatch
 from headwise.training.task import Batch, Outcome, Settings, Task
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class _Run:
         self.task, self.settings, self.folder = task, settings, folder
         self.fabric, self.progress, self.ranks = fabric, progress, ranks
         self.step = self.saved = 0
-        self.clock = Clock(0.0)
+        self.clock = Stopwatch(0.0)
         self.scores: Mapping[str, Any] = {}
         self.books: Mapping[str, Any] = {}  # what the ledger goes on from
         share_from_first(task.network.state_dict().values(), ranks)
@@ -321,7 +321,7 @@ class _Run:
             self.task.scheduler.load_state_dict(saved["scheduler"])
             load_scaler(self.fabric, saved.get("scaler", {}))
             self.books = saved.get("books", {})
-            self.clock, self.scores = Clock(saved["seconds"]), saved["scores"]
+            self.clock, self.scores = Stopwatch(saved["seconds"]), saved["scores"]
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(

@@ -54,7 +54,7 @@ class Cutout(NamedTuple):
 
 
 @dataclass
-class _Placed:
+class _DrawnObject:
     """An object on a picture: gray values and extent (H, W), middle (x, y), diameter, and its number once it stays."""
 
     image: Gray
@@ -156,7 +156,7 @@ def _surface(generator: np.random.Generator, split: Split, size: int) -> Gray:
 
 def _place_group(generator: np.random.Generator, objects: tuple[Cutout, ...], image: Gray, label: Labels) -> None:
     """Place one to three objects, each of the later ones on the edge of the one before."""
-    group: list[_Placed] = []
+    group: list[_DrawnObject] = []
     for _ in range(int(generator.choice([1, 2, 3], p=[0.2, 0.4, 0.4]))):
         for _ in range(_ATTEMPTS):
             placed = _place(generator, objects[int(generator.integers(len(objects)))], len(image), group)
@@ -167,7 +167,7 @@ def _place_group(generator: np.random.Generator, objects: tuple[Cutout, ...], im
                 break
 
 
-def _place(generator: np.random.Generator, cutout: Cutout, size: int, group: list[_Placed]) -> _Placed:
+def _place(generator: np.random.Generator, cutout: Cutout, size: int, group: list[_DrawnObject]) -> _DrawnObject:
     """Turn and scale an object, and put it anywhere, or on the edge of the last of its group."""
     diameter = float(generator.uniform(*_DIAMETER) * size)
     center = generator.uniform(diameter / 2, size - diameter / 2, 2)
@@ -184,10 +184,10 @@ def _place(generator: np.random.Generator, cutout: Cutout, size: int, group: lis
     turn[:, 2] += center - middle
     values, inside = (cv2.warpAffine(each, turn, (size, size), flags=cv2.INTER_LINEAR) for each in source)
     gain, offset = generator.uniform(0.75, 1.15), generator.uniform(-10, 10)
-    return _Placed(gain * values + offset, inside > 0.5, center, diameter)
+    return _DrawnObject(gain * values + offset, inside > 0.5, center, diameter)
 
 
-def _fits(placed: _Placed, label: Labels, group: list[_Placed]) -> bool:
+def _fits(placed: _DrawnObject, label: Labels, group: list[_DrawnObject]) -> bool:
     """Tell whether an object lies on the picture, touches its partner, hides little and keeps away from the others."""
     low, high = placed.center - placed.diameter / 2, placed.center + placed.diameter / 2
     if low.min() < 1 or high.max() > len(label) - 1:

@@ -14,7 +14,7 @@ Corner = Literal["top_left", "bottom_right"]
 POOLINGS = {"top_left": (pool_top, pool_left), "bottom_right": (pool_bottom, pool_right)}
 
 
-class Merge(nn.Module):
+class PoolMerge(nn.Module):
     """What the poolings' modules end with: the pooled sum and the input, each convolved, added, convolved."""
 
     def __init__(self, width: int, pooled: int) -> None:
@@ -36,7 +36,7 @@ class CornerPool(nn.Module):
         super().__init__()
         self.vertical = conv_norm_relu(width, pooled)
         self.horizontal = conv_norm_relu(width, pooled)
-        self.merge = Merge(width, pooled)
+        self.merge = PoolMerge(width, pooled)
         self.pool_vertically, self.pool_horizontally = POOLINGS[corner]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class CascadeCornerPool(nn.Module):
         self.look_vertically = conv_norm_relu(width, pooled)
         self.mix_vertical = nn.Conv2d(pooled, pooled, 3, padding=1, bias=False)
         self.mix_horizontal = nn.Conv2d(pooled, pooled, 3, padding=1, bias=False)
-        self.merge = Merge(width, pooled)
+        self.merge = PoolMerge(width, pooled)
         self.pool_vertically, self.pool_horizontally = POOLINGS[corner]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class CenterPool(nn.Module):
         super().__init__()
         self.vertical = conv_norm_relu(width, pooled)
         self.horizontal = conv_norm_relu(width, pooled)
-        self.merge = Merge(width, pooled)
+        self.merge = PoolMerge(width, pooled)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, width, H, W) to (N, width, H, W)."""

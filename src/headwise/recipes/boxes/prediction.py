@@ -12,7 +12,7 @@ from torch import nn
 from headwise.evaluation.held_out import evaluating
 from headwise.recipes.boxes.configuration import BoxConfiguration
 from headwise.recipes.boxes.evaluation import SHOWN_SCORE, B, Found, Reader
-from headwise.recipes.run import Prediction, Seen
+from headwise.recipes.run import PictureFile, Prediction
 from headwise.runs.samples import encode_png
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def box_predictor(
     read: Reader[B],
-) -> Callable[[nn.Module, B, Sequence[Seen], float | None], list[Prediction]]:
+) -> Callable[[nn.Module, B, Sequence[PictureFile], float | None], list[Prediction]]:
     """Return the prediction of a recipe from its reader.
 
     Args:
@@ -36,7 +36,7 @@ def box_predictor(
     """
 
     def predict(
-        network: nn.Module, configuration: B, pictures: Sequence[Seen], threshold: float | None
+        network: nn.Module, configuration: B, pictures: Sequence[PictureFile], threshold: float | None
     ) -> list[Prediction]:
         with evaluating(network):
             found = read(network, configuration, [picture.image for picture in pictures])
@@ -48,7 +48,9 @@ def box_predictor(
     return predict
 
 
-def _prediction(picture: Seen, found: Found, configuration: BoxConfiguration, threshold: float | None) -> Prediction:
+def _prediction(
+    picture: PictureFile, found: Found, configuration: BoxConfiguration, threshold: float | None
+) -> Prediction:
     shown = _above(found, SHOWN_SCORE if threshold is None else threshold)
     overlay = _overlay(picture.image, shown, configuration)
     return Prediction(_record(picture.path, picture.image, found, configuration), {".png": overlay}, found)

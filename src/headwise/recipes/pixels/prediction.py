@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headwise.evaluation.instance_reading import Found, find_instances
+from headwise.evaluation.instance_reading import FoundInstances, find_instances
 from headwise.recipes.pixels.configuration import PixelConfiguration
-from headwise.recipes.run import Prediction, Seen
+from headwise.recipes.run import PictureFile, Prediction
 from headwise.runs.samples import encode_png
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ ENDINGS = (".png", "_label.png")
 
 
 def predict_instances(
-    network: Any, configuration: PixelConfiguration, pictures: Sequence[Seen], threshold: float | None
+    network: Any, configuration: PixelConfiguration, pictures: Sequence[PictureFile], threshold: float | None
 ) -> list[Prediction]:
     """Find the objects on pictures; those of one size are read together.
 
@@ -57,14 +57,14 @@ def predict_instances(
     return predictions
 
 
-def _above(found: Found, threshold: float) -> Found:
+def _above(found: FoundInstances, threshold: float) -> FoundInstances:
     """Return the objects that score as much, numbered anew."""
     kept = found.scores >= threshold
     numbers = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0) * kept])
     return replace(found, label=numbers[found.label], scores=found.scores[kept])
 
 
-def _record(path: Path, found: Found) -> dict[str, Any]:
+def _record(path: Path, found: FoundInstances) -> dict[str, Any]:
     from scipy import ndimage
 
     label = found.label.numpy()
@@ -82,13 +82,13 @@ def _record(path: Path, found: Found) -> dict[str, Any]:
     return {"image": path.name, "width": label.shape[1], "height": label.shape[0], "objects": objects}
 
 
-def _label(found: Found) -> bytes:
+def _label(found: FoundInstances) -> bytes:
     import numpy as np
 
     return encode_png(found.label.numpy().astype(np.uint16))
 
 
-def _overlay(image: NDArray[np.uint8], found: Found) -> bytes:
+def _overlay(image: NDArray[np.uint8], found: FoundInstances) -> bytes:
     """Tint each object in a colour of its own, and draw its border."""
     import colorsys
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from headwise.evaluation.text_reading import Reading, read_text
-from headwise.recipes.run import Prediction, Seen
+from headwise.evaluation.text_reading import FoundText, read_text
+from headwise.recipes.run import PictureFile, Prediction
 from headwise.recipes.text.configuration import TextConfiguration
 from headwise.runs.samples import encode_png
 
@@ -22,7 +22,7 @@ _COLOR = (20, 230, 90)
 
 
 def predict_words(
-    network: nn.Module, configuration: TextConfiguration, pictures: Sequence[Seen], threshold: float | None
+    network: nn.Module, configuration: TextConfiguration, pictures: Sequence[PictureFile], threshold: float | None
 ) -> list[Prediction]:
     """Find the words on pictures; those of one shape are read together.
 
@@ -46,7 +46,7 @@ def predict_words(
     return found
 
 
-def _words(path: Path, image: NDArray[np.uint8], reading: Reading) -> dict[str, Any]:
+def _words(path: Path, image: NDArray[np.uint8], reading: FoundText) -> dict[str, Any]:
     words = [
         {"polygon": [[round(x, 2), round(y, 2)] for x, y in polygon.tolist()], "score": round(score, 4)}
         for polygon, score in zip(reading.polygons, reading.scores.tolist(), strict=True)
@@ -54,7 +54,7 @@ def _words(path: Path, image: NDArray[np.uint8], reading: Reading) -> dict[str, 
     return {"image": path.name, "width": image.shape[1], "height": image.shape[0], "words": words}
 
 
-def _overlay(image: NDArray[np.uint8], reading: Reading) -> bytes:
+def _overlay(image: NDArray[np.uint8], reading: FoundText) -> bytes:
     """Draw the outlines, filled faintly, with their scores; return the bytes of a PNG."""
     from PIL import Image, ImageDraw, ImageFont
 

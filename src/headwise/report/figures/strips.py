@@ -31,7 +31,7 @@ def strip(pairs: PointPairs) -> Markup:
         return element("div", element("p", pairs.title), element("p", "No pair of finite numbers.", class_="note"))
     left = 16 + _LETTER * min(18, max(len(label) for _, _, label in rows))
     low, high = bounds(rows)
-    place = _Place(left, (_WIDTH - _RIGHT - left) / (high - low), low)
+    place = _Scale(left, (_WIDTH - _RIGHT - left) / (high - low), low)
     height = _TOP + _ROW * len(rows) + _BOTTOM
     base = _TOP + _ROW * len(rows) + 10
     marks = [mark for index, row in enumerate(rows) for mark in _row(pairs, row, index, place, base)]
@@ -63,7 +63,7 @@ def bounds(rows: Sequence[Pair]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-class _Place:
+class _Scale:
     """From a value to a place on the line."""
 
     def __init__(self, left: float, scale: float, low: float) -> None:
@@ -73,7 +73,7 @@ class _Place:
         return round(self.left + (value - self._low) * self._scale, 1)
 
 
-def _row(pairs: PointPairs, row: Pair, index: int, place: _Place, base: float) -> list[Markup]:
+def _row(pairs: PointPairs, row: Pair, index: int, place: _Scale, base: float) -> list[Markup]:
     first, second, label = row
     y = _TOP + _ROW * (index + 0.5)
     name = label or f"object {index + 1}"
@@ -97,7 +97,7 @@ def _marks(first: float, second: float, y: float, colour: str) -> list[Markup]:
     ]
 
 
-def _axis(place: _Place, low: float, high: float, base: float) -> list[Markup]:
+def _axis(place: _Scale, low: float, high: float, base: float) -> list[Markup]:
     lines = [element("line", x1=place(low), x2=place(high), y1=base, y2=base, class_="base")]
     for value in ticks(low, high, 5):
         x = place(value)

@@ -14,7 +14,7 @@ from headwise.training.callbacks.keys import log_entries
 
 
 @runtime_checkable
-class Wrapped(Protocol):
+class HasLedger(Protocol):
     """A foreign criterion whose books are kept (`headwise.attribution.wrap`)."""
 
     @property
@@ -23,7 +23,7 @@ class Wrapped(Protocol):
         ...
 
 
-Source = Criterion | Readable | Wrapped
+Source = Criterion | Readable | HasLedger
 
 
 class Keeper:
@@ -105,10 +105,10 @@ class Keeper:
             self._own = None
 
 
-def _ledger_of(source: Readable | Wrapped) -> Readable:
+def _ledger_of(source: Readable | HasLedger) -> Readable:
     if isinstance(source, Readable):
         return source
-    if isinstance(source, Wrapped) and isinstance(source.ledger, Readable):
+    if isinstance(source, HasLedger) and isinstance(source.ledger, Readable):
         return source.ledger
     raise ValueError(
         f"books of {type(source).__name__}: expected a headwise Criterion, a Ledger, or a criterion wrapped with "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Clock:
+class Stopwatch:
     """The time a run has taken, over all its resumptions, and its pace since the last look.
 
     Args:
