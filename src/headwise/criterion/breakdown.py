@@ -89,6 +89,14 @@ class Breakdown(Mapping[str, Entry], Tabular):
         found._names, found._vectors, found._make, found.record = names, vectors, make, record
         return found
 
+    def backward(self, *_: object, **__: object) -> None:
+        """Refuses: of a table of terms, the total is what a backward pass begins on.
+
+        Raises:
+            TypeError: Always; the message says what to call.
+        """
+        raise TypeError("a Breakdown is a table of terms. Call breakdown.total.backward()")
+
     def __getitem__(self, name: str) -> Entry:
         """One term's entry.
 

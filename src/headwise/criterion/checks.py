@@ -86,7 +86,7 @@ def check_denominators(
         denominators: What was given to divide them, or None.
 
     Returns:
-        The same as tensors and ratios; NaN for what is negative on another device.
+        The same as tensors and ratios; NaN for what is negative or infinite on another device.
 
     Raises:
         ValueError: They are not one for each `Term`, a ratio is not for a `RatioTerm`, or one is no real number from 0.

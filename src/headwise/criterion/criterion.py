@@ -136,8 +136,11 @@ class Criterion(nn.Module):
             steps: How many steps of the optimizer have passed.
 
         Raises:
-            ValueError: A schedule gives a weight that is not finite at the new step.
+            ValueError: A schedule gives a weight that is not finite at the new step, or steps are no whole number from
+                0.
         """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"Criterion.advance: steps is a whole number from 0; found {steps!r}. Nothing steps back")
         self._advance("loop", steps)
 
     def advance_with(self, optimizer: Optimizer) -> RemovableHandle:

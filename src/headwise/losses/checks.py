@@ -31,6 +31,11 @@ def check_output(loss: str, output: Tensor, *constants: Tensor | None) -> None:
     if not output.is_floating_point():
         raise ValueError(f"{loss}: the output must be floating, found {output.dtype}. Pass the network's raw output.")
     if any(constant is not None and constant.requires_grad for constant in constants):
+        if torch.is_grad_enabled() and not output.requires_grad:
+            raise ValueError(
+                f"{loss}: the target requires a gradient, the output does not, as if one stood for the other. Pass the "
+                "outputs first, then the targets."
+            )
         raise ValueError(
             f"{loss}: a target or mask requires a gradient, but a loss is differentiated by its output "
             "alone. Pass target.detach()."

@@ -83,6 +83,10 @@ class Run:
     ) -> None:
         if every < 1:
             raise ValueError(f"runs.Run: every is at least 1, found {every}.")
+        if ledger is not None and not callable(getattr(ledger, "read", None)):
+            raise ValueError(
+                f"runs.Run: the second argument is a Ledger, found {type(ledger).__name__}. Give hw.Ledger(criterion)."
+            )
         if not (alerts in ("print", "raise", None) or callable(alerts)):
             raise ValueError(f"runs.Run: alerts is 'print', 'raise', a function or None, found {alerts!r}.")
         self.folder = Path(folder)

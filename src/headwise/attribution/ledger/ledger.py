@@ -86,7 +86,8 @@ class Ledger:
             one. All its ranks must do every step.
 
     Raises:
-        ValueError: The criterion's books are kept already, or a number is less than 1.
+        ValueError: It is no criterion, or one whose books are kept already; the optimizer is none; or a number is less
+            than 1.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Ledger:
             self._balancing = Balancing(balance, criterion.names, self._junctions, balance_every, group)
         for junction in self._junctions:
             junction.open()
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+        optimizers = _optimizers(optimizer)
         self._handles = [each.register_step_post_hook(lambda *_: self._stepped()) for each in optimizers]
         self._unwatch = _watch_scaler(scaler, self.step)
         self._policy, criterion.on_nonfinite = criterion.on_nonfinite, on_nonfinite or criterion.on_nonfinite
@@ -414,6 +415,11 @@ class Ledger:
 def _check(
     criterion: Criterion, policy: Policy | None, positive: tuple[int, int, int], counts: tuple[int, int]
 ) -> None:
+    if not hasattr(criterion, "recorder"):  # a criterion, also one that torch.compile has wrapped
+        raise ValueError(
+            f"a Ledger keeps the books of a Criterion; found {type(criterion).__name__}. Declare the losses as Terms, "
+            "or take attribution.wrap or attribution.watch for losses of your own"
+        )
     if criterion.recorder is not None:
         raise ValueError("the criterion's books are kept by another Ledger. Close that one first: ledger.close()")
     if min(positive) < 1:
@@ -423,6 +429,17 @@ def _check(
         raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {policy!r}")
     if min(counts) < 0:
         raise ValueError("samples and values_every are at least 0; found {} and {}".format(*counts))
+
+
+def _optimizers(given: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:
+    """Whose steps end the books' steps."""
+    several = list(given) if isinstance(given, Iterable) else [] if given is None else [given]
+    wrong = next((each for each in several if not hasattr(each, "register_step_post_hook")), None)
+    if wrong is not None:
+        raise ValueError(
+            f"optimizer is a torch.optim.Optimizer, or several; found {type(wrong).__name__}. Give the one that steps"
+        )
+    return several
 
 
 def _below(roots: Sequence[Tensor]) -> dict[Edge, list[tuple[Node, int]]]:

@@ -68,6 +68,9 @@ class _Row:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"a term's name is a non-empty text; found {self.name!r}")
+        if isinstance(self.loss, type):
+            called = self.loss.__name__
+            raise ValueError(f"term {self.name!r}: the loss is the class {called}. Give one of it: {called}()")
         if not callable(self.loss):
             raise ValueError(
                 f"term {self.name!r}: the loss is a function (output, target, mask) -> sum; found {self.loss!r}"
@@ -366,8 +369,8 @@ def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
 def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tensor | float:
     """Asks that what divides a loss is one real number from 0.
 
-    What the host knows is looked at; what is on another device becomes NaN there if it is negative, so that nothing
-    waits.
+    What the host knows is looked at; what is on another device becomes NaN there if it is negative or infinite, so that
+    nothing waits.
 
     Args:
         found: What a count returned, or what was given in its place.
@@ -375,7 +378,7 @@ def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tens
         any_shape: Whether it may have one element a level.
 
     Returns:
-        The same, or its like with NaN for a negative number.
+        The same, or its like with NaN for a number that is negative or infinite.
 
     Raises:
         ValueError: It is something else.
@@ -395,12 +398,13 @@ def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tens
 
 
 def _from_zero(count: Tensor) -> Tensor:
+    fine = (count >= 0) & (count < torch.inf)
     on_host = type(count) is Tensor and count.is_cpu and not torch.compiler.is_compiling()
     if on_host and not torch._C._are_functorch_transforms_active():
-        if (count < 0).any():
-            raise ValueError(f"what divides a loss is a number from 0; found {count.tolist()}")
+        if not fine.all():
+            raise ValueError(f"what divides a loss is a finite number from 0; found {count.tolist()}")
         return count
-    return torch.where(count < 0, torch.nan, count)
+    return torch.where(fine, count, torch.nan)
 
 
 def one_line(error: BaseException) -> str:
