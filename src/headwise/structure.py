@@ -304,6 +304,13 @@ def describe(node: Any) -> str:
     return " ".join(f"{type(node).__name__} {node!r}"[:80].split())
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, with its kind where the words alone would not tell."""
+    text = " ".join(str(error).split())
+    told = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+    return told[:1000]
+
+
 def shown(key: Key, *, bare: bool = False) -> str:
     """How a key is spelled.
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, Weight, as_count
+from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, as_count
+from headwise.criterion.terms.weights import Weight
 from headwise.ratio import Ratio
 from headwise.structure import describe
 

@@ -32,8 +32,9 @@ from headwise import losses, normalizers
 from headwise.criterion import schedules
 from headwise.criterion.naming import Allow, function_from_config, function_to_config, import_function
 from headwise.criterion.terms.levels import Levels
-from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, one_line
+from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term
 from headwise.require import require
+from headwise.structure import one_line
 
 _TERM_KEYS = ("name", "loss", "normalizer", "output", "target", "mask", "weight", "levels", "ratio")
 _CRITERION_KEYS = ("terms", "unread", "on_nonfinite", "compile")

@@ -26,8 +26,8 @@ from headwise.criterion.sums.evaluate import Denominators, denominator_of, evalu
 from headwise.criterion.sums.kernels import Kernels
 from headwise.criterion.sums.probing import warn_of_averages
 from headwise.criterion.terms.levels import Levels
-from headwise.criterion.terms.term import AnyTerm, Term, Weight
-from headwise.criterion.terms.weights import Weights
+from headwise.criterion.terms.term import AnyTerm, Term
+from headwise.criterion.terms.weights import Weight, Weights
 from headwise.ratio import Ratio
 from headwise.structure import by_path, flatten
 
@@ -75,7 +75,7 @@ class Criterion(nn.Module):
         if on_nonfinite not in ("keep", "drop", "raise"):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
         self.names: tuple[str, ...] = tuple(term.name for term in self.terms)
-        self.term_weights = Weights(self.terms)
+        self.term_weights = Weights({term.name: term.weight for term in self.terms})
         self.losses = nn.ModuleList([module for term in self.terms for module in term.modules])
         for name, weight in as_weights(weights).items():
             self.set_weight(name, weight)

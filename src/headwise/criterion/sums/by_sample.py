@@ -10,7 +10,7 @@ from torch import Tensor
 from headwise.criterion.binding.plan import Plan
 from headwise.criterion.sums.combine import Sums, shares
 from headwise.criterion.sums.evaluate import call_loss
-from headwise.criterion.terms.term import one_line
+from headwise.structure import one_line
 
 
 def value_by_sample(

@@ -12,9 +12,9 @@ from headwise.criterion.binding.binding import ReadTarget, ReadTargets
 from headwise.criterion.binding.plan import Plan
 from headwise.criterion.junctions.stats import book_dtype
 from headwise.criterion.sums.combine import Number, Sums, vector
-from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, one_line, sums_of
+from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, sums_of
 from headwise.ratio import Ratio
-from headwise.structure import describe
+from headwise.structure import describe, one_line
 
 Denominators = Mapping[str, Tensor | Ratio]
 

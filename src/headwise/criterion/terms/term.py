@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
-from numbers import Real
 from typing import Any
 
 import torch
@@ -18,12 +16,12 @@ from headwise.criterion.terms.counting import Count, make_count
 from headwise.criterion.terms.levels import Levels
 from headwise.criterion.terms.mask_expressions import Mask, parse_mask
 from headwise.criterion.terms.paths import Path, parse
+from headwise.criterion.terms.weights import Weight, check_weight
 from headwise.declaration import declaration_of, why_split_variant
 from headwise.ratio import Ratio
-from headwise.structure import describe
+from headwise.structure import describe, one_line
 
 Paths = str | tuple[str, ...] | dict[str, str]
-Weight = float | Callable[[int], float] | Callable[[], Tensor] | Tensor
 Normalizer = Callable[..., Tensor | float] | float
 
 
@@ -250,92 +248,6 @@ def _modules_in(function: Any) -> Iterator[nn.Module]:
             yield from _modules_in(each)
 
 
-def check_weight(name: str, weight: Any) -> None:
-    """Refuses a weight that is not a finite number, a schedule, a scalar tensor or an expression of one.
-
-    Args:
-        name: The term's name, for the message.
-        weight: The weight.
-
-    Raises:
-        ValueError: It is none of these.
-    """
-    number: Any = weight
-    if callable(weight) and not isinstance(weight, Tensor):
-        try:
-            number = weight() if takes_nothing(weight) else weight(0)
-        except Exception as error:
-            raise ValueError(
-                f"term {name!r}: its weight cannot be had at step 0: {one_line(error)}. Give a function of the step"
-            ) from error
-        if takes_nothing(weight) and not isinstance(number, Tensor):
-            raise ValueError(
-                f"term {name!r}: a function of no arguments returns a 0-d tensor; found {describe(number)}"
-            )
-    if isinstance(number, Tensor):
-        if (
-            number.dim() != 0
-            or not number.dtype.is_floating_point
-            or (number is not weight and not takes_nothing(weight))
-        ):
-            raise ValueError(f"term {name!r}: a tensor weight is a 0-d float tensor; found {describe(number)}")
-        number = 0.0 if number.is_meta else float(number.detach())
-    if isinstance(number, bool) or not isinstance(number, Real) or not _is_finite(number):
-        raise ValueError(
-            f"term {name!r}: a weight is a finite number, a function of the step, or a 0-d tensor; found "
-            f"{describe(number)}. Correct the weight or its schedule"
-        )
-
-
-def weight_at(name: str, weight: Any, step: int) -> float | Tensor:
-    """What a number, a schedule or an expression of parameters is at a step.
-
-    Args:
-        name: The term's name, for the message.
-        weight: As in `check_weight`, no tensor.
-        step: Steps of the optimizer so far.
-
-    Returns:
-        A number, or the tensor of an expression.
-
-    Raises:
-        ValueError: The function raised.
-    """
-    if not callable(weight):
-        return float(weight)
-    try:
-        found: Any = weight() if takes_nothing(weight) else float(weight(step))
-    except Exception as error:
-        raise ValueError(f"term {name!r}: its weight cannot be had at step {step}: {one_line(error)}") from error
-    return found  # type: ignore[no-any-return]
-
-
-def takes_nothing(function: Any) -> bool:
-    """Whether a weight is an expression of parameters, a function of no arguments, and not one of the step.
-
-    An argument whose default is a parameter or a module is none.
-
-    Args:
-        function: The weight, callable.
-
-    Returns:
-        Whether it is.
-    """
-    called = function.forward if isinstance(function, nn.Module) else function
-    try:
-        given = [each.default for each in inspect.signature(called).parameters.values()]
-        return all(isinstance(default, nn.Parameter | nn.Module) for default in given)
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_finite(number: Any) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
-
-
 def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
     """Checks what a loss returned.
 
@@ -405,10 +317,3 @@ def _from_zero(count: Tensor) -> Tensor:
             raise ValueError(f"what divides a loss is a finite number from 0; found {count.tolist()}")
         return count
     return torch.where(fine, count, torch.nan)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line, with its kind where the words alone would not tell."""
-    text = " ".join(str(error).split())
-    told = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-    return told[:1000]

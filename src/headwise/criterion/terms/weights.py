@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from headwise.criterion.terms.term import AnyTerm, Weight, check_weight, takes_nothing, weight_at
+from headwise.structure import describe, one_line
 
+Weight = float | Callable[[int], float] | Callable[[], Tensor] | Tensor
 Kind = Literal["number", "schedule", "tensor", "learned", "expression"]
 
 
@@ -20,10 +23,10 @@ class Weights(nn.Module):
     What is learned is a parameter of this module; step and fixed weights are tensors of its state dict.
 
     Args:
-        terms: The terms.
+        given: By the names of the terms.
     """
 
-    def __init__(self, terms: Sequence[AnyTerm]) -> None:
+    def __init__(self, given: Mapping[str, Weight]) -> None:
         super().__init__()
         self.step = 0
         self.learned = nn.ParameterDict()
@@ -31,9 +34,9 @@ class Weights(nn.Module):
         self._given: dict[str, Weight] = {}
         self._kinds: dict[str, Kind] = {}
         # What a graph that the user compiles reads, so that a weight that moves recompiles nothing.
-        self._moving = torch.zeros(len(terms), dtype=torch.float64)
-        for term in terms:
-            self._put(term.name, term.weight)
+        self._moving = torch.zeros(len(given), dtype=torch.float64)
+        for name, weight in given.items():
+            self._put(name, weight)
         self._refresh()
 
     def given(self) -> dict[str, Weight]:
@@ -75,9 +78,9 @@ class Weights(nn.Module):
         if kind == "number":
             return weight  # type: ignore[return-value]
         if kind == "schedule":
-            return weight_at(name, weight, self.step)
+            return _scheduled(name, weight, self.step)
         if kind == "expression":
-            return _evaluated(name, weight)  # type: ignore[arg-type]
+            return _one(name, weight())  # type: ignore[operator,call-arg]
         return self._held(name)  # type: ignore[return-value]
 
     def all_now(self) -> list[float | Tensor]:
@@ -103,7 +106,7 @@ class Weights(nn.Module):
         self._refresh()
 
     def _put(self, name: str, weight: Weight) -> None:
-        key, kind = _key(name), _checked_kind(name, weight)
+        key, kind = _key(name), check_weight(name, weight)
         self.learned.pop(key) if key in self.learned else None
         self.expressions.pop(key) if key in self.expressions else None
         if kind == "learned":
@@ -111,7 +114,7 @@ class Weights(nn.Module):
         elif isinstance(weight, nn.Module):
             self.expressions[key] = weight
         elif kind == "expression" and (found := list(_parameters_in(weight))):
-            self.expressions[key] = _Read(found)
+            self.expressions[key] = _ParametersOf(found)
         self._kinds[name] = kind
         self._given[name] = float(weight) if kind == "number" else weight  # type: ignore[arg-type]
 
@@ -168,7 +171,7 @@ class Weights(nn.Module):
             self._given[name] = float(value)
 
 
-class _Read(nn.Module):
+class _ParametersOf(nn.Module):
     """The parameters that a function of no arguments was found to read."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -181,28 +184,87 @@ def _key(name: str) -> str:
     return name.replace(".", "/")
 
 
-def _checked_kind(name: str, weight: Weight) -> Kind:
-    kind = _kind(weight)
+def check_weight(name: str, weight: Any) -> Kind:
+    """Refuses a weight that is not a finite number, a schedule, a scalar tensor or an expression of one.
+
+    Args:
+        name: The term's name, for the message.
+        weight: The weight.
+
+    Returns:
+        Which of these it is.
+
+    Raises:
+        ValueError: It is none.
+    """
+    kind, number = _kind(weight), weight
+    if kind in ("schedule", "expression"):
+        try:
+            number = weight() if kind == "expression" else weight(0)
+        except Exception as error:
+            raise ValueError(
+                f"term {name!r}: its weight cannot be had at step 0: {one_line(error)}. Give a function of the step"
+            ) from error
     if kind == "expression":
-        _evaluated(name, weight)  # type: ignore[arg-type]
-        return kind
-    check_weight(name, weight)
-    if kind == "tensor" and weight.grad_fn is not None:  # type: ignore[union-attr]
+        number = _one(name, number)
+    if isinstance(number, Tensor):
+        if number.dim() != 0 or not number.dtype.is_floating_point or kind == "schedule":
+            raise ValueError(f"term {name!r}: a tensor weight is a 0-d float tensor; found {describe(number)}")
+        if kind == "tensor" and number.grad_fn is not None:
+            raise ValueError(
+                f"term {name!r}: a weight that is computed from parameters has a graph, which serves one step alone. "
+                "Give the computation instead, as a function of no arguments: weight=lambda: torch.exp(-s)"
+            )
+        number = 0.0 if number.is_meta else float(number.detach())
+    if isinstance(number, bool) or not isinstance(number, Real) or not _is_finite(number):
         raise ValueError(
-            f"term {name!r}: a weight that is computed from parameters has a graph, which serves one step alone. "
-            "Give the computation instead, as a function of no arguments: weight=lambda: torch.exp(-s)"
+            f"term {name!r}: a weight is a finite number, a function of the step, or a 0-d tensor; found "
+            f"{describe(number)}. Correct the weight or its schedule"
         )
     return kind
 
 
-def _kind(weight: Weight) -> Kind:
+def _kind(weight: Any) -> Kind:
     if isinstance(weight, nn.Parameter):
         return "learned"
     if isinstance(weight, Tensor):
         return "tensor"
-    if isinstance(weight, nn.Module) or (callable(weight) and takes_nothing(weight)):
-        return "expression"
-    return "schedule" if callable(weight) else "number"
+    if not callable(weight):
+        return "number"
+    return "expression" if isinstance(weight, nn.Module) or _takes_nothing(weight) else "schedule"
+
+
+def _takes_nothing(function: Any) -> bool:
+    """Whether it is a function of no arguments; one whose default is a parameter or a module is none."""
+    try:
+        given = [each.default for each in inspect.signature(function).parameters.values()]
+    except (TypeError, ValueError):
+        return False
+    return all(isinstance(default, nn.Parameter | nn.Module) for default in given)
+
+
+def _is_finite(number: Any) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def _scheduled(name: str, schedule: Any, step: int) -> float:
+    try:
+        return float(schedule(step))
+    except Exception as error:
+        raise ValueError(f"term {name!r}: its weight cannot be had at step {step}: {one_line(error)}") from error
+
+
+def _one(name: str, found: Any) -> Tensor:
+    """Asks that an expression of parameters gave one number."""
+    if not isinstance(found, Tensor) or found.dim() != 0:
+        raise ValueError(
+            f"term {name!r}: a weight that is a function of no arguments returns a 0-d tensor; found "
+            f"{describe(found)}. Return one number, such as torch.exp(-s)"
+        )
+    return found
 
 
 def _parameters_in(function: Any) -> Iterator[nn.Parameter]:
@@ -216,13 +278,3 @@ def _parameters_in(function: Any) -> Iterator[nn.Parameter]:
             yield held
         elif isinstance(held, nn.Module):
             yield from held.parameters()
-
-
-def _evaluated(name: str, expression: Callable[[], Tensor]) -> Tensor:
-    weight = expression()
-    if not isinstance(weight, Tensor) or weight.dim() != 0:
-        raise ValueError(
-            f"term {name!r}: a weight that is a function of no arguments returns a 0-d tensor; found {weight!r}. "
-            "Return one number, such as torch.exp(-s)"
-        )
-    return weight
