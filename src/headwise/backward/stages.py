@@ -9,7 +9,7 @@ from typing import Any
 from headwise.criterion import Criterion
 from headwise.criterion.binding.binding import bind_targets
 from headwise.criterion.binding.unread import check_targets_read
-from headwise.criterion.terms.paths import WILDCARD, Path, Step, parse, places
+from headwise.criterion.terms.paths import WILDCARD, Path, Step, expand, parse
 from headwise.structure import Key, children, mapped_by_path
 
 
@@ -50,7 +50,7 @@ class Stage:
 
     def unread(self, outputs: Any, declared: Sequence[str]) -> tuple[str, ...]:
         """What of the paths declared unread concerns this stage's outputs."""
-        return tuple(path for path in declared if places(parse(path), outputs))
+        return tuple(path for path in declared if expand(parse(path), outputs, where_there=True))
 
 
 def make_stages(criterion: Criterion, heads: Sequence[str], targets: Any) -> list[Stage]:

@@ -51,7 +51,7 @@ class ForeignCall:
     unread: Callable[[Sequence[str]], None] | None = None
     names_rest: bool = False
     scale: Tensor | None = None
-    passes: list[SealedPass] = field(default_factory=list)
+    passes: list[ForeignPass] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Unit:
     trains: bool = True
 
 
-@dataclass
+@dataclass(frozen=True)
 class ForeignPass:
     """What one backward pass brought to one call.
 
@@ -80,32 +80,16 @@ class ForeignPass:
         scaled: Those of it whose gradient is to be multiplied by their factor.
         copies: Losses that are parts of the rest, in groups with inner products.
         paths: The outputs.
-        values: The numbers, by what they mean.
+        keys: What the numbers mean.
+        numbers: The numbers in one tensor, for a later read.
     """
 
     names: tuple[str, ...]
     scaled: frozenset[str]
     copies: tuple[tuple[str, ...], ...]
     paths: tuple[str, ...]
-    values: dict[Key, Tensor]
-
-    def sealed(self) -> SealedPass:
-        """The numbers in one tensor, for a later read."""
-        device = next(iter(self.values.values())).device
-        flat = torch.stack([wide(each.to(device)) for each in self.values.values()])
-        return SealedPass(self.names, self.scaled, self.copies, self.paths, tuple(self.values), flat)
-
-
-@dataclass(frozen=True)
-class SealedPass:
-    """A pass that is over: as `ForeignPass`, with all numbers in one tensor, in the order of their keys."""
-
-    names: tuple[str, ...]
-    scaled: frozenset[str]
-    copies: tuple[tuple[str, ...], ...]
-    paths: tuple[str, ...]
     keys: tuple[Key, ...]
-    flat: Tensor
+    numbers: Tensor
 
 
 def wide(tensor: Tensor) -> Tensor:

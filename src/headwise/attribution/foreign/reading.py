@@ -11,7 +11,7 @@ import torch
 
 from headwise.attribution.apart.solve import EXACT, weights_of
 from headwise.attribution.apart.words import is_metric
-from headwise.attribution.foreign.calls import REST, ForeignCall, Key, SealedPass
+from headwise.attribution.foreign.calls import REST, ForeignCall, ForeignPass, Key
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.ledger.books import UNBOOKED, Books, LoopFactor, OutputBooks, TermBooks, Unbooked
 from headwise.attribution.ledger.passes.injected import BOOKED, merged
@@ -33,7 +33,7 @@ def read_calls(calls: Sequence[ForeignCall]) -> list[Books]:
     passes = [each for call in calls for each in call.passes]
     if not passes:
         return []
-    flat = torch.cat([each.flat.to(passes[0].flat) for each in passes]).tolist()
+    flat = torch.cat([each.numbers.to(passes[0].numbers) for each in passes]).tolist()
     found: dict[int, _Solved] = {}
     begin = 0
     for each in passes:
@@ -90,7 +90,7 @@ class _Solved:
         return math.fsum(weights[a] * weights[b] * self.gram(a, b, path) for a, b in pairs)
 
 
-def _solve(booked: SealedPass, numbers: Mapping[Key, float]) -> _Solved:
+def _solve(booked: ForeignPass, numbers: Mapping[Key, float]) -> _Solved:
     solved = _Solved(numbers, booked.paths)
     for name in booked.names:
         factor = numbers.get(("factor", name))
@@ -118,7 +118,7 @@ def _add(solved: _Solved, losses: Sequence[str], weights: Sequence[float]) -> No
         solved.weighted[name] = weight * solved.numbers["value", name] if weight else 0.0
 
 
-def _left_over(solved: _Solved, booked: SealedPass) -> None:
+def _left_over(solved: _Solved, booked: ForeignPass) -> None:
     """What no loss explains; losses that were computed twice are recognized by gradient and value."""
     copied = {name for group in booked.copies for name in group}
     known = {name: -solved.scales[name] for name in copied if name in solved.scales}

@@ -16,7 +16,6 @@ from headwise.attribution.foreign.calls import (
     ForeignPass,
     GraphEnds,
     Key,
-    SealedPass,
     Unit,
     gradients,
     wide,
@@ -70,7 +69,7 @@ class Taking:
         if keeps_rest:
             LISTENERS.append(self._listen)
 
-    def over(self) -> SealedPass:
+    def over(self) -> ForeignPass:
         """Ends the taking.
 
         Returns:
@@ -83,7 +82,9 @@ class Taking:
             self._values |= {("booked", name, what): each for what, each in zip(BOOKED, columns, strict=True)}
         scaled = frozenset(each.name for each in self._units if each.factor is not None or not each.trains)
         self._units = []
-        return ForeignPass(self._names, scaled, self._copied, self._paths, self._values).sealed()
+        device = next(iter(self._values.values())).device
+        numbers = torch.stack([wide(each.to(device)) for each in self._values.values()])
+        return ForeignPass(self._names, scaled, self._copied, self._paths, tuple(self._values), numbers)
 
     def _direct(self, part: Direct) -> Unit:
         loss, derivative = part.loss, part.derivative

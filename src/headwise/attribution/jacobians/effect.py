@@ -122,11 +122,11 @@ def effect(
         reason = _disagreement(changes, expected)
     except (NotImplementedError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if not reason:
-        return Effect(tuple(values), tuple(values.values()), tuple(changes.values()), "forward")
-    warnings.warn(f"effect: {reason} Took one backward pass per loss instead.", ForwardModeWarning, stacklevel=2)
-    values, changes = _rows(closure, model, parameters, move, names)
-    return Effect(tuple(values), tuple(values.values()), tuple(changes.values()), "rows", reason)
+    if reason:
+        warnings.warn(f"effect: {reason} Took one backward pass per loss instead.", ForwardModeWarning, stacklevel=2)
+        values, changes = _rows(closure, model, parameters, move, names)
+    method: Literal["forward", "rows"] = "rows" if reason else "forward"
+    return Effect(tuple(values), tuple(values.values()), tuple(changes.values()), method, reason)
 
 
 def _move(
@@ -142,7 +142,7 @@ def _move(
         direction = direction.update
     if isinstance(direction, Mapping):
         return {name: step * tensor for name, tensor in _checked(direction, parameters).items()}, None
-    gradient = _gradient(closure, model, parameters, names)
+    gradient = gradient_of(closure, model, parameters, names)
     if isinstance(direction, Optimizer):
         update = next_update(direction, parameters, gradient)
         move = {name: step * tensor for name, tensor in update.items()}
@@ -167,14 +167,35 @@ def _checked(direction: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) 
     return direction
 
 
-def _gradient(
-    closure: Closure, model: nn.Module, parameters: dict[str, Tensor], names: Sequence[str] | None
+def gradient_of(
+    closure: Closure,
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    names: Sequence[str] | None,
+    term: str | None = None,
 ) -> dict[str, Tensor]:
+    """The gradient of one term, or of the sum of all, by a fresh forward and backward pass that leaves no trace.
+
+    Args:
+        closure: Makes the forward pass.
+        model: The network that it calls.
+        parameters: With respect to what, by name.
+        names: Names of the losses of a tuple or list.
+        term: Which; None for their sum.
+
+    Returns:
+        By parameter, where there is one.
+
+    Raises:
+        ValueError: No loss has a graph.
+    """
+
     def both_passes() -> tuple[Tensor | None, ...]:
         values = weighted_values(closure(), names)
         if not values:
             raise ValueError("effect: no loss has a graph. The closure must make a fresh forward pass with gradients.")
-        return torch.autograd.grad(list(values.values()), list(parameters.values()), allow_unused=True)
+        chosen = list(values.values()) if term is None else [values[term]]
+        return torch.autograd.grad(chosen, list(parameters.values()), allow_unused=True)
 
     with same_draw(model), without_reducer(model), torch.enable_grad():
         grads = call_with(model, both_passes, {})

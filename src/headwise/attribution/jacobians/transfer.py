@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from headwise.attribution.jacobians.effect import Closure, effect
+from headwise.attribution.jacobians.effect import Closure, effect, gradient_of
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, same_draw, without_reducer
 from headwise.attribution.tracing.named import weighted_values
@@ -152,7 +152,7 @@ def transfer(
     changes: dict[tuple[str, str], float] = {}
     norms, tables = {}, []
     for term in chosen:
-        gradient = _gradient(training, model, parameters, names, term)
+        gradient = gradient_of(training, model, parameters, names, term)
         norm = torch.stack([grad.double().square().sum().cpu() for grad in gradient.values()]).sum().sqrt()
         norms[term] = float(norm)
         unit = {name: -grad / norm.to(grad) if norm > 0 else grad for name, grad in gradient.items()}
@@ -177,15 +177,3 @@ def _names_of(
         if term not in known:
             raise ValueError(f"transfer: no term {term!r} with a graph. There are: {', '.join(known)}.")
     return known if terms is None else list(terms)
-
-
-def _gradient(
-    training: Closure, model: nn.Module, parameters: dict[str, Tensor], names: Sequence[str] | None, term: str
-) -> dict[str, Tensor]:
-    def both_passes() -> tuple[Tensor | None, ...]:
-        value = weighted_values(training(), names)[term]
-        return torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-
-    with same_draw(model), without_reducer(model), torch.enable_grad():
-        grads = call_with(model, both_passes, {})
-    return {name: grad for name, grad in zip(parameters, grads, strict=True) if grad is not None}

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from headwise.criterion.binding.layout import Edge, Layout
-from headwise.criterion.terms.paths import Channels, Path, places
+from headwise.criterion.terms.paths import Channels, Path, expand
 from headwise.structure import describe, get, leaves, spell
 
 
@@ -16,7 +16,7 @@ def _declared(path: Path, structure: Any) -> dict[str, Tensor]:
     """The tensors at or below the places that a path names."""
     return {
         name: tensor
-        for steps in places(path, structure)
+        for steps in expand(path, structure, where_there=True).values()
         for name, tensor in leaves(get(structure, steps), spell(steps))
     }
 

@@ -18,7 +18,6 @@ One place has one spelling in every table (`headwise.structure.join`), however a
 from __future__ import annotations
 
 import ast
-import contextlib
 import enum
 import re
 import warnings
@@ -187,12 +186,13 @@ Level = tuple[str | int, ...]
 """What tells a place from the others that a path names: per wildcard the key there, an index where it is digits."""
 
 
-def expand(path: Path, structure: Any) -> dict[Level, Steps]:
+def expand(path: Path, structure: Any, *, where_there: bool = False) -> dict[Level, Steps]:
     """All places that a path names in a structure.
 
     Args:
         path: The path, with any number of wildcards.
         structure: The nested outputs or targets.
+        where_there: Leave out parts that lack one of the path's steps.
 
     Returns:
         For each combination of keys at the wildcards (the empty tuple where there is none) the steps to the place, in
@@ -203,11 +203,14 @@ def expand(path: Path, structure: Any) -> dict[Level, Steps]:
     """
     found: dict[Level, tuple[Steps, Any]] = {(): ((), structure)}
     for step in path.steps:
-        found = {
-            level: (steps, part)
-            for before, (above, node) in found.items()
-            for level, steps, part in _step(before, above, node, step)
-        }
+        deeper: dict[Level, tuple[Steps, Any]] = {}
+        for before, (above, node) in found.items():
+            try:
+                deeper |= {level: (steps, part) for level, steps, part in _step(before, above, node, step)}
+            except KeyError:
+                if not where_there:
+                    raise
+        found = deeper
     return {level: steps for level, (steps, _) in found.items()}
 
 
@@ -222,26 +225,6 @@ def _step(level: Level, steps: Steps, node: Any, step: Step) -> Iterator[tuple[L
         raise KeyError(f"[*] needs a list, tuple or dict of levels at {spell(steps)!r}; found {describe(node)}.")
     for key, part in parts.items():
         yield (*level, _level_key(key)), (*steps, key), part
-
-
-def places(path: Path, structure: Any) -> list[Steps]:
-    """The places of `expand`, as far as there are any: parts that lack one of the path's steps are left out.
-
-    Args:
-        path: The path.
-        structure: The nested outputs or targets.
-
-    Returns:
-        The steps to each.
-    """
-    found: list[tuple[Steps, Any]] = [((), structure)]
-    for step in path.steps:
-        deeper: list[tuple[Steps, Any]] = []
-        for above, node in found:
-            with contextlib.suppress(KeyError):
-                deeper.extend([(steps, part) for _, steps, part in _step((), above, node, step)])
-        found = deeper
-    return [steps for steps, _ in found]
 
 
 def _level_key(key: Any) -> str | int:
