@@ -31,7 +31,7 @@ from functools import partial
 
 from headwise import losses
 from headwise.criterion import Criterion, Term
-from headwise.criterion.terms.term import Weight
+from headwise.criterion.terms.weights import Weight
 
 
 def actor_critic(

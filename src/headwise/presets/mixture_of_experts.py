@@ -30,10 +30,11 @@ Differs from transformers' Mixtral (``as_published=True`` brings it back, with i
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from headwise import losses
 from headwise.criterion import Criterion, Term
-from headwise.criterion.terms.term import Weight
+from headwise.criterion.terms.weights import Weight
 
 
 def mixture_of_experts(
@@ -66,40 +67,29 @@ def mixture_of_experts(
         ValueError: As published, `num_routers` is missing or `per_sequence` is asked for.
     """
     chosen = (2 if as_published else 1) if top_k is None else top_k
+    read: dict[str, Any] = {"output": "router_logits[*]", "target": "label", "mask": mask}
     if as_published:
-        if num_routers is None or num_routers < 1 or per_sequence:
-            raise ValueError(
-                "presets.mixture_of_experts: as published, num_routers is at least 1 and per_sequence is False; found "
-                f"{num_routers} and {per_sequence}. All routers are read together; say how many there are."
-            )
-        balance = Term(
-            "balance",
-            partial(losses.published_load_balance, top_k=chosen),
-            output=tuple(f"router_logits[{router}]" for router in range(num_routers)),
-            target={"target": "label"},
-            mask=mask,
-            weight=0.001 if balance_weight is None else balance_weight,
-        )
+        balance = partial(losses.published_load_balance, top_k=chosen)
+        together = {**read, "output": _routers(num_routers, per_sequence), "target": {"target": "label"}}
     else:
-        balance = Term(
-            "balance",
-            partial(losses.load_balance, top_k=chosen, per_sequence=per_sequence),
-            output="router_logits[*]",
-            target="label",
-            mask=mask,
-            weight=0.01 if balance_weight is None else balance_weight,
-        )
-    standard = 0.0 if as_published else 0.001
+        balance, together = partial(losses.load_balance, top_k=chosen, per_sequence=per_sequence), read
+    standard = (0.001, 0.0) if as_published else (0.01, 0.001)
+    weights = [
+        usual if given is None else given for given, usual in zip((balance_weight, z_weight), standard, strict=True)
+    ]
     terms = [
         Term("tokens", losses.token_cross_entropy, output="logits", target="label", mask=mask),
-        balance,
-        Term(
-            "z",
-            losses.router_z,
-            output="router_logits[*]",
-            target="label",
-            mask=mask,
-            weight=standard if z_weight is None else z_weight,
-        ),
+        Term("balance", balance, weight=weights[0], **together),
+        Term("z", losses.router_z, weight=weights[1], **read),
     ]
     return Criterion(terms, compile=compile)
+
+
+def _routers(num: int | None, per_sequence: bool) -> tuple[str, ...]:
+    """The outputs of all routers, which the published loss reads together."""
+    if num is None or num < 1 or per_sequence:
+        raise ValueError(
+            "presets.mixture_of_experts: as published, num_routers is at least 1 and per_sequence is False; found "
+            f"{num} and {per_sequence}. All routers are read together; say how many there are."
+        )
+    return tuple(f"router_logits[{router}]" for router in range(num))

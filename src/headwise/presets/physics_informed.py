@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 
 from headwise import losses
 from headwise.criterion import Criterion, Term
-from headwise.criterion.terms.term import Weight
+from headwise.criterion.terms.weights import Weight
 
 
 def physics_informed(

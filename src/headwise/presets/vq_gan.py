@@ -47,7 +47,7 @@ from functools import partial
 
 from headwise import losses
 from headwise.criterion import Criterion, Term
-from headwise.criterion.terms.term import Weight
+from headwise.criterion.terms.weights import Weight
 
 
 def vq_gan(

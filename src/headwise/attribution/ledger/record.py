@@ -410,12 +410,11 @@ class CallRecord:
 
     def _fields(self, one: BackwardPass) -> Fields:
         """The numbers of one pass."""
-        schema, num = self.schema, len(self.schema.terms)
         number = one.under.number_of(self)
         weight = self._used()
         value, common, begun = self._wide(one.common, number)
         factor = self._factor(one, weight, common)
-        through = [1.0 if one.common is not None or number in one.own else 0.0 for number in range(num)]
+        through = [1.0 if one.common is not None or n in one.own else 0.0 for n in range(len(self.schema.terms))]
         fields = {
             "weight": weight,
             "value": value,
@@ -428,27 +427,37 @@ class CallRecord:
             "calls": self._vector((1.0,)),
             "number": begun,
             "numbers": self._vector((float(number is not None),)),
+            **self._at_levels(factor),
             **self._at_sites(one),
-            **{name: each.to(value) for name, each in one.features.items()},
+            **self._rare(one, value),
         }
-        fields |= {f"booked {name}": columns.to(value) for name, columns in by_name(one.injected).items()}
+        one.kept, one.probed, one.pairs = {}, {}, {}
+        return fields
+
+    def _at_levels(self, factor: Tensor) -> Fields:
+        if not self._levels:
+            return {}
+        found = [(number, each.to(factor)) for number, each in self._levels]
+        return {
+            "levels": torch.cat([each * factor[number] for number, each in found]),
+            "level values": torch.cat([each for _, each in found]),
+        }
+
+    def _rare(self, one: BackwardPass, like: Tensor) -> Fields:
+        """What most passes do not bring."""
+        fields = {name: each.to(like) for name, each in (*one.features.items(), *_columns_of_booked(one))}
         if one.given is not None:
             fields |= {"given": self._vector((one.given,)), "givens": self._vector((1.0,))}
         if one.jacobian is not None:
-            fields["jacobian"] = one.jacobian[1].to(value)
-        if self._levels:
-            fields["levels"] = torch.cat([each.to(weight) * factor[number] for number, each in self._levels])
-            fields["level values"] = torch.cat([each.to(weight) for _, each in self._levels])
+            fields["jacobian"] = one.jacobian[1].to(like)
         if one.strangers:
-            fields["unbooked"] = self._vector([one.strangers.get(root, 0.0) for root in range(len(schema.roots))])
+            fields["unbooked"] = self._vector([one.strangers.get(root, 0.0) for root in range(len(self.schema.roots))])
         if one.channels:
-            fields["channels"] = torch.cat(
-                [
-                    one.channels[number].to(weight) if number in one.channels else weight.new_zeros(each.num_channels)
-                    for number, each in enumerate(schema.readings)
-                ]
-            )
-        one.kept, one.probed, one.pairs = {}, {}, {}
+            squares_of = [
+                one.channels[number].to(like) if number in one.channels else like.new_zeros(each.num_channels)
+                for number, each in enumerate(self.schema.readings)
+            ]
+            fields["channels"] = torch.cat(squares_of)
         return fields
 
     def _wide(self, *scalars: Tensor | None) -> list[Tensor]:
@@ -525,6 +534,10 @@ class CallRecord:
             left, right = ([term[pair[side]] for pair in schema.compared] for side in (1, 2))
             total["products"] = total["products"] * (grown[left] * grown[right]).sqrt()
         return total
+
+
+def _columns_of_booked(one: BackwardPass) -> list[tuple[str, Tensor]]:
+    return [(f"booked {name}", columns) for name, columns in by_name(one.injected).items()]
 
 
 def _add(before: Tensor | None, found: Tensor) -> Tensor:
