@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwise.criterion.terms.mask_expressions import parse_mask
-from headwise.criterion.terms.paths import WILDCARD, Channels, expand, parse
+from headwise.criterion.terms.paths import WILDCARD, Slice, expand, parse
 from headwise.structure import get, leaves
 
 
@@ -26,15 +26,15 @@ Point = namedtuple("Point", "x y")
     ("text", "steps", "channels"),
     [
         ("maps", ("maps",), None),
-        ("maps[:, 0:2]", ("maps",), Channels(1, 0, 2)),
-        ("maps[:,4]", ("maps",), Channels(1, 4, 5, keep=False)),
-        ("maps[:, -1]", ("maps",), Channels(1, -1, 0, keep=False)),
-        ("maps[:, 4:]", ("maps",), Channels(1, 4, None)),
-        ("maps[..., :2]", ("maps",), Channels(-1, None, 2)),
+        ("maps[:, 0:2]", ("maps",), Slice(1, 0, 2)),
+        ("maps[:,4]", ("maps",), Slice(1, 4, 5, keep=False)),
+        ("maps[:, -1]", ("maps",), Slice(1, -1, 0, keep=False)),
+        ("maps[:, 4:]", ("maps",), Slice(1, 4, None)),
+        ("maps[..., :2]", ("maps",), Slice(-1, None, 2)),
         ("stacks[0].heat", ("stacks", 0, "heat"), None),
         ("stacks[*].heat", ("stacks", WILDCARD, "heat"), None),
         ("['odd key'].x", ("odd key", "x"), None),
-        ("[1][:, 0:2]", (1,), Channels(1, 0, 2)),
+        ("[1][:, 0:2]", (1,), Slice(1, 0, 2)),
         ("fpn.0", ("fpn", "0"), None),
     ],
 )
@@ -88,14 +88,14 @@ def test_missing_key_lists_what_there_is_and_guesses():
 
 def test_bounds_of_channels():
     tensor = torch.zeros(2, 7, 3)
-    assert Channels(1, -1, 0, keep=False).bounds(tensor) == (6, 7)
-    assert Channels(1, -3, -1).bounds(tensor) == (4, 6)
-    assert Channels(-1, None, 2).bounds(tensor) == (0, 2)
-    for bad in (Channels(1, 5, 8), Channels(1, 3, 3), Channels(1, -8, None), Channels(1, 7, 8, keep=False)):
+    assert Slice(1, -1, 0, keep=False).bounds(tensor) == (6, 7)
+    assert Slice(1, -3, -1).bounds(tensor) == (4, 6)
+    assert Slice(-1, None, 2).bounds(tensor) == (0, 2)
+    for bad in (Slice(1, 5, 8), Slice(1, 3, 3), Slice(1, -8, None), Slice(1, 7, 8, keep=False)):
         with pytest.raises(IndexError, match="the tensor has 7"):
             bad.bounds(tensor)
     with pytest.raises(IndexError, match="no dimension"):
-        Channels(1, 0, 1).bounds(torch.zeros(3))
+        Slice(1, 0, 1).bounds(torch.zeros(3))
 
 
 @st.composite

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headwise.criterion.terms.paths import Channels as Slice
-from headwise.criterion.terms.paths import Path, expand, parse
+from headwise.criterion.terms.paths import Path, Slice, expand, parse
 from headwise.structure import by_path, get, leaves, spell
 
 

@@ -37,7 +37,7 @@ class BackwardWatch:
 
     def close(self) -> None:
         """Ends the watch; a second call does nothing."""
-        _PASSES.remove(self)
+        _WATCHES.remove(self)
 
     def begin(self, roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> Finish | None:
         """Tells the observer of a pass.
@@ -85,7 +85,7 @@ class BackwardWatch:
         self.close()
 
 
-class _Passes:
+class _Watches:
     """Who watches, and what was in the place of `torch.autograd.backward` before."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class _Passes:
                 self._replaced = None
 
 
-_PASSES = _Passes()
+_WATCHES = _Watches()
 _INSIDE = threading.local()
 
 
@@ -130,7 +130,7 @@ def watch_backward(observer: Observer) -> BackwardWatch:
         The watch, to be closed.
     """
     watch = BackwardWatch(observer)
-    _PASSES.add(watch)
+    _WATCHES.add(watch)
     return watch
 
 
@@ -139,7 +139,7 @@ def _seen(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(original)
     def backward(tensors: Any, grad_tensors: Any = None, *others: Any, **named: Any) -> Any:
-        watches = _PASSES.watches
+        watches = _WATCHES.watches
         # Of a tensor of another class, or under a mode, the original calls itself once more.
         inside = getattr(_INSIDE, "now", False) or torch._C._current_graph_task_id() != -1
         if not watches or inside or torch.compiler.is_compiling():

@@ -188,7 +188,7 @@ def _aggregated(
     error: Exception | None = None
     if not is_distributed() or dist.get_rank(group) == 0:
         try:
-            with _Weights(aggregator) as weights:
+            with _WeightsSeen(aggregator) as weights:
                 answer[:columns] = _checked(aggregator(matrix[kept] if drop_empty else matrix), matrix)
             answer[columns:-1][kept] = weights.found(num, matrix)
             answer[-1] = 1.0
@@ -203,7 +203,7 @@ def _aggregated(
     return answer[:columns], answer[columns:-1]
 
 
-class _Weights:
+class _WeightsSeen:
     """Listens to what an aggregator's ``weighting`` returns."""
 
     def __init__(self, aggregator: Any) -> None:
@@ -220,7 +220,7 @@ class _Weights:
             return self._last.detach().to(like)
         return like.new_full((rows,), math.nan)
 
-    def __enter__(self) -> _Weights:
+    def __enter__(self) -> _WeightsSeen:
         return self
 
     def __exit__(self, *_error: Any) -> None:

@@ -18,7 +18,7 @@ from headwise.criterion.breakdown import Breakdown, Entry
 from headwise.criterion.checks import as_paths, as_terms, as_weights, check_denominators, warn_of_still_schedules
 from headwise.criterion.junctions.hand_out import hand_out
 from headwise.criterion.junctions.junction import Policy
-from headwise.criterion.junctions.recording import CLAIMANTS, WAITING, Counted, Record, Recorder
+from headwise.criterion.junctions.recording import CLAIMANTS, WAITING, Bookkeeper, Counted, Record
 from headwise.criterion.naming import Allow
 from headwise.criterion.sums.by_sample import value_by_sample
 from headwise.criterion.sums.combine import Combined, Sums, combine, ratio_of, total_of, within
@@ -70,7 +70,7 @@ class Criterion(nn.Module):
         self.terms = as_terms(terms)
         self.unread = as_paths(unread)
         self.on_nonfinite = on_nonfinite
-        self.recorder: Recorder | None = None
+        self.recorder: Bookkeeper | None = None
         self.balance: Tensor | None = None  # (T,), float32: what a ledger's balance multiplies the weights by
         if on_nonfinite not in ("keep", "drop", "raise"):
             raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")

@@ -37,7 +37,7 @@ class Suspects:
     grad_mode: list[str] = field(default_factory=list)
 
 
-class Watch(TorchFunctionMode):
+class ForwardWatch(TorchFunctionMode):
     """Fills in `suspects` during a forward pass."""
 
     def __init__(self) -> None:

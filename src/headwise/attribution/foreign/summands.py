@@ -56,7 +56,7 @@ def summands(
     Returns:
         The summands, each name once.
     """
-    found: dict[Hashable, list[_Found]] = {}
+    found: dict[Hashable, list[_NamedPiece]] = {}
     for each in direct:
         piece = Piece(each.loss.edge, each.derivative, each.loss.tensor.detach())
         _put(found, _named(each.loss.name, piece, outputs))
@@ -69,7 +69,7 @@ def summands(
     return [NamedSummand(name, tuple(each.piece for each in same)) for name, same in zip(names, groups, strict=True)]
 
 
-def _parted(same: list[_Found]) -> list[list[_Found]]:
+def _parted(same: list[_NamedPiece]) -> list[list[_NamedPiece]]:
     """Steps of a sequence read an output each, of one module that was called again and again."""
     read = [edge for each in same for edge in each.reads]
     if len(same) > _FEW or len(read) == len(set(read)):
@@ -77,7 +77,7 @@ def _parted(same: list[_Found]) -> list[list[_Found]]:
     return [[each] for each in same]
 
 
-class _Found(NamedTuple):
+class _NamedPiece(NamedTuple):
     """A piece, its name by itself, what it is called together with others, which those are, and what it reads."""
 
     piece: Piece
@@ -88,32 +88,32 @@ class _Found(NamedTuple):
     reads: Collection[Edge] = ()
 
 
-def _put(found: dict[Hashable, list[_Found]], one: _Found) -> None:
+def _put(found: dict[Hashable, list[_NamedPiece]], one: _NamedPiece) -> None:
     found.setdefault(one.key, []).append(one)
 
 
-def _named(name: str, piece: Piece, outputs: Callable[[Sequence[Edge]], OutputEdges]) -> _Found:
+def _named(name: str, piece: Piece, outputs: Callable[[Sequence[Edge]], OutputEdges]) -> _NamedPiece:
     place = place_of(piece.edge[0])
     if place is None or piece.derivative.numel() != 1:
-        return _Found(piece, name, name, "", piece.edge)
+        return _NamedPiece(piece, name, name, "", piece.edge)
     read, base = outputs([piece.edge]), without_number(name)
     heads = _heads(read)
     if place.name is None and place.made == base:
         own = _of(base, heads)
-        return _Found(piece, own, own, place.text, (place.line, place.text, own), read.values())
-    return _Found(piece, name, base, "", (place.line, base, heads), read.values())
+        return _NamedPiece(piece, own, own, place.text, (place.line, place.text, own), read.values())
+    return _NamedPiece(piece, name, base, "", (place.line, base, heads), read.values())
 
 
-def _unnamed(piece: Piece, place: Place | None, outputs: Callable[[Sequence[Edge]], OutputEdges]) -> _Found:
+def _unnamed(piece: Piece, place: Place | None, outputs: Callable[[Sequence[Edge]], OutputEdges]) -> _NamedPiece:
     read, made = outputs([piece.edge]), made_by(piece.edge[0])
     heads = _heads(read)
     if place is None:
         own = _of(made, heads)
-        return _Found(piece, own, own, "", piece.edge)
+        return _NamedPiece(piece, own, own, "", piece.edge)
     if place.name is not None and not says_total(place.name):
-        return _Found(piece, place.name, place.name, "", (place.line, place.name, heads), read.values())
+        return _NamedPiece(piece, place.name, place.name, "", (place.line, place.name, heads), read.values())
     name = place.text if place.text and made in _NO_LOSS else _of(place.made or made, heads)
-    return _Found(piece, name, name, place.text, (place.line, place.text, name, heads), read.values())
+    return _NamedPiece(piece, name, name, place.text, (place.line, place.text, name, heads), read.values())
 
 
 def _heads(read: OutputEdges) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def _of(made: str, heads: Sequence[str]) -> str:
     return f"{made}({', '.join(heads)})" if heads else made
 
 
-def _distinct(groups: Sequence[Sequence[_Found]], taken: set[str]) -> list[str]:
+def _distinct(groups: Sequence[Sequence[_NamedPiece]], taken: set[str]) -> list[str]:
     """One name a summand: where two would have the same, the expressions that made them tell them apart, or numbers."""
     names = [same[0].together if len(same) > 1 else same[0].name for same in groups]
     often, texts = Counter(names), Counter(same[0].text for same in groups)

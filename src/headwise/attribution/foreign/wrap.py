@@ -10,7 +10,7 @@ import torch
 from headwise.attribution.foreign.calls import OutputEdges, Slices
 from headwise.attribution.foreign.ledger import ForeignLedger
 from headwise.attribution.outputs import resolve
-from headwise.criterion.terms.paths import Channels as Slice
+from headwise.criterion.terms.paths import Slice
 from headwise.graph import Edge, gradient_edge
 from headwise.structure import by_path
 

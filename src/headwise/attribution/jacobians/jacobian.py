@@ -13,7 +13,7 @@ from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.grouping import Group, Patterns, chosen_parameters, group_names
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
-from headwise.attribution.jacobians.passes import Passes, deepest_first
+from headwise.attribution.jacobians.passes import RowPasses, deepest_first
 from headwise.attribution.jacobians.streaming import on_cpu
 from headwise.attribution.tracing.named import Losses, weighted_values
 from headwise.graph import Walk, gradient_edge, leaf_masks, walk
@@ -72,7 +72,7 @@ def jacobian(
     traced = walk_losses(list(values.values()))
     refuse_unsafe("jacobian", model, kept, traced.nodes)
     bits, order = reach_bits(kept, traced), deepest_first(kept, traced)
-    passes = Passes(list(values.values()), kept, bits, order, keep_gradient, gramian, by_difference)
+    passes = RowPasses(list(values.values()), kept, bits, order, keep_gradient, gramian, by_difference)
     with same_draw(model), kept_buffers(model):
         passes.run() if cosine or gramian else passes.run_rows()
     scope: Literal["local", "global"] = "local" if wrapped_by_ddp(model, traced.nodes) else "global"
@@ -92,7 +92,7 @@ def reach_bits(parameters: dict[str, Tensor], traced: Walk) -> dict[str, int]:
 
 
 def _table(
-    values: Mapping[str, Tensor], groups: dict[str, tuple[str, ...]], passes: Passes, where: Where
+    values: Mapping[str, Tensor], groups: dict[str, tuple[str, ...]], passes: RowPasses, where: Where
 ) -> JacobianTable:
     column = {name: g for g, members in enumerate(groups.values()) for name in members}
     num = len(values)

@@ -24,7 +24,7 @@ SMALLEST_DIFFERENCE = 0.1
 
 
 @dataclass
-class Passes:
+class RowPasses:
     """What the passes of one table measure: 0-d tensors on the parameters' devices.
 
     Attributes:

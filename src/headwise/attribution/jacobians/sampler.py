@@ -89,7 +89,7 @@ class JacobianSampler:
         self.model, self.every, self.mode = model, every, mode
         self._parameters, self._group = parameters, group
         self._count = self._turn = 0
-        self._pending: _Row | None = None
+        self._pending: _Unfinished | None = None
         self._rows: dict[str, SampledRow] = {}
         self._table: JacobianTable | None = None
 
@@ -119,7 +119,7 @@ class JacobianSampler:
             )
         name = list(values)[self._turn % len(values)]
         self._turn += 1
-        self._pending = _Row(self.model, values, name, count, self._parameters, self._group)
+        self._pending = _Unfinished(self.model, values, name, count, self._parameters, self._group)
         return True
 
     @property
@@ -172,7 +172,7 @@ class JacobianSampler:
             self._pending = None
 
 
-class _Row:
+class _Unfinished:
     """One row on its way: what the loss shares is measured at once, the rest when the gradient of the sum comes by."""
 
     def __init__(

@@ -25,7 +25,7 @@ from headwise.attribution.ledger.schema import Feature, Schema
 
 
 @dataclass(frozen=True)
-class _Scales:
+class _StepNumbers:
     """A step's numbers, the loop's factor divided out.
 
     Args:
@@ -85,7 +85,7 @@ def fold(step: StepRows) -> Books:
     return Books(step.number, terms, gram, unbooked, scales.factor, features, step.scope, aggregated)
 
 
-def _booked(columns: list[float], step: StepRows, fields: dict[str, Tensor], scales: _Scales) -> TermBooks:
+def _booked(columns: list[float], step: StepRows, fields: dict[str, Tensor], scales: _StepNumbers) -> TermBooks:
     """A loss that was booked in the middle of the network, but for its share."""
     value, weight, factor, factored, square, bad, calls = columns
     every = calls == float(fields["calls"])
@@ -132,7 +132,7 @@ def _aggregated(step: StepRows, fields: dict[str, Tensor], gram: Gram) -> Gram:
     return Gram(names, ("shared parameters",), products, finite, values, weights / calls, where)
 
 
-def _scales(step: StepRows, fields: dict[str, Tensor]) -> _Scales:
+def _scales(step: StepRows, fields: dict[str, Tensor]) -> _StepNumbers:
     calls = float(fields["calls"])
     per_call = calls if step.pooled else 1.0
     exact = bool(fields["exact"] == fields["calls"]) and float(fields["common"]) != 0
@@ -146,10 +146,10 @@ def _scales(step: StepRows, fields: dict[str, Tensor]) -> _Scales:
     alone = fields["value"] / calls
     spread = fields["factored"] / torch.where(sums == 0, 1.0, sums)
     values = alone if calls == 1 else torch.where(sums == 0, alone, spread)
-    return _Scales(factor, factor.value, weights, values, per_call)
+    return _StepNumbers(factor, factor.value, weights, values, per_call)
 
 
-def _gram(step: StepRows, fields: dict[str, Tensor], scales: _Scales) -> Gram:
+def _gram(step: StepRows, fields: dict[str, Tensor], scales: _StepNumbers) -> Gram:
     schema, num = step.schema, len(step.schema.terms)
     products = torch.full((len(schema.sites), num + 1, num + 1), math.nan, dtype=torch.float64)
     finite = torch.ones(len(schema.sites), num, dtype=torch.bool)
@@ -195,13 +195,13 @@ def _site_name(schema: Schema, site: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _Sent:
     square: float
     finite: bool
     channels: tuple[float, ...] | None
 
 
-def _readings(schema: Schema, fields: dict[str, Tensor], scales: _Scales) -> list[_Read]:
+def _readings(schema: Schema, fields: dict[str, Tensor], scales: _StepNumbers) -> list[_Sent]:
     """What each reading was sent, over all its places."""
     square: dict[int, float] = defaultdict(float)
     bad: dict[int, float] = defaultdict(float)
@@ -213,7 +213,7 @@ def _readings(schema: Schema, fields: dict[str, Tensor], scales: _Scales) -> lis
     channels = torch.split(fields["channels"], [reading.num_channels for reading in schema.readings])
     size = abs(scales.common)
     return [
-        _Read(
+        _Sent(
             square[number] / scales.common**2,
             bad[number] == 0,
             tuple(_root(each) / size for each in channels[number].tolist()) if reading.num_channels else None,
@@ -223,7 +223,7 @@ def _readings(schema: Schema, fields: dict[str, Tensor], scales: _Scales) -> lis
 
 
 def _outputs(
-    schema: Schema, term: int, fields: dict[str, Tensor], scales: _Scales, readings: list[_Read]
+    schema: Schema, term: int, fields: dict[str, Tensor], scales: _StepNumbers, readings: list[_Sent]
 ) -> dict[str, OutputBooks]:
     """What one term sent to each path; what several levels send to one path is one gradient."""
     numbers: dict[str, list[int]] = defaultdict(list)
@@ -242,7 +242,7 @@ def _outputs(
 
 
 def _levels(
-    schema: Schema, term: int, fields: dict[str, Tensor], scales: _Scales, readings: list[_Read], size: float
+    schema: Schema, term: int, fields: dict[str, Tensor], scales: _StepNumbers, readings: list[_Sent], size: float
 ) -> dict[str, LevelBooks]:
     """The levels of one term: their values, and what they sent to the outputs that they read."""
     names = schema.levels[term]
@@ -263,7 +263,7 @@ def _levels(
     return found
 
 
-def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _Scales, size: float) -> Unbooked:
+def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _StepNumbers, size: float) -> Unbooked:
     """What the backward passes began with, and what arrived, beyond the terms."""
     booked = float(torch.where(fields["factor"] == 0, 0.0, fields["factored"]).sum())
     known = bool(fields["numbers"] == fields["calls"]) and math.isfinite(booked)
@@ -276,7 +276,7 @@ def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _Scales, size: 
     return Unbooked(value, norms, size, sent, known)
 
 
-def _feature(step: StepRows, feature: Feature, fields: dict[str, Tensor], scales: _Scales) -> FeatureBooks:
+def _feature(step: StepRows, feature: Feature, fields: dict[str, Tensor], scales: _StepNumbers) -> FeatureBooks:
     unit = 1.0 / scales.common**2
     found = [each * unit for each in fields[f"feature {feature.name}"].tolist()]
     squares = {(reader, feature.name): each for reader, each in zip(feature.readers, found, strict=False)}

@@ -20,7 +20,7 @@ from headwise.attribution.ledger.passes.injected import Injection, by_name, merg
 from headwise.attribution.ledger.passes.leaves import Leaves
 from headwise.attribution.ledger.samples.sampled import Pieces, SampledCall
 from headwise.attribution.ledger.schema import Brief, Schema
-from headwise.criterion.binding.layout import Layout, Part
+from headwise.criterion.binding.layout import Layout, Served
 from headwise.criterion.junctions.recording import Counted
 from headwise.criterion.junctions.stats import (
     SMALL,
@@ -257,7 +257,7 @@ class CallRecord:
                 one.sent.clear()
                 one.again.clear()
 
-    def sent_alone(self, part: Part, grad: Tensor) -> None:
+    def sent_alone(self, part: Served, grad: Tensor) -> None:
         """Books what the only reader of an output sent; see `Record`."""
         if self.samples is not None:
             self.samples.sent(part.layout.edges[0], grad, self.now().by_sample)
@@ -271,7 +271,7 @@ class CallRecord:
         self.held += grad.untyped_storage().nbytes()
 
     def sent(
-        self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
+        self, part: Served, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
     ) -> None:
         """Books what readers sent; see `Record`."""
         if self.samples is not None:
@@ -280,7 +280,7 @@ class CallRecord:
         self._book(part, grads, sums, shapes)
 
     def _book(
-        self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
+        self, part: Served, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
     ) -> None:
         now = self.now()
         for number, each in zip(part.roots, sums, strict=True):

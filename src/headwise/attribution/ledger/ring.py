@@ -36,7 +36,7 @@ class StepRows:
 
 
 @dataclass(slots=True)
-class _Row:
+class _RowState:
     pooled: bool
     schema: Schema | None = None  # until it is written
     place: int = 0  # in the ring of its schema
@@ -54,7 +54,7 @@ class Ring:
     def __init__(self, capacity: int, micro_batches: int) -> None:
         self._capacity, self.micro_batches = capacity, micro_batches
         self._size = capacity * micro_batches
-        self._rows: deque[_Row] = deque(maxlen=self._size)
+        self._rows: deque[_RowState] = deque(maxlen=self._size)
         self._first = 0  # number of the oldest row
         self._buffers: dict[Schema, Tensor] = {}
         self._used: dict[Schema, int] = {}
@@ -80,7 +80,7 @@ class Ring:
         """
         if len(self._rows) == self._size:
             self._first += 1
-        self._rows.append(_Row(pooled))
+        self._rows.append(_RowState(pooled))
         return self._first + len(self._rows) - 1
 
     def write(self, schema: Schema, numbers: Sequence[int], rows: Tensor, briefs: Sequence[Brief | None]) -> None:
@@ -155,7 +155,7 @@ class Ring:
         found = []
         for number, begin, end in spans:
             rows = [self._rows[place - self._first] for place in range(begin, end)]
-            by_core: dict[Schema, list[tuple[Schema, _Row]]] = {}
+            by_core: dict[Schema, list[tuple[Schema, _RowState]]] = {}
             for row in rows:
                 if row.schema is not None:
                     by_core.setdefault(row.schema.core, []).append((row.schema, row))
@@ -209,7 +209,7 @@ def added(rows: Sequence[tuple[Schema, Tensor]]) -> tuple[Schema, Tensor]:
     return schema, torch.stack([schema.widen(row, each) for each, row in rows]).sum(0)
 
 
-def _whole(row: _Row, schema: Schema, columns: Tensor) -> Tensor:
+def _whole(row: _RowState, schema: Schema, columns: Tensor) -> Tensor:
     """All columns of a row, on the host."""
     return columns if row.brief is None else schema.expand(columns, row.brief)
 

@@ -21,7 +21,7 @@ from headwise.criterion.sums.combine import vector
 
 
 @dataclass(frozen=True)
-class Reading:
+class BookedReading:
     """One reading, as the books know it: sizes are no part of it.
 
     Args:
@@ -91,7 +91,7 @@ class Schema:
     terms: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]
     roots: tuple[str, ...]
-    readings: tuple[Reading, ...]
+    readings: tuple[BookedReading, ...]
     sites: tuple[tuple[int, tuple[int, ...]], ...]
     features: tuple[Feature, ...]
     booked: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class Schema:
             The schema.
         """
         readings = tuple(
-            Reading(edge.term, edge.path, edge.level, edge.stop - edge.start if channels else 0)
+            BookedReading(edge.term, edge.path, edge.level, edge.stop - edge.start if channels else 0)
             for edge in layout.edges
         )
         sites = tuple((site.root, site.edges) for site in layout.sites)

@@ -11,7 +11,7 @@ from torch.autograd.graph import Node
 
 from headwise.attribution.tracing.node_rules import boxes_of_inputs, input_shapes, route_box
 from headwise.attribution.tracing.regions import Region, Shape, add, members, project, whole
-from headwise.attribution.tracing.view_rules import Site
+from headwise.attribution.tracing.view_rules import NodeOutput
 from headwise.graph import Edge, gradient_edge, output_shapes, routes_of
 
 
@@ -124,7 +124,9 @@ def _descend(node: Node, port: int, shape: Shape, region: Region, regions: dict[
             here = [route for route in routes if route[0] == port]
             pairs = [(route[1], route_box(route, box, inputs[route[1]] or ())) for route in here]
         else:
-            pairs = [(i, each) for i, each in enumerate(boxes_of_inputs(Site(node, port, shape, inputs), box)) if each]
+            pairs = [
+                (i, each) for i, each in enumerate(boxes_of_inputs(NodeOutput(node, port, shape, inputs), box)) if each
+            ]
         for index, reached in pairs:
             child, nr = node.next_functions[index]
             if child is not None:

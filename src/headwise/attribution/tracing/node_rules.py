@@ -15,8 +15,8 @@ from headwise.attribution.tracing.regions import Box, Extent, Shape, span, strid
 from headwise.attribution.tracing.view_rules import (
     VIEW_RULES,
     Boxes,
+    NodeOutput,
     Rule,
-    Site,
     embed,
     inserted,
     signed,
@@ -25,7 +25,7 @@ from headwise.attribution.tracing.view_rules import (
 from headwise.graph import Route, output_shapes, saved
 
 
-def boxes_of_inputs(site: Site, box: Box) -> Boxes:
+def boxes_of_inputs(site: NodeOutput, box: Box) -> Boxes:
     """Which part of each input a box of one output comes from.
 
     Args:
@@ -70,7 +70,7 @@ def _family(name: str) -> str:
     return name.rsplit("::", 1)[-1].rstrip("0123456789").removesuffix("Backward")
 
 
-def _pointwise(site: Site, box: Box) -> Boxes:
+def _pointwise(site: NodeOutput, box: Box) -> Boxes:
     """Element by element, with broadcasting; a scalar result comes from everything."""
     return [_broadcast(site.shape, box, shape) if shape is not None else None for shape in site.inputs]
 
@@ -90,7 +90,7 @@ def _broadcast(shape: Shape, box: Box, source: Shape) -> Box:
     return Box(tuple(extents), loose)
 
 
-def _reduced(site: Site, box: Box) -> Boxes:
+def _reduced(site: NodeOutput, box: Box) -> Boxes:
     """A sum, mean, maximum or norm over some dimensions: all of those, the rest as it is."""
     source = site.inputs[0]
     if source is None or not site.shape:
@@ -114,7 +114,7 @@ def _expanded(box: Box, dims: set[int], kept: bool, source: Shape) -> Box:
     return Box(tuple(extents), loose)
 
 
-def _saved_dims(site: Site, ndim: int) -> set[int]:
+def _saved_dims(site: NodeOutput, ndim: int) -> set[int]:
     dim_or_dims = saved(site.node, "_saved_dim")
     if isinstance(dim_or_dims, int):
         return {site.dim("_saved_dim", ndim)}
@@ -122,12 +122,12 @@ def _saved_dims(site: Site, ndim: int) -> set[int]:
     return dims or set(range(ndim))
 
 
-def _mixed(site: Site, box: Box) -> Boxes:
+def _mixed(site: NodeOutput, box: Box) -> Boxes:
     """Softmax and its kin: every element of one dimension comes from all of it."""
     return [_expanded(box, {site.dim("_saved_dim", len(site.source))}, True, site.source)]
 
 
-def _class_choice(site: Site, box: Box) -> Boxes:
+def _class_choice(site: NodeOutput, box: Box) -> Boxes:
     """Negative log likelihood: which class is read depends on the target's values."""
     source = site.source
     channel = 1 if len(source) > 1 else 0
@@ -137,7 +137,7 @@ def _class_choice(site: Site, box: Box) -> Boxes:
     return [Box(spread.extents, spread.loose | 1 << channel)]
 
 
-def _spatial(site: Site, box: Box) -> Boxes:
+def _spatial(site: NodeOutput, box: Box) -> Boxes:
     """Pooling and resampling: images and channels as they are; of the positions, all, or an unknown part."""
     return [_neighbourhood(box, source, 2) if source is not None else None for source in site.inputs[:1]]
 
@@ -149,7 +149,7 @@ def _neighbourhood(box: Box, source: Shape, kept: int) -> Box:
     return Box((*box.extents[:kept], *(None,) * (len(source) - kept)), loose)
 
 
-def _convolution(site: Site, box: Box) -> Boxes:
+def _convolution(site: NodeOutput, box: Box) -> Boxes:
     source = site.inputs[0]
     found = unknown_inputs(site)
     if source is not None:
@@ -160,7 +160,7 @@ def _convolution(site: Site, box: Box) -> Boxes:
     return found
 
 
-def _linear(site: Site, box: Box) -> Boxes:
+def _linear(site: NodeOutput, box: Box) -> Boxes:
     """A matrix product, perhaps with a bias first: a row of the result comes from that row of the factor."""
     found = unknown_inputs(site)
     first = len(site.inputs) - 2
@@ -169,7 +169,7 @@ def _linear(site: Site, box: Box) -> Boxes:
     return found
 
 
-def _batch_norm(site: Site, box: Box) -> Boxes:
+def _batch_norm(site: NodeOutput, box: Box) -> Boxes:
     """Statistics of a channel come from all images and positions."""
     source = site.inputs[0]
     found = unknown_inputs(site)

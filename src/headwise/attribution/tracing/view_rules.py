@@ -29,7 +29,7 @@ BOOLEAN = (torch.bool, torch.uint8)
 
 
 @dataclass(frozen=True)
-class Site:
+class NodeOutput:
     """One output of one node, with the shapes around it."""
 
     node: Node
@@ -63,10 +63,10 @@ def signed(value: int) -> int:
 
 
 Boxes = list[Box | None]
-Rule = Callable[[Site, Box], Boxes]
+Rule = Callable[[NodeOutput, Box], Boxes]
 
 
-def unknown_inputs(site: Site) -> Boxes:
+def unknown_inputs(site: NodeOutput) -> Boxes:
     """An unknown part of every input."""
     return [unknown(shape) if shape is not None else None for shape in site.inputs]
 
@@ -79,11 +79,11 @@ def embed(box: Box, dim: int, extent: int | None, source: Shape) -> Box:
     return Box(tuple(extents), loose)
 
 
-def _reshaped(site: Site, box: Box) -> Boxes:
+def _reshaped(site: NodeOutput, box: Box) -> Boxes:
     return [reshape(box, site.shape, site.source)]
 
 
-def _slice(site: Site, box: Box) -> Boxes:
+def _slice(site: NodeOutput, box: Box) -> Boxes:
     source = site.source
     dim = site.dim("_saved_dim", len(source))
     size, start, step = source[dim], site.signed("_saved_start"), site.signed("_saved_step")
@@ -91,7 +91,7 @@ def _slice(site: Site, box: Box) -> Boxes:
     return [embed(box, dim, strided(start, step, box.extents[dim], site.shape[dim]), source)]
 
 
-def _select(site: Site, box: Box) -> Boxes:
+def _select(site: NodeOutput, box: Box) -> Boxes:
     source = site.source
     dim = site.dim("_saved_dim", len(source))
     index = site.signed("_saved_index")
@@ -105,26 +105,26 @@ def inserted(box: Box, dim: int, index: int, source: Shape) -> Box:
     return Box(extents, low | (box.loose & ~span(0, dim)) << 1)
 
 
-def _unbind(site: Site, box: Box) -> Boxes:
+def _unbind(site: NodeOutput, box: Box) -> Boxes:
     source = site.source
     return [inserted(box, site.dim("_saved_dim", len(source)), site.port, source)]
 
 
-def _split(site: Site, box: Box) -> Boxes:
+def _split(site: NodeOutput, box: Box) -> Boxes:
     source = site.source
     dim = site.dim("_saved_dim", len(source))
     start = site.port * int(saved(site.node, "_saved_split_size"))
     return [embed(box, dim, strided(start, 1, box.extents[dim], site.shape[dim]), source)]
 
 
-def _split_with_sizes(site: Site, box: Box) -> Boxes:
+def _split_with_sizes(site: NodeOutput, box: Box) -> Boxes:
     source = site.source
     dim = site.dim("_saved_dim", len(source))
     start = sum(int(size) for size in saved(site.node, "_saved_split_sizes")[: site.port])
     return [embed(box, dim, strided(start, 1, box.extents[dim], site.shape[dim]), source)]
 
 
-def _permuted(site: Site, box: Box, dims: list[int]) -> Boxes:
+def _permuted(site: NodeOutput, box: Box, dims: list[int]) -> Boxes:
     extents: list[Extent] = [None] * len(dims)
     loose = 0
     for position, dim in enumerate(dims):
@@ -133,24 +133,24 @@ def _permuted(site: Site, box: Box, dims: list[int]) -> Boxes:
     return [Box(tuple(extents), loose)]
 
 
-def _permute(site: Site, box: Box) -> Boxes:
+def _permute(site: NodeOutput, box: Box) -> Boxes:
     ndim = len(site.shape)
     dims = [int(dim) for dim in saved(site.node, "_saved_dims")]
     return _permuted(site, box, [signed(dim) % ndim for dim in dims])
 
 
-def _transpose(site: Site, box: Box) -> Boxes:
+def _transpose(site: NodeOutput, box: Box) -> Boxes:
     dims = list(range(len(site.shape)))
     a, b = site.dim("_saved_dim0", len(dims)), site.dim("_saved_dim1", len(dims))
     dims[a], dims[b] = dims[b], dims[a]
     return _permuted(site, box, dims)
 
 
-def _matrix_transpose(site: Site, box: Box) -> Boxes:
+def _matrix_transpose(site: NodeOutput, box: Box) -> Boxes:
     return _permuted(site, box, list(range(len(site.shape)))[::-1])
 
 
-def _cat(site: Site, box: Box) -> Boxes:
+def _cat(site: NodeOutput, box: Box) -> Boxes:
     """Every part gets its own range; as one without a gradient has no known size, count from both ends."""
     dim = site.dim("_saved_dim", len(site.shape))
     found = unknown_inputs(site)
@@ -181,7 +181,7 @@ def _restricted(box: Box, dim: int, start: int, size: int, ndim: int) -> Box | N
     return restricted.loosened() if box.loose >> dim & 1 else restricted
 
 
-def _stack(site: Site, box: Box) -> Boxes:
+def _stack(site: NodeOutput, box: Box) -> Boxes:
     dim = site.dim("_saved_dim", len(site.shape))
     extent, is_loose = box.extents[dim], box.loose >> dim & 1
     low = box.loose & span(0, dim)
@@ -190,7 +190,7 @@ def _stack(site: Site, box: Box) -> Boxes:
     return [rest if extent is None or extent >> i & 1 else None for i in range(len(site.inputs))]
 
 
-def _indexed(site: Site, box: Box) -> Boxes:
+def _indexed(site: NodeOutput, box: Box) -> Boxes:
     """Indexing: exact for one small index along one dimension, else an upper bound for the indexed ones."""
     source = site.source
     indices = list(saved(site.node, "_saved_indices"))
@@ -206,7 +206,7 @@ def _indexed(site: Site, box: Box) -> Boxes:
     return [_one_index(site, box, source, used)]
 
 
-def _one_index(site: Site, box: Box, source: Shape, used: list[tuple[int, int, Tensor]]) -> Box:
+def _one_index(site: NodeOutput, box: Box, source: Shape, used: list[tuple[int, int, Tensor]]) -> Box:
     """Indexed dimensions side by side are replaced, in place, by those of the index."""
     first = used[0][0]
     count = sum(width for _, width, _ in used)
@@ -237,7 +237,7 @@ def _taken(index: Tensor, read: tuple[Extent, ...], size: int) -> int | None:
     return sum(1 << index for index in {int(i) % size for i in chosen})
 
 
-def _index_select(site: Site, box: Box) -> Boxes:
+def _index_select(site: NodeOutput, box: Box) -> Boxes:
     source = site.source
     dim = site.dim("_saved_dim", len(source))
     index = saved(site.node, "_saved_index")
@@ -249,7 +249,7 @@ def _loose_where(source: Shape, dims: range) -> Box:
     return Box(whole(source).extents, sum(1 << dim for dim in dims))
 
 
-def _flipped(site: Site, box: Box) -> Boxes:
+def _flipped(site: NodeOutput, box: Box) -> Boxes:
     extents = list(box.extents)
     for flipped in saved(site.node, "_saved_dims"):
         dim = signed(flipped) % len(site.shape)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwise.criterion.terms.levels import shrink
 from headwise.criterion.terms.mask_expressions import Mask
-from headwise.criterion.terms.paths import Channels, Level, Path, expand
+from headwise.criterion.terms.paths import Level, Path, Slice, expand
 from headwise.criterion.terms.term import AnyTerm
 from headwise.structure import Steps, describe, get, spell
 
@@ -26,7 +26,7 @@ class TargetPart:
     """A concrete place in the targets, with a slice and a stride to shrink by."""
 
     path: str
-    channels: Channels | None = None
+    channels: Slice | None = None
     stride: int = 1
     num_spatial: int = 2
 

@@ -129,7 +129,7 @@ def make_layout(
 
 
 @dataclass(frozen=True)
-class Part:
+class Served:
     """The readings that one autograd node serves.
 
     Args:
@@ -153,13 +153,13 @@ class Part:
 
 def _part(
     layout: Layout, roots: tuple[int, ...], edges: tuple[int, ...], first_site: int, closed: Collection[int]
-) -> Part:
+) -> Served:
     unseen = tuple(number for number, edge in enumerate(layout.edges) if edge.term in closed)
     alone = len(edges) == 1 and unseen == (0,) and layout.edges[0].is_plain
-    return Part(layout, roots, edges, first_site, unseen, frozenset(edge.term for edge in layout.edges), alone)
+    return Served(layout, roots, edges, first_site, unseen, frozenset(edge.term for edge in layout.edges), alone)
 
 
-def whole(layout: Layout, closed: Collection[int]) -> tuple[Part, ...]:
+def whole(layout: Layout, closed: Collection[int]) -> tuple[Served, ...]:
     """One node for all outputs: it can judge a term by its gradients at all of them.
 
     Args:
@@ -172,7 +172,7 @@ def whole(layout: Layout, closed: Collection[int]) -> tuple[Part, ...]:
     return (_part(layout, tuple(range(len(layout.roots))), tuple(range(len(layout.edges))), 0, closed),)
 
 
-def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...], closed: Collection[int]) -> tuple[Part, ...]:
+def per_output(layout: Layout, shapes: tuple[tuple[int, ...], ...], closed: Collection[int]) -> tuple[Served, ...]:
     """One node an output: terms on different outputs stay apart in the graph.
 
     Args:

@@ -18,9 +18,9 @@ from headwise.criterion.binding.binding import (
     tell_levels,
     widest_levels,
 )
-from headwise.criterion.binding.layout import Edge, Layout, Part, make_layout, per_output, whole
+from headwise.criterion.binding.layout import Edge, Layout, Served, make_layout, per_output, whole
 from headwise.criterion.binding.unread import check_outputs_read, check_targets_read, check_unread
-from headwise.criterion.terms.paths import Channels, Level, Path, level_name, parse
+from headwise.criterion.terms.paths import Level, Path, Slice, level_name, parse
 from headwise.criterion.terms.term import AnyTerm
 from headwise.structure import Steps, describe, get, leaves, spell
 
@@ -49,8 +49,8 @@ class Plan:
     calls: tuple[tuple[tuple[int, ...], ...], ...]
     bindings: tuple[tuple[ReadTargets, ...], ...]
     level_of: tuple[tuple[int, ...], ...]
-    per_output: tuple[Part, ...]
-    whole: tuple[Part, ...]
+    per_output: tuple[Served, ...]
+    whole: tuple[Served, ...]
     sharded: str | None
 
 
@@ -156,7 +156,7 @@ def _edge(number: int, term: AnyTerm, path: Path, name: str, root: int, tensor: 
         return Edge(number, root, dim, 0, tensor.shape[dim] if tensor.dim() else 1, True, True, name)
     start, stop = path.channels.bounds(tensor)
     dim, keep = path.channels.dim % tensor.dim(), path.channels.keep
-    text = name + str(Channels(1 if dim == 1 else -1, start, stop, keep))
+    text = name + str(Slice(1 if dim == 1 else -1, start, stop, keep))
     return Edge(number, root, dim, start, stop, keep, (start, stop) == (0, tensor.shape[dim]), text)
 
 

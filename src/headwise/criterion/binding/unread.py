@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from headwise.criterion.binding.layout import Edge, Layout
-from headwise.criterion.terms.paths import Channels, Path, expand
+from headwise.criterion.terms.paths import Path, Slice, expand
 from headwise.structure import describe, get, leaves, spell
 
 
@@ -33,7 +33,7 @@ def check_outputs_read(outputs: Any, layout: Layout, declared: Sequence[Path]) -
         ValueError: Names the output, its channels and the remedy.
     """
     whole: set[str] = set()
-    sliced: dict[str, list[Channels]] = {}
+    sliced: dict[str, list[Slice]] = {}
     for each in declared:
         for name in _declared(each, outputs):
             if each.channels is None:
@@ -52,7 +52,7 @@ def check_outputs_read(outputs: Any, layout: Layout, declared: Sequence[Path]) -
         _check_channels_read(path, tensor, edges, sliced.get(path, []))
 
 
-def _check_channels_read(path: str, tensor: Tensor, edges: Sequence[Edge], declared: Sequence[Channels]) -> None:
+def _check_channels_read(path: str, tensor: Tensor, edges: Sequence[Edge], declared: Sequence[Slice]) -> None:
     dim = edges[0].dim if edges else declared[0].dim % tensor.dim()
     read = {channel for edge in edges if edge.dim == dim for channel in range(edge.start, edge.stop)}
     for each in declared:
@@ -88,7 +88,7 @@ def check_targets_read(targets: Any, used: set[str], declared: Sequence[Path]) -
             )
 
 
-Reader = tuple[str, str, Channels | None]
+Reader = tuple[str, str, Slice | None]
 """Who reads, by what name; the path of the tensor; the slice."""
 
 
@@ -123,8 +123,8 @@ def check_unread(declared: Sequence[Path], outputs: Any, targets: Any, layout: L
             raise ValueError(found[0])
 
 
-def _slice_of(edge: Edge) -> Channels | None:
-    return None if edge.whole else Channels(edge.dim, edge.start, edge.stop)
+def _slice_of(edge: Edge) -> Slice | None:
+    return None if edge.whole else Slice(edge.dim, edge.start, edge.stop)
 
 
 def _complaint(path: Path, kind: str, tensors: dict[str, Tensor], readers: Sequence[Reader]) -> str | None:
@@ -141,7 +141,7 @@ def _complaint(path: Path, kind: str, tensors: dict[str, Tensor], readers: Seque
     return None
 
 
-def _overlap(own: tuple[int, int, int], channels: Channels, tensor: Tensor) -> bool:
+def _overlap(own: tuple[int, int, int], channels: Slice, tensor: Tensor) -> bool:
     dim, start, stop = own
     first, last = channels.bounds(tensor)
     return channels.dim % tensor.dim() != dim or max(start, first) < min(stop, last)

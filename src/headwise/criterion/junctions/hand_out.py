@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from headwise.criterion.binding.layout import Part
+from headwise.criterion.binding.layout import Served
 from headwise.criterion.binding.plan import Plan
 from headwise.criterion.junctions.junction import Duties, Policy, shown, split
 from headwise.criterion.junctions.recording import Record
@@ -65,7 +65,7 @@ def hand_out(
     return views, tokens
 
 
-def _refuse_half(part: Part, roots: Sequence[Tensor]) -> None:
+def _refuse_half(part: Served, roots: Sequence[Tensor]) -> None:
     for name, root in zip(part.layout.roots, roots, strict=True):
         if root.dtype == torch.float16 and root.requires_grad:
             raise ValueError(

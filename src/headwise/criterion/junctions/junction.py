@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from headwise.criterion.binding.layout import Layout, Part
+from headwise.criterion.binding.layout import Layout, Served
 from headwise.criterion.junctions.recording import Record
 from headwise.criterion.junctions.sink import Sinks, view
 from headwise.criterion.junctions.stats import sum_dtype, with_channel
@@ -52,7 +52,7 @@ class Split(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(part: Part, duties: Duties, *roots: Tensor) -> Any:
+    def forward(part: Served, duties: Duties, *roots: Tensor) -> Any:
         """One view per edge, then the token."""
         views = [view(roots[edge.root], edge) for edge in part.layout.edges]
         return (*views, _token(roots[0])) if duties.token else tuple(views)
@@ -93,7 +93,7 @@ class EagerSplit(Split):
     """`Split` in the form in which torch applies it fastest; it has a forward mode, and no transforms of functions."""
 
     @staticmethod
-    def forward(ctx: Any, part: Part, duties: Duties, *roots: Tensor) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, part: Served, duties: Duties, *roots: Tensor) -> Any:  # type: ignore[override]
         """One view per edge, then the token."""
         found = Split.forward(part, duties, *roots)
         Split.setup_context(ctx, (part, duties, *roots), found)
@@ -125,7 +125,7 @@ class Alone(torch.autograd.Function):
     """The output as it stands, for the one loss that reads it, whole: what comes back is shown to the books."""
 
     @staticmethod
-    def forward(ctx: Any, root: Tensor, part: Part, record: Record) -> Tensor:
+    def forward(ctx: Any, root: Tensor, part: Served, record: Record) -> Tensor:
         """The view."""
         ctx.set_materialize_grads(False)
         ctx.part, ctx.record, ctx.headwise_routes = part, record, part.layout.routes
@@ -144,7 +144,7 @@ class Alone(torch.autograd.Function):
         return tangent.view_as(tangent)
 
 
-def shown(part: Part, record: Record, root: Tensor) -> Tensor:
+def shown(part: Served, record: Record, root: Tensor) -> Tensor:
     """Hands out an output that one loss of this library reads, whole, with books.
 
     Args:
@@ -162,7 +162,7 @@ def shown(part: Part, record: Record, root: Tensor) -> Tensor:
     return found  # type: ignore[no-any-return]
 
 
-def split(part: Part, duties: Duties, roots: Sequence[Tensor]) -> Any:
+def split(part: Served, duties: Duties, roots: Sequence[Tensor]) -> Any:
     """Hands out the outputs along a layout.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Size, Tensor
 
-from headwise.criterion.binding.layout import Layout, Part
+from headwise.criterion.binding.layout import Layout, Served
 
 
 class Counted(NamedTuple):
@@ -64,16 +64,16 @@ class Record(Protocol):
     def injected(self, injection: Any) -> None:
         """A backward pass came to a loss that was booked in the middle of the network."""
 
-    def sent_alone(self, part: Part, grad: Tensor) -> None:
+    def sent_alone(self, part: Served, grad: Tensor) -> None:
         """What a loss sent in a backward pass that reads one output, whole, and is its only reader."""
 
     def sent(
-        self, part: Part, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
+        self, part: Served, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
     ) -> None:
         """What readers sent in a backward pass, and what was made of it for each output."""
 
 
-class Recorder(Protocol):
+class Bookkeeper(Protocol):
     """Keeps the books of a criterion."""
 
     def open(self, layout: Layout, roots: Sequence[Tensor], pooled: bool) -> Record:

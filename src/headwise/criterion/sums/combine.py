@@ -145,7 +145,7 @@ def total_of(
         return _combined(_joined(numerators, dtype, device), scales, sums, seen)
     with torch.no_grad():
         values, weighted, levels = _weighted(_joined(numerators, dtype, device), scales, sums)
-    total: Tensor = _Sum.apply(weighted, scales, seen, *numerators)
+    total: Tensor = _SumOfTerms.apply(weighted, scales, seen, *numerators)
     return _of_terms(values, weighted, total, levels, scales)
 
 
@@ -257,7 +257,7 @@ def _combined(top: Tensor, scales: _Scales, sums: Sequence[Sums], seen: Seen | N
         if seen is not None and total.requires_grad:
             total.register_hook(seen)  # type: ignore[no-untyped-call]
     else:
-        total = _Sum.apply(weighted.detach(), None, seen, weighted)
+        total = _SumOfTerms.apply(weighted.detach(), None, seen, weighted)
     return _of_terms(values, weighted, total, levels, scales)
 
 
@@ -273,7 +273,7 @@ def _of_terms(
     return Combined(values, weighted, total, levels, divisors)
 
 
-class _Sum(torch.autograd.Function):
+class _SumOfTerms(torch.autograd.Function):
     """The sum of a vector, added up in its order, so that it equals the sum of its elements to the bit.
 
     ``forward(weighted, scales, seen, *summed)``: the vector is known; what has a graph is itself, or the numerators

@@ -18,7 +18,7 @@ Parameters = Mapping[str, inspect.Parameter]
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class Arguments:
     """Which arguments a count is given.
 
     Args:
@@ -45,7 +45,7 @@ class Count:
     """
 
     function: Callable[..., Any] | float
-    call: Call = Call()
+    call: Arguments = Arguments()
     least: float = 0.0
     constant: bool = False
     trusted: bool = False
@@ -145,9 +145,9 @@ def _with_shared_options(
     return partial(chosen, **shared) if shared else chosen
 
 
-def _call(loss: Any, parameters: Parameters, names: tuple[str | None, ...], masked: bool, count: Any) -> Call:
+def _call(loss: Any, parameters: Parameters, names: tuple[str | None, ...], masked: bool, count: Any) -> Arguments:
     if not parameters:
-        return Call()
+        return Arguments()
     by_name = tuple([(name, place) for place, name in enumerate(names) if name is not None])
     found = _by_keyword(loss, parameters, by_name) if by_name else _by_position(parameters, tuple(range(len(names))))
     if found.mask is None and masked:
@@ -158,11 +158,11 @@ def _call(loss: Any, parameters: Parameters, names: tuple[str | None, ...], mask
     return found
 
 
-def _by_keyword(loss: Any, parameters: Parameters, names: tuple[tuple[str, int], ...]) -> Call:
+def _by_keyword(loss: Any, parameters: Parameters, names: tuple[tuple[str, int], ...]) -> Arguments:
     kinds = {each.kind for each in parameters.values()}
     mask = "name" if "mask" in parameters or inspect.Parameter.VAR_KEYWORD in kinds else None
     if inspect.Parameter.VAR_KEYWORD in kinds or all(name in parameters for name, _ in names):
-        return Call((), names, mask)
+        return Arguments((), names, mask)
     # In the order in which the loss takes them, they mean the same to a count that names them otherwise.
     order = [name for name, each in _parameters(loss).items() if each.kind is not inspect.Parameter.KEYWORD_ONLY]
     if all(name in order for name, _ in names):
@@ -170,11 +170,11 @@ def _by_keyword(loss: Any, parameters: Parameters, names: tuple[tuple[str, int],
     known = tuple([(name, place) for name, place in names if name in parameters])
     needed = {name for name, each in parameters.items() if each.default is each.empty} - {"mask"}
     if known and needed <= {name for name, _ in known}:
-        return Call((), known, mask)
+        return Arguments((), known, mask)
     return _by_position(parameters, (0,))
 
 
-def _by_position(parameters: Parameters, places: tuple[int, ...]) -> Call:
+def _by_position(parameters: Parameters, places: tuple[int, ...]) -> Arguments:
     """All targets if the count takes as many, else the first; the mask by its name, or after them."""
     places = places or (0,)
     positional = [
@@ -182,11 +182,11 @@ def _by_position(parameters: Parameters, places: tuple[int, ...]) -> Call:
     ]
     needed = sum(each.default is each.empty for each in positional)
     if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters.values()):
-        return Call(places, (), "name" if "mask" in parameters else "position")
+        return Arguments(places, (), "name" if "mask" in parameters else "position")
     if "mask" in parameters:
-        return Call(places if len(positional) >= len(places) else places[:1], (), "name")
+        return Arguments(places if len(positional) >= len(places) else places[:1], (), "name")
     if len(positional) > len(places):
-        return Call(places, (), "position")
+        return Arguments(places, (), "position")
     if len(positional) == len(places) == needed:
-        return Call(places, (), None)
-    return Call(places[:1], (), "position" if len(positional) > 1 else None)
+        return Arguments(places, (), None)
+    return Arguments(places[:1], (), "position" if len(positional) > 1 else None)

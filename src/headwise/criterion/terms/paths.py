@@ -45,7 +45,7 @@ _CHANNELS = re.compile(r"^(:|\.\.\.)\s*,\s*(-?\d*)\s*(:?)\s*(-?\d*)$")
 
 
 @dataclass(frozen=True)
-class Channels:
+class Slice:
     """A slice of one dimension of a tensor.
 
     Args:
@@ -92,7 +92,7 @@ class Path:
 
     text: str
     steps: tuple[Step, ...]
-    channels: Channels | None = None
+    channels: Slice | None = None
 
     @property
     def num_wildcards(self) -> int:
@@ -121,7 +121,7 @@ def parse(text: str) -> Path:
         raise ValueError(f"a path is a non-empty text such as 'maps[:, 0:2]'; found {text!r}")
     text = text.strip()
     steps: list[Step] = []
-    channels: Channels | None = None
+    channels: Slice | None = None
     position = 0
     while position < len(text):
         if channels is not None:
@@ -130,7 +130,7 @@ def parse(text: str) -> Path:
         name = None if bracket else _NAME.match(text, position)
         if bracket:
             step = _bracket(text, bracket.group(1))
-            if isinstance(step, Channels):
+            if isinstance(step, Slice):
                 channels = step
             else:
                 steps.append(step)
@@ -146,7 +146,7 @@ def parse(text: str) -> Path:
     return Path(text, tuple(steps), channels)
 
 
-def _bracket(text: str, inside: str) -> Step | Channels:
+def _bracket(text: str, inside: str) -> Step | Slice:
     """What one pair of brackets says: a key, an index, the wildcard or a slice of channels."""
     if inside == WILDCARD.value:
         return WILDCARD
@@ -157,9 +157,9 @@ def _bracket(text: str, inside: str) -> Step | Channels:
         where, start, colon, stop = match.groups()
         first, last = (int(start) if start else None), (int(stop) if stop else None)
         if colon:
-            return Channels(1 if where == ":" else -1, first, last)
+            return Slice(1 if where == ":" else -1, first, last)
         if first is not None and last is None:
-            return Channels(1 if where == ":" else -1, first, first + 1, keep=False)
+            return Slice(1 if where == ":" else -1, first, first + 1, keep=False)
     key = _key(inside)
     if key is None:
         raise ValueError(

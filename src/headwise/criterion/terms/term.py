@@ -51,7 +51,7 @@ class Reads:
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
+class _TermFields:
     """What `Term` and `RatioTerm` share."""
 
     name: str
@@ -136,7 +136,7 @@ class _Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Term(_Row):
+class Term(_TermFields):
     """A loss that is a sum over a count.
 
     ``value = loss(output, target, mask) / normalizer(target, mask)``, 0 where the count is 0. A loss brings what
@@ -211,7 +211,7 @@ class Term(_Row):
 
 
 @dataclass(frozen=True, eq=False)
-class RatioTerm(_Row):
+class RatioTerm(_TermFields):
     """A loss whose denominator depends on the prediction, such as Dice.
 
     The loss returns a `Ratio`; its value is the quotient. Its denominator cannot be known before the forward pass,

@@ -32,7 +32,7 @@ class Watch:
     def __init__(self, scheduled: Collection[str] = ()) -> None:
         self.found: list[Alert] = []
         self._scheduled = frozenset(scheduled)
-        self._terms: defaultdict[str, _Term] = defaultdict(_Term)
+        self._terms: defaultdict[str, _TermHistory] = defaultdict(_TermHistory)
         self._pairs: defaultdict[str, rules.Fighting] = defaultdict(rules.Fighting)
         self._total, self._unbooked = rules.Total(), rules.Unbooked()
         self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -76,7 +76,7 @@ class Watch:
             yield from self._pairs[pair].see(step, pair, cosine)
 
 
-class _Term:
+class _TermHistory:
     """All rules of one term."""
 
     def __init__(self) -> None:

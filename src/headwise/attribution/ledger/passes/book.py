@@ -133,7 +133,7 @@ def _value(name: str, loss: Any) -> tuple[Tensor, bool]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
+class _CriterionCall:
     """A call of a criterion, to which losses belong."""
 
     record: Record | None
@@ -157,7 +157,7 @@ class Injected:
         self.name, self.weight, self.scaler = name, weight, scaler
         self.value: Tensor
         self.is_mean, self.measures = True, False
-        self.call: _Call | None = None
+        self.call: _CriterionCall | None = None
         self._now: tuple[Under, Injection] | None = None
 
     def came(self, like: Tensor) -> tuple[Tensor | None, Injection | None]:
@@ -337,7 +337,7 @@ def _over(under: Under) -> None:
 def _claim(total: Tensor, record: Record | None, pooled: bool) -> None:
     """A criterion was called: the losses that wait are its own."""
     pending = _pending()
-    call = _Call(record)
+    call = _CriterionCall(record)
     alive = [injected for _, ref in pending if (injected := ref()) is not None]
     lost = {name for name, _ in pending if name is not None} - {each.name for each in alive}
     pending.clear()

@@ -87,7 +87,7 @@ class Under:
         return number
 
 
-class Clock:
+class PassClock:
     """Sees backward passes begin and end, while a ledger is open."""
 
     def __init__(self) -> None:
@@ -154,4 +154,4 @@ def _number(roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> 
     return total
 
 
-CLOCK = Clock()
+CLOCK = PassClock()
