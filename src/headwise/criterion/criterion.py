@@ -286,11 +286,13 @@ class Criterion(nn.Module):
         if compiling:
             return self._evaluate(make_plan(self.terms, outputs, targets, self.unread), found, read, denominators)
         self._count_call()
-        key = (spec, target_spec)
-        plan = self._plans.get(key, found, read)
-        if plan is None:
-            plan = self._plans.put(key, found, read, make_plan(self.terms, outputs, targets, self.unread))
+
+        def make() -> Plan:
+            plan = make_plan(self.terms, outputs, targets, self.unread)
             warn_of_averages(plan, found, read)
+            return plan
+
+        plan = self._plans.of((spec, target_spec), found, read, make)
         return self._evaluate(plan, found, read, denominators, ids)
 
     def _count_call(self) -> None:

@@ -27,7 +27,7 @@ from headwise.attribution.audit.run import Evidence
 from headwise.attribution.audit.step import Step, run_step
 from headwise.attribution.audit.structure import Snapshot
 from headwise.attribution.audit.subject import Subject
-from headwise.attribution.audit.suspects import Suspects, Watch, captured_tensors
+from headwise.attribution.audit.suspects import ForwardWatch, Suspects, captured_tensors
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, kept_buffers, same_draw, without_reducer
@@ -169,7 +169,7 @@ def check_sum(
     """
     refuse_sharded("check_sum", dict(model.named_parameters()))
     reads = dict.fromkeys(names or (), ())
-    watch, before = Watch(), Snapshot(captured_tensors(closure, model), "")
+    watch, before = ForwardWatch(), Snapshot(captured_tensors(closure, model), "")
     plan = Subject(model, [None], lambda sealed, _: sealed(), lambda *_: _sealed(watch.seen(closure)), total, reads)
     try:
         with same_draw(model), kept_buffers(model), without_reducer(model), torch.enable_grad():

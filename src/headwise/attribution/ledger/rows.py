@@ -55,19 +55,20 @@ def rows_of(records: Iterable[CallRecord]) -> list[RowBatch]:
             together.setdefault(key, []).append((record, brief, numbers))
     for same in together.values():
         places = tuple(record.place for record, _, _ in same if record.place is not None)
-        columns = _columns([numbers for _, _, numbers in same])
-        found.append(RowBatch(same[0][0].schema, places, columns, tuple(brief for _, brief, _ in same)))
+        schema, columns = same[0][0].schema, _columns([numbers for _, _, numbers in same])
+        in_order = [columns[name] for name, size in same[0][1].sizes(schema).items() if size]
+        found.append(RowBatch(schema, places, torch.cat(in_order, dim=1), tuple(brief for _, brief, _ in same)))
     return found
 
 
-def _columns(rows: Sequence[BriefNumbers]) -> Tensor:
-    """The columns of brief rows, in the order that `Schema.expand` reads.
+def _columns(rows: Sequence[BriefNumbers]) -> dict[str, Tensor]:
+    """The columns of brief rows by what they hold, (rows, size) each; see `Brief.sizes`.
 
     Args:
         rows: Of one schema, as many gradients of each kind in each.
 
     Returns:
-        (rows, columns).
+        Those that there are.
     """
     device = rows[0].values.device
     dtype, num = book_dtype(device), len(rows)
@@ -77,17 +78,19 @@ def _columns(rows: Sequence[BriefNumbers]) -> Tensor:
         parts = numbers if alike else [each.to(device, dtype) for each in numbers]
         return torch.stack(list(parts)).to(device, dtype).view(num, -1)
 
-    parts = [wide([getattr(each, name) for each in rows]) for name in ("values", "divisors", "common", "number")]
+    found = {name: wide([getattr(each, name) for each in rows]) for name in ("values", "divisors", "common", "number")}
     if rows[0].levels:
-        parts.append(torch.cat([level for each in rows for level in each.levels]).to(device, dtype).view(num, -1))
+        levels = torch.cat([level for each in rows for level in each.levels])
+        found["levels"] = levels.to(device, dtype).view(num, -1)
     kept, probed = [grad for each in rows for grad in each.kept], [probe for each in rows for probe in each.probed]
     if kept or probed:
         square, finite = squares(kept, probed)
-        parts += [each.view(num, -1) for each in torch.split(square, [len(kept), len(probed)]) if len(each)]
-        parts += [] if finite is None else [finite[len(kept) :].view(num, -1)]
+        small, large = torch.split(square, [len(kept), len(probed)])
+        found |= {"small": small.view(num, len(kept) // num), "large": large.view(num, len(probed) // num)}
+        found |= {} if finite is None else {"finite": finite[len(kept) :].view(num, -1)}
     if rows[0].products:
         products = products_of([product for each in rows for product in each.products])
-        parts.append(products.to(device, dtype).view(num, -1))
+        found["products"] = products.to(device, dtype).view(num, -1)
     if rows[0].balance is not None:
-        parts.append(wide([each.balance for each in rows if each.balance is not None]))
-    return torch.cat(parts, dim=1)
+        found["balance"] = wide([each.balance for each in rows if each.balance is not None])
+    return found

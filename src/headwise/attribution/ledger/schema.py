@@ -69,6 +69,22 @@ class Brief(NamedTuple):
     counted: tuple[tuple[int, bool], ...]
     balanced: bool
 
+    def sizes(self, schema: Schema) -> dict[str, int]:
+        """What the columns of a brief row hold, in order, and how many there are of each."""
+        num, large = len(schema.terms), self.num_probed
+        return {
+            "values": num,
+            "divisors": sum(levels for levels, _ in self.counted),
+            "common": 1,  # the factor at the total
+            "number": 1,  # on which backward was called
+            "levels": sum(map(len, schema.levels)),
+            "small": len(self.covered) - large,  # squares of small gradients
+            "large": large,
+            "finite": large,
+            "products": len(self.compared),
+            "balance": num if self.balanced else 0,
+        }
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -239,41 +255,32 @@ class Schema:
         """The row of the common case, of which the rest follows: one pass from the total, and numbers as weights.
 
         Args:
-            columns: Values, what divided them level by level, the factor at the total, the number that backward was
-                called on, the levels' values, the squares of small gradients, those of large ones and whether these
-                are finite, the products, and what balanced weights were multiplied by; on the host. What follows is of
-                no meaning.
+            columns: As `Brief.sizes` lists them, on the host. What follows is of no meaning.
             brief: What belongs to them.
 
         Returns:
             (width,).
         """
-        num, small = len(self.terms), len(brief.covered) - brief.num_probed
-        divided = sum(levels for levels, _ in brief.counted)
-        sizes = [
-            num,
-            divided,
-            1,
-            1,
-            sum(map(len, self.levels)),
-            small,
-            brief.num_probed,
-            brief.num_probed,
-            len(brief.compared),
-        ]
-        sizes.append(num if brief.balanced else 0)
-        parts = torch.split(columns[: sum(sizes)], sizes)
-        value, divisors, common, number, levels, small_squares, large_squares, finite, products, balance = parts
+        sizes = brief.sizes(self)
+        parts = torch.split(columns[: sum(sizes.values())], list(sizes.values()))
+        known = dict(zip(sizes, parts, strict=True))
+        value, common, levels, products = (known[name] for name in ("values", "common", "levels", "products"))
         weight, one = torch.tensor(brief.weights, dtype=columns.dtype), torch.ones(1, dtype=columns.dtype)
-        weight = weight * balance if brief.balanced else weight
+        weight = weight * known["balance"] if brief.balanced else weight
         factor = weight * common
         of_level = factor.repeat_interleave(torch.tensor([len(each) for each in self.levels]))
         fields = {"weight": weight, "value": value, "factor": factor, "factored": factor * value, "common": common}
-        fields["count"] = Counted(divisors, brief.counted).by_term()
-        fields |= {"trained": one.expand(num), "exact": one, "calls": one, "number": number, "numbers": one}
+        fields["count"] = Counted(known["divisors"], brief.counted).by_term()
+        fields |= {
+            "trained": torch.ones_like(value),
+            "exact": one,
+            "calls": one,
+            "number": known["number"],
+            "numbers": one,
+        }
         fields |= {"levels": levels * of_level, "level values": levels}
-        fields["squares"] = _placed(self.covered, brief.covered, torch.cat([small_squares, large_squares]))
-        fields["finite"] = _placed(self.covered, brief.covered[small:], finite)
+        fields["squares"] = _placed(self.covered, brief.covered, torch.cat([known["small"], known["large"]]))
+        fields["finite"] = _placed(self.covered, brief.covered[sizes["small"] :], known["finite"])
         fields["products"] = _placed(self.compared, brief.compared, products)
         fields["known"] = _placed(self.compared, brief.compared, torch.ones_like(products))
         return self.write(fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -222,44 +222,33 @@ class Plans:
         self._plans: dict[Any, Plan] = {}
         self._sliced: dict[Any, tuple[tuple[int, int], ...]] = {}
 
-    def get(self, key: Any, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Plan | None:
-        """The plan of a structure, or None.
+    def of(self, key: Any, outputs: Sequence[Tensor], targets: Sequence[Tensor], make: Callable[[], Plan]) -> Plan:
+        """The plan of a structure, made where it is new.
 
         Args:
             key: What outputs and targets are made of, but for their tensors.
             outputs: The tensors of the outputs.
             targets: The tensors of the targets.
+            make: Makes the plan.
 
         Returns:
-            The plan that was put for them.
+            The plan.
         """
-        kinds = _kinds(key, outputs, targets)
+        kinds = (key, *[(type(each), each.dtype, each.dim()) for each in (*outputs, *targets)])
         sliced = self._sliced.get(kinds)
-        if sliced is None:
-            return None
-        return self._plans.get((kinds, *[outputs[number].shape[dim] for number, dim in sliced]))
-
-    def put(self, key: Any, outputs: Sequence[Tensor], targets: Sequence[Tensor], plan: Plan) -> Plan:
-        """Keeps a plan.
-
-        Args:
-            key: As in `get`.
-            outputs: As in `get`.
-            targets: As in `get`.
-            plan: The plan.
-
-        Returns:
-            The same.
-        """
+        if sliced is not None:
+            plan = self._plans.get(_with_sizes(kinds, outputs, sliced))
+            if plan is not None:
+                return plan
+        plan = make()
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
             self._sliced.clear()
-        kinds = _kinds(key, outputs, targets)
         places = {(plan.roots[edge.root], edge.dim) for edge in plan.layout.edges if not edge.is_plain}
         self._sliced[kinds] = sliced = tuple(sorted(places))
-        self._plans[(kinds, *[outputs[number].shape[dim] for number, dim in sliced])] = plan
+        self._plans[_with_sizes(kinds, outputs, sliced)] = plan
         return plan
 
 
-def _kinds(key: Any, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Any:
-    return (key, *[(type(each), each.dtype, each.dim()) for each in (*outputs, *targets)])
+def _with_sizes(kinds: Any, outputs: Sequence[Tensor], sliced: Iterable[tuple[int, int]]) -> Any:
+    return (kinds, *[outputs[number].shape[dim] for number, dim in sliced])

@@ -58,14 +58,14 @@ def _probe(
         warnings.warn(
             f"term {term.name!r}: its loss averages (half a batch given twice costs what the half does, not twice as "
             "much), and is divided by a count once more. Return a sum, or give normalizer=1.0 to keep the mean",
-            stacklevel=6,
+            stacklevel=8,
         )
     elif abs(ratio - 4.0) <= _SAME and (shapes := _spread(outputs, read)):
         warnings.warn(
             f"term {term.name!r}: its loss compares each sample with every other: half a batch given twice costs four "
             f"times as much, for output and target are spread over each other: shapes {shapes[0]} and {shapes[1]}. "
             "Give them one shape, by unsqueeze or squeeze",
-            stacklevel=6,
+            stacklevel=8,
         )
 
 
