@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
@@ -70,6 +71,16 @@ PRIVATE_NAMES: tuple[str, ...] = (
     "torch.Tensor._version",  # how often a tensor was written in place
     "torch.Tensor._backward_hooks",
 )
+
+
+def is_batched(*tensors: Tensor) -> bool:
+    """Whether tensors stand for several each: in a transform of `torch.func`, or of ``is_grads_batched=True``."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
+
 
 _ONE_NODE = "is one node, every input of which counts as reached by every loss behind it"
 _OPAQUE = {

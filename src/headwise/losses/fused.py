@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from headwise.graph import is_batched
+
 # `value(output, *others, **hyper)`: the 0-d sum over all images.
 Value = Callable[..., Tensor]
 # `gradient(output, *others, **hyper)`: of that sum with respect to `output`, in its shape and the dtype of the sum:
@@ -237,11 +239,9 @@ def is_native(output: Tensor, mask: Tensor | None) -> bool:
 
 def is_plain(*tensors: Tensor) -> bool:
     """Whether tensors are what they seem, neither traced nor batched nor of another class: writable in place."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or is_batched(*tensors):
         return False
-    # What `is_grads_batched=True` makes.
-    batched = torch._C._functorch.is_legacy_batchedtensor
-    return all(type(tensor) is Tensor and not batched(tensor) for tensor in tensors)
+    return all(type(tensor) is Tensor for tensor in tensors)
 
 
 def pieces(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

@@ -1,5 +1,7 @@
 """One call of a criterion while its backward passes may still come: what they brought, on the device.
 
+A pass of several gradients at once is a look (`graph.is_batched`), of which nothing is kept.
+
 Nothing is computed in a backward pass that can wait: small gradients are kept as they are until the row is written, so
 that one launch serves them all; large ones become numbers at once, so that their memory is free.
 """
@@ -35,7 +37,7 @@ from headwise.criterion.junctions.stats import (
     squares,
 )
 from headwise.criterion.sums.combine import vector
-from headwise.graph import Edge, gradient_edge
+from headwise.graph import Edge, gradient_edge, is_batched
 
 Fields = dict[str, Tensor]
 
@@ -185,7 +187,7 @@ class CallRecord:
 
     def _sent_again(self, key: int, number: int, grads: tuple[Tensor | None, ...], _: Any) -> None:
         grad = grads[number]
-        if grad is not None:
+        if grad is not None and not is_batched(grad):
             now = self.now()
             now.again[key] = _add(now.again.get(key), grad.detach())
 
@@ -231,10 +233,14 @@ class CallRecord:
 
     def at_total(self, factor: Tensor) -> None:
         """Notes with which factor a pass comes to the total; see `Record`."""
+        if is_batched(factor):
+            return
         now = self.now()
         now.common = _add(now.common, factor.detach())
 
     def _at_value(self, term: int, factor: Tensor) -> None:
+        if is_batched(factor):
+            return
         now = self.now()
         if not now.own:
             now.given = self.owner.given(self.device)
@@ -259,6 +265,8 @@ class CallRecord:
 
     def sent_alone(self, part: Served, grad: Tensor) -> None:
         """Books what the only reader of an output sent; see `Record`."""
+        if is_batched(grad):
+            return
         if self.samples is not None:
             self.samples.sent(part.layout.edges[0], grad, self.now().by_sample)
         if not 0 < grad.numel() <= SMALL or self.schema.has_channels:
@@ -274,6 +282,8 @@ class CallRecord:
         self, part: Served, grads: Sequence[Tensor | None], sums: Sequence[Tensor | None], shapes: Sequence[Size]
     ) -> None:
         """Books what readers sent; see `Record`."""
+        if is_batched(*(grad for grad in grads if grad is not None)):
+            return
         if self.samples is not None:
             for edge, grad in zip(part.layout.edges, grads, strict=True):
                 self.samples.sent(edge, grad, self.now().by_sample)
@@ -336,6 +346,8 @@ class CallRecord:
     def arrived(self, key: int, grad: Tensor) -> None:
         """What a pass hands to the network at one output, beside what was sent there; see `Booking`."""
         if (now := self._now) is not None and now.sent.get(key) is grad:
+            return
+        if is_batched(grad):
             return
         if self._opened_in is not None and now is None and CLOCK.under() is self._opened_in:
             self._is_again = True  # a checkpoint computes the call again, and the pass goes through the first one

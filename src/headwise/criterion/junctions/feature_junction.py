@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.criterion.junctions.stats import book_dtype, inner, square
+from headwise.graph import is_batched
 
 
 class _Share(torch.autograd.Function):
@@ -34,14 +35,14 @@ class _Share(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         booked = None
-        if ctx.slot_dtype is not None and ctx.needs_input_grad[0]:
+        several = [grad for grad in grads if grad is not None]
+        if ctx.slot_dtype is not None and ctx.needs_input_grad[0] and not is_batched(*several):
             with torch.no_grad():
                 booked = _columns([None if grad is None else grad.detach() for grad in grads], ctx.device)
                 booked = booked.to(ctx.slot_dtype)
         total: Tensor | None = None
-        for grad in grads:
-            if grad is not None:
-                total = grad if total is None else total + grad
+        for grad in several:
+            total = grad if total is None else total + grad
         return booked, None, total
 
 

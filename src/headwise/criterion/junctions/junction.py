@@ -17,6 +17,7 @@ from headwise.criterion.binding.layout import Layout, Served
 from headwise.criterion.junctions.recording import Record
 from headwise.criterion.junctions.sink import Sinks, view
 from headwise.criterion.junctions.stats import sum_dtype, with_channel
+from headwise.graph import is_batched
 
 Policy = Literal["keep", "drop", "raise"]
 
@@ -76,7 +77,7 @@ class Split(torch.autograd.Function):
             return None, None, written
         edge_grads = _silenced(layout, duties.weights, edge_grads)
         sent = edge_grads
-        if duties.policy != "keep":
+        if duties.policy != "keep" and not is_batched(*(grad for grad in edge_grads if grad is not None)):
             edge_grads = _apply_policy(layout, duties.policy, edge_grads)
         needed = ctx.needs_input_grad[2:]
         roots = [

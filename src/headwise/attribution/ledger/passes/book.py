@@ -17,6 +17,7 @@ from headwise.attribution.ledger.passes.clock import CLOCK, Under
 from headwise.attribution.ledger.passes.injected import LISTENERS, Injection
 from headwise.attribution.ledger.passes.loop_factor import Scaler, given_factor
 from headwise.criterion.junctions.recording import CLAIMANTS, WAITING, Record
+from headwise.graph import is_batched
 from headwise.ratio import Ratio
 
 Loss = Tensor | Ratio | tuple[Tensor, Tensor | float]
@@ -173,8 +174,8 @@ class Injected:
         under = CLOCK.under()
         factor = self._factor(under, like)
         self._now = None
-        if factor is None:
-            return None, None
+        if factor is None or is_batched(factor):
+            return factor, None
         injection = Injection(self.name, self.value, self.weight, factor.detach())
         listeners = self._listeners(under)
         for each in listeners:
