@@ -17,7 +17,7 @@ from headwise.criterion.binding.plan import Plan, Plans, make_plan
 from headwise.criterion.breakdown import Breakdown, Entry
 from headwise.criterion.checks import as_paths, as_terms, as_weights, check_denominators, warn_of_still_schedules
 from headwise.criterion.junctions.hand_out import hand_out
-from headwise.criterion.junctions.junction import Policy
+from headwise.criterion.junctions.junction import Policy, check_policy
 from headwise.criterion.junctions.recording import CLAIMANTS, WAITING, Bookkeeper, Counted, Record
 from headwise.criterion.naming import Allow
 from headwise.criterion.sums.by_sample import value_by_sample
@@ -72,8 +72,7 @@ class Criterion(nn.Module):
         self.on_nonfinite = on_nonfinite
         self.recorder: Bookkeeper | None = None
         self.balance: Tensor | None = None  # (T,), float32: what a ledger's balance multiplies the weights by
-        if on_nonfinite not in ("keep", "drop", "raise"):
-            raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {on_nonfinite!r}")
+        check_policy(on_nonfinite)
         self.names: tuple[str, ...] = tuple(term.name for term in self.terms)
         self.term_weights = Weights({term.name: term.weight for term in self.terms})
         self.losses = nn.ModuleList([module for term in self.terms for module in term.modules])

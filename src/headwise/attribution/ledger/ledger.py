@@ -31,7 +31,7 @@ from headwise.attribution.ledger.suggestion import Suggestion, Target, suggest
 from headwise.criterion.binding.layout import Layout
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.junctions.feature_junction import Junction
-from headwise.criterion.junctions.junction import Policy
+from headwise.criterion.junctions.junction import Policy, check_policy
 from headwise.graph import Edge, gradient_edge, used_below
 
 _MAX_LAYOUTS = 512
@@ -425,8 +425,7 @@ def _check(
     if min(positive) < 1:
         found = "{}, {} and {}".format(*positive)
         raise ValueError(f"capacity, micro_batches and balance_every are at least 1; found {found}")
-    if policy not in (None, "keep", "drop", "raise"):
-        raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {policy!r}")
+    check_policy("keep" if policy is None else policy)
     if min(counts) < 0:
         raise ValueError("samples and values_every are at least 0; found {} and {}".format(*counts))
 

@@ -19,7 +19,7 @@ from headwise.criterion.binding.binding import (
     widest_levels,
 )
 from headwise.criterion.binding.layout import Edge, Layout, Served, make_layout, per_output, whole
-from headwise.criterion.binding.unread import check_outputs_read, check_targets_read, check_unread
+from headwise.criterion.binding.unread import check_read
 from headwise.criterion.terms.paths import Level, Path, Slice, level_name, parse
 from headwise.criterion.terms.term import AnyTerm
 from headwise.structure import Steps, describe, get, leaves, spell
@@ -90,9 +90,7 @@ def make_plan(terms: Sequence[AnyTerm], outputs: Any, targets: Any, unread: Iter
         for binding in bindings
         for each in binding.reads
     ]
-    check_unread(declared, outputs, targets, layout, read)
-    check_outputs_read(outputs, layout, declared)
-    check_targets_read(targets, {path for _, path, _ in read}, declared)
+    check_read(declared, outputs, targets, layout, read)
     place = {path: number for number, (path, _) in enumerate(leaves(outputs))}
     target_place = {path: number for number, (path, _) in enumerate(leaves(targets))}
     reads = tuple([tuple([each.reader(target_place) for each in term]) for term in bound])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,17 +21,8 @@ def _declared(path: Path, structure: Any) -> dict[str, Tensor]:
     }
 
 
-def check_outputs_read(outputs: Any, layout: Layout, declared: Sequence[Path]) -> None:
-    """Refuses outputs and channels that no term reads and nobody declared unread.
-
-    Args:
-        outputs: The nested outputs.
-        layout: Who reads what.
-        declared: Paths declared unread.
-
-    Raises:
-        ValueError: Names the output, its channels and the remedy.
-    """
+def _check_outputs_read(outputs: Any, layout: Layout, declared: Sequence[Path]) -> None:
+    """Refuses outputs and channels that no term reads and nobody declared unread."""
     whole: set[str] = set()
     sliced: dict[str, list[Slice]] = {}
     for each in declared:
@@ -92,10 +83,8 @@ Reader = tuple[str, str, Slice | None]
 """Who reads, by what name; the path of the tensor; the slice."""
 
 
-def check_unread(declared: Sequence[Path], outputs: Any, targets: Any, layout: Layout, used: Iterable[Reader]) -> None:
-    """Refuses what is declared unread and is not there, or is read.
-
-    A path that names both outputs and targets is right where either are unread.
+def check_read(declared: Sequence[Path], outputs: Any, targets: Any, layout: Layout, used: Sequence[Reader]) -> None:
+    """Refuses what nobody reads and nobody declared unread, and what is declared so and is not there, or is read.
 
     Args:
         declared: Paths declared unread.
@@ -105,13 +94,22 @@ def check_unread(declared: Sequence[Path], outputs: Any, targets: Any, layout: L
         used: What terms read of the targets.
 
     Raises:
-        ValueError: Names the path, what was found and the remedy.
+        ValueError: Names the place, what was found and the remedy.
     """
+    _check_declared(declared, outputs, targets, layout, used)
+    _check_outputs_read(outputs, layout, declared)
+    check_targets_read(targets, {path for _, path, _ in used}, declared)
+
+
+def _check_declared(
+    declared: Sequence[Path], outputs: Any, targets: Any, layout: Layout, used: Sequence[Reader]
+) -> None:
+    """Refuses a declaration that is wrong; of a path that names outputs and targets either may be unread."""
     readers = [(f"term {layout.terms[edge.term]!r}", layout.roots[edge.root], _slice_of(edge)) for edge in layout.edges]
     for path in declared:
         found = [
             _complaint(path, kind, tensors, read)
-            for kind, structure, read in (("output", outputs, readers), ("target", targets, list(used)))
+            for kind, structure, read in (("output", outputs, readers), ("target", targets, used))
             if (tensors := _declared(path, structure))
         ]
         if not found:

@@ -22,6 +22,16 @@ from headwise.graph import is_batched
 Policy = Literal["keep", "drop", "raise"]
 
 
+def check_policy(policy: object) -> None:
+    """Refuses what is no `Policy`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if policy not in ("keep", "drop", "raise"):
+        raise ValueError(f"on_nonfinite is 'keep', 'drop' or 'raise'; found {policy!r}")
+
+
 class NonFiniteGradientError(FloatingPointError):
     """A term sent a gradient that is not finite; the message names the term and the output."""
 

@@ -201,30 +201,30 @@ class Ranked:
     def read(self) -> dict[str, TermSamples]:
         """The rankings, by one transfer to the host."""
         if self._scores is None or self._marks is None:
-            return {name: TermSamples(name, (), (), self._notes.get(n, "")) for n, name in enumerate(self.terms)}
+            return self._told([])
         scores, marks = self._scores.double().cpu().tolist(), self._marks.cpu().tolist()
-        found = {}
-        for number, name in enumerate(self.terms):
-            gradient, value = [self._ranking(by, scores[by][number], marks[by][number]) for by in (0, 1)]
-            found[name] = TermSamples(name, gradient, value, self._notes.get(number, ""))
-        return found
+        return self._told([[(scores[by][n], marks[by][n]) for by in (0, 1)] for n in range(len(self.terms))])
 
     def read_latest(self) -> dict[str, TermSamples]:
         """The samples of the last step that brought any, ranked among themselves."""
         if not self._latest:
-            return {name: TermSamples(name, (), (), self._notes.get(n, "")) for n, name in enumerate(self.terms)}
+            return self._told([])
         device = self._latest[-1].norms.device
         latest = Columns.joined([Columns(*(each.to(device) for each in one)) for one in self._latest])
         norms, values, marks = latest.norms.cpu().tolist(), latest.values.cpu().tolist(), latest.marks.cpu().tolist()
+        ranked = []
+        for norm, value in zip(norms, values, strict=True):
+            both = [list(zip(*pair, marks, strict=True)) for pair in ((norm, value), (value, norm))]
+            best = [sorted(each, key=lambda one: -one[0])[: self.keep] for each in both]
+            ranked.append([([each[:2] for each in one], [each[2] for each in one]) for one in best])
+        return self._told(ranked)
+
+    def _told(self, ranked: Sequence[Sequence[tuple[Any, Any]]]) -> dict[str, TermSamples]:
+        """Rankings on the host, by gradient and by value of each term; none where there is none yet."""
         found = {}
-        for n, name in enumerate(self.terms):
-            both = [list(zip(*pair, marks, strict=True)) for pair in ((norms[n], values[n]), (values[n], norms[n]))]
-            ranked = [sorted(each, key=lambda one: -one[0])[: self.keep] for each in both]
-            gradient, value = [
-                self._ranking(by, [each[:2] for each in one], [each[2] for each in one])
-                for by, one in enumerate(ranked)
-            ]
-            found[name] = TermSamples(name, gradient, value, self._notes.get(n, ""))
+        for number, name in enumerate(self.terms):
+            both = [self._ranking(by, *each) for by, each in enumerate(ranked[number])] if ranked else [(), ()]
+            found[name] = TermSamples(name, both[0], both[1], self._notes.get(number, ""))
         return found
 
     def _ranking(
