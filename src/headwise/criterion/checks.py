@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, as_count
-from headwise.criterion.terms.weights import Weight
 from headwise.ratio import Ratio
 from headwise.structure import describe
 
@@ -60,23 +58,6 @@ def as_paths(unread: Any) -> tuple[str, ...]:
     return paths
 
 
-def as_weights(weights: Any) -> Mapping[str, Weight]:
-    """Takes weights by the names of terms.
-
-    Args:
-        weights: The mapping; None for none.
-
-    Returns:
-        The mapping.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if weights is not None and not isinstance(weights, Mapping):
-        raise ValueError(f"weights are a dict from the names of terms to their weights; found {weights!r}")
-    return weights or {}
-
-
 def check_denominators(
     terms: Sequence[AnyTerm], denominators: Mapping[str, Tensor | Ratio | float] | None
 ) -> dict[str, Tensor | Ratio] | None:
@@ -116,12 +97,3 @@ def _denominator(name: str, given: Any) -> Tensor:
             f"term {name!r}: its denominator: {error}. Total what criterion.denominators returns"
         ) from None
     return found if isinstance(found, Tensor) else torch.tensor(found, dtype=torch.float64)
-
-
-def warn_of_still_schedules() -> None:
-    """Warns of a schedule that nobody moves on; called when steps are done, and the criterion's step is 0."""
-    warnings.warn(
-        "a weight follows a schedule, but Criterion.advance() was never called: the weight stands still. Call "
-        "criterion.advance() beside optimizer.step(), or once criterion.advance_with(optimizer)",
-        stacklevel=5,
-    )

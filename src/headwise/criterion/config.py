@@ -24,7 +24,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -228,24 +228,25 @@ def terms_from_mapping(mapping: Mapping[str, Any], weights: Mapping[str, Any] | 
     return terms
 
 
-def read_yaml(text: str) -> Any:
-    """Parses YAML.
+def read_text(text: str, kind: Literal["JSON", "YAML"]) -> Any:
+    """Parses a document.
 
     Args:
         text: The document.
+        kind: In which form it is written.
 
     Returns:
         Plain data.
 
     Raises:
         ImportError: PyYAML is missing.
-        ValueError: The text is no YAML.
+        ValueError: The text is none.
     """
-    yaml = _yaml()
+    parse, errors = (json.loads, ()) if kind == "JSON" else (_yaml().safe_load, (_yaml().YAMLError, AttributeError))
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the configuration is no YAML: {one_line(error)}") from None
+        return parse(text)
+    except (ValueError, TypeError, RecursionError, *errors) as error:
+        raise ValueError(f"the configuration is no {kind}: {one_line(error)}") from None
 
 
 def write_yaml(data: Any) -> str:
@@ -262,24 +263,6 @@ def write_yaml(data: Any) -> str:
     """
     text: str = _yaml().safe_dump(data, sort_keys=False)
     return text
-
-
-def read_json(text: str) -> Any:
-    """Parses JSON.
-
-    Args:
-        text: The document.
-
-    Returns:
-        Plain data.
-
-    Raises:
-        ValueError: The text is no JSON.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"the configuration is no JSON: {one_line(error)}") from None
 
 
 def check_criterion(config: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from headwise.criterion import config
 from headwise.criterion.binding.binding import bind_targets
 from headwise.criterion.binding.plan import Plan, Plans, make_plan
 from headwise.criterion.breakdown import Breakdown, Entry
-from headwise.criterion.checks import as_paths, as_terms, as_weights, check_denominators, warn_of_still_schedules
+from headwise.criterion.checks import as_paths, as_terms, check_denominators
 from headwise.criterion.junctions.hand_out import hand_out
 from headwise.criterion.junctions.junction import Policy, check_policy
 from headwise.criterion.junctions.recording import CLAIMANTS, WAITING, Bookkeeper, Counted, Record
@@ -76,7 +77,9 @@ class Criterion(nn.Module):
         self.names: tuple[str, ...] = tuple(term.name for term in self.terms)
         self.term_weights = Weights({term.name: term.weight for term in self.terms})
         self.losses = nn.ModuleList([module for term in self.terms for module in term.modules])
-        for name, weight in as_weights(weights).items():
+        if weights is not None and not isinstance(weights, Mapping):
+            raise ValueError(f"weights are a dict from the names of terms to their weights; found {weights!r}")
+        for name, weight in (weights or {}).items():
             self.set_weight(name, weight)
         self._plans, self._kernels = Plans(), Kernels(compile)
         self._has_levels = any(term.num_wildcards for term in self.terms)
@@ -219,7 +222,7 @@ class Criterion(nn.Module):
     @classmethod
     def from_json(cls, text: str, *, allow: Allow = ()) -> Criterion:
         """Builds a criterion from JSON; `allow` and errors as in `from_dict`."""
-        return cls.from_dict(config.read_json(text), allow=allow)
+        return cls.from_dict(config.read_text(text, "JSON"), allow=allow)
 
     def to_yaml(self) -> str:
         """The declaration as YAML."""
@@ -228,7 +231,7 @@ class Criterion(nn.Module):
     @classmethod
     def from_yaml(cls, text: str, *, allow: Allow = ()) -> Criterion:
         """Builds a criterion from YAML; `allow` and errors as in `from_dict`."""
-        return cls.from_dict(config.read_yaml(text), allow=allow)
+        return cls.from_dict(config.read_text(text, "YAML"), allow=allow)
 
     def denominators(self, targets: Any) -> dict[str, Tensor]:
         """What divides each term, from the targets alone.
@@ -303,7 +306,11 @@ class Criterion(nn.Module):
         """Warns, once, of a schedule that nobody has moved on although steps are done."""
         if self.step == 0 and not self._has_warned and self.term_weights.scheduled:
             self._has_warned = True
-            warn_of_still_schedules()
+            warnings.warn(
+                "a weight follows a schedule, but Criterion.advance() was never called: the weight stands still. Call "
+                "criterion.advance() beside optimizer.step(), or once criterion.advance_with(optimizer)",
+                stacklevel=4,
+            )
 
     def _evaluate(
         self,
