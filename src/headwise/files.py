@@ -113,4 +113,4 @@ def refuse_to_replace(path: Path, begins: str, what: str) -> None:
         with path.open("rb") as file:
             content = file.read(len(begins))
     if content and content != begins.encode():
-        raise ValueError(f"{path} is there and is no {what}: it is not replaced. Name another file")
+        raise ValueError(f"{path} is there and is no {what}: it is not replaced. Move it away, or name another file")

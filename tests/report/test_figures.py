@@ -78,6 +78,18 @@ def test_flow_draws_every_link_and_lists_it(tmp_path):
     assert [a["data-value"] for tag, a in page.tags if tag == "td" and "data-value" in a] == ["3.0", "1.0", "2.0"]
 
 
+def test_no_amount_stands_where_a_narrow_screen_would_cut_it():
+    def slim(name):
+        flow = Flow("flow", {"losses": [name], "outputs": ["out[:, 12]"]}, [Link(name, "out[:, 12]", 0.125)])
+        drawn = next(part for part in flow.html("f").split("<svg") if 'class="flow slim"' in part)
+        return int(re.search(r' width="(\d+)"', drawn)[1]), drawn.count(">  0.125<")
+
+    width, amounts = slim("short")
+    assert (width < 344, amounts) == (True, 2)
+    width, amounts = slim("keypoint_heatmap.level_3")
+    assert (width < 344, amounts) == (True, 0)
+
+
 def test_flow_of_nothing_and_of_nan_is_drawn(tmp_path):
     stages = {"losses": ["a"], "outputs": ["x"]}
     for amount in (0.0, math.nan):
@@ -103,6 +115,14 @@ def test_curves_of_one_step_and_of_none(tmp_path):
 def test_tables_keep_exact_numbers_for_sorting(tmp_path):
     page = parsed(tmp_path, Table(["name", "value"], [["a", 1 / 3], ["b", None]]))
     assert [a.get("data-value") for tag, a in page.tags if tag == "td"] == [repr(1 / 3), None]
+
+
+def test_a_page_that_is_not_ours_is_not_replaced(tmp_path):
+    mine = tmp_path / "page.html"
+    mine.write_text("<!doctype html>\n<html><head><title>mine</title></head></html>")
+    with pytest.raises(ValueError, match=r"page\.html is there and is no page of Headwise: it is not replaced"):
+        Page("first").write(mine)
+    assert "mine" in mine.read_text()
 
 
 def test_a_page_replaces_the_old_one_whole(tmp_path, monkeypatch):

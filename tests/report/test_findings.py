@@ -71,13 +71,6 @@ def test_a_term_over_99_percent(fresh_run, share, found):
     assert not found or texts[0].startswith("radius: more than 99 % of the total at 12 logged steps")
 
 
-@pytest.mark.parametrize(("cosine", "found"), [(-0.7, 1), (-0.4, 0)])
-def test_terms_against_each_other(fresh_run, cosine, found):
-    texts = findings(fresh_run, lambda line: line["cosine"].update({"sin|cos": cosine}), "note")
-    assert len(texts) == found
-    assert not found or "median cosine -0.7" in texts[0]
-
-
 def test_an_evaluation_that_fell(fresh_run):
     entries = read_lines(fresh_run / "evaluation.jsonl")
     entries[-1]["iou50"]["f"] = 0.1

@@ -53,6 +53,16 @@ def test_it_answers_on_this_machine_alone_and_to_its_own_name(tmp_path, served):
     assert get(server, "/../config.json")[0].status == 404
 
 
+def test_a_browser_that_goes_away_is_not_an_error(tmp_path, served, capsys):
+    server = served(build_run(tmp_path / "run", num_lines=12, samples=0))
+    for error, told in ((BrokenPipeError(), False), (ConnectionResetError(), False), (KeyError("ours"), True)):
+        try:
+            raise error
+        except (OSError, KeyError):
+            server.handle_error(None, ("127.0.0.1", 1))
+        assert bool(capsys.readouterr().err) == told
+
+
 def test_only_what_is_new_is_sent(tmp_path, served):
     folder = build_run(tmp_path / "run", num_lines=12, samples=0)
     lines = read_lines(folder / "log.jsonl")
@@ -79,6 +89,7 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path, served):
     text = get(server)[1]
     assert "later: Value of each term" in text
     assert text.index("later: Value of each term") < text.index("now: Value of each term")
+    assert text.index("<h3>later</h3>") < text.index("<h3>now</h3>")  # whose facts they are
 
 
 def test_a_log_that_a_resumed_run_writes_anew_is_read_anew(tmp_path, served):

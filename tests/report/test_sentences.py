@@ -53,13 +53,29 @@ def test_a_term_that_stops_and_one_that_falls(tmp_path):
 
 def test_quarrels_scores_and_what_is_unbooked(tmp_path):
     def change(row, line):
-        line["cosine"]["sin|cos"] = -0.3 if row % 2 else 0.2
+        line["cosine"]["sin|cos"] = -0.3 if row % 2 else 0.1
         line["unbooked"] = {"value": 0.5, "share": 0.12, "grad_norm": 0.1}
 
     run = run_of(tmp_path, change)
-    assert "at 50 % of the logged steps (median cosine -0.05)" in said(run, "sin and cos ask for opposite")[0].text
+    assert "at 50 % of the logged steps (median cosine -0.1)" in said(run, "sin and cos ask for opposite")[0].text
     assert said(run, "12 % of the loss is booked to no term")
     assert said(run, "F at IoU 0.5 is 0.814")[0].text.endswith("its best.")
+
+
+def test_noise_to_both_sides_and_few_steps_are_no_quarrel(tmp_path):
+    """Half of the cosines of independent gradients are below 0, and two of five say nothing."""
+    noise = run_of(tmp_path, lambda row, line: line["cosine"].update({"sin|cos": 0.6 * (-1) ** row}))
+    assert not said(noise, "sin and cos ask for opposite")
+    few = build_run(tmp_path / "few", num_lines=5, samples=0)
+    write_lines(few / "log.jsonl", [line | {"cosine": {"sin|cos": -0.6}} for line in read_lines(few / "log.jsonl")])
+    assert not said(read_run(few), "sin and cos ask for opposite")
+
+
+def test_the_only_evaluation_is_not_called_the_best(tmp_path):
+    run = build_run(tmp_path / "run", num_lines=10, samples=0)
+    write_lines(run / "evaluation.jsonl", read_lines(run / "evaluation.jsonl")[:1])
+    (found,) = said(read_run(run), "F at IoU 0.5 is ")
+    assert re.fullmatch(r"F at IoU 0\.5 is [0-9.]+ at step \d+\.", found.text)
 
 
 def test_links_lead_to_figures_of_the_page(tmp_path):

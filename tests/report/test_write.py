@@ -11,7 +11,7 @@ import pytest
 
 from headwise.report import write_report
 from headwise.report.write import report_page
-from headwise.runs.reading import read_run
+from headwise.runs.reading import LOOP, read_run
 from tests.report import builder
 from tests.report.builder import TERMS, build_run, read_lines, write_lines
 from tests.report.parsed import ParsedPage
@@ -187,6 +187,19 @@ def test_missing_parts_are_named(fresh_run):
     page = page_of(fresh_run)
     for sentence in ("log.jsonl is missing.", "evaluation.jsonl is missing.", "No held-out pictures"):
         assert sentence in page.text
+
+
+def test_a_loop_of_ones_own_need_not_evaluate_nor_show_pictures(fresh_run):
+    config = json.loads((fresh_run / "config.json").read_text())
+    (fresh_run / "config.json").write_text(json.dumps(config | {"loop": LOOP, "preset": ""}))
+    for path in [*(fresh_run / "samples").iterdir(), fresh_run / "evaluation.jsonl"]:
+        path.unlink()
+    log = fresh_run / "log.jsonl"
+    write_lines(log, [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_lines(log)])
+    text = page_of(fresh_run).text
+    assert "last step" in text
+    for absent in ("evaluation.jsonl", "held-out", "No held-out pictures", "throughput", "images per second"):
+        assert absent not in text
 
 
 def test_a_broken_sample_is_named_and_the_rest_is_shown(fresh_run):

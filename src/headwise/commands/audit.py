@@ -30,11 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     from headwise.attribution.audit import audit_target
     from headwise.files import refuse_to_replace, write_atomically
     from headwise.report.audit import write_audit
+    from headwise.report.page import refuse_other_page
 
     if arguments.json is not None:
         refuse_to_replace(arguments.json, "{", "audit in JSON")
     if arguments.html is not None:
-        refuse_to_replace(arguments.html, "<!doctype html>", "page")
+        refuse_other_page(arguments.html)
     report = audit_target(arguments.target, strict=arguments.strict)
     if arguments.json is not None:
         write_atomically(arguments.json, (report.to_json() + "\n").encode())

@@ -27,15 +27,15 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from headwise.files import refuse_to_replace
     from headwise.report.compare import told, write_comparison
+    from headwise.report.page import refuse_other_page
     from headwise.runs.comparing import compare
     from headwise.runs.reading import read_run
 
     runs = [read_run(folder) for folder in arguments.runs]
     comparison = compare(runs, arguments.tolerance)
     path = arguments.out or runs[0].folder / "report" / "compare.html"
-    refuse_to_replace(path, "<!doctype html>", "page of Headwise")
+    refuse_other_page(path)
     print(told(comparison))
     print(f"\nThe page is at {write_comparison(runs, comparison, path)}")
     return 0

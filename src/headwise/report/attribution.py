@@ -200,7 +200,7 @@ def _effect_table(effect: Effect) -> Table:
         rows.append([loss, value, change, change / value if value else None, verdict])
     how = "one forward-mode pass" if effect.method == "forward" else f"one backward pass per loss ({effect.reason})"
     return Table(
-        ("loss", "value", "change", "change / value", ""),
+        ("loss", "value", "change", "change / value", "the step"),
         rows,
         title="Effect of the step",
         caption=f"Level: parameter, to first order, by {how}. Change: the inner product of the loss's gradient with "

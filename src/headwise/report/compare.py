@@ -116,11 +116,12 @@ def _configurations(comparison: Comparison) -> Block:
 
 
 def _curves(runs: Sequence[Recording], comparison: Comparison, quantity: str) -> list[Block]:
-    """A chart per term, with a curve per run; for weights only where they differ or move."""
+    """A chart per term, what departs first in front, a curve per run; for weights only where they differ or move."""
     steps = sorted({step for run in runs for step in run.log.steps})
     points = max(400, _POINTS // max(1, 2 * len(comparison.terms)))
     blocks: list[Block] = []
-    for term in comparison.terms:
+    first_ones = dict.fromkeys(each.term for each in comparison.departures)
+    for term in dict.fromkeys([*first_ones, *comparison.terms]):
         series = {
             name: _spread(run, steps, run.term(term, quantity))
             for name, run in zip(comparison.names, runs, strict=True)
@@ -131,7 +132,7 @@ def _curves(runs: Sequence[Recording], comparison: Comparison, quantity: str) ->
             caption = f"Departs at step {first.step:,}." if first else "The same in all runs."
             blocks.append(
                 Curves(f"{term}: {QUANTITIES[quantity]}", steps, series, unit=QUANTITIES[quantity],
-                       log=quantity != "weight", points=points, caption=caption)
+                       log=quantity != "weight", smooth=quantity != "weight", points=points, caption=caption)
             )  # fmt: skip
     return blocks
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 from headwise.report.evaluations import headline
@@ -14,7 +13,6 @@ Finding = tuple[str, str]
 """A kind (problem, note or good) and a sentence."""
 
 _DOMINANT_SHARE = 0.99
-_CONFLICT = -0.5
 
 
 def find(run: Recording) -> list[Finding]:
@@ -25,11 +23,11 @@ def find(run: Recording) -> list[Finding]:
 
     Returns:
         Problems (a term that trains nothing, a value or gradient that is not finite), then notes (a term over 99 % of
-        the total, terms against each other, files missing or cut off), or one line that all is well.
+        the total, files missing or cut off), or one line that all is well.
     """
     problems = [("problem", text) for name in run.terms for text in (*_silent(run, name), *_not_finite(run, name))]
     notes = [("note", text) for name in run.terms for text in _dominant(run, name)]
-    notes += [("note", text) for text in (*_conflicts(run), *_decline(run), *run.remarks)]
+    notes += [("note", text) for text in (*_decline(run), *run.remarks)]
     if run.log.steps and not problems:
         told = (
             f"{len(run.log.steps):,} logged steps: each term's value and gradient is finite, "
@@ -81,16 +79,6 @@ def _dominant(run: Recording, name: str) -> Iterator[str]:
     if steps and len(run.terms) > 1:
         highest = max(v for v in _logged(shares) if math.isfinite(v))
         yield f"{name}: more than 99 % of the total at {_at(steps)} (at most {percent(highest)})."
-
-
-def _conflicts(run: Recording) -> Iterator[str]:
-    for (first, second), cosines in run.pairs().items():
-        finite = [v for v in _logged(cosines) if math.isfinite(v)]
-        if finite and statistics.median(finite) < _CONFLICT:
-            yield (
-                f"{first} and {second} pull against each other at the outputs both read: "
-                f"median cosine {number(statistics.median(finite))}."
-            )
 
 
 def _decline(run: Recording) -> Iterator[str]:

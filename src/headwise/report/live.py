@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,11 +10,12 @@ from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from headwise.report.figures.charts import Curves
 from headwise.report.findings import find
-from headwise.report.page import Block, Page, Remarks, Section
+from headwise.report.page import Block, Page, Remarks, Section, Tiles
 from headwise.report.write import number_sections, opening
 from headwise.runs.reading import LogReader, Recording, read_run
 
@@ -102,6 +104,8 @@ def _of_run(block: Block, name: str) -> Block:
         return Remarks([(kind, f"{name}: {text}") for kind, text, *_ in block.items])
     if isinstance(block, Curves):
         return replace(block, title=f"{name}: {block.title}", wide=False)
+    if isinstance(block, Tiles):
+        return replace(block, title=name)
     title = getattr(block, "title", None)
     return replace(block, title=f"{name}: {title}") if title else block  # type: ignore[type-var] # a dataclass
 
@@ -132,6 +136,11 @@ class LiveServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Where a browser finds the page."""
         return f"http://{ADDRESS}:{self.server_address[1]}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # as the standard library calls it
+        """Says what went wrong, unless it is that a browser went away before it had its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

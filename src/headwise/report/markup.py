@@ -85,8 +85,11 @@ _SLUG = 80
 
 
 def breakable(name: str) -> Markup:
-    """A name that may break after an underscore, a dot, a slash or a comma where there is little room."""
-    first, *others = re.split(r"(?<=[_./,|])", name)
+    """A name that may break after an underscore, a dot, a slash or a comma where there is little room.
+
+    It does not break before a few last letters: `layer.12` stays whole.
+    """
+    first, *others = re.split(r"(?<=[_./,|])(?=[^_./,|]{4})", name)
     return join([first, *(piece for part in others for piece in (element("wbr"), part))])
 
 

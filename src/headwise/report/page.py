@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from headwise.files import write_atomically
+from headwise.files import refuse_to_replace, write_atomically
 from headwise.report.markup import Markup, element, join, number, slug
 
 ROOM_BESIDE = 790
@@ -25,6 +25,24 @@ class Block(Protocol):
 
     def html(self, key: str) -> Markup:
         """The block as HTML; `key` is unlike any other on the page."""
+
+
+_DOCTYPE = "<!doctype html>\n"
+_MARKS = (element("meta", charset="utf-8"), element("meta", name="generator", content="Headwise"))
+_OPENING = f'{_DOCTYPE}<html lang="en"><head>{join(_MARKS)}'
+"""What each page of ours begins with."""
+
+
+def refuse_other_page(path: Path) -> None:
+    """Refuses a path where something lies that is no page of ours, such as a page that the user wrote.
+
+    Args:
+        path: where a page is to be written.
+
+    Raises:
+        ValueError: there is such a file.
+    """
+    refuse_to_replace(path, _OPENING, "page of Headwise")
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,7 @@ class Page:
             *(element("script", Markup(_asset(name))) for name in self._scripts),
             data_version=self.version or None,
         )
-        return "<!doctype html>\n" + element("html", self._head(), body, lang="en") + "\n"
+        return _DOCTYPE + element("html", self._head(), body, lang="en") + "\n"
 
     def write(self, path: Path) -> Path:
         """Write the document, whole or not at all.
@@ -101,7 +119,11 @@ class Page:
 
         Returns:
             `path`.
+
+        Raises:
+            ValueError: a file that is no page of ours is there, or it cannot be written.
         """
+        refuse_other_page(Path(path))
         return write_atomically(Path(path), self.html().encode())
 
     @property
@@ -119,7 +141,7 @@ class Page:
     def _head(self) -> Markup:
         return element(
             "head",
-            element("meta", charset="utf-8"),
+            *_MARKS,
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
             element("meta", http_equiv="Content-Security-Policy", content=self.policy),
             element("meta", name="color-scheme", content="light dark"),
@@ -179,9 +201,11 @@ class Tiles:
 
     Attributes:
         facts: name, value, and a remark.
+        title: whose facts they are; empty where the page is on one run.
     """
 
     facts: Sequence[tuple[str, str, str]]
+    title: str = ""
 
     def html(self, key: str) -> Markup:
         """The row; it wraps where the page is narrow."""
@@ -189,7 +213,8 @@ class Tiles:
             element("div", element("dt", name), element("dd", value), element("dd", remark, class_="remark"))
             for name, value, remark in self.facts
         ]
-        return element("dl", *tiles, class_="tiles wide", id=key)
+        heading = [element("h3", self.title)] if self.title else []
+        return element("div", *heading, element("dl", *tiles, class_="tiles"), class_="wide", id=key)
 
 
 class Remark(NamedTuple):

@@ -14,25 +14,26 @@ from headwise.report.figures.top import TopRows
 from headwise.report.markup import NOTHING, number, percent
 from headwise.report.page import Block, Section, Table, Tiles
 from headwise.runs.columns import finite, first, last, logged, median
-from headwise.runs.reading import Recording
+from headwise.runs.reading import LOOP, Recording
 from headwise.runs.top_samples import read_top_samples
 
 
 def tiles(run: Recording) -> Tiles:
-    """The facts a reader wants first."""
+    """The facts a reader wants first, as far as the run tells them."""
     steps, total = run.log.steps, logged(run.log.column("total"))
     planned = run.config.get("steps")
     remark = f"of {planned:,} planned" if isinstance(planned, int) else ""
     facts = [("last step", f"{steps[-1]:,}" if steps else NOTHING, remark)]
     facts.append(("total loss", number(total[-1]) if total else NOTHING, f"from {number(total[0])}" if total else ""))
     judged = headline(run)
-    best = max(judged.values) if judged else (None, None)
-    facts.append((
-        f"best {judged.name}" if judged else "held-out pictures", number(best[0]),
-        f"at step {best[1]:,}" if judged else "not evaluated",
-    ))  # fmt: skip
+    if judged is not None:
+        best, step = max(judged.values)
+        facts.append((f"best {judged.name}", number(best), f"at step {step:,}"))
+    elif run.config.get("loop") != LOOP:
+        facts.append(("held-out pictures", NOTHING, "not evaluated"))
     speed, seconds = finite(run.log.column("images_per_second")), finite(run.log.column("time"))
-    facts.append(("throughput", number(median(speed)), "images per second, median"))
+    if speed:
+        facts.append(("throughput", number(median(speed)), "images per second, median"))
     facts.append(("logged time", _duration(seconds[-1]) if seconds else NOTHING, ""))
     return Tiles(facts)
 
@@ -169,7 +170,7 @@ def speed(run: Recording) -> list[Curves]:
     if logged(rate):
         drawn.append(
             Curves("Learning rate", steps, {"learning rate": rate}, smooth=False, unit="learning rate",
-                   caption="What the optimiser used at each logged step.")
+                   caption="What the optimizer used at each logged step.")
         )  # fmt: skip
     return drawn
 
@@ -200,7 +201,7 @@ def _flat(node: Mapping[str, object], prefix: str, depth: int = 0) -> list[tuple
     for key, value in node.items():
         if isinstance(value, dict) and depth < _DEEPEST:
             rows += _flat(value, f"{prefix}{key}.", depth + 1)
-        else:
+        elif value != "":
             rows.append((f"{prefix}{key}", value if isinstance(value, str) else _as_json(value)))
     return rows
 

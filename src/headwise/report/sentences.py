@@ -20,6 +20,7 @@ CONFLICT = "Conflict over time"
 SHARES = "Share of the total"
 
 _BLOCKS = 40
+_FEWEST = 8
 _PLATEAU = 0.05
 _MOST_ROWS = 3_000
 _LOOKED_AT = 300
@@ -162,7 +163,7 @@ def _course(run: Recording, column: Column) -> _Course | None:
     size = max(1, len(column) // _BLOCKS)
     blocks = [(run.log.steps[row], median(column[row : row + size])) for row in range(0, len(column), size)]
     levels = [(step, level) for step, level in blocks if level is not None]
-    if len(levels) < 8:
+    if len(levels) < _FEWEST:
         return None
     first, last = levels[0][1], levels[-1][1]
     near = _PLATEAU * max(abs(first - last), 0.02 * abs(last))
@@ -178,8 +179,9 @@ def _quarrels(run: Recording) -> Iterator[tuple[str, str]]:
     against = []
     for (one, other), column in run.pairs().items():
         cosines = finite(column)
-        if cosines:
-            against.append((sum(value < -0.1 for value in cosines) / len(cosines), one, other, median(cosines)))
+        part, agreed = (sum(sign * value > 0.1 for value in cosines) for sign in (-1, 1))
+        if len(cosines) >= _FEWEST and part >= 2 * agreed:  # else it is noise to both sides
+            against.append((part / len(cosines), one, other, median(cosines)))
     if against and max(against)[0] >= 0.25:
         part, one, other, middle = max(against)
         yield (
@@ -200,8 +202,8 @@ def _score(run: Recording) -> Iterator[tuple[str, str]]:
     if judged is not None:
         last, step = judged.values[-1]
         best, at = max(judged.values)
-        more = "its best" if best == last else f"best {number(best)} at step {at:,}"
-        yield f"{judged.name} is {number(last)} at step {step:,}, {more}.", ""
+        more = ", its best" if best == last else f", best {number(best)} at step {at:,}"
+        yield f"{judged.name} is {number(last)} at step {step:,}{more if len(judged.values) > 1 else ''}.", ""
 
 
 def _late(column: Column) -> float | None:

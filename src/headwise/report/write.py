@@ -13,7 +13,7 @@ from headwise.report.figures.heatmap import HeatMap
 from headwise.report.findings import find
 from headwise.report.levels import levels
 from headwise.report.markup import slug
-from headwise.report.page import Block, Page, Remarks, Section
+from headwise.report.page import Block, Page, Remarks, Section, refuse_other_page
 from headwise.report.sentences import alerts, sentences
 from headwise.require import require
 from headwise.runs.reading import Recording, read_run
@@ -35,11 +35,13 @@ def write_report(run: Path) -> Path:
 
     Raises:
         ImportError: the extra `headwise[report]` is not installed.
-        ValueError: no run folder, no readable config.json, or the report cannot be written.
+        ValueError: no run folder, no readable config.json, a report/index.html that is not ours, or the report cannot
+            be written.
     """
     require("headwise report", "report")
     found = read_run(run)
     folder = found.folder / "report"
+    refuse_other_page(folder / "index.html")
     page, taken = report_page(found), set[str]()
     for section in page.sections:
         for block in section.blocks:

@@ -18,6 +18,9 @@ from headwise.tabular import Tabular
 Column = list[float | None]
 Keys = tuple[str, ...]
 
+LOOP = "own"
+"""What ``config.json`` says of a run that is not a recipe's."""
+
 
 @dataclass(frozen=True)
 class Log:
@@ -128,8 +131,10 @@ def read_run(folder: Path, logs: tuple[Log, Log] | None = None) -> Recording:
     config = _read_config(folder / "config.json")
     log, evaluation = logs or (read_log(folder / "log.jsonl"), read_log(folder / "evaluation.jsonl"))
     samples = tuple(sorted((folder / "samples").glob("*.npz")))
-    remarks = [*log.remarks, *evaluation.remarks]
-    if not samples:
+    remarks = list(log.remarks)
+    if config.get("loop") != LOOP or evaluation.steps:  # a loop of one's own need not evaluate
+        remarks += evaluation.remarks
+    if config.get("loop") != LOOP and not samples:
         remarks.append("No held-out pictures: samples/ holds no .npz file.")
     return Recording(folder, config, log, evaluation, samples, tuple(remarks))
 

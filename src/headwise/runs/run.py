@@ -20,7 +20,7 @@ from headwise.attribution.ledger.books import Books
 from headwise.files import write_atomically
 from headwise.runs.alerts import Alert, AlertError, Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
-from headwise.runs.reading import Recording, read_run
+from headwise.runs.reading import LOOP, Recording, read_run
 from headwise.runs.samples import save_sample
 from headwise.runs.top_samples import KeepsSamples, Show, TopSamples
 
@@ -287,10 +287,6 @@ def _is_first() -> bool:
     """Whether this is the process that writes, of those that share the work."""
     job = torch.distributed
     return not (job.is_available() and job.is_initialized() and job.get_rank() > 0)
-
-
-LOOP = "own"
-"""What ``config.json`` says of a run that is not a recipe's."""
 
 
 def _versions() -> dict[str, str]:

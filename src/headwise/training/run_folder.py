@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from headwise.files import write_atomically
-from headwise.runs.run import LOOP
+from headwise.runs.reading import LOOP
 from headwise.training.checkpoints import list_checkpoints, newest_checkpoint
 from headwise.training.task import Settings, Task
 

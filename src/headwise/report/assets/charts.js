@@ -116,7 +116,9 @@ class Chart {
     for (const tick of this.x.ticks.filter(Number.isInteger)) {
       const x = this.x.place(tick);
       svg("line", { x1: x, x2: x, y1: bottom, y2: bottom + 4, class: "base" }, this.svg);
-      svg("text", { x, y: bottom + 18, class: "tick", "text-anchor": "middle" }, this.svg, String(tick));
+      const past = x + 3.6 * String(tick).length > this.width; // half of it would be cut off
+      svg("text", { x: past ? this.width : x, y: bottom + 18, class: "tick", "text-anchor": past ? "end" : "middle" },
+        this.svg, String(tick));
     }
     svg("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "base" }, this.svg);
     svg("text", { x: 2, y: 13, class: "axis" }, this.svg, this.data.unit + (this.y.log ? " (log axis)" : ""));

@@ -4,12 +4,13 @@
 const Live = {
   line: document.createElement("p"),
   taken: 0,
+  newest: "live",
 
   begin() {
     this.line.className = "live";
     this.line.setAttribute("role", "status");
     document.querySelector("header").append(this.line);
-    this.say("live");
+    this.say(this.newest);
     setTimeout(() => this.ask(), PAUSE);
   },
 
@@ -22,8 +23,11 @@ const Live = {
     try {
       if (!document.hidden) {
         const answer = await fetch(`page?since=${document.body.dataset.version}`, { cache: "no-store" });
-        if (answer.status === 200) this.take(new DOMParser().parseFromString(await answer.text(), "text/html"));
-        this.say(`live, new points at ${new Date().toLocaleTimeString()}`);
+        if (answer.status === 200) {
+          this.take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+          this.newest = `live, new points at ${new Date().toLocaleTimeString()}`;
+        }
+        this.say(this.newest);
       }
     } catch {
       this.say("the server has stopped: this is what it showed last", true);

@@ -49,7 +49,7 @@ function logTicks(low, high) {
       if (tick >= low * 0.999 && tick <= high * 1.001) ticks.push(tick);
     }
   }
-  return ticks;
+  return ticks.length > 1 ? ticks : linearTicks(low, high, 4);
 }
 
 function axis(low, high, from, to, log) {

@@ -11,6 +11,7 @@ from headwise.report.page import ROOM_BESIDE, Table, figure
 
 _HEIGHT, _BAR, _GAP, _TOP = 300.0, 14.0, 18.0, 34.0
 _LETTER = 7.6  # width of one, roughly
+_NARROW = 344.0  # what a screen of 400 pixels leaves
 _LINE = 20.0  # height of a ribbon that a name can stand on without being struck through
 
 
@@ -64,8 +65,7 @@ class Flow:
             ValueError: a link names a node that no stage has, or an amount is negative.
         """
         self._check()
-        rows = [[link.term or link.source, link.source, link.target, link.amount] for link in self.links]
-        header = ("loss", "from", "to", self.unit or "amount")
+        header, rows = self._numbers()
         table = Table(header, rows, title=f"{self.title}: numbers", bare=True).html(key)
         lanes = max(1, len(self.stages) - 1)
         broad = max(540.0 / lanes, min(220.0, 640.0 / lanes))  # two stages or five fill the width that four have
@@ -82,6 +82,14 @@ class Flow:
         beside = element("details", element("summary", "Numbers"), table, open=not is_broad)
         body = element("div", picture, beside, class_="beside below" if is_broad else "beside")
         return figure(key, self.title, body, caption=self.caption, wide=True)
+
+    def _numbers(self) -> tuple[tuple[str, ...], list[list[object]]]:
+        """A row a link; where all begin at their losses, that is said once."""
+        told = [(link.term or link.source, link) for link in self.links]
+        unit = self.unit or "amount"
+        if all(loss == link.source for loss, link in told):
+            return ("loss", "to", unit), [[loss, link.target, link.amount] for loss, link in told]
+        return ("loss", "from", "to", unit), [[loss, link.source, link.target, link.amount] for loss, link in told]
 
     def _check(self) -> None:
         nodes = {name for names in self.stages.values() for name in names}
@@ -103,14 +111,15 @@ class Flow:
         margin = max((_LETTER * (len(name) + 2 + len(self._said(name))) for name in first), default=0.0)
         lane = max(lane, _BAR + 14 + _LETTER * max(map(len, inner), default=0))  # names end before the next bar
         places = self.layout(lane)
-        width = self._width(lane) + margin
+        amounts = kind == "broad" or self._width(lane) <= _NARROW  # behind the last names
+        width = self._width(lane, amounts) + margin
         bottom = max((y + h for _, y, h in places.values()), default=_HEIGHT) + 10
         heads = [
             element("text", stage, x=f"{index * lane:.0f}", y=14, class_="stage")
             for index, stage in enumerate(self.stages)
         ]
         nodes = (
-            self._node(name, place, lane if name in inner else math.inf, before=name in first)
+            self._node(name, place, lane if name in inner else None, before=name in first, last_amount=amounts)
             for name, place in places.items()
         )
         shapes = [*heads, *self._ribbons(places), *nodes]
@@ -118,9 +127,9 @@ class Flow:
                        class_=f"flow {kind}",
                        role="img", aria_label=f"{self.title}; the table with it has the numbers")  # fmt: skip
 
-    def _width(self, lane: float) -> float:
+    def _width(self, lane: float, amounts: bool = True) -> float:
         longest = max((len(name) for name in [*self.stages.values()][-1]), default=0) if self.stages else 0
-        return lane * (len(self.stages) - 1) + _BAR + min(380.0, 84.0 + _LETTER * longest)
+        return lane * (len(self.stages) - 1) + _BAR + min(380.0, (84.0 if amounts else 28.0) + _LETTER * longest)
 
     def layout(self, lane: float = 220.0) -> dict[str, tuple[float, float, float]]:
         """Where the nodes stand.
@@ -190,14 +199,17 @@ class Flow:
         norm = self.norm(name)
         return "" if norm is None else number(norm)
 
-    def _node(self, name: str, place: tuple[float, float, float], room: float, *, before: bool) -> Markup:
+    def _node(
+        self, name: str, place: tuple[float, float, float], room: float | None, *, before: bool, last_amount: bool
+    ) -> Markup:
         """A bar with its name: before it, or behind it; there over a ribbon that is too thin to be written on."""
         x, y, height = place
         said = self._said(name)
-        thin = height < _LINE and room < math.inf and not before
+        thin = height < _LINE and room is not None and not before
         middle = y - 5 if thin else max(y + height / 2 + 4, y + 8)
         amount = element("tspan", f"  {said}", class_="amount")
-        fits = before or _BAR + 14 + _LETTER * (len(name) + 2 + len(said)) <= room  # else tip and table have it
+        needs = _BAR + 14 + _LETTER * (len(name) + 2 + len(said))
+        fits = before or (last_amount if room is None else needs <= room)  # else tip and table have it
         label = element("tspan", name) + (amount if fits else "")
         left = x - 7 if before else x if thin else x + _BAR + 7
         anchor = "end" if before else None

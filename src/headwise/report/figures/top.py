@@ -66,13 +66,13 @@ class TopRows:
 def _tile(sample: TopSample, by: By, place: str | None) -> Markup:
     value = "" if sample.value is None else f", value {number(sample.value)}"
     told = f"{sample.name}: gradient norm {number(sample.grad_norm)}{value}, step {sample.step + 1:,}"
-    use = [element("use", href=f"#{place}")] if place else [element("rect", width=_SIDE, height=_SIDE, class_="none")]
-    picture = element("svg", *use, viewBox=f"0 0 {_SIDE} {_SIDE}", role="img", aria_label=sample.name)
+    use = element("use", href=f"#{place}")
+    picture = element("svg", use, viewBox=f"0 0 {_SIDE} {_SIDE}", role="img", aria_label=sample.name)
     words = [
         element("span", breakable(sample.name), class_="name"),
         element("span", number(sample.grad_norm if by == "gradient" else sample.value), class_="amount"),
     ]
-    return element("div", picture, *words, class_="sample", data_tip=told, tabindex=0)
+    return element("div", *([picture] if place else []), *words, class_="sample", data_tip=told, tabindex=0)
 
 
 def _picture(content: bytes) -> Markup:
