@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 import headwise as hw
-from headwise.criterion.sums.combine import Number, Sums, combine, total_of
+from headwise.criterion.sums.combine import combine, total_of
+from headwise.criterion.sums.term_sums import Sums
+from headwise.criterion.sums.vectors import Number
 
 
 def draw(seed: int) -> tuple[list[Tensor], Any, list[Any], list[Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.ledger.balancing import OUTPUTS, StepGram
-from headwise.criterion.sums.combine import vector
+from headwise.criterion.sums.vectors import vector
 
 
 class Shares:

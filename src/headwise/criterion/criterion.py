@@ -22,10 +22,11 @@ from headwise.criterion.junctions.junction import Policy, check_policy
 from headwise.criterion.junctions.recording import CLAIMANTS, WAITING, Bookkeeper, Counted, Record
 from headwise.criterion.naming import Allow
 from headwise.criterion.sums.by_sample import value_by_sample
-from headwise.criterion.sums.combine import Combined, Sums, combine, ratio_of, total_of, within
+from headwise.criterion.sums.combine import Combined, combine, total_of
 from headwise.criterion.sums.evaluate import Denominators, denominator_of, evaluate_as_one, with_numerators
 from headwise.criterion.sums.kernels import Kernels
 from headwise.criterion.sums.probing import warn_of_averages
+from headwise.criterion.sums.term_sums import Sums, ratio_of, within
 from headwise.criterion.terms.levels import Levels
 from headwise.criterion.terms.term import AnyTerm, Term
 from headwise.criterion.terms.weights import Weight, Weights

@@ -15,7 +15,7 @@ from headwise.attribution.ledger.schema import Schema
 from headwise.criterion.junctions.feature_junction import Junction
 from headwise.criterion.junctions.stats import book_dtype, products_of
 from headwise.criterion.pooling import is_distributed
-from headwise.criterion.sums.combine import vector
+from headwise.criterion.sums.vectors import vector
 
 OUTPUTS = "outputs"
 

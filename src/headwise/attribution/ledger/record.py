@@ -36,7 +36,7 @@ from headwise.criterion.junctions.stats import (
     square,
     squares,
 )
-from headwise.criterion.sums.combine import vector
+from headwise.criterion.sums.vectors import vector
 from headwise.graph import Edge, gradient_edge, is_batched
 
 Fields = dict[str, Tensor]

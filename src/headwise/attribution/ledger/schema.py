@@ -17,7 +17,7 @@ from torch import Tensor
 from headwise.attribution.ledger.passes.injected import BOOKED
 from headwise.criterion.binding.layout import Layout
 from headwise.criterion.junctions.recording import Counted
-from headwise.criterion.sums.combine import vector
+from headwise.criterion.sums.vectors import vector
 
 
 @dataclass(frozen=True)

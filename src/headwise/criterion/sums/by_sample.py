@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from headwise.criterion.binding.plan import Plan
-from headwise.criterion.sums.combine import Sums, shares
 from headwise.criterion.sums.evaluate import call_loss
+from headwise.criterion.sums.term_sums import Sums, shares
 from headwise.structure import one_line
 
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,44 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from headwise.ratio import Ratio
-
-Number = float | Tensor
-"""What is known without the data, or a 0-d tensor."""
+from headwise.criterion.sums.term_sums import Sums
+from headwise.criterion.sums.vectors import Number, gathered, vector, widest
 
 Seen = Callable[[Tensor], None]
-
-
-class Sums(NamedTuple):
-    """What one term sums, level by level.
-
-    Args:
-        numerators: One a level, or the one of a term without levels.
-        denominators: The same.
-        smooth: Added to what divides, once.
-        levels: The weights of the levels; None for a term without.
-        pooled: Whether all levels are divided by their count together.
-        least: The least count that divides.
-    """
-
-    numerators: tuple[Tensor, ...]
-    denominators: tuple[Number, ...]
-    smooth: float = 0.0
-    levels: Sequence[float] | None = None
-    pooled: bool = False
-    least: float = 0.0
-
-    def having(self, **fields: Any) -> Sums:
-        """The same with other fields; of what `_replace` makes, Dynamo of torch 2.11 can hand nothing out."""
-        return Sums(**{**self._asdict(), **fields})
-
-    def gathered(self) -> Sums:
-        """The same with DTensors added up over their mesh, which waits for its ranks as their own operations do."""
-        return self.having(numerators=_whole(self.numerators), denominators=_whole(self.denominators))
-
-
-def _whole(numbers: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple([each.full_tensor() if hasattr(each, "full_tensor") else each for each in numbers])
 
 
 class Combined(NamedTuple):
@@ -173,7 +138,7 @@ def _scales(
     ones = (1.0,) * num_tokens
     levels = _level_weights(sums)
     given = (
-        (*[divisor for one in sums for divisor in _divisors(one)], *ones),
+        (*[divisor for one in sums for divisor in one.divisors()], *ones),
         None if levels is None else (*levels, *ones),
         (*weights, *ones),
         (*[len(each.denominators) for each in sums], *(1,) * num_tokens),
@@ -323,111 +288,3 @@ def _slopes(grad: Tensor, scales: _Scales) -> Tensor:
 def _counts(counts: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         return torch.tensor(counts).to(device, non_blocking=True)
-
-
-def _divisors(one: Sums) -> list[Number]:
-    """What divides each level: its own count, or that of all levels."""
-    found: Sequence[Number] = one.denominators
-    if one.pooled:
-        found = (_added(found),) * len(found)
-    if one.least:
-        found = [each.clamp(min=one.least) if isinstance(each, Tensor) else max(each, one.least) for each in found]
-    return [each + one.smooth for each in found] if one.smooth else list(found)
-
-
-def _added(counts: Sequence[Number]) -> Number:
-    """The count of all levels."""
-    tensors = [each for each in counts if isinstance(each, Tensor)]
-    if tensors:
-        return vector(counts, widest(tensors), tensors[0].device).sum()
-    return math.fsum(float(each) for each in counts)
-
-
-def widest(tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype that holds all of some floating point tensors; at least float32."""
-    return torch.float64 if any(each.dtype == torch.float64 for each in tensors) else torch.float32
-
-
-def gathered(numbers: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """0-d tensors as one vector."""
-    same = [each if each.dtype == dtype and each.device == device else each.to(device, dtype) for each in numbers]
-    return torch.stack(same)
-
-
-def vector(numbers: Sequence[Number], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers and 0-d tensors as one vector; made once where all are numbers.
-
-    Args:
-        numbers: The numbers.
-        dtype: Of the vector.
-        device: Of the vector.
-
-    Returns:
-        The vector; a constant one is not to be changed.
-    """
-    if any(isinstance(each, Tensor) for each in numbers):
-        return gathered(
-            [each if isinstance(each, Tensor) else vector([each], dtype, device)[0] for each in numbers], dtype, device
-        )
-    if torch.compiler.is_compiling():
-        return torch.tensor([float(each) for each in numbers], dtype=dtype, device=device)
-    return _constant(tuple(map(float, numbers)), dtype, device)
-
-
-@lru_cache(maxsize=512)
-def _constant(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
-
-
-def shares(sums: Sums, numerators: Sequence[Tensor]) -> Tensor:
-    """The parts of a term's value that belong to parts of its sums.
-
-    Args:
-        sums: Of the term; what divides is 0-d, or (N,), one a part.
-        numerators: Per level the parts of its numerator, (N,).
-
-    Returns:
-        (N,), levels added up with their weights; 0 where that divides by 0.
-    """
-    dtype = widest(numerators)
-    found: Tensor | None = None
-    for level, (top, bottom) in enumerate(zip(numerators, _divisors(sums), strict=True)):
-        divisor = bottom if isinstance(bottom, Tensor) else vector([bottom], dtype, top.device)
-        empty = divisor == 0
-        part = torch.where(empty, 0.0, top.to(dtype) / torch.where(empty, 1.0, divisor.to(top.device, dtype)))
-        part = part if sums.levels is None else part * sums.levels[level]
-        found = part if found is None else found + part
-    assert found is not None
-    return found
-
-
-def ratio_of(sums: Sums) -> Ratio:
-    """The sums of one term as the ratio that its value is; one element a level for a term over levels."""
-    dtype, device = widest(sums.numerators), sums.numerators[0].device
-    bare = sums.having(smooth=0.0)
-    bottom = vector(_divisors(bare), dtype, device)
-    if sums.levels is None:
-        return Ratio(sums.numerators[0], bottom[0], sums.smooth)
-    top = gathered(sums.numerators, dtype, device)
-    if sums.pooled:
-        top = top * vector(sums.levels, dtype, device)
-    return Ratio(top, bottom, sums.smooth)
-
-
-def within(sums: Sums, pooled: Ratio) -> Sums:
-    """A micro-batch's share of a ratio that was pooled over micro-batches and ranks.
-
-    Args:
-        sums: Of the micro-batch.
-        pooled: The sums over all.
-
-    Returns:
-        The share; pooled levels have become levels of one divisor.
-    """
-    share = ratio_of(sums).within(pooled)
-    if sums.levels is None:
-        return Sums((share.numerator,), (share.denominator,), share.smooth)
-    levels = (1.0,) * len(sums.levels) if sums.pooled else sums.levels
-    denominators = share.denominator.expand_as(share.numerator).unbind()
-    return Sums(share.numerator.unbind(), denominators, share.smooth, levels)

@@ -11,7 +11,8 @@ from torch import Tensor
 from headwise.criterion.binding.binding import ReadTarget, ReadTargets
 from headwise.criterion.binding.plan import Plan
 from headwise.criterion.junctions.stats import book_dtype
-from headwise.criterion.sums.combine import Number, Sums, vector
+from headwise.criterion.sums.term_sums import Sums
+from headwise.criterion.sums.vectors import Number, vector
 from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, sums_of
 from headwise.ratio import Ratio
 from headwise.structure import describe, one_line

@@ -13,8 +13,8 @@ import torch._functorch.config as functorch_config
 from torch import Tensor
 
 from headwise.criterion.binding.plan import Plan
-from headwise.criterion.sums.combine import Sums
 from headwise.criterion.sums.evaluate import Denominators, evaluate, evaluate_as_one
+from headwise.criterion.sums.term_sums import Sums
 
 _NUMBERS = count()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from headwise.attribution.ledger.samples.columns import Brought, Columns, hypot, superseded, wide
 from headwise.attribution.ledger.samples.sampled import Measure, Names, SampledCall, norms_by_sample
 from headwise.attribution.ledger.samples.samples import RANKINGS, Sample, TermSamples
-from headwise.criterion.sums.combine import vector
+from headwise.criterion.sums.vectors import vector
 
 _EMPTY = torch.iinfo(torch.int64).min
 
