@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.gram import Gram, Where
-from headwise.attribution.ledger.record import BackwardPass, CallRecord
+from headwise.attribution.ledger.backward_pass import BackwardPass
+from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.schema import Schema
 from headwise.criterion.junctions.feature_junction import Junction
 from headwise.criterion.junctions.stats import book_dtype, products_of

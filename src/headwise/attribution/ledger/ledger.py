@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, overload
 
@@ -17,7 +17,7 @@ from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.fold import fold
 from headwise.attribution.ledger.passes.clock import CLOCK, Under
 from headwise.attribution.ledger.passes.leaves import Leaves
-from headwise.attribution.ledger.passes.loop_factor import Scaler, given_factor
+from headwise.attribution.ledger.passes.loop_factor import Scaler, given_factor, watch_scaler
 from headwise.attribution.ledger.ranks import step_over_ranks
 from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.ring import Ring
@@ -125,7 +125,7 @@ class Ledger:
             junction.open()
         optimizers = _optimizers(optimizer)
         self._handles = [each.register_step_post_hook(lambda *_: self._stepped()) for each in optimizers]
-        self._unwatch = _watch_scaler(scaler, self.step)
+        self._unwatch = watch_scaler(scaler, self.step)
         self._policy, criterion.on_nonfinite = criterion.on_nonfinite, on_nonfinite or criterion.on_nonfinite
         criterion.recorder = self
         CLOCK.start(self._pass_ended)
@@ -156,7 +156,7 @@ class Ledger:
             known = self._schemas[id(layout)] = layout, same, bool(_below(roots))
             if self._balancing is not None:
                 self._balancing.fit(same)
-        record = CallRecord(self, known[1], layout, roots, pooled)
+        record = CallRecord(self, known[1], roots, pooled)
         if known[2]:
             record.listen_below(roots, _below(roots))
         return record
@@ -458,25 +458,3 @@ def _weighed(books: Books, at: str) -> dict[str, tuple[float, float]]:
         term = term_of_head(head, reads, at)
         norms[term] = math.hypot(norms.get(term, 0.0), norm)
     return {term: (books[term].weight, norm) for term, norm in norms.items()}
-
-
-def _watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:
-    """Marks a step where a GradScaler updates, since it does so after a step that it skipped too.
-
-    Args:
-        scaler: A GradScaler, or anything else.
-        step: What marks.
-
-    Returns:
-        What ends it.
-    """
-    if not (hasattr(scaler, "get_scale") and hasattr(scaler, "update")):
-        return lambda: None
-    update = scaler.update
-
-    def marking(*arguments: Any, **named: Any) -> None:
-        update(*arguments, **named)
-        step()
-
-    scaler.update = marking
-    return lambda: delattr(scaler, "update")

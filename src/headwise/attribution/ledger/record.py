@@ -9,7 +9,6 @@ that one launch serves them all; large ones become numbers at once, so that thei
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -17,12 +16,13 @@ import torch
 from torch import Size, Tensor
 from torch.autograd.graph import Node
 
+from headwise.attribution.ledger.backward_pass import BackwardPass, Fields, plus
 from headwise.attribution.ledger.passes.clock import CLOCK, Under
-from headwise.attribution.ledger.passes.injected import Injection, by_name, merged
+from headwise.attribution.ledger.passes.injected import Injection
 from headwise.attribution.ledger.passes.leaves import Leaves
-from headwise.attribution.ledger.samples.sampled import Pieces, SampledCall
+from headwise.attribution.ledger.samples.sampled import SampledCall
 from headwise.attribution.ledger.schema import Brief, Schema
-from headwise.criterion.binding.layout import Layout, Served
+from headwise.criterion.binding.layout import Served
 from headwise.criterion.junctions.recording import Counted
 from headwise.criterion.junctions.stats import (
     SMALL,
@@ -32,14 +32,9 @@ from headwise.criterion.junctions.stats import (
     channel_squares,
     inner,
     probe,
-    products_of,
-    square,
-    squares,
 )
 from headwise.criterion.sums.vectors import vector
 from headwise.graph import Edge, gradient_edge, is_batched
-
-Fields = dict[str, Tensor]
 
 _NOWHERE: Any = (None, 0)
 
@@ -62,70 +57,6 @@ class Owner(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class BackwardPass:
-    """What one backward pass brought.
-
-    Args:
-        under: Which pass.
-        common: The factor at the total.
-        own: Factors at the values of single terms.
-        given: The loop's factor, as its caller gave it when the pass came to a term.
-        kept: Small gradients at sites, by (site, reading).
-        probed: Norms and sums of large ones.
-        pairs: Inner products, by (site, reading, reading).
-        channels: Squares of channels, by reading.
-        strangers: Per output the square of what arrived beyond what was sent.
-        features: Columns of the features.
-        sent: What was sent to outputs, by their identity, while the pass is under way.
-        again: What the network itself sends back to outputs from which it computes others, in the same way.
-        by_sample: What is ranked by sample, by term.
-        injected: Losses that were booked in the middle of the network.
-        jacobian: The names of rows that were aggregated, and what was made of them; see `CallRecord.aggregated`.
-    """
-
-    under: Under
-    common: Tensor | None = None
-    own: dict[int, Tensor] = field(default_factory=dict)
-    given: float | Tensor | None = None
-    kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    probed: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    pairs: dict[tuple[int, int, int], Product] = field(default_factory=dict)
-    channels: dict[int, Tensor] = field(default_factory=dict)
-    strangers: dict[int, Tensor] = field(default_factory=dict)
-    features: Fields = field(default_factory=dict)
-    sent: dict[int, Tensor] = field(default_factory=dict)
-    again: dict[int, Tensor] = field(default_factory=dict)
-    by_sample: Pieces = field(default_factory=dict)
-    injected: list[Injection] = field(default_factory=list)
-    jacobian: tuple[tuple[str, ...], Tensor] | None = None
-    fields: Fields | None = None
-
-    def send(self, key: int, grad: Tensor) -> None:
-        """Notes what is sent to an output, which may stand under several paths."""
-        self.sent[key] = _add(self.sent.get(key), grad)
-
-    def beyond(self, key: int, grad: Tensor) -> Tensor:
-        """What arrived at an output beyond what any criterion, and the network itself, sent there.
-
-        Args:
-            key: The identity of the output.
-            grad: What arrived.
-
-        Returns:
-            The square of its norm.
-        """
-        rest, again = grad.detach(), self.again.get(key)
-        for record in self.under.records.values():
-            if (sent := record.sent_to(self.under, key)) is not None:
-                rest = rest.to(book_dtype(grad.device)) - sent
-        if again is None:
-            return square(rest)
-        # The engine has added the two up in the dtype of the output.
-        found, noise = square(rest.to(book_dtype(grad.device)) - again), 4 * torch.finfo(grad.dtype).eps
-        return torch.where(found <= noise**2 * square(grad.detach()), 0.0, found)
-
-
 class BriefNumbers(NamedTuple):
     """What the columns of a brief row are computed from; see `Brief`."""
 
@@ -146,14 +77,12 @@ class CallRecord:
     Args:
         owner: The ledger.
         schema: The columns.
-        layout: Who reads what.
         roots: The outputs.
         pooled: Whether the denominators were totalled over the step.
     """
 
-    def __init__(self, owner: Owner, schema: Schema, layout: Layout, roots: Sequence[Tensor], pooled: bool) -> None:
+    def __init__(self, owner: Owner, schema: Schema, roots: Sequence[Tensor], pooled: bool) -> None:
         self.schema, self.pooled = schema, pooled
-        self._core = schema
         self.place: int | None = None  # its row, once a backward pass has come by
         self.step = 0  # and the number of its step
         self.passes: list[BackwardPass] = []
@@ -161,7 +90,7 @@ class CallRecord:
         self.num_taken = 0  # passes that a balance has seen
         self._now: BackwardPass | None = None  # the pass that came by last, until it is written
         self.samples: SampledCall | None = None
-        self.owner, self._layout = owner, layout
+        self.owner = owner
         self._opened_in = CLOCK.under() if torch._C._current_graph_task_id() != -1 else None
         self._is_again = False
         self.device = roots[0].device
@@ -189,7 +118,7 @@ class CallRecord:
         grad = grads[number]
         if grad is not None and not is_batched(grad):
             now = self.now()
-            now.again[key] = _add(now.again.get(key), grad.detach())
+            now.again[key] = plus(now.again.get(key), grad.detach())
 
     def summed(
         self,
@@ -204,16 +133,16 @@ class CallRecord:
         self._weights: tuple[float, ...] | None = None
         if any(isinstance(each, Tensor) for each in weights):
             # Now, for an optimizer writes the next step's weights over these.
-            self._moving = self._vector([each.detach() if isinstance(each, Tensor) else each for each in weights])
+            self._moving = self.vector([each.detach() if isinstance(each, Tensor) else each for each in weights])
         else:
             self._weights = tuple(weights)  # type: ignore[arg-type]
-        self._levels = [(number, each.detach()) for number, each in enumerate(levels) if each is not None]
+        self.levels = [(number, each.detach()) for number, each in enumerate(levels) if each is not None]
 
     def weight(self) -> Tensor:
         """The weights as declared."""
-        return self._moving if self._weights is None else self._vector(self._weights)
+        return self._moving if self._weights is None else self.vector(self._weights)
 
-    def _used(self) -> Tensor:
+    def used(self) -> Tensor:
         """The weights as the total used them."""
         return self.weight() if self.balance is None else self.weight() * self.balance.to(self.device)
 
@@ -236,7 +165,7 @@ class CallRecord:
         if is_batched(factor):
             return
         now = self.now()
-        now.common = _add(now.common, factor.detach())
+        now.common = plus(now.common, factor.detach())
 
     def _at_value(self, term: int, factor: Tensor) -> None:
         if is_batched(factor):
@@ -244,7 +173,7 @@ class CallRecord:
         now = self.now()
         if not now.own:
             now.given = self.owner.given(self.device)
-        now.own[term] = _add(now.own.get(term), factor.detach().sum())
+        now.own[term] = plus(now.own.get(term), factor.detach().sum())
 
     def now(self) -> BackwardPass:
         """The pass under way."""
@@ -306,7 +235,7 @@ class CallRecord:
         for edge, grad in enumerate(grads):
             if grad is not None and self.schema.readings[part.edges[edge]].num_channels:
                 found = channel_squares(grad.detach(), part.layout.edges[edge])
-                now.channels[part.edges[edge]] = _add(now.channels.get(part.edges[edge]), found)
+                now.channels[part.edges[edge]] = plus(now.channels.get(part.edges[edge]), found)
 
     def _book_site(self, now: BackwardPass, site: int, here: dict[int, Tensor]) -> None:
         for reading, grad in here.items():
@@ -355,31 +284,11 @@ class CallRecord:
             now, root = self.now(), self._ids.index(key)
             with torch.no_grad():
                 found = now.beyond(key, grad)
-            now.strangers[root] = _add(now.strangers.get(root), found)
+            now.strangers[root] = plus(now.strangers.get(root), found)
 
     def sent_to(self, under: Under, key: int) -> Tensor | None:
         """What its terms sent to an output; see `Booking`."""
         return next((one.sent[key] for one in self.passes if one.under is under and key in one.sent), None)
-
-    @torch.no_grad()
-    def row(self) -> Tensor:
-        """The row of this call: of the passes that train, or of looks where there are no others.
-
-        Returns:
-            (width,).
-        """
-        for each in self.passes:
-            if each.fields is None:
-                each.fields = self._fields(each)
-        found = [each.fields for each in self.trained if each.fields is not None]
-        self._widen()
-        return self.schema.write(found[0] if len(found) == 1 else self._merged(found))
-
-    def _widen(self) -> None:
-        """Finds out which columns the passes brought beyond those of the criterion."""
-        booked = dict.fromkeys(each.name for one in self.trained for each in one.injected)
-        jacobians = [one.jacobian[0] for one in self.trained if one.jacobian is not None]
-        self.schema = self._core.wider(booked, jacobians[-1] if jacobians else ())
 
     def brief(self) -> Brief | None:
         """What of the row is known on the host, in the common case: one pass, from the total; numbers as weights."""
@@ -405,7 +314,7 @@ class CallRecord:
         number = one.under.number_of(self)
         assert one.common is not None
         assert number is not None
-        levels = [each for _, each in self._levels]
+        levels = [each for _, each in self.levels]
         kept, probed = list(one.kept.values()), list(one.probed.values())
         products = list(one.pairs.values())
         divisors = self.counted.divisors
@@ -417,62 +326,11 @@ class CallRecord:
         for one in self.passes:
             one.by_sample = {}
 
-    def _vector(self, numbers: Sequence[float | Tensor]) -> Tensor:
+    def vector(self, numbers: Sequence[float | Tensor]) -> Tensor:
+        """Numbers as the books keep them."""
         return vector(numbers, book_dtype(self.device), self.device)
 
-    def _fields(self, one: BackwardPass) -> Fields:
-        """The numbers of one pass."""
-        number = one.under.number_of(self)
-        weight = self._used()
-        value, common, begun = self._wide(one.common, number)
-        factor = self._factor(one, weight, common)
-        through = [1.0 if one.common is not None or n in one.own else 0.0 for n in range(len(self.schema.terms))]
-        fields = {
-            "weight": weight,
-            "value": value,
-            "count": self.counted.by_term().to(value),
-            "factor": factor,
-            "factored": factor * value,
-            "trained": self._vector(through),
-            "common": common,
-            "exact": self._vector((float(one.common is not None and not one.own),)),
-            "calls": self._vector((1.0,)),
-            "number": begun,
-            "numbers": self._vector((float(number is not None),)),
-            **self._at_levels(factor),
-            **self._at_sites(one),
-            **self._rare(one, value),
-        }
-        one.kept, one.probed, one.pairs = {}, {}, {}
-        return fields
-
-    def _at_levels(self, factor: Tensor) -> Fields:
-        if not self._levels:
-            return {}
-        found = [(number, each.to(factor)) for number, each in self._levels]
-        return {
-            "levels": torch.cat([each * factor[number] for number, each in found]),
-            "level values": torch.cat([each for _, each in found]),
-        }
-
-    def _rare(self, one: BackwardPass, like: Tensor) -> Fields:
-        """What most passes do not bring."""
-        fields = {name: each.to(like) for name, each in (*one.features.items(), *_columns_of_booked(one))}
-        if one.given is not None:
-            fields |= {"given": self._vector((one.given,)), "givens": self._vector((1.0,))}
-        if one.jacobian is not None:
-            fields["jacobian"] = one.jacobian[1].to(like)
-        if one.strangers:
-            fields["unbooked"] = self._vector([one.strangers.get(root, 0.0) for root in range(len(self.schema.roots))])
-        if one.channels:
-            squares_of = [
-                one.channels[number].to(like) if number in one.channels else like.new_zeros(each.num_channels)
-                for number, each in enumerate(self.schema.readings)
-            ]
-            fields["channels"] = torch.cat(squares_of)
-        return fields
-
-    def _wide(self, *scalars: Tensor | None) -> list[Tensor]:
+    def wide(self, *scalars: Tensor | None) -> list[Tensor]:
         """The values, and scalars as vectors of one element (0 for none), as the books keep them: one conversion."""
         held = [each for each in scalars if each is not None]
         parts = [each if each.dtype == self.values.dtype else each.to(self.values.dtype) for each in held]
@@ -482,13 +340,13 @@ class CallRecord:
         packed = torch.cat([values, *(each.reshape(1) for each in parts)])
         wide = list(torch.split(packed.to(self.device, book_dtype(self.device)), [len(values), *(1,) * len(parts)]))
         rest = iter(wide[1:])
-        return [wide[0], *(self._vector((0.0,)) if each is None else next(rest) for each in scalars)]
+        return [wide[0], *(self.vector((0.0,)) if each is None else next(rest) for each in scalars)]
 
-    def _factor(self, one: BackwardPass, weight: Tensor, common: Tensor) -> Tensor:
+    def factor(self, one: BackwardPass, weight: Tensor, common: Tensor) -> Tensor:
         """What each value was multiplied by, on its way to the number that backward was called on."""
         factor = weight * common
         if one.own:
-            factor = factor + self._vector([one.own.get(number, 0.0) for number in range(len(self.schema.terms))])
+            factor = factor + self.vector([one.own.get(number, 0.0) for number in range(len(self.schema.terms))])
         return factor
 
     def booked(self, under: Under) -> Tensor:
@@ -497,60 +355,7 @@ class CallRecord:
         with torch.no_grad():
             for one in self.passes:
                 if one.under is under:
-                    value, common = self._wide(one.common)
-                    factor = self._factor(one, self._used(), common)
+                    value, common = self.wide(one.common)
+                    factor = self.factor(one, self.used(), common)
                     found = found + torch.where(factor == 0, 0.0, factor * value).sum()
         return found
-
-    def _at_sites(self, one: BackwardPass) -> Fields:
-        found: Fields = {}
-        schema = self.schema
-        if one.kept or one.probed:
-            square_of, finite = squares(list(one.kept.values()), list(one.probed.values()))
-            held = (*one.kept, *one.probed)
-            if held == schema.covered:
-                found["squares"] = square_of
-                found |= {} if finite is None else {"finite": finite}
-            else:
-                place = {key: number for number, key in enumerate(held)}
-                found["squares"] = self._vector([square_of[place[k]] if k in place else 0.0 for k in schema.covered])
-                if finite is not None:
-                    found["finite"] = self._vector([finite[place[k]] if k in place else 0.0 for k in schema.covered])
-        if one.pairs:
-            known = dict(zip(one.pairs, products_of(list(one.pairs.values())).unbind(), strict=True))
-            found["products"] = self._vector([known.get(pair, 0.0) for pair in schema.compared])
-            found["known"] = self._vector([float(p in one.pairs) for p in schema.compared])
-        return found
-
-    def _merged(self, found: Sequence[Fields]) -> Fields:
-        """Several passes over one call: gradients add up, so that norms grow with the sum of factors."""
-        schema = self.schema
-        names = {name for each in found for name in each}
-        total = {name: torch.stack([each[name] for each in found if name in each]).sum(0) for name in names}
-        for name in {"weight", "value", "count", "level values"} & names:
-            total[name] = found[0][name]
-        for name in names:
-            if name.startswith("booked "):
-                total[name] = merged([each[name] for each in found if name in each])
-        for name in ("trained", "known", "calls"):
-            if name in total:
-                total[name] = total[name].clamp(max=1)
-        total["exact"] = torch.stack([each["exact"] for each in found]).amin(0)
-        total["numbers"] = torch.stack([each["numbers"] for each in found]).amin(0)
-        squared = torch.stack([each["factor"].square() for each in found]).sum(0)
-        grown = torch.where(squared > 0, total["factor"].square() / torch.where(squared > 0, squared, 1.0), 1.0)
-        term = [reading.term for reading in schema.readings]
-        if "squares" in total:
-            total["squares"] = total["squares"] * grown[[term[reading] for _, reading in schema.covered]]
-        if "products" in total:
-            left, right = ([term[pair[side]] for pair in schema.compared] for side in (1, 2))
-            total["products"] = total["products"] * (grown[left] * grown[right]).sqrt()
-        return total
-
-
-def _columns_of_booked(one: BackwardPass) -> list[tuple[str, Tensor]]:
-    return [(f"booked {name}", columns) for name, columns in by_name(one.injected).items()]
-
-
-def _add(before: Tensor | None, found: Tensor) -> Tensor:
-    return found if before is None else before + found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.ledger.record import BriefNumbers, CallRecord
+from headwise.attribution.ledger.row import row_of
 from headwise.attribution.ledger.schema import Brief, Schema
 from headwise.criterion.junctions.stats import book_dtype, products_of, squares
 
@@ -46,7 +47,7 @@ def rows_of(records: Iterable[CallRecord]) -> list[RowBatch]:
         assert record.place is not None
         brief = record.brief()
         if brief is None:
-            row = record.row()  # from here on it is known which columns it has
+            row = row_of(record)  # from here on it is known which columns it has
             found.append(RowBatch(record.schema, (record.place,), row[None], (None,)))
         else:
             numbers = record.numbers()

@@ -29,3 +29,25 @@ def given_factor(scaler: Scaler, device: torch.device) -> float | Tensor | None:
         return found.detach()
     get: Callable[[], float] | None = getattr(scaler, "get_scale", None)
     return float(get() if get is not None else scaler() if callable(scaler) else scaler)
+
+
+def watch_scaler(scaler: Any, step: Callable[[], None]) -> Callable[[], None]:
+    """Marks a step where a GradScaler updates, since it does so after a step that it skipped too.
+
+    Args:
+        scaler: A GradScaler, or anything else.
+        step: What marks.
+
+    Returns:
+        What ends it.
+    """
+    if not (hasattr(scaler, "get_scale") and hasattr(scaler, "update")):
+        return lambda: None
+    update = scaler.update
+
+    def marking(*arguments: Any, **named: Any) -> None:
+        update(*arguments, **named)
+        step()
+
+    scaler.update = marking
+    return lambda: delattr(scaler, "update")
