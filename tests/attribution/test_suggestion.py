@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import headwise as hw
-from headwise.attribution.ledger.suggestion import suggest
+from headwise.attribution.ledger.weighing.suggestion import suggest
 from headwise.cli import main
 from tests.balance.test_balance import Two, batches, two_terms
 

@@ -17,7 +17,7 @@ from headwise.attribution.ledger.books import Books, FeatureBooks, LevelBooks, O
 from headwise.attribution.ledger.ledger import Ledger
 from headwise.attribution.ledger.passes.book import book
 from headwise.attribution.ledger.samples.samples import Sample, TermSamples
-from headwise.attribution.ledger.suggestion import SuggestedWeight, Suggestion
+from headwise.attribution.ledger.weighing.suggestion import SuggestedWeight, Suggestion
 from headwise.attribution.tracing.channels import Channels
 from headwise.attribution.tracing.trace import trace
 from headwise.attribution.tracing.trace_table import LossRow, ModuleRow, OpaqueRow, OutputRow, ParameterRow, Trace

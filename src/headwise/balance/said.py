@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from headwise.attribution.ledger.balancing import Rule
+from headwise.attribution.ledger.weighing.rule import Rule
 from headwise.balance.grad_norm import GradNorm
 from headwise.balance.shares import Shares
 from headwise.balance.uncertainty import Uncertainty

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.ledger.balancing import OUTPUTS, StepGram
+from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram
 
 
 class Scalarizer:

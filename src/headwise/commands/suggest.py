@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from headwise.attribution.ledger.suggestion import Target, suggest
+    from headwise.attribution.ledger.weighing.suggestion import Target, suggest
     from headwise.balance.said import read_shares
     from headwise.runs.reading import read_run
 

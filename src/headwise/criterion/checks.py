@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, as_count
+from headwise.criterion.terms.counting import as_count
+from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term
 from headwise.ratio import Ratio
 from headwise.structure import describe
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from headwise.attribution.ledger.suggestion import suggest
+from headwise.attribution.ledger.weighing.suggestion import suggest
 from headwise.report.evaluations import headline
 from headwise.report.markup import number
 from headwise.report.page import Remark

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.optim import Optimizer
 
-from headwise.attribution.ledger.balancing import OUTPUTS, Balancing, Rule, term_of_head
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.fold import fold
 from headwise.attribution.ledger.passes.clock import CLOCK, Under
@@ -27,7 +26,9 @@ from headwise.attribution.ledger.samples.ranking import Ranked
 from headwise.attribution.ledger.samples.sampled import Measure
 from headwise.attribution.ledger.samples.samples import TermSamples, over_ranks
 from headwise.attribution.ledger.schema import Feature, Schema
-from headwise.attribution.ledger.suggestion import Suggestion, Target, suggest
+from headwise.attribution.ledger.weighing.balancing import Balancing, term_of_head
+from headwise.attribution.ledger.weighing.rule import OUTPUTS, Rule
+from headwise.attribution.ledger.weighing.suggestion import Suggestion, Target, suggest
 from headwise.criterion.binding.layout import Layout
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.junctions.feature_junction import Junction

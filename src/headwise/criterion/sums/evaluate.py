@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from headwise.criterion.binding.plan import Plan
 from headwise.criterion.junctions.stats import book_dtype
 from headwise.criterion.sums.term_sums import Sums
 from headwise.criterion.sums.vectors import Number, vector
-from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term, sums_of
+from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term
 from headwise.ratio import Ratio
 from headwise.structure import describe, one_line
 
@@ -135,7 +137,7 @@ def call_loss(
     """
     term, (targets, mask) = plan.terms[number], read
     try:
-        return sums_of(term, term.call(reads, targets, mask))
+        return _sums_of(term, term.call(reads, targets, mask))
     except Exception as error:
         if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError) or _is_of_checkpoints(error):
             raise
@@ -147,6 +149,25 @@ def call_loss(
         ]
         found += [f"mask {term.mask!r} is {describe(mask)}"] if mask is not None else []
         raise ValueError(f"term {term.name!r}: {one_line(error)} ({'; '.join(found)})") from error
+
+
+def _sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
+    """Checks what a loss returned: its sum, and for a `RatioTerm` its own denominator and what smooths it."""
+    if isinstance(term, RatioTerm) and not isinstance(result, Ratio):
+        raise ValueError(f"the loss of a RatioTerm returns a Ratio; found {describe(result)}. Use Term for a sum")
+    if isinstance(term, Term) and isinstance(result, Ratio):
+        raise ValueError("the loss returned a Ratio; declare it as RatioTerm")
+    if isinstance(result, Ratio) and not 0 <= result.smooth < math.inf:
+        raise ValueError(f"a ratio is smoothed by a finite number from 0; found {result.smooth}")
+    numerator: Any = result.numerator if isinstance(result, Ratio) else result
+    if isinstance(numerator, int | float) and not isinstance(numerator, bool):
+        numerator = torch.tensor(float(numerator), dtype=torch.float32)
+    if not isinstance(numerator, Tensor) or numerator.dim() != 0 or not numerator.dtype.is_floating_point:
+        raise ValueError(
+            f"a loss returns one floating point sum, a 0-d tensor; found {describe(numerator)}. "
+            "Sum the elements (.sum()) and let the normalizer divide"
+        )
+    return (numerator, result.denominator, result.smooth) if isinstance(result, Ratio) else (numerator, None, 0.0)
 
 
 def _is_of_checkpoints(error: Exception) -> bool:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import Declaration, declaration_of, unwrapped
+from headwise.structure import describe
 
 Parameters = Mapping[str, inspect.Parameter]
 
@@ -114,6 +116,47 @@ def make_count(
         declaration_of(chosen).constant,
         getattr(normalizers, getattr(called, "__name__", ""), None) is called,
     )
+
+
+def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tensor | float:
+    """Asks that what divides a loss is one real number from 0.
+
+    What the host knows is looked at; what is on another device becomes NaN there if it is negative or infinite, so that
+    nothing waits.
+
+    Args:
+        found: What a count returned, or what was given in its place.
+        trusted: Whether it is known to be from 0, if it is a tensor.
+        any_shape: Whether it may have one element a level.
+
+    Returns:
+        The same, or its like with NaN for a number that is negative or infinite.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(found, Tensor):
+        if (found.dim() and not any_shape) or found.dtype.is_complex or found.dtype == torch.bool:
+            raise ValueError(
+                f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}. Sum it over the batch"
+            )
+        return found if trusted else _from_zero(found)
+    known = isinstance(found, int | float) and not isinstance(found, bool)
+    if not known and not isinstance(found, torch.SymInt | torch.SymFloat):
+        raise ValueError(f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}")
+    if known and not 0 <= found < math.inf:
+        raise ValueError(f"what divides a loss is a finite number from 0; found {found}")
+    return found  # type: ignore[no-any-return]
+
+
+def _from_zero(count: Tensor) -> Tensor:
+    fine = (count >= 0) & (count < torch.inf)
+    on_host = type(count) is Tensor and count.is_cpu and not torch.compiler.is_compiling()
+    if on_host and not torch._C._are_functorch_transforms_active():
+        if not fine.all():
+            raise ValueError(f"what divides a loss is a finite number from 0; found {count.tolist()}")
+        return count
+    return torch.where(fine, count, torch.nan)
 
 
 def _parameters(function: Any) -> Parameters:

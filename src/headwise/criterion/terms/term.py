@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
@@ -12,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from headwise import losses
-from headwise.criterion.terms.counting import Count, make_count
+from headwise.criterion.terms.counting import Count, as_count, make_count
 from headwise.criterion.terms.levels import Levels
 from headwise.criterion.terms.mask_expressions import Mask, parse_mask
 from headwise.criterion.terms.paths import Path, parse
 from headwise.criterion.terms.weights import Weight, check_weight
 from headwise.declaration import declaration_of, why_split_variant
-from headwise.ratio import Ratio
-from headwise.structure import describe, one_line
+from headwise.structure import one_line
 
 Paths = str | tuple[str, ...] | dict[str, str]
 Normalizer = Callable[..., Tensor | float] | float
@@ -246,74 +244,3 @@ def _modules_in(function: Any) -> Iterator[nn.Module]:
     elif isinstance(function, partial):
         for each in (function.func, *function.args, *function.keywords.values()):
             yield from _modules_in(each)
-
-
-def sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
-    """Checks what a loss returned.
-
-    Args:
-        term: The term whose loss it is.
-        result: What the loss returned.
-
-    Returns:
-        The sum, and for a `RatioTerm` its own denominator and what smooths it.
-
-    Raises:
-        ValueError: It is not a 0-d floating point sum (`Term`) or a `Ratio` of such (`RatioTerm`).
-    """
-    if isinstance(term, RatioTerm) and not isinstance(result, Ratio):
-        raise ValueError(f"the loss of a RatioTerm returns a Ratio; found {describe(result)}. Use Term for a sum")
-    if isinstance(term, Term) and isinstance(result, Ratio):
-        raise ValueError("the loss returned a Ratio; declare it as RatioTerm")
-    if isinstance(result, Ratio) and not 0 <= result.smooth < math.inf:
-        raise ValueError(f"a ratio is smoothed by a finite number from 0; found {result.smooth}")
-    numerator: Any = result.numerator if isinstance(result, Ratio) else result
-    if isinstance(numerator, int | float) and not isinstance(numerator, bool):
-        numerator = torch.tensor(float(numerator), dtype=torch.float32)
-    if not isinstance(numerator, Tensor) or numerator.dim() != 0 or not numerator.dtype.is_floating_point:
-        raise ValueError(
-            f"a loss returns one floating point sum, a 0-d tensor; found {describe(numerator)}. "
-            "Sum the elements (.sum()) and let the normalizer divide"
-        )
-    return (numerator, result.denominator, result.smooth) if isinstance(result, Ratio) else (numerator, None, 0.0)
-
-
-def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tensor | float:
-    """Asks that what divides a loss is one real number from 0.
-
-    What the host knows is looked at; what is on another device becomes NaN there if it is negative or infinite, so that
-    nothing waits.
-
-    Args:
-        found: What a count returned, or what was given in its place.
-        trusted: Whether it is known to be from 0, if it is a tensor.
-        any_shape: Whether it may have one element a level.
-
-    Returns:
-        The same, or its like with NaN for a number that is negative or infinite.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if isinstance(found, Tensor):
-        if (found.dim() and not any_shape) or found.dtype.is_complex or found.dtype == torch.bool:
-            raise ValueError(
-                f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}. Sum it over the batch"
-            )
-        return found if trusted else _from_zero(found)
-    known = isinstance(found, int | float) and not isinstance(found, bool)
-    if not known and not isinstance(found, torch.SymInt | torch.SymFloat):
-        raise ValueError(f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}")
-    if known and not 0 <= found < math.inf:
-        raise ValueError(f"what divides a loss is a finite number from 0; found {found}")
-    return found  # type: ignore[no-any-return]
-
-
-def _from_zero(count: Tensor) -> Tensor:
-    fine = (count >= 0) & (count < torch.inf)
-    on_host = type(count) is Tensor and count.is_cpu and not torch.compiler.is_compiling()
-    if on_host and not torch._C._are_functorch_transforms_active():
-        if not fine.all():
-            raise ValueError(f"what divides a loss is a finite number from 0; found {count.tolist()}")
-        return count
-    return torch.where(fine, count, torch.nan)

@@ -1,0 +1,1 @@
+"""What sets weights from the books, and what would have set them better."""
