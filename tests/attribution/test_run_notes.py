@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +95,47 @@ for step in range(2):
 """,
         "in an optimizer, without a gradient in the first steps: spare.weight, spare.bias",
     ),
+    "two losses unpacked in the wrong order": (
+        """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cls, self.box = nn.Linear(4, 3), nn.Linear(4, 2)
+    def forward(self, x):
+        return self.cls(x), self.box(x)
+def losses_of(cls, box):
+    return cls.square().mean(), (box - 1).abs().mean()
+net = Net()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for step in range(2):
+    box_loss, cls_loss = losses_of(*net(torch.randn(8, 4)))
+    loss = box_loss + 2 * cls_loss
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+""",
+        "box_loss trains cls, and not box: it bears the name of another loss",
+    ),
+    "a head that no optimizer holds": (
+        """
+net = nn.ModuleDict({"trunk": nn.Linear(4, 4), "cls": nn.Linear(4, 3), "box": nn.Linear(4, 2)})
+optimizer = torch.optim.SGD([*net["trunk"].parameters(), *net["cls"].parameters()], lr=0.1)
+for step in range(2):
+    features = net["trunk"](torch.randn(8, 4))
+    loss_cls, loss_box = net["cls"](features).square().mean(), net["box"](features).abs().mean()
+    optimizer.zero_grad(); (loss_cls + loss_box).backward(); optimizer.step()
+""",
+        "with a gradient, in no optimizer that stepped: box.weight, box.bias",
+    ),
+    "a weight that a division of integers made": (
+        """
+net, alpha = nn.Linear(4, 3), 1 // 10
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for step in range(2):
+    out = net(torch.randn(8, 4))
+    loss_all, loss_small = out.square().mean(), out.abs().mean()
+    optimizer.zero_grad(); (loss_all + alpha * loss_small).backward(); optimizer.step()
+""",
+        "loss_small: its factor in the total is 0, in all 2 booked passes",
+    ),
 }
 
 HEALTHY = {
@@ -129,6 +171,27 @@ for step in range(3):
     second.zero_grad(); loss_judge.backward(); second.step()
     loss_maker = F.softplus(-judge(fake)).mean()
     first.zero_grad(); loss_maker.backward(); first.step()
+""",
+    "features of a network that no optimizer holds, and a weight that grows from 0": """
+net, eyes = nn.Linear(2, 4), nn.Linear(4, 4)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for step in range(3):
+    out = net(torch.randn(8, 2))
+    loss_near, loss_eyes = out.square().mean(), (eyes(out) - eyes(out + 1).detach()).abs().mean()
+    loss = loss_near + step / 2 * loss_eyes
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+""",
+    "an unfrozen trunk, and names that heads have": """
+net = nn.ModuleDict({"trunk": nn.Linear(4, 4), "cls": nn.Linear(4, 3), "box": nn.Linear(4, 2)})
+optimizer = torch.optim.SGD([*net["cls"].parameters(), *net["box"].parameters()], lr=0.1)
+net["trunk"].requires_grad_(False)
+for step in range(8):
+    if step == 6:
+        net["trunk"].requires_grad_(True)
+        optimizer.add_param_group({"params": net["trunk"].parameters()})
+    features = net["trunk"](torch.randn(8, 4))
+    losses = {"cls": net["cls"](features).square().mean(), "box": net["box"](features).abs().mean()}
+    optimizer.zero_grad(); sum(losses.values()).backward(); optimizer.step()
 """,
     "accumulation, and a loss that is switched on later": """
 net = nn.Linear(4, 3)
@@ -166,6 +229,21 @@ def test_a_fault_is_said(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", HEALTHY)
 def test_of_healthy_scripts_nothing_is_said(name: str, tmp_path: Path):
     assert said(HEALTHY[name], tmp_path) == []
+
+
+def test_losses_of_parameters_that_no_module_holds_have_their_gradients(tmp_path: Path):
+    path, found = tmp_path / "script.py", []
+    path.write_text(f"""{HEAD}
+w, v = nn.Parameter(torch.randn(5)), torch.randn(5, requires_grad=True)
+loss_fit, loss_tie = (w - 1).square().sum(), (v + 2).square().mean()
+(loss_fit + 0.5 * loss_tie).backward()
+""")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    with ScriptBooks(1, None, lambda step, books: found.append(books)):
+        exec(compile(path.read_text(), str(path), "exec"), names)
+    assert {name: list(term.outputs) for name, term in found[0].items()} == {"loss_fit": ["w"], "loss_tie": ["v"]}
+    for term, tensor in zip(found[0].values(), (names["w"], names["v"]), strict=True):
+        assert term.grad_norm == pytest.approx(float(tensor.grad.norm()), rel=1e-6)
 
 
 def test_books_that_cannot_be_written_stop_no_training(tmp_path: Path):

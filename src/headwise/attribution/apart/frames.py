@@ -110,6 +110,26 @@ def modules_in(frames: Sequence[FrameType]) -> dict[str, nn.Module]:
     }
 
 
+def parameters_in(frames: Sequence[FrameType]) -> dict[int, tuple[str, ...]]:
+    """The tensors that are trained and that variables hold themselves, not modules.
+
+    Args:
+        frames: The frames.
+
+    Returns:
+        By the identity of the tensor the name of the variable, as `names_of` has the modules of other parameters.
+    """
+    found: dict[int, tuple[str, ...]] = {}
+    for frame in frames:
+        for name, value in list(frame.f_locals.items()):
+            several = isinstance(value, list | tuple) and len(value) <= _MANY
+            parts = {f"{name}[{nr}]": each for nr, each in enumerate(value)} if several else _attributes(value)
+            for key, each in {name: value, **parts}.items():
+                if isinstance(each, Tensor) and each.is_leaf and each.requires_grad:
+                    found.setdefault(id(each), (key,))
+    return found
+
+
 def loss_scale_in(frames: Sequence[FrameType], root: Tensor) -> Tensor | None:
     """The scale of a `GradScaler` that variables, or the attributes of objects in variables, hold.
 

@@ -1,54 +1,51 @@
-"""What the passes of a script show without a second run: dropped, twice, detached, dead, not finite, untrained."""
+"""What the passes of a script show without a second run: dropped, twice, detached, dead, not finite, exchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import torch
 from torch import Tensor
 
 from headwise.attribution.apart.counts import links_below, region
 from headwise.attribution.apart.dissect import Anatomy
-from headwise.attribution.apart.words import is_metric
+from headwise.attribution.apart.words import is_metric, plain_name, without_number
 from headwise.attribution.ledger.books import UNBOOKED, Books
-
-_FIRST_STEPS = 5
 
 
 class Notes:
     """Gathers what is said at the end of a run."""
 
     def __init__(self) -> None:
-        self._absent: dict[str, int] = {}
+        self._absent: dict[str, None] = {}
         self._used: set[str] = set()
-        self._untrained: dict[int, Tensor] | None = None
         self._told: dict[str, None] = {}
         self._dead: dict[str, int] = {}
+        self._off: dict[str, int] = {}
+        self._trained: dict[str, list[str]] = {}
         self._newest = -1
-        self._steps = 0
 
-    def saw(self, anatomy: Anatomy, root: Tensor) -> None:
+    def saw(self, anatomy: Anatomy, root: Tensor, is_early: bool) -> None:
         """Notes which losses the number of a pass does not add.
 
         Args:
             anatomy: What the number consists of.
             root: What backward was called on.
+            is_early: Whether it is one of the first.
         """
         self._used |= {each.loss.name for each in anatomy.direct}
         self._used |= {each.name for group in anatomy.copies for each in group.losses}
         self._used |= {*anatomy.groups, *anatomy.whole}
-        self._twice(anatomy, root)
+        if is_early:
+            self._twice(anatomy, root)
         for each in anatomy.absent:
             # What was computed before the pass before belongs to that.
             fresh = each.edge[0]._sequence_nr() > self._newest
             if fresh and "loss" in each.name.lower() and not is_metric(each.name):
-                self._absent[each.name] = self._absent.get(each.name, 0) + 1
+                self._absent[each.name] = None
         if root.grad_fn is not None:
             self._newest = max(self._newest, root.grad_fn._sequence_nr())
 
     def _twice(self, anatomy: Anatomy, root: Tensor) -> None:
-        """Notes the losses that the number adds several times, in the first steps."""
-        counts = region(root).counts if self._steps < _FIRST_STEPS else {}
+        """Notes the losses that the number adds several times."""
+        counts = region(root).counts
         for each in anatomy.direct:
             times = max((counts.get(edge, 0) for edge in links_below(each.loss.edge)), default=0)
             if times > 1:
@@ -64,52 +61,55 @@ class Notes:
         for name, term in books.items():
             if not term.finite:
                 self._told[f"{name}: the value or the gradient is not finite ({site})"] = None
-            elif name == UNBOOKED and term.share and not term.grad_norm:
+            elif name == UNBOOKED and term.share and not term.grad_norm and not term.trained:
                 self._told[
                     f"{abs(term.share):.0%} of the number in {site} has no gradient: a constant, or a detached loss"
                 ] = None
-            elif name != UNBOOKED and term.weight == 0:
-                self._told[f"{name}: its factor in the total is 0 ({site})"] = None
-            elif name != UNBOOKED and term.outputs:
-                dead = self._dead.get(name, 0)
-                self._dead[name] = dead + 1 if dead >= 0 and not term.grad_norm else -1
+            elif name != UNBOOKED:
+                _count(self._off, name, term.weight == 0)
+                if term.weight and term.outputs:
+                    _count(self._dead, name, not term.grad_norm)
+                    self._trained[name] = [path for path, each in term.outputs.items() if each.grad_norm]
 
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Notes which parameters an optimizer holds that got no gradient.
-
-        Args:
-            optimizer: About to step.
-        """
-        self._steps += 1
-        if self._steps > _FIRST_STEPS:
-            return
-        held = [each for group in optimizer.param_groups for each in group["params"] if each.requires_grad]
-        without = {id(each): each for each in held if each.grad is None}
-        before = self._untrained if self._untrained is not None else {}
-        others = {key: each for key, each in before.items() if all(each is not own for own in held)}
-        same = without if self._steps == 1 or not before else {k: v for k, v in without.items() if k in before}
-        self._untrained = others | same
-
-    def lines(self, names: Iterable[tuple[str, Tensor]]) -> list[str]:
-        """What there is to say.
+    def lines(self, looked: str) -> list[str]:
+        """What there is to say of the losses.
 
         Args:
-            names: The parameters of the models, by name.
+            looked: How many of the passes the books looked at, if not at all.
 
         Returns:
             Sentences, the gravest first.
         """
         found = list(self._told)
-        for name, times in self._dead.items():
-            if times > 0:
-                found.append(f"{name}: its gradient is 0 at every output that it reads, in all {times} booked passes")
+        for counts, what in (
+            (self._off, "its factor in the total is 0"),
+            (self._dead, "its gradient is 0 at every output that it reads"),
+        ):
+            found += [f"{name}: {what}, in {_in_all(times)}" for name, times in counts.items() if times > 0]
+        found += self._exchanged()
         dropped = [name for name in self._absent if name not in self._used]
         if dropped:
-            found.append(f"computed, and in no number that backward was called on: {', '.join(dropped)}")
-        known = {id(each): name for name, each in names}
-        untrained = [known.get(key, "a parameter without a name") for key in self._untrained or {}]
-        if untrained:
-            first = ", ".join(untrained[:4])
-            more = f" and {len(untrained) - 4} more" if len(untrained) > 4 else ""
-            found.append(f"in an optimizer, without a gradient in the first steps: {first}{more}")
+            found.append(f"computed, and in no number that backward was called on: {', '.join(dropped)}{looked}")
         return found
+
+    def _exchanged(self) -> list[str]:
+        """Losses that are called as one head and train the head of another, while that trains another's too."""
+        heads = {plain_name(without_number(path)): path for paths in self._trained.values() for path in paths}
+        own = {name: heads[plain_name(name)] for name in self._trained if plain_name(name) in heads}
+        astray = {path: name for name, path in own.items() if path not in self._trained[name]}
+        return [
+            f"{name} trains {path}, and not {own[name]}: it bears the name of another loss"
+            for name in astray.values()
+            for path in self._trained[name]
+            if path in astray
+        ]
+
+
+def _count(counts: dict[str, int], name: str, holds: bool) -> None:
+    """Counts how often something holds; -1 once it did not."""
+    before = counts.get(name, 0)
+    counts[name] = before + 1 if before >= 0 and holds else -1
+
+
+def _in_all(times: int) -> str:
+    return f"all {times} booked passes" if times > 1 else "the one booked pass"

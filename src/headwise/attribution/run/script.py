@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.apart.frames import callers, loss_scale_in, modules_in
+from headwise.attribution.apart.frames import callers, loss_scale_in, modules_in, parameters_in
 from headwise.attribution.apart.heads import heads_below, leaving, names_of
 from headwise.attribution.apart.places import PlaceRecorder, with_loss_functions
 from headwise.attribution.apart.take_apart import variables_of
@@ -27,6 +27,7 @@ from headwise.attribution.ledger.books import Books
 from headwise.attribution.passes import BackwardWatch, Finish, watch_backward
 from headwise.attribution.run.branches import place_key
 from headwise.attribution.run.notes import Notes
+from headwise.attribution.run.optimizers import Stepped
 from headwise.attribution.run.together import renamed, together
 
 
@@ -69,6 +70,7 @@ class ScriptBooks:
         self.sites: dict[Hashable, CallSite] = {}
         self.steps = 0
         self.notes = Notes()
+        self._stepped = Stepped()
         self._every, self._limit, self._on_booked = every, steps, on_booked
         self._round: dict[str, tuple[int, Books]] = {}
         self._process = os.getpid()
@@ -97,16 +99,13 @@ class ScriptBooks:
 
     def told(self) -> list[str]:
         """What the first passes showed, in sentences."""
-        named = [
-            (f"{prefix}.{name}" if len(self._models) > 1 else name, parameter)
-            for prefix, model in self._models.items()
-            for name, parameter in model.named_parameters()
-        ]
         error = self._watch.error if self._watch is not None else None
         failed = [] if error is None else [f"a pass could not be booked: {type(error).__name__}: {error}"]
         failed += [] if self._error is None else [f"the books could not be written from there on: {self._error}"]
         hidden = dict.fromkeys(f"{why} ({site.name})" for site in self.sites.values() for why in site.hidden)
-        return [*self.notes.lines(named), *hidden, *failed]
+        passes, booked = (sum(getattr(each, what) for each in self.sites.values()) for what in ("passes", "booked"))
+        looked = "" if booked == passes else f" ({booked} of {passes} passes were booked)"
+        return [*self.notes.lines(looked), *self._stepped.lines(self._models), *hidden, *failed]
 
     def _begin(self, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
         if os.getpid() != self._process:
@@ -135,11 +134,11 @@ class ScriptBooks:
         edges = [(edge, seed) for edge, seed, _ in begun]
         models = modules_in(frames)
         self._models |= models
-        owners = names_of(models)
+        owners = parameters_in(frames) | names_of(models)
         losses = tuple(variables_of(edges, frames))
         anatomy = with_loss_functions(edges, losses)
         number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
-        self.notes.saw(anatomy, roots[0])
+        self.notes.saw(anatomy, roots[0], self._stepped.is_early)
         site.hidden = heads_below([*(each.loss.edge for each in anatomy.direct), *anatomy.rest], owners).opaque
         made = tuple(sorted(losses, key=lambda each: each.edge[0]._sequence_nr()))
         call = ForeignCall(self.steps + 1, made, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
@@ -181,7 +180,7 @@ class ScriptBooks:
             self._recorder.pause()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self.notes.before_step(optimizer)
+        self._stepped.before_step(optimizer, self._models)
         if not self._recorder.mode.is_recording:
             self._recorder.pause()
 
