@@ -22,23 +22,24 @@ def find(run: Recording) -> list[Finding]:
         run: what the run left.
 
     Returns:
-        Problems (a term that trains nothing, a value or gradient that is not finite), then notes (a term over 99 % of
-        the total, files missing or cut off), or one line that all is well.
+        Problems (a term that trains nothing, a value or gradient that is not finite), then notes (an output that a
+        term reads and does not train, a term over 99 % of the total, files missing or cut
+        off), or one line that all is well.
     """
     problems = [("problem", text) for name in run.terms for text in (*_silent(run, name), *_not_finite(run, name))]
-    notes = [("note", text) for name in run.terms for text in _dominant(run, name)]
+    notes = [("note", text) for name in run.terms for text in (*_held(run, name), *_dominant(run, name))]
     notes += [("note", text) for text in (*_decline(run), *run.remarks)]
     if run.log.steps and not problems:
         told = (
             f"{len(run.log.steps):,} logged steps: each term's value and gradient is finite, "
-            "and no gradient is zero throughout."
+            "and of no term is the gradient zero throughout."
         )
         notes.append(("good", told))
     return problems + notes
 
 
 def _silent(run: Recording, name: str) -> Iterator[str]:
-    """A term, or one of the outputs it reads, whose gradient is 0 at all logged steps."""
+    """A term whose gradient is 0 at all logged steps."""
     norms = _logged(run.term(name, "grad_norm"))
     if norms and not any(norms):
         weights = _logged(run.term(name, "weight"))
@@ -48,11 +49,20 @@ def _silent(run: Recording, name: str) -> Iterator[str]:
             else "Look at its mask, its weight, and whether its output is detached from the network."
         )
         yield f"{name}: gradient norm 0 at all {len(norms):,} logged steps, so it trains nothing. {cause}"
+
+
+def _held(run: Recording, name: str) -> Iterator[str]:
+    """An output that the term reads and does not train, beside one that it trains: many a loss detaches one of two."""
+    paths = run.log.names("terms", name, "outputs")
+    norms = {path: _logged(run.log.column("terms", name, "outputs", path, "grad_norm")) for path in paths}
+    if not any(any(each) for each in norms.values()):
         return
-    for path in run.log.names("terms", name, "outputs"):
-        norms = _logged(run.log.column("terms", name, "outputs", path, "grad_norm"))
-        if norms and not any(norms):
-            yield f"{name}: gradient norm 0 at output {path} at all {len(norms):,} logged steps."
+    for path, each in norms.items():
+        if each and not any(each):
+            yield (
+                f"{name}: gradient norm 0 at output {path} at all {len(each):,} logged steps, while it trains others: "
+                "right if the loss holds that output fixed."
+            )
 
 
 def _not_finite(run: Recording, name: str) -> Iterator[str]:
