@@ -23,8 +23,8 @@ def find(run: Recording) -> list[Finding]:
 
     Returns:
         Problems (a term that trains nothing, a value or gradient that is not finite), then notes (an output that a
-        term reads and does not train, a term over 99 % of the total, files missing or cut
-        off), or one line that all is well.
+        term reads and does not train, a term over 99 % of the total, files missing or cut off),
+        or one line that all is well.
     """
     problems = [("problem", text) for name in run.terms for text in (*_silent(run, name), *_not_finite(run, name))]
     notes = [("note", text) for name in run.terms for text in (*_held(run, name), *_dominant(run, name))]

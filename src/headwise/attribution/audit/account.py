@@ -1,4 +1,9 @@
-"""How the total is made of the losses: with which factor, how often, and of what else."""
+"""How the total is made of the losses: with which factor, how often, and of what else.
+
+Factors are derivatives, as in `take_apart`; they cannot tell `a + a` from `2 * a`, which are a fault and a weight. So
+paths are counted beside them (`apart.counts`), through what adds all that it gets: `take_apart` follows all that is
+linear, where paths are no measure (a stack that is indexed twice has two paths to each loss in it, and adds it once).
+"""
 
 from __future__ import annotations
 

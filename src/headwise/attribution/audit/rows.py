@@ -46,8 +46,6 @@ class Added:
         times: How often it is added.
         names: The losses that are this summand, or are added up inside of it.
         norm: The norm of its gradient at the outputs, or at the parameters where it reads no output.
-        outputs: The outputs that it reads.
-        norms: The norm at each of them.
     """
 
     line: str
@@ -55,8 +53,6 @@ class Added:
     times: int
     names: tuple[str, ...]
     norm: float
-    outputs: tuple[str, ...] = ()
-    norms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -277,7 +273,8 @@ def _book_summands(
     if len(summands) > _MANY:
         return
     grads = _summand_gradients(rows, summands, at_outputs, list(outputs.values()))
-    rows.summands = tuple(_added(each, row, outputs, parameters) for each, row in zip(summands, grads, strict=True))
+    fit = zip(summands, grads, strict=True)
+    rows.summands = tuple(_added(rows, each, row, parameters) for each, row in fit)
     if not rows.is_sum:
         rows.again = recomputed(rows.names, rows.standings, summands, grads, at_outputs, list(outputs.values()))
 
@@ -287,24 +284,38 @@ def _summand_gradients(
 ) -> list[Row]:
     found: list[Row] = []
     for each in summands:
-        known = [name for name in each.names if rows.standings[name].factor and each.factor]
-        if known:
-            scale = float(each.factor or 1.0) / float(rows.standings[known[0]].factor or 1.0)
-            row = at_outputs[rows.row(known[0])]
-            found.append([None if grad is None else grad / scale for grad in row])
+        known = _known(rows, each)
+        if known is not None:
+            name, scale = known
+            found.append([None if grad is None else grad / scale for grad in at_outputs[rows.row(name)]])
         else:
             (row,) = edge_gradients([each.edge], outputs) if outputs else [[]]
             found.append([None if grad is None else grad.nan_to_num(0.0, 0.0, 0.0) for grad in row])
     return found
 
 
-def _added(each: Addend, row: Row, outputs: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Added:
-    norms = {path: float(g.double().norm()) for path, g in zip(outputs, row, strict=True) if g is not None}
-    norm = math.hypot(*norms.values())
-    if not norms and parameters:
-        (below,) = edge_gradients([each.edge], list(parameters.values()))
-        norm = math.hypot(*(float(g.double().norm()) for g in below if g is not None and g.layout == torch.strided))
-    return Added(each.line, each.factor, each.times, each.names + each.holds, norm, tuple(norms), norms)
+def _known(rows: Rows, each: Addend) -> tuple[str, float] | None:
+    """A loss that a summand is a part of, whose gradients were taken already, and how much of the summand it is."""
+    for name in each.names:
+        factor = rows.standings[name].factor
+        if factor and each.factor:
+            return name, each.factor / factor
+    return None
+
+
+def _added(rows: Rows, each: Addend, row: Row, parameters: Mapping[str, Tensor]) -> Added:
+    known = _known(rows, each)
+    if any(grad is not None for grad in row) or not parameters:
+        norm = _norm(row)
+    elif known is not None:
+        norm = rows.norm(known[0], rows.groups) / abs(known[1])
+    else:
+        norm = _norm(*edge_gradients([each.edge], list(parameters.values())))
+    return Added(each.line, each.factor, each.times, each.names + each.holds, norm)
+
+
+def _norm(row: Row) -> float:
+    return math.hypot(*(float(g.double().norm()) for g in row if g is not None and g.layout == torch.strided))
 
 
 def edge_gradients(edges: Iterable[Edge], inputs: Sequence[Any]) -> list[list[Tensor | None]]:

@@ -15,6 +15,7 @@ from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen
 from headwise.attribution.audit.rows import TOTAL, Measured
 from headwise.attribution.audit.subject import Subject
 from headwise.attribution.tracing.channels import ranges, static_channels
+from headwise.attribution.tracing.text import names as listed
 from headwise.graph import Edge, gradient_edge, topological
 
 _CHANNEL = 1e-20
@@ -167,17 +168,22 @@ def _judge(seen: Seen) -> Iterator[Found | Open]:
         if whole and all(each.is_beside for each in own):
             continue
         if whole and any(path in batch.read.get(TOTAL, ()) for batch in seen.batches):
-            yield Open(
-                f"untrained-output: {path}",
-                f"the graph of the total reads it, but with a gradient of 0 in {seen.num}: these may hold nothing "
-                "for it",
-            )
+            yield Open(f"untrained-output: {path}", _why_zero(seen, path))
             continue
         if not whole and not _same_support(own):
             # Which channels are reached depends on the data (a channel per class): only what no graph reads is told.
             dead = [index for index in dead if all(index in each.unwired for each in own)]
         if dead:
             yield _found(seen, path, dead, len(energy), peak)
+
+
+def _why_zero(seen: Seen, path: str) -> str:
+    """Why an output that the total reads may have no gradient of it."""
+    off = [name for name in seen.names if all(batch.factor(name) == 0 for batch in seen.holding(name))]
+    off = [name for name in off if any(path in batch.read.get(name, ()) for batch in seen.batches)]
+    if off:
+        return f"the total reads it by {listed(off)}, which it multiplies by 0 in {seen.num}"
+    return f"the graph of the total reads it, but with a gradient of 0 in {seen.num}: these may hold nothing for it"
 
 
 def _found(seen: Seen, path: str, dead: list[int], size: int, peak: float) -> Found:
