@@ -24,6 +24,21 @@ def other_than(label: Tensor, number: int) -> Tensor:
     return label != number if bounds.min <= number <= bounds.max else torch.ones_like(label, dtype=torch.bool)
 
 
+def times(count: Tensor, ratio: float, most: Tensor) -> Tensor:
+    """``min(floor(ratio * count), most)``, int64, in float64 so that no count is rounded; a ratio may be infinite.
+
+    Args:
+        count: Whole numbers, not 0 where the ratio is infinite.
+        ratio: At least 0.
+        most: Whole numbers.
+
+    Returns:
+        The products.
+    """
+    # Before it is made whole: what int64 does not hold would become negative.
+    return (count.double() * ratio).minimum(most.double()).long()
+
+
 def spread_mask(values: Tensor, mask: Tensor | None) -> Tensor | None:
     """A bool mask that broadcasts to ``values``: one that lacks dimension 1 holds for all channels."""
     if mask is None:

@@ -85,6 +85,7 @@ BAD = {
     "a weight that is a list": declared(weight=[]),
     "a number of 400 digits": declared(weight=10**400),
     "an output that is a number": declared(output=3),
+    "a ratio that is text": declared(ratio="no"),
 }
 
 
@@ -114,3 +115,11 @@ def test_headwise_s_own_names_need_no_yes():
     assert again.to_dict() == criterion.to_dict()
     with pytest.raises(ValueError, match="no YAML"):
         hw.Criterion.from_yaml('!!python/object/apply:os.system ["true"]')
+
+
+@pytest.mark.parametrize("value", ["false", 1, None])
+def test_a_wish_to_compile_is_true_or_false(value):
+    """The text "false" compiled."""
+    declaration = json.loads(declared()) | {"compile": value}
+    with pytest.raises(ValueError, match=f"compile is True or False; found {value!r}"):
+        hw.Criterion.from_dict(declaration)

@@ -25,16 +25,22 @@ MAPS = torch.zeros(2, 4, 4)
         (lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, num_fallback=-1), "num_fallback=-1"),
         (lambda: losses.smooth_l1(MAPS, MAPS[:1]), r"one shape, found output \(2, 4, 4\) and target \(1, 4, 4\)"),
         (lambda: losses.smooth_l1(LOGITS, LOGITS, MAPS[:, None]), r"without its channels.*found \(2, 1, 4, 4\)"),
-        (lambda: losses.smooth_l1(MAPS, MAPS, beta=0), "beta must be positive, found 0.*absolute_error"),
-        (lambda: losses.relative_smooth_l1(MAPS, MAPS, beta=float("nan")), "beta must be positive, found nan"),
+        (lambda: losses.smooth_l1(MAPS, MAPS, beta=0), "beta must be positive and finite, found 0.*absolute_error"),
+        (
+            lambda: losses.relative_smooth_l1(MAPS, MAPS, beta=float("nan")),
+            "beta must be positive and finite, found nan",
+        ),
         (lambda: losses.squared_error(MAPS, MAPS.clone().requires_grad_()), "target.detach"),
         (lambda: losses.direction_smooth_l1(LOGITS, MAPS, component=0), "two channels"),
         (lambda: losses.direction_smooth_l1(LOGITS[:, :2], LOGITS, component=0), "needs a target of shape"),
         (lambda: losses.direction_smooth_l1(LOGITS[:, :2], MAPS, MAPS[0], component=0), "the target's shape"),
         (lambda: losses.direction_smooth_l1(LOGITS[:, :2], MAPS, component=2), "component must be 0"),
-        (lambda: losses.direction_smooth_l1(LOGITS[:, :2], MAPS, component=0, eps=0), "eps must be positive"),
+        (
+            lambda: losses.direction_smooth_l1(LOGITS[:, :2], MAPS, component=0, eps=0),
+            "eps must be positive and finite",
+        ),
         (lambda: published_direction_smooth_l1(LOGITS, MAPS, MAPS, component=0), "two channels"),
-        (lambda: losses.dice(MAPS, MAPS, smooth=-1), "smooth must be at least 0, found -1"),
+        (lambda: losses.dice(MAPS, MAPS, smooth=-1), "smooth must be at least 0 and finite, found -1"),
     ],
 )
 def test_message(call, words):
@@ -137,3 +143,23 @@ def test_targets_that_overshoot_by_a_little_are_taken():
         losses.binary_cross_entropy(torch.ones(1, 2), target),
         F.binary_cross_entropy_with_logits(torch.ones(1, 2), target, reduction="sum"),
     )
+
+
+INFINITE = {
+    "smooth_l1": lambda inf: losses.smooth_l1(MAPS, MAPS, beta=inf),
+    "dice": lambda inf: losses.dice(MAPS, MAPS, smooth=inf),
+    "direction_smooth_l1": lambda inf: losses.direction_smooth_l1(LOGITS[:, :2], MAPS, component=0, eps=inf),
+    "sigmoid_focal": lambda inf: losses.sigmoid_focal(LOGITS.movedim(1, -1), LABELS, gamma=inf),
+    "shifted_focal, gamma": lambda inf: losses.shifted_focal(LOGITS.movedim(1, -1), LABELS, gamma=inf),
+    "shifted_focal, beta": lambda inf: losses.shifted_focal(LOGITS.movedim(1, -1), LABELS, beta=inf),
+    "gaussian_focal, alpha": lambda inf: losses.gaussian_focal(LOGITS, LOGITS, alpha=inf),
+    "gaussian_focal, beta": lambda inf: losses.gaussian_focal(LOGITS, LOGITS, beta=inf),
+}
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", INFINITE)
+def test_an_option_without_a_size(name, number):
+    """Most of them made the loss 0, without a word."""
+    with pytest.raises(ValueError, match="finite"):
+        INFINITE[name](number)

@@ -112,3 +112,15 @@ def test_signed_zeros_are_equal():
     everywhere = torch.ones_like(hardness, dtype=torch.bool)
     chosen = hardest(hardness, everywhere, torch.tensor([2])).flatten().tolist()
     assert chosen == [True, True, False, False]
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("ratio", [1e30, float("inf")])
+def test_a_ratio_beyond_all_counts_takes_every_negative(ratio, per_image):
+    """It took none, and was divided by -9e18."""
+    torch.manual_seed(0)
+    output, target = torch.randn(3, 2, 8), torch.arange(24).view(3, 8) % 8 == 0
+    options = {"ratio": ratio, "per_image": per_image}
+    found = losses.hard_negative_cross_entropy(output, target, **options)
+    torch.testing.assert_close(found, losses.cross_entropy(output, target))
+    assert normalizers.mined(target, **options) == 24

@@ -3,9 +3,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +31,30 @@ def test_a_checkpoint_comes_back(tmp_path):
     loaded = load_checkpoint(path, "textsnake")
     assert loaded["step"] == 7
     assert torch.equal(loaded["network"]["weight"], torch.full((100,), 2.5))
+
+
+@pytest.mark.parametrize("value", [np.float64(0.1), np.ones(2), Path("data"), defaultdict(int), object()], ids=type)
+def test_what_could_not_be_read_again_is_told_when_it_is_saved(tmp_path, value):
+    """Once it was told when the run was resumed."""
+    with pytest.raises(ValueError, match=r"state\['optimizer'\]\['groups'\]\[0\]\['rate'\] is of"):
+        save_checkpoint(tmp_path, 7, {**state(), "optimizer": {"groups": [{"rate": value}]}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_states_of_torch_can_be_read_again(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight])
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 2, 5])
+    weight.sum().backward()
+    optimizer.step()
+    held: dict[str, Any] = {
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+    found = load_checkpoint(save_checkpoint(tmp_path, 7, {**state(), **held}))
+    assert found["schedule"]["milestones"] == held["schedule"]["milestones"]
+    assert torch.equal(found["optimizer"]["state"][0]["exp_avg"], held["optimizer"]["state"][0]["exp_avg"])
 
 
 def test_the_newest_stay_in_the_order_of_their_steps(tmp_path):

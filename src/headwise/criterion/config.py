@@ -113,7 +113,10 @@ def _read_term(where: str, row: Mapping[str, Any], allow: Allow) -> AnyTerm:
     if row.get("levels") is not None:
         rest["levels"] = _levels_from_config(where, row["levels"], allow)
     loss = function_from_config(where, row["loss"], losses, "loss", allow)
-    if row.get("ratio"):
+    ratio = row.get("ratio", False)
+    if not isinstance(ratio, bool):
+        raise ValueError(f"{where}: ratio is true or false; found {ratio!r}")
+    if ratio:
         if "normalizer" in row:
             raise ValueError(f"{where}: a ratio term has no normalizer; its loss returns both sums. Leave one out")
         return RatioTerm(row["name"], loss, **rest)

@@ -75,6 +75,8 @@ class Criterion(nn.Module):
         self.recorder: Bookkeeper | None = None
         self.balance: Tensor | None = None  # (T,), float32: what a ledger's balance multiplies the weights by
         check_policy(on_nonfinite)
+        if not isinstance(compile, bool):
+            raise ValueError(f"compile is True or False; found {compile!r}")
         self.names: tuple[str, ...] = tuple(term.name for term in self.terms)
         self.term_weights = Weights({term.name: term.weight for term in self.terms})
         self.losses = nn.ModuleList([module for term in self.terms for module in term.modules])

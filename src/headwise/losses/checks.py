@@ -34,7 +34,7 @@ def check_output(loss: str, output: Tensor, *constants: Tensor | None) -> None:
         if torch.is_grad_enabled() and not output.requires_grad:
             raise ValueError(
                 f"{loss}: the target requires a gradient, the output does not, as if one stood for the other. Pass the "
-                "outputs first, then the targets."
+                "outputs first, then the targets; or target.detach(), if it is a target."
             )
         raise ValueError(
             f"{loss}: a target or mask requires a gradient, but a loss is differentiated by its output "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,8 +37,8 @@ def dice(output: Tensor, target: Tensor, mask: Tensor | None = None, *, smooth: 
     """
     check_elements("dice", output, target, mask)
     check_probabilities("dice", output, target, mask)
-    if not smooth >= 0:
-        raise ValueError(f"dice: smooth must be at least 0, found {smooth}. The default is 1.")
+    if not 0 <= smooth < math.inf:
+        raise ValueError(f"dice: smooth must be at least 0 and finite, found {smooth}. The default is 1.")
     dtype, keep = working_dtype(output), spread_mask(output, mask)
     # A logit of -inf is a probability of 0 with a slope of 0: it leaves no trace in either sum.
     probability = torch.sigmoid(select(keep, output.to(dtype), -torch.inf))

@@ -5,6 +5,8 @@ Their mask has the output's shape, or that shape without dimension 1: then it ho
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -111,17 +113,17 @@ def smooth_l1(output: Tensor, target: Tensor, mask: Tensor | None = None, *, bet
 
 
 def check_beta(loss: str, beta: float) -> None:
-    """Asks for a positive ``beta``.
+    """Asks for a positive, finite ``beta``.
 
     Args:
         loss: Name of the loss, for the message.
         beta: Where the square passes into the line.
 
     Raises:
-        ValueError: If ``beta`` is not positive.
+        ValueError: If ``beta`` is not.
     """
-    if not beta > 0:
-        raise ValueError(f"{loss}: beta must be positive, found {beta}. For beta = 0 use absolute_error.")
+    if not 0 < beta < math.inf:
+        raise ValueError(f"{loss}: beta must be positive and finite, found {beta}. For beta = 0 use absolute_error.")
 
 
 def smooth_l1_slope(difference: Tensor, beta: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -84,8 +86,8 @@ def push(
     Differs:
         An object makes no pair with itself; theirs counts it and takes most of it off again, see `published_push`.
     """
-    if not margin > 0:
-        raise ValueError(f"push: margin must be positive, found {margin}. The paper has 1.")
+    if not 0 < margin < math.inf:
+        raise ValueError(f"push: margin must be positive and finite, found {margin}. The paper has 1.")
     first, second, keep = _embeddings("push", left, right, left_index, right_index, mask)
     same = torch.eye(keep.shape[1], dtype=torch.bool, device=keep.device)
     nearness = torch.where(_pairs(keep) & ~same, torch.relu(margin - _distances(first, second)), 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,8 +47,8 @@ def sigmoid_focal(
         torchvision.ops.sigmoid_focal_loss of one-hot labels.
     """
     _check("sigmoid_focal", output, target, mask, alpha)
-    if not gamma >= 0:
-        raise ValueError(f"sigmoid_focal: gamma must be at least 0, found {gamma}. The paper's value is 2.")
+    if not 0 <= gamma < math.inf:
+        raise ValueError(f"sigmoid_focal: gamma must be at least 0 and finite, found {gamma}. The paper's value is 2.")
     return fused_sum(_focal_value, _focal_gradient, output, *_columns(target, mask), alpha=alpha, gamma=gamma)
 
 
@@ -90,8 +92,11 @@ def shifted_focal(
         float32.
     """
     _check("shifted_focal", output, target, mask, alpha)
-    if not gamma > 0:
-        raise ValueError(f"shifted_focal: gamma must be positive, found {gamma}. The published value is 2.")
+    if not (0 < gamma < math.inf and math.isfinite(beta)):
+        raise ValueError(
+            f"shifted_focal: gamma must be positive and beta a number, both finite, found {gamma} and {beta}. The "
+            "published values are 2 and 1."
+        )
     columns = _columns(target, mask)
     return fused_sum(_shifted_value, _shifted_gradient, output, *columns, alpha=alpha, gamma=gamma, beta=beta)
 

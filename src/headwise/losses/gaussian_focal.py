@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -64,9 +66,9 @@ def gaussian_focal(
         `published_gaussian_focal`.
     """
     check_elements("gaussian_focal", output, target, mask)
-    if alpha < 0 or beta < 0 or not 0 <= tolerance < 1:
+    if not (0 <= alpha < math.inf and 0 <= beta < math.inf and 0 <= tolerance < 1):
         raise ValueError(
-            "gaussian_focal: alpha and beta are at least 0 and tolerance is in [0, 1); found "
+            "gaussian_focal: alpha and beta are at least 0 and finite, and tolerance is in [0, 1); found "
             f"alpha={alpha}, beta={beta}, tolerance={tolerance}. The paper has 2, 4 and 0."
         )
     least, patch = 1 - tolerance, None

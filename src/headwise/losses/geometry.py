@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -86,8 +88,8 @@ def direction_smooth_l1(
     """
     check_direction("direction_smooth_l1", output, target, mask, component)
     check_beta("direction_smooth_l1", beta)
-    if not eps > 0:
-        raise ValueError(f"direction_smooth_l1: eps must be positive, found {eps}. The default is 1e-6.")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"direction_smooth_l1: eps must be positive and finite, found {eps}. The default is 1e-6.")
     return fused_sum(_direction, _direction_gradient, output, target, mask, component=component, beta=beta, eps=eps)
 
 

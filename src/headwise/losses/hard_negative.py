@@ -18,7 +18,7 @@ from headwise.losses.cross_entropy import (
 )
 from headwise.losses.fused import fused_sum, is_plain, pieces
 from headwise.losses.mining import hardest
-from headwise.masks import as_mask
+from headwise.masks import as_mask, times
 
 
 @declared(
@@ -139,6 +139,6 @@ def _mine(
 
 
 def num_mined_negatives(num_positives: Tensor, num_negatives: Tensor, *, ratio: float, num_fallback: int) -> Tensor:
-    """How many negatives to keep per group, int64; counted in float64, so that no count is rounded."""
-    wanted = (num_positives.double() * ratio).long()
-    return torch.where(num_positives > 0, wanted, num_fallback).minimum(num_negatives)
+    """How many negatives to keep per group, int64."""
+    wanted = times(num_positives, ratio, num_negatives)
+    return torch.where(num_positives > 0, wanted, num_negatives.clamp(max=num_fallback))

@@ -12,7 +12,7 @@ from headwise.losses.cross_entropy import class_losses, cross_entropy
 from headwise.losses.elementwise import smooth_l1
 from headwise.losses.hard_negative import hard_negative_cross_entropy
 from headwise.losses.mining import hardest
-from headwise.masks import as_mask
+from headwise.masks import as_mask, times
 
 
 @declared(count=normalizers.boxes, closed_form=True)
@@ -96,8 +96,9 @@ def published_multibox_cross_entropy(*levels: Tensor, ratio: float = 3.0) -> Ten
     valid, is_positive = labels >= 0, as_mask(labels)
     _, losses, _ = class_losses(logits.detach(), labels, valid)
     hardness = torch.where(is_positive, -torch.inf, losses).unsqueeze(1)
-    wanted = (torch.count_nonzero(is_positive, dim=1).double() * ratio).long()
-    taken = hardest(hardness, valid.unsqueeze(1), wanted.minimum(torch.count_nonzero(valid, dim=1))).squeeze(1)
+    num_positives, num_valid = (torch.count_nonzero(each, dim=1) for each in (is_positive, valid))
+    wanted = torch.where(num_positives > 0, times(num_positives, ratio, num_valid), 0)
+    taken = hardest(hardness, valid.unsqueeze(1), wanted).squeeze(1)
     return cross_entropy(logits, labels, is_positive) + cross_entropy(logits, labels, taken)
 
 

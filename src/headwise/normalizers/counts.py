@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.declaration import declared
-from headwise.masks import as_mask, other_than, spread_mask
+from headwise.masks import as_mask, other_than, spread_mask, times
 
 
 class Normalizer(Protocol):
@@ -176,8 +176,8 @@ def mined(
     groups = (len(target) if per_image else 1, target.numel() // (max(len(target), 1) if per_image else 1))
     num_positives = torch.count_nonzero((valid & is_positive).reshape(groups), dim=1)
     num_negatives = torch.count_nonzero((valid & ~is_positive).reshape(groups), dim=1)
-    wanted = (num_positives.double() * ratio).long()
-    kept = torch.where(num_positives > 0, wanted, num_fallback).minimum(num_negatives)
+    wanted = times(num_positives, ratio, num_negatives)
+    kept = torch.where(num_positives > 0, wanted, num_negatives.clamp(max=num_fallback))
     return (num_positives + kept).sum().float()
 
 

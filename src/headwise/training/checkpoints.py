@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ from headwise.structure import leaves
 FORMAT = "headwise.checkpoint"
 VERSION = 2
 
+_READABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 _NAME = re.compile(r"step_(\d{8,})\.pt")
 _DIGEST = b"headwise sha256 "
 _COMMENT = len(_DIGEST) + 64
@@ -47,7 +49,9 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
 
     Raises:
         OSError: it could not be written, a full disk for instance; nothing half-written stays.
+        ValueError: the state holds something that could not be read again, a number of NumPy's for instance.
     """
+    _check_readable(state)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _tensor_digest(tensor) for name, tensor in leaves(state)}
     content = _archive({"format": FORMAT, "version": VERSION, **state, "step": step, "digests": tensors})
@@ -66,6 +70,23 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
         if old != path and old.is_file():
             old.unlink(missing_ok=True)
     return path
+
+
+def _check_readable(state: Any, where: str = "state") -> None:
+    """Asks for what torch reads without running code; else it would be known when the run is resumed."""
+    if isinstance(state, Mapping) and type(state) in (dict, OrderedDict, Counter):
+        for key, value in state.items():
+            _check_readable(key, f"a key of {where}")
+            _check_readable(value, f"{where}[{key!r}]")
+    elif type(state) in (list, tuple, set):
+        for number, value in enumerate(state):
+            _check_readable(value, f"{where}[{number}]")
+    elif type(state) not in _READABLE and not isinstance(state, Tensor):
+        kind = f"{type(state).__module__}.{type(state).__name__}"
+        raise ValueError(
+            f"checkpoint: {where} is of {kind}, which could not be read again. Save tensors, numbers of Python's, "
+            "text, and dicts, lists, tuples and sets of these."
+        )
 
 
 def _archive(state: Mapping[str, Any]) -> bytes:
