@@ -1,5 +1,6 @@
 """Everything that prints as a table does so in a notebook too, and gives its columns as plain data."""
 
+import importlib
 import json
 import math
 import sys
@@ -9,10 +10,24 @@ import torch
 from torch import nn
 
 import headwise as hw
-from headwise.attribution import audit, jacobian, trace
+from headwise.attribution import (
+    Channels,
+    FeatureBooks,
+    audit,
+    check_sum,
+    effect,
+    jacobian,
+    take_apart,
+    trace,
+    transfer,
+)
 from headwise.runs import Run
+from headwise.runs.alerts import Alert, Alerts
+from headwise.runs.comparing import compare
 from headwise.runs.reading import read_run
-from headwise.tabular import table_html
+from headwise.tabular import Tabular, table_html
+from headwise.testing import assert_split_invariant
+from tests.package.test_public_names import public_names
 from tests.report.builder import build_run
 from tests.runs.planted import Network, Plan, batch_of, criterion_of
 
@@ -22,18 +37,52 @@ def tables(tmp_path_factory):
     torch.manual_seed(0)
     criterion, network = criterion_of(Plan()), Network()
     x, targets = batch_of(torch.Generator().manual_seed(0))
-    with hw.Ledger(criterion) as ledger:
-        breakdown = criterion(network(x), targets)
+
+    def passes():
+        return criterion(network(x), targets, ids=range(len(x)))
+
+    with hw.Ledger(criterion, samples=2) as ledger:
+        breakdown = passes()
         traced = trace(breakdown, network)
-        table = jacobian(criterion(network(x), targets), network)
+        table = jacobian(passes(), network)
+        apart = take_apart(breakdown.total, breakdown, model=network)
         breakdown.total.backward()
-        books = ledger.read()
-    run = build_run(tmp_path_factory.mktemp("runs") / "run", num_lines=12, samples=0)
+        books, samples, suggestion = ledger.read(), ledger.samples("one"), ledger.suggest()
+    runs = [read_run(build_run(tmp_path_factory.mktemp("runs") / name, num_lines=12, samples=0)) for name in "ab"]
+    runs[1].log.column("terms", "sin", "weight")[5] = 3.0
     found = {"breakdown": breakdown, "books": books, "gram": books.gram, "trace": traced, "jacobian": table}
-    return {**found, "run": read_run(run)}
+    found |= {"run": runs[0], "suggestion": suggestion, "samples": samples, "apart": apart, "comparison": compare(runs)}
+    found |= {"sums": check_sum(passes, network, float64=False), "effect": effect(passes, network)}
+    found |= {"transfer": transfer(passes, passes, network), "feature": FeatureBooks(books.gram)}
+    found |= {"splits": assert_split_invariant(criterion, network(x), targets)}
+    found["alert"] = Alert("dead", "sin", 3, 12, "Its gradient is 0.", "Look at its mask.")
+    found["audit"] = audit((network, {"a": network(x)["one"].square().mean().detach()}))
+    return {**found, "alerts": Alerts([found["alert"]])}
 
 
-@pytest.mark.parametrize("name", ["breakdown", "books", "gram", "trace", "jacobian", "run"])
+TABLES = [
+    "breakdown", "books", "gram", "trace", "jacobian", "run", "suggestion", "samples", "apart", "comparison", "sums",
+    "effect", "transfer", "feature", "splits", "alert", "alerts", "audit",
+]  # fmt: skip
+
+
+def printed():
+    """Public classes whose objects print as more than their fields do."""
+    for line in public_names():
+        room, _, name = line.partition("(")[0].rpartition(".")
+        found = getattr(importlib.import_module(f"headwise.{room}"), name)
+        if isinstance(found, type) and {"__str__", "_repr_html_"} & vars(found).keys():
+            yield found
+
+
+def test_everything_that_prints_is_a_table_in_a_notebook(tables):
+    shown = {type(each) for each in tables.values()}
+    for kind in set(printed()) - {Channels, Run}:  # a part of a row; it shows its recording
+        assert issubclass(kind, Tabular), kind
+        assert kind in shown, f"{kind}: no test here"
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_a_notebook_shows_a_table_of_the_same_columns(tables, name):
     shown = tables[name]._repr_html_()
     columns = tables[name].to_dict()
@@ -101,7 +150,7 @@ def test_texts_are_escaped_bars_drawn_long_tables_cut():
     assert "49 more rows" in table_html({"n": list(range(249))}, "")
 
 
-@pytest.mark.parametrize("name", ["breakdown", "books", "gram", "trace", "jacobian", "run"])
+@pytest.mark.parametrize("name", TABLES)
 def test_a_frame_has_the_columns_of_the_table(tables, name):
     pandas = pytest.importorskip("pandas", reason="pip install headwise[frames]")
     frame, columns = tables[name].to_frame(), tables[name].to_dict()

@@ -86,7 +86,7 @@ def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines()[0] == "suggested weights, from 6 steps at outputs"
     assert main(["suggest", str(tmp_path / "run"), "--target", "near=1,far=3", "--last", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    exact = ledger.suggest(target={"near": 1, "far": 3}, last=4).to_dict()
+    exact = ledger.suggest(target={"near": 1, "far": 3}, last=4).as_dict()
     assert found["num_steps"] == 4
     for name, each in exact["terms"].items():
         assert found["terms"][name] == pytest.approx(each, rel=1e-4)

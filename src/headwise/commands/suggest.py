@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     ][-(arguments.last or 0) :]
     target: Target = "equal" if arguments.target == "equal" else read_shares(arguments.target)
     found = suggest(steps, target)
-    print(json.dumps(found.to_dict(), indent=2) if arguments.json else found)
+    print(json.dumps(found.as_dict(), indent=2) if arguments.json else found)
     return 0
 
 

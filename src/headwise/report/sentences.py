@@ -179,9 +179,9 @@ def _quarrels(run: Recording) -> Iterator[tuple[str, str]]:
     against = []
     for (one, other), column in run.pairs().items():
         cosines = finite(column)
-        part, agreed = (sum(sign * value > 0.1 for value in cosines) for sign in (-1, 1))
-        if len(cosines) >= _FEWEST and part >= 2 * agreed:  # else it is noise to both sides
-            against.append((part / len(cosines), one, other, median(cosines)))
+        opposed, agreed = (sum(sign * value > 0.1 for value in cosines) for sign in (-1, 1))
+        if len(cosines) >= _FEWEST and opposed >= 2 * agreed:  # else it is noise to both sides
+            against.append((opposed / len(cosines), one, other, median(cosines)))
     if against and max(against)[0] >= 0.25:
         part, one, other, middle = max(against)
         yield (

@@ -10,6 +10,7 @@ from typing import Any
 
 from headwise.runs.columns import finite, last
 from headwise.runs.reading import Recording
+from headwise.tabular import Tabular
 
 QUANTITIES = {"weight": "weight", "count": "count", "value": "value", "grad_norm": "gradient norm"}
 """By what runs are compared, causes before effects: as logged, and as told."""
@@ -37,7 +38,7 @@ class Departure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """What differs between runs.
 
     Args:
@@ -57,6 +58,23 @@ class Comparison:
     settings: Mapping[str, tuple[str, ...]]
     same_settings: int
     scores: Mapping[str, tuple[float | None, ...]]
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row a departure, the earliest first, with the number of each run."""
+        return [
+            {
+                "term": each.term,
+                "by": QUANTITIES[each.quantity],
+                "step": each.step,
+                **dict(zip(self.names, each.numbers, strict=True)),
+                "gap": each.gap,
+            }
+            for each in self.departures
+        ]
+
+    def table_title(self) -> str:
+        """The verdict."""
+        return self.verdict
 
     def first(self, term: str, quantity: str) -> Departure | None:
         """Where a term departs by one quantity; None where it never does."""

@@ -77,7 +77,7 @@ class TopSamples:
         Raises:
             OSError: The file cannot be written.
         """
-        told = {term: each.to_dict(SHOWN) for term, each in samples.items()}
+        told = {term: each.as_dict(SHOWN) for term, each in samples.items()}
         ids = dict.fromkeys(_in_turn(samples.values()))
         self._known = {each: self._known.get(each) or self._look(each) for each in ids}
         for term, each in told.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headwise.criterion import Criterion, pool_denominators, pool_ratios
 from headwise.structure import leaves, mapped
+from headwise.tabular import Tabular
 
 _RTOL = {torch.float64: 1e-12, torch.float32: 1e-6}
 
@@ -41,7 +42,7 @@ class SplitRow:
 
 
 @dataclass(frozen=True)
-class SplitReport:
+class SplitReport(Tabular):
     """What `assert_split_invariant` measured.
 
     Args:
@@ -63,6 +64,14 @@ class SplitReport:
     def failures(self) -> tuple[SplitRow, ...]:
         """Terms whose error exceeds the tolerance, and the total if it does."""
         return tuple(row for row in self.rows if not row.error <= self.rtol and row.name not in self.exempt)
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row a term, and the total's."""
+        return [{**asdict(row), "split": "+".join(map(str, row.split))} for row in self.rows]
+
+    def table_title(self) -> str:
+        """What the errors are measured against."""
+        return f"gradients under splits of the batch, tolerance {self.rtol:.1e}"
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from headwise.tabular import Tabular
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Summand:
 
 
 @dataclass(frozen=True, repr=False)
-class TakenApart(Mapping[str, Summand]):
+class TakenApart(Mapping[str, Summand], Tabular):
     """The summands of a number, by name; `print` shows the table.
 
     Args:
@@ -90,11 +93,33 @@ class TakenApart(Mapping[str, Summand]):
         scale = math.fsum(abs(each.weighted) for each in self.summands.values() if each.weighted is not None)
         return not abs(self.rest) <= 1e-5 * max(abs(self.total), scale)
 
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row a summand, and one for a rest that is more than rounding."""
+        rows = [
+            {
+                "summand": each.name,
+                "factor": each.factor,
+                "value": each.value,
+                "weighted": each.weighted,
+                "share": each.weighted / self.total if each.weighted is not None and self.total else None,
+                "heads": ", ".join(each.heads),
+                "parameters": len(each.reach),
+                "place": each.place,
+            }
+            for each in self.summands.values()
+        ]
+        rest = {"summand": "(rest)", "weighted": self.rest, "share": self.rest / self.total if self.total else None}
+        return [*rows, rest] if self.has_rest else rows
+
+    def table_title(self) -> str:
+        """The number."""
+        return f"total {self.total:.5g}"
+
     def __str__(self) -> str:
         """The table, in lines of at most 120 columns where names are short."""
         width = min(max(8, *(len(name) for name in self), 8), 32)
         head = f"{'summand':<{width}} {'factor':>10} {'value':>11} {'in total':>11} {'share':>7}  heads, parameters"
-        lines = [f"total {self.total:.5g}", head]
+        lines = [self.table_title(), head]
         lines += [self._row(each, width) for each in self.summands.values()]
         if self.has_rest:
             what = "no gradient, or not known" if not self._known else "no gradient: a constant, or a detached loss"

@@ -35,6 +35,7 @@ from headwise.attribution.tracing.named import Losses, named_losses
 from headwise.attribution.tracing.text import names as listed
 from headwise.attribution.tracing.text import wrapped
 from headwise.refusals import refuse_sharded
+from headwise.tabular import Tabular
 
 Kind = Literal["in-place", "detach", "random-draw", "grad-mode", "nonlinear-backward", "total"]
 Precision = Literal["given", "float64"]
@@ -101,7 +102,7 @@ class PrecisionCheck:
 
 
 @dataclass(frozen=True)
-class SumCheck:
+class SumCheck(Tabular):
     """What `check_sum` found.
 
     Attributes:
@@ -123,8 +124,20 @@ class SumCheck:
         ran = [check for check in self.checks if not check.error]
         return bool(ran) and all(check.passed for check in ran) and not self.causes
 
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row per precision and parameter, the worst first."""
+        return [
+            {"precision": check.precision, "limit": check.limit, "parameter": row.parameter, "statistic": row.statistic}
+            for check in self.checks
+            for row in check.rows
+        ]
+
+    def table_title(self) -> str:
+        """Whether the sum holds."""
+        return f"sum of the gradients of {listed(self.losses)}: {'holds' if self.passed else 'BROKEN'}"
+
     def __str__(self) -> str:
-        lines = [f"sum of the gradients of {listed(self.losses)}: {'holds' if self.passed else 'BROKEN'}"]
+        lines = [self.table_title()]
         for check in self.checks:
             if check.error:
                 lines.append(f"{check.precision}: not run ({check.error})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from headwise.attribution.jacobians.update import LastUpdate, next_update
 from headwise.attribution.tracing.named import Losses, named_losses, weighted_values
 from headwise.attribution.tracing.text import columns, wrapped
 from headwise.refusals import refuse_sharded, refuse_unsafe
+from headwise.tabular import Tabular
 
 Direction: TypeAlias = "Literal['gradient'] | Optimizer | LastUpdate | Mapping[str, Tensor]"
 Closure: TypeAlias = Callable[[], Losses]
@@ -33,7 +34,7 @@ class ForwardModeWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Effect:
+class Effect(Tabular):
     """First-order changes of the losses for one step.
 
     Attributes:
@@ -70,6 +71,17 @@ class Effect:
     def harmed(self) -> tuple[str, ...]:
         """The losses that the step raises."""
         return tuple(loss for loss, change in zip(self.losses, self.changes, strict=True) if change > 0)
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row a loss."""
+        return [
+            {"loss": loss, "value": value, "change": change, "relative": change / value if value else None}
+            for loss, value, change in zip(self.losses, self.values, self.changes, strict=True)
+        ]
+
+    def table_title(self) -> str:
+        """How it was measured."""
+        return "effect of a step" + (f", by rows: {self.reason}" if self.reason else "")
 
     def __str__(self) -> str:
         rows = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,10 +16,11 @@ from headwise.attribution.jacobians.held import call_with, same_draw, without_re
 from headwise.attribution.tracing.named import weighted_values
 from headwise.attribution.tracing.text import columns, wrapped
 from headwise.refusals import refuse_sharded
+from headwise.tabular import Tabular
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(Tabular):
     """What a small step down each term's gradient alone does to each held-out loss.
 
     Attributes:
@@ -100,6 +101,17 @@ class Transfer:
             slow.method,
             slow.reason,
         )
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row a term, a column a held-out loss."""
+        return [
+            {"term": term, "grad_norm": self.norms[term], **{loss: self.changes[term, loss] for loss in self.held_out}}
+            for term in self.terms
+        ]
+
+    def table_title(self) -> str:
+        """How it was measured."""
+        return "change of the held-out losses" + (f", by rows: {self.reason}" if self.reason else "")
 
     def __str__(self) -> str:
         rows = [

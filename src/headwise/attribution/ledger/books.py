@@ -88,7 +88,7 @@ class TermBooks:
 
 
 @dataclass(frozen=True)
-class FeatureBooks:
+class FeatureBooks(Tabular):
     """What each head sent back to a feature that they share.
 
     Args:
@@ -96,6 +96,10 @@ class FeatureBooks:
     """
 
     gram: Gram
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row a head, with its cosines."""
+        return self.gram.table_rows()
 
     @property
     def grad_norm(self) -> dict[str, float]:

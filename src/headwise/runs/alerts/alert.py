@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from headwise.attribution.ledger.samples.samples import TermSamples
+from headwise.tabular import Tabular
 
 Kind = Literal["not finite", "dead", "spiking", "dominating", "fighting", "drifting weight", "unbooked"]
 
@@ -22,7 +23,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Alert:
+class Alert(Tabular):
     """Something that goes wrong in a run.
 
     Args:
@@ -42,6 +43,10 @@ class Alert:
     evidence: str
     remedy: str
     samples: tuple[str, ...] = ()
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """The one row."""
+        return [{**asdict(self), "samples": ", ".join(self.samples)}]
 
     def __str__(self) -> str:
         said = f"{self.term}: {self.kind} since step {self.since}. {self.evidence} {self.remedy}"
@@ -65,6 +70,18 @@ class Alert:
                 sizes[each.id] = math.hypot(sizes.get(each.id, 0.0), each.grad_norm)
         first = sorted(sizes, key=lambda sample: -sizes[sample])[:_NAMED]
         return replace(self, samples=tuple(name(each) for each in first))
+
+
+class Alerts(list[Alert], Tabular):
+    """The alerts of a run, in the order in which they came: a list that a notebook shows as a table."""
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row an alert."""
+        return [row for each in self for row in each.table_rows()]
+
+    def table_title(self) -> str:
+        """How many there are."""
+        return f"{len(self)} alert{'' if len(self) == 1 else 's'}"
 
 
 class AlertError(RuntimeError):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from headwise.runs.alerts import rules
-from headwise.runs.alerts.alert import Alert
+from headwise.runs.alerts.alert import Alert, Alerts
 from headwise.runs.reading import Recording
 
 ALERTS = "alerts.jsonl"
@@ -115,7 +115,7 @@ def _square(term: Mapping[str, Any]) -> float:
     return norm * norm if math.isfinite(norm) else 0.0
 
 
-def replay(run: Recording, most_rows: int | None = None) -> list[Alert]:
+def replay(run: Recording, most_rows: int | None = None) -> Alerts:
     """Judge a run that was recorded, finished or not.
 
     Args:
@@ -146,7 +146,7 @@ def replay(run: Recording, most_rows: int | None = None) -> list[Alert]:
             "cosine": {pair: column[row] for pair, column in pairs.items()},
         })  # fmt: skip
     samples = _samples_told(run)
-    return [replace(each, samples=samples.get((each.kind, each.term, each.step), ())) for each in watch.found]
+    return Alerts(replace(each, samples=samples.get((each.kind, each.term, each.step), ())) for each in watch.found)
 
 
 def _samples_told(run: Recording) -> dict[tuple[str, str, int], tuple[str, ...]]:

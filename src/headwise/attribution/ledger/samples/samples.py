@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from headwise.tabular import Tabular
+
 By: TypeAlias = Literal["gradient", "value"]
 RANKINGS: tuple[By, ...] = ("gradient", "value")
 
@@ -32,7 +34,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class TermSamples:
+class TermSamples(Tabular):
     """The samples with the largest gradient, and those with the largest value, of one term.
 
     Args:
@@ -64,8 +66,8 @@ class TermSamples:
             raise ValueError(f"samples are ranked by 'gradient' or by 'value'; found {by!r}")
         return (self.by_gradient if by == "gradient" else self.by_value)[:num]
 
-    def to_dict(self, num: int = 5) -> dict[str, Any]:
-        """The first of both rankings as plain data, for a log or a page.
+    def as_dict(self, num: int = 5) -> dict[str, Any]:
+        """The first of both rankings as nested plain data, for a log or a page.
 
         Args:
             num: How many of each, at most.
@@ -77,8 +79,20 @@ class TermSamples:
         found: dict[str, Any] = {by: [_plain(each) for each in self.top(num, by)] for by in RANKINGS}
         return {**found, "note": self.note} if self.note else found
 
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row a place in each ranking."""
+        return [
+            {"by": by, "place": place, **_plain(each)}
+            for by, ranking in zip(RANKINGS, (self.by_gradient, self.by_value), strict=True)
+            for place, each in enumerate(ranking, start=1)
+        ]
+
+    def table_title(self) -> str:
+        """Whose they are, and why there are none."""
+        return f"samples of {self.term!r}{': ' + self.note if self.note else ''}"
+
     def __str__(self) -> str:
-        rows = [f"samples of {self.term!r}{': ' + self.note if self.note else ''}"]
+        rows = [self.table_title()]
         for by in RANKINGS:
             for place, each in enumerate(self.top(5, by), start=1):
                 value = "not measured" if each.value is None else f"{each.value:.5g}"

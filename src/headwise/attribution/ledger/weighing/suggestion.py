@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, geometric_mean, quantiles
 from typing import Any, Literal, TypeAlias
 
+from headwise.tabular import Tabular
+
 Target: TypeAlias = "Literal['equal'] | Mapping[str, float]"
 
 Weighed: TypeAlias = Mapping[str, tuple[float, float]]
@@ -36,7 +38,7 @@ class SuggestedWeight:
 
 
 @dataclass(frozen=True, repr=False)
-class Suggestion:
+class Suggestion(Tabular):
     """What `Ledger.suggest` found; print it.
 
     Args:
@@ -56,9 +58,18 @@ class Suggestion:
         """The suggested weights, as ``Criterion(..., weights=)`` takes them."""
         return {name: each.suggested for name, each in self.terms.items()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+    def as_dict(self) -> dict[str, Any]:
+        """The same as nested plain data, as ``headwise suggest --json`` prints it."""
         return {**asdict(self), "silent": list(self.silent)}
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row a term; those that sent nothing have a name alone."""
+        rows = [{"term": name, **asdict(each)} for name, each in self.terms.items()]
+        return [*rows, *({"term": name} for name in self.silent)]
+
+    def table_title(self) -> str:
+        """From how many steps, and where."""
+        return f"suggested weights, from {self.num_steps} steps at {self.at}"
 
     def __str__(self) -> str:
         width = min(max(8, *(len(name) for name in self.terms)), 28)
@@ -69,7 +80,7 @@ class Suggestion:
             for name, e in self.terms.items()
         ]
         rows += [f"{name[:width]:<{width}} sent nothing: no weight can be told" for name in self.silent]
-        return "\n".join([f"suggested weights, from {self.num_steps} steps at {self.at}", head, *rows])
+        return "\n".join([self.table_title(), head, *rows])
 
     __repr__ = __str__
 
