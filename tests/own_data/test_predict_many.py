@@ -77,3 +77,13 @@ def test_whole_pictures(tmp_path, runs):
     result = kit.headwise("predict", runs["ssd"], *files, "--out", tmp_path / "out")
     assert result.code == 0, result.said
     assert all(f"p{index:02d}.json" in result.out for index in range(6))
+
+
+@pytest.mark.parametrize("threshold", ["2", "-0.1", "nan"])
+def test_a_threshold_that_no_score_is(tmp_path, runs, threshold):
+    """It found nothing, without a word."""
+    picture = next((runs.data("ssd") / "val2017").iterdir())
+    result = kit.headwise("predict", runs["ssd"], picture, "--out", tmp_path / "out", f"--threshold={threshold}")
+    assert result.refused
+    assert "a score is from 0 to 1" in result.err
+    assert not (tmp_path / "out").exists()

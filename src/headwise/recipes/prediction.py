@@ -103,6 +103,8 @@ def predict(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold}, but a score is from 0 to 1.")
     network, recipe, configuration = load_network(checkpoint)
     folder = Path(out)
     places = plan_places(images, folder, (".json", *recipe.endings))
