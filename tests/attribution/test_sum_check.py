@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.attribution.audit.gap import statistics
-from headwise.attribution.audit.gram import gram_of
+from headwise.attribution.audit.measures.gap import statistics
+from headwise.attribution.audit.measures.gram import gram_of
 from headwise.attribution.audit.sum_check import SumCheck, check_sum
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.streaming import on_gradient

@@ -8,9 +8,9 @@ import torch
 from headwise.attribution.apart.counts import region
 from headwise.attribution.apart.losses import read_losses
 from headwise.attribution.apart.returned import LossEntry
-from headwise.attribution.audit.account import account_of
-from headwise.attribution.audit.literals import is_silenced, literal_factors
-from headwise.attribution.audit.rows import edge_gradients
+from headwise.attribution.audit.measures.account import account_of
+from headwise.attribution.audit.measures.literals import is_silenced, literal_factors
+from headwise.attribution.audit.measures.rows import edge_gradients
 from headwise.graph import gradient_edge
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from headwise.attribution.audit.declared import Declared
 from headwise.attribution.audit.findings import Finding
-from headwise.attribution.audit.findings.conflict import cosine
 from headwise.attribution.audit.findings.finding import counted
-from headwise.attribution.audit.rows import Rows
+from headwise.attribution.audit.findings.gradients.conflict import cosine
+from headwise.attribution.audit.measures.declared import Declared
+from headwise.attribution.audit.measures.rows import Rows
 from headwise.attribution.audit.tables import Added, Stands, in_no_loss, norms_of, standing_rows, summand_rows
 from headwise.attribution.tracing.text import columns, names, wrapped
 from headwise.tabular import Tabular

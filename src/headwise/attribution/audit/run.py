@@ -11,14 +11,20 @@ from typing import Any
 
 import torch
 
-from headwise.attribution.audit.callables import callables_behind
-from headwise.attribution.audit.declared import Declared, criterion_parameters, declared_by, parameters_of, regions_of
+from headwise.attribution.audit.code.callables import callables_behind
+from headwise.attribution.audit.code.guard import held_still
+from headwise.attribution.audit.code.step import computed_step, first_step
+from headwise.attribution.audit.code.subject import GraphSubject, Subject, as_subject
 from headwise.attribution.audit.findings import CHECKS, Check, Finding, Open, Seen
-from headwise.attribution.audit.guard import held_still
+from headwise.attribution.audit.measures.declared import (
+    Declared,
+    criterion_parameters,
+    declared_by,
+    parameters_of,
+    regions_of,
+)
+from headwise.attribution.audit.measures.rows import Measured, Rows, measure
 from headwise.attribution.audit.report import AuditReport, report_of
-from headwise.attribution.audit.rows import Measured, Rows, measure
-from headwise.attribution.audit.step import computed_step, first_step
-from headwise.attribution.audit.subject import GraphSubject, Subject, as_subject
 
 
 def audit(subject: Any, *, strict: bool = False) -> AuditReport:

@@ -10,24 +10,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.audit.declared import Declared
-from headwise.attribution.audit.findings import (
-    Finding,
-    detached_loss,
-    grad_mode,
-    mutated_input,
-    nonlinear_backward,
-    random_draw,
-)
-from headwise.attribution.audit.gap import LIMITS
-from headwise.attribution.audit.guard import SubjectError
-from headwise.attribution.audit.precision import in_float64, widened_state
-from headwise.attribution.audit.rows import Measured, Rows, measure
+from headwise.attribution.audit.code.guard import SubjectError
+from headwise.attribution.audit.code.precision import in_float64, widened_state
+from headwise.attribution.audit.code.step import Step, run_step
+from headwise.attribution.audit.code.structure import Snapshot
+from headwise.attribution.audit.code.subject import Subject
+from headwise.attribution.audit.code.suspects import ForwardWatch, Suspects, captured_tensors
+from headwise.attribution.audit.findings import Finding
+from headwise.attribution.audit.findings.calls import grad_mode, mutated_input, random_draw
+from headwise.attribution.audit.findings.total import detached_loss, nonlinear_backward
+from headwise.attribution.audit.measures.declared import Declared
+from headwise.attribution.audit.measures.gap import LIMITS
+from headwise.attribution.audit.measures.rows import Measured, Rows, measure
 from headwise.attribution.audit.run import Evidence
-from headwise.attribution.audit.step import Step, run_step
-from headwise.attribution.audit.structure import Snapshot
-from headwise.attribution.audit.subject import Subject
-from headwise.attribution.audit.suspects import ForwardWatch, Suspects, captured_tensors
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, kept_buffers, same_draw, without_reducer

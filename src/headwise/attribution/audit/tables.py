@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.attribution.audit.rows import Rows
+from headwise.attribution.audit.measures.rows import Rows
 
 NO_LOSS = "in no loss"
 _FAINT = 1e-3

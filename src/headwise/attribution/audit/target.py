@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from headwise.attribution.audit.guard import user_code
+from headwise.attribution.audit.code.guard import user_code
 from headwise.attribution.audit.report import AuditReport
 from headwise.attribution.audit.run import audit
 

@@ -1,27 +1,25 @@
 """What the audit looks for: one file a finding. To add one, write its file and name it here."""
 
-from headwise.attribution.audit.findings import (
+from headwise.attribution.audit.findings.calls import grad_mode, host_sync, mutated_input, random_draw, split_variant
+from headwise.attribution.audit.findings.finding import Check, Finding, Open, Seen
+from headwise.attribution.audit.findings.gradients import (
     conflict,
-    dead_loss,
-    declared_weight,
-    detached_loss,
     dominance,
-    grad_mode,
-    host_sync,
-    logged_sum,
-    mutated_input,
     nonfinite_gradient,
-    nonlinear_backward,
     outside_mask,
-    random_draw,
     rotated_names,
-    split_variant,
-    sum_mismatch,
     uneven_graph,
     unreached_parameter,
     untrained_output,
 )
-from headwise.attribution.audit.findings.finding import Check, Finding, Open, Seen
+from headwise.attribution.audit.findings.total import (
+    dead_loss,
+    declared_weight,
+    detached_loss,
+    logged_sum,
+    nonlinear_backward,
+    sum_mismatch,
+)
 
 CHECKS: tuple[Check, ...] = (
     nonfinite_gradient.CHECK, detached_loss.CHECK, dead_loss.CHECK, sum_mismatch.CHECK, declared_weight.CHECK,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from headwise.attribution.audit.declared import Declared
-from headwise.attribution.audit.rows import Measured, Rows
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.code.subject import Subject
+from headwise.attribution.audit.measures.declared import Declared
+from headwise.attribution.audit.measures.rows import Measured, Rows
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from itertools import combinations
 
-from headwise.attribution.audit.findings.dominance import single_losses, sites_of
 from headwise.attribution.audit.findings.finding import Check, Found, Seen, in_all
-from headwise.attribution.audit.rows import Rows
+from headwise.attribution.audit.findings.gradients.dominance import single_losses, sites_of
+from headwise.attribution.audit.measures.rows import Rows
 
 _CONFLICT = -0.5
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
-from headwise.attribution.audit.rows import TOTAL, Rows
+from headwise.attribution.audit.measures.rows import TOTAL, Rows
 
 
 def _judge(seen: Seen) -> Iterator[Found]:

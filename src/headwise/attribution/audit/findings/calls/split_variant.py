@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headwise.attribution.audit.code.step import Step, call_criterion
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
-from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.step import Step, call_criterion
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import by_path, mapped
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
-from headwise.attribution.audit.repeated import repeated
-from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.measures.repeated import repeated
+from headwise.attribution.audit.measures.rows import Measured
 
 
 def _measure(measured: Measured, subject: Subject) -> dict[str, int]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.words import plain_name
-from headwise.attribution.audit.channels import per_channel
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.measures.channels import per_channel
+from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.tracing.channels import ranges
 from headwise.attribution.tracing.text import names as listed
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from headwise.attribution.audit.account import Addend, Standing, account_of
-from headwise.attribution.audit.gap import SumGap, gap_of
-from headwise.attribution.audit.gram import gram_of
-from headwise.attribution.audit.guard import user_code
-from headwise.attribution.audit.literals import is_silenced
-from headwise.attribution.audit.recomputed import Again, Row, recomputed
-from headwise.attribution.audit.step import Step
+from headwise.attribution.audit.code.guard import user_code
+from headwise.attribution.audit.code.step import Step
+from headwise.attribution.audit.measures.account import Addend, Standing, account_of
+from headwise.attribution.audit.measures.gap import SumGap, gap_of
+from headwise.attribution.audit.measures.gram import gram_of
+from headwise.attribution.audit.measures.literals import is_silenced
+from headwise.attribution.audit.measures.recomputed import Again, Row, recomputed
 from headwise.graph import Edge, gradient_edge, leaf_masks, topological, walk
 from headwise.refusals import refuse_unsafe
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.losses import Returned, read_losses
-from headwise.attribution.audit.guard import SubjectError, user_code
-from headwise.attribution.audit.structure import Snapshot, cloned, copied
-from headwise.attribution.audit.subject import GraphSubject, Subject
+from headwise.attribution.audit.code.guard import SubjectError, user_code
+from headwise.attribution.audit.code.structure import Snapshot, cloned, copied
+from headwise.attribution.audit.code.subject import GraphSubject, Subject
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import by_path, mapped
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted, in_all
-from headwise.attribution.audit.rows import Rows
+from headwise.attribution.audit.measures.rows import Rows
 
 _DOMINANT = 0.99
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from headwise.attribution.apart.words import is_metric, says_loss
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
-from headwise.attribution.audit.rows import TOTAL, Rows
+from headwise.attribution.audit.measures.rows import TOTAL, Rows
 
 _MOVES = 1e-3
 

@@ -22,12 +22,10 @@ from torch.autograd.graph import GradientEdge
 from headwise.attribution.apart.counts import Region, added_below, links, region
 from headwise.attribution.apart.linear import size_of
 from headwise.attribution.apart.returned import LossEntry
+from headwise.attribution.audit.code.guard import PACKAGES
 from headwise.graph import Edge, gradient_edge, topological
 
 _UNIFORM = 1e-4
-_PACKAGES = tuple(
-    os.path.dirname(str(p)) + os.sep for p in (torch.__file__, os.path.dirname(os.path.dirname(__file__)))
-)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 
@@ -226,7 +224,7 @@ def line_of(edge: Edge) -> str:
     """The line of the user's code that made a node: "file.py:12 in function", or "" where the graph has none."""
     metadata: Any = edge[0].metadata
     frames = metadata.get("traceback_") or []
-    own = [match for frame in frames if (match := _FRAME.search(frame)) and not match[1].startswith(_PACKAGES)]
+    own = [match for frame in frames if (match := _FRAME.search(frame)) and not match[1].startswith(PACKAGES)]
     return f"{os.path.basename(own[-1][1])}:{own[-1][2]} in {own[-1][3]}" if own else ""
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from headwise.attribution.audit.channels import channel_dim, per_channel
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen
-from headwise.attribution.audit.rows import TOTAL, Measured
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.measures.channels import channel_dim, per_channel
+from headwise.attribution.audit.measures.rows import TOTAL, Measured
 from headwise.attribution.tracing.channels import ranges, static_channels
 from headwise.attribution.tracing.text import names as listed
 from headwise.graph import Edge, gradient_edge, topological

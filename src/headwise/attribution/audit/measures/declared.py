@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from headwise.attribution.apart.words import plain_name
-from headwise.attribution.audit.callables import callables_behind
-from headwise.attribution.audit.channels import channel_dim
-from headwise.attribution.audit.rows import Rows
-from headwise.attribution.audit.step import Step
-from headwise.attribution.audit.subject import Subject
-from headwise.attribution.audit.weights import declared_zero
+from headwise.attribution.audit.code.callables import callables_behind
+from headwise.attribution.audit.code.step import Step
+from headwise.attribution.audit.code.subject import Subject
+from headwise.attribution.audit.code.weights import declared_zero
+from headwise.attribution.audit.measures.channels import channel_dim
+from headwise.attribution.audit.measures.rows import Rows
 from headwise.attribution.outputs import resolve
 
 Region = tuple[str, tuple[int, ...] | None]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from headwise.attribution.audit.findings.detached_loss import told_values
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
-from headwise.attribution.audit.rows import Measured, Rows
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.findings.total.detached_loss import told_values
+from headwise.attribution.audit.measures.rows import Measured, Rows
 
 _RELATIVE = 1e-5
 _ELASTICITY = 1e-6

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.measures.rows import Measured
 
 
 def _measure(measured: Measured, subject: Subject | None) -> dict[str, str]:

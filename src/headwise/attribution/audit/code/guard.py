@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import nn
 
 from headwise.attribution.jacobians.held import kept_buffers, same_draw, without_reducer
 
-_PACKAGES = tuple(os.path.dirname(str(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
+PACKAGES = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[2]))
+"""The folders of torch and of attribution: no line in them is one of the audited code."""
 
 
 class SubjectError(ValueError):
@@ -46,7 +48,7 @@ def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError):
         return "the file is not valid Python"
-    own = [frame for frame in frames if not frame.filename.startswith((*_PACKAGES, "<frozen "))]
+    own = [frame for frame in frames if not frame.filename.startswith((*PACKAGES, "<frozen "))]
     if not own:
         return "before any line of the subject ran: look at its arguments"
     frame = own[-1]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
+from headwise.attribution.audit.code.step import call_criterion
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.step import call_criterion
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import mapped
 

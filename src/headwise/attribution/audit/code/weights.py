@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.attribution.apart.words import plain_name
-from headwise.attribution.audit.callables import named_values
+from headwise.attribution.audit.code.callables import named_values
 
 _WEIGHTISH = re.compile(
     r"(^|_)(weights?|w|lambdas?|lam|gains?|hyp|coefs?|coeffs?|coefficients?|weight_dict|loss_weights)(_|$)", re.I

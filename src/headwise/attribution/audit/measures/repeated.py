@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.step import Step, run_step
-from headwise.attribution.audit.subject import Subject
-from headwise.attribution.audit.syncs import SyncCounter
+from headwise.attribution.audit.code.step import Step, run_step
+from headwise.attribution.audit.code.subject import Subject
+from headwise.attribution.audit.code.syncs import SyncCounter
+from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.jacobians.held import kept_buffers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.rows import TOTAL
+from headwise.attribution.audit.measures.rows import TOTAL
 from headwise.attribution.tracing.text import names as listed
 
 

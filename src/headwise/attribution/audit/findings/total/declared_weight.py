@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from headwise.attribution.audit.callables import callables_behind
+from headwise.attribution.audit.code.callables import callables_behind
+from headwise.attribution.audit.code.step import total_of
+from headwise.attribution.audit.code.subject import Subject
+from headwise.attribution.audit.code.weights import WeightFault, orphans, weight_faults
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
-from headwise.attribution.audit.literals import literal_factors
-from headwise.attribution.audit.rows import Measured, Rows
-from headwise.attribution.audit.step import total_of
-from headwise.attribution.audit.subject import Subject
-from headwise.attribution.audit.weights import WeightFault, orphans, weight_faults
+from headwise.attribution.audit.measures.literals import literal_factors
+from headwise.attribution.audit.measures.rows import Measured, Rows
 from headwise.attribution.jacobians.held import kept_buffers
 from headwise.structure import mapped
 

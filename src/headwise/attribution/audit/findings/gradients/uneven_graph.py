@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.findings.unreached_parameter import by_module
-from headwise.attribution.audit.rows import TOTAL
+from headwise.attribution.audit.findings.gradients.unreached_parameter import by_module
+from headwise.attribution.audit.measures.rows import TOTAL
 
 
 def _judge(seen: Seen) -> Iterator[Found]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.rows import TOTAL, Bad
+from headwise.attribution.audit.measures.rows import TOTAL, Bad
 from headwise.attribution.tracing.text import names as listed
 
 

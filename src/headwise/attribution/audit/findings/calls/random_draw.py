@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from headwise.attribution.audit.code.step import call_criterion
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.repeated import repeated, values_of
-from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.step import call_criterion
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.measures.repeated import repeated, values_of
+from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 
 _SEED = 20_011

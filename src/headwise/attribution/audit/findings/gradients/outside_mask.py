@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
-from headwise.attribution.audit.rows import Measured
-from headwise.attribution.audit.subject import Subject
+from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.outputs import resolve
 from headwise.criterion.terms.paths import parse
 from headwise.structure import get

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from headwise.attribution.audit.account import Addend, Standing
+from headwise.attribution.audit.measures.account import Addend, Standing
 
 _TWIN = 1e-5
 _LEFT = 1e-4

@@ -1,0 +1,1 @@
+"""What is audited: somebody's code, called on copies, with what it did to its surroundings."""
