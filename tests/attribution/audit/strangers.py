@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -778,7 +779,21 @@ def returned_hidden_states():
     }
 
 
+def mean_teacher_at_its_first_step():
+    model = Net(cls=3)
+    teacher = copy.deepcopy(model)
+
+    def criterion(out, batch):
+        with torch.no_grad():
+            taught = teacher(batch["input"])["cls"].softmax(1)
+        supervised = F.cross_entropy(out["cls"], batch["label"])
+        return {"supervised": supervised, "consistency": F.mse_loss(out["cls"].softmax(1), taught)}
+
+    return subject(model, criterion, total=lambda found: found["supervised"] + 0.1 * found["consistency"])
+
+
 HEALTHY = [
+    mean_teacher_at_its_first_step,
     clip, vq, diffusion, softmax_outputs_and_boxes_decoded, returned_hidden_states,
     returned_probabilities, two_groups, two_groups_without_a_total,
     yolo, mmdet, mmdet_parsed, hf_whole, torchvision_all, uncertainty, deep_supervision, nested_subtotals,

@@ -103,7 +103,9 @@ def _of_sum(losses: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> Gradi
 
 
 def _less(row: Gradients, always: Gradients) -> Gradients:
-    return {name: each - always[name] if name in always else each for name, each in row.items()}
+    # A pass that divides by its own norm injects nothing, though of nothing it makes NaN.
+    known = {name: each.nan_to_num(0.0, 0.0, 0.0) for name, each in always.items()}
+    return {name: each - known[name] if name in known else each for name, each in row.items()}
 
 
 def statistics(total: Gradients, rows: Sequence[Gradients]) -> dict[str, float]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
+import torch
+from torch import Tensor
+
+from headwise.attribution.audit.code.step import call_criterion
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
+from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
 from headwise.attribution.audit.findings.total.detached_loss import told_values
 from headwise.attribution.audit.measures.rows import Measured, Rows
+from headwise.attribution.jacobians.held import kept_buffers, same_draw
+from headwise.structure import mapped
 
 _RELATIVE = 1e-5
 _ELASTICITY = 1e-6
@@ -19,9 +26,10 @@ _REMEDY = (
 
 
 def _measure(measured: Measured, subject: Subject | None) -> dict[str, float]:
-    """Per loss: how many percent it changes per percent of the outputs, at most."""
-    rows, found = measured.rows, {}
-    for name in measured.live:
+    """Per loss: how many percent it changes per percent of the outputs, at most; infinite where 0 is its minimum."""
+    rows = measured.rows
+    found = dict.fromkeys(_at_minimum(measured, subject), math.inf) if subject is not None else {}
+    for name in measured.live.keys() - found.keys():
         read = [measured.outputs[path] for path in rows.read[name]]
         square = sum(float(tensor.detach().double().square().sum()) for tensor in read)
         scale = abs(rows.values[name]) or 1.0
@@ -29,7 +37,29 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, float]:
     return found
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _at_minimum(measured: Measured, subject: Subject) -> list[str]:
+    """The losses that are 0 without a gradient, and not 0 on other outputs: a student that still equals its teacher."""
+    rows = measured.rows
+    still = [name for name in measured.live if rows.values[name] == 0 and not rows.norm(name)]
+    if not still or not rows.outputs:
+        return []
+    moved = mapped(measured.step.outputs, _stretched)
+    try:
+        with same_draw(subject.model), kept_buffers(subject.model, subject.criterion):
+            found = call_criterion(subject, moved, measured.step.batch).parts.terms
+    except ValueError:  # the code objects to such outputs, or says nothing of them
+        return []
+    return [term.name for term in found if term.name in still and term.number != 0]
+
+
+def _stretched(output: Tensor) -> Tensor:
+    if not output.requires_grad:
+        return output
+    factors = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype, device=output.device)
+    return output.detach() * factors.reshape(output.shape)
+
+
+def _judge(seen: Seen) -> Iterator[Found | Open]:
     told = set()
     for name in seen.names:
         batches = [batch for batch in seen.holding(name) if name in batch.live]
@@ -45,6 +75,10 @@ def _judge(seen: Seen) -> Iterator[Found]:
             for norm, strong, bend, batch in zip(norms, others, elastic, batches, strict=True)
         )
         if any(norms) and not faint:
+            continue
+        if math.inf in elastic:
+            why = f"it is 0 without a gradient in {seen.num}, and not 0 on other outputs"
+            yield Open(f"dead-loss: {name}", why)
             continue
         told.add(name)
         values = [batch.values[name] for batch in seen.holding(name)]
