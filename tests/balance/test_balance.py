@@ -58,16 +58,19 @@ def realised(books: list[hw.attribution.Books]) -> dict[str, float]:
     return shares
 
 
-@pytest.mark.parametrize("large", [1.0, 1000.0])
-@pytest.mark.parametrize("at", ["outputs", "trunk"])
-def test_shares_come_true(large: float, at: str) -> None:
+@pytest.mark.parametrize(("large", "at", "split"), [
+    (1.0, "outputs", 1), (1.0, "trunk", 1), (1000.0, "outputs", 1), (1000.0, "trunk", 1), (1000.0, "outputs", 4),
+])  # fmt: skip
+def test_shares_come_true(large: float, at: str, split: int) -> None:
     network, criterion = Two(), two_terms(large)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     rule = hw.balance.Shares({"near": 1, "far": 3}, at=at)
     with hw.Ledger(criterion, network, optimizer=optimizer, balance=rule) as ledger:
         for x, targets in batches(100):
             optimizer.zero_grad()
-            criterion(network(x), targets).total.backward()
+            for part in torch.arange(len(x)).chunk(split):  # accumulated
+                own = {name: each[part] for name, each in targets.items()}
+                (criterion(network(x[part]), own).total / split).backward()
             optimizer.step()
         history = ledger.history()
     if at == "outputs":
@@ -83,16 +86,17 @@ def test_shares_come_true(large: float, at: str) -> None:
     assert last["near"].weighted == pytest.approx(last["near"].weight * last["near"].value)
 
 
-def test_shares_on_one_output_and_over_levels() -> None:
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.5, 0.25]])
+def test_shares_on_one_output_and_over_levels(weights: list[float]) -> None:
     terms = [
-        hw.Term("a", losses.squared_error, output="maps[*]", target="a", levels=hw.Levels([1.0, 0.5, 0.25])),
-        hw.Term("b", losses.absolute_error, output="maps[*]", target="b", levels=hw.Levels([1.0, 1.0, 1.0])),
+        hw.Term("a", losses.squared_error, output="maps[*]", target="a", levels=hw.Levels(weights)),
+        hw.Term("b", losses.absolute_error, output="maps[*]", target="b", levels=hw.Levels([1.0] * len(weights))),
     ]
     criterion = hw.Criterion(terms)
-    maps = [torch.zeros(2, 3, requires_grad=True) for _ in range(3)]
+    maps = [torch.zeros(2, 3, requires_grad=True) for _ in weights]
     draw = torch.Generator().manual_seed(0)
     with hw.Ledger(criterion, balance=hw.balance.Shares({"a": 2, "b": 1}), capacity=100) as ledger:
-        for _ in range(60):
+        for _ in range(100):
             targets = {name: torch.randn(2, 3, generator=draw) for name in "ab"}
             breakdown = criterion({"maps": maps}, targets)
             torch.testing.assert_close(breakdown.total, sum(entry.weighted for entry in breakdown.values()))
@@ -203,6 +207,37 @@ def test_nothing_waits_and_no_pass_is_added() -> None:
                 criterion(network(x), targets).total.backward()
                 criterion.advance()
     assert len(passes) == 3
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_two_launches_a_term_at_most(num: int) -> None:
+    from benchmarks.actions import small
+
+    assert small(num, "balance") - small(num, "ledger") <= 2 * num
+
+
+def test_a_rule_may_write_into_its_own_vector() -> None:
+    class Counting:
+        at = "outputs"
+
+        def __init__(self) -> None:
+            self.found = torch.zeros(1)
+
+        def check(self, terms: Any) -> None: ...
+
+        def weights(self, step: int, gram: Any) -> Tensor:
+            return self.found.add_(1)
+
+    output = torch.ones(2, requires_grad=True)
+    criterion = hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t")])
+    used = []
+    with hw.Ledger(criterion, balance=Counting(), balance_every=1):  # type: ignore[arg-type]
+        for _ in range(4):
+            breakdown = criterion({"y": output}, {"t": torch.zeros(2)})
+            breakdown.total.backward()
+            used.append(float(breakdown.total.detach() / breakdown["a"].value.detach()))
+            criterion.advance()
+    assert used == [1.0, 1.0, 2.0, 3.0]
 
 
 def test_steps_between_are_not_looked_at() -> None:

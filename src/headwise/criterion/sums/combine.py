@@ -71,7 +71,7 @@ def combine(sums: Sequence[Sums], weights: Sequence[Number], balance: Tensor | N
         Values and total, of the widest dtype of the sums, on the device of the first.
     """
     numerators = [numerator for each in sums for numerator in each.numerators]
-    scales = _balanced(_scales(sums, weights, 0, widest(numerators), numerators[0].device), balance)
+    scales = _balanced(_scales(sums, weights, 0, widest(numerators), numerators[0].device), weights, balance)
     return _combined(gathered(numerators, scales.bottom.dtype, scales.bottom.device), scales, sums, None)
 
 
@@ -103,7 +103,7 @@ def total_of(
         numerators = _apart(sums, numerators, idle)
     numerators += tokens
     device, dtype = numerators[0].device, widest(numerators)
-    scales = _balanced(_scales(sums, weights, len(tokens), dtype, device), balance)
+    scales = _balanced(_scales(sums, weights, len(tokens), dtype, device), weights, balance)
     mixed = any(each.dtype != dtype or each.device != device for each in numerators)
     learned = scales.bottom.requires_grad or scales.weights.requires_grad
     if mixed or learned or _has_transforms():
@@ -148,12 +148,23 @@ def _scales(
     return _constant_scales(*given, dtype, device)
 
 
-def _balanced(scales: _Scales, balance: Tensor | None) -> _Scales:
+def _balanced(scales: _Scales, weights: Sequence[Number], balance: Tensor | None) -> _Scales:
     if balance is None:
         return scales
-    factor, rest = balance.to(scales.weights), len(scales.weights) - len(balance)
-    factor = torch.nn.functional.pad(factor, (0, rest), value=1.0) if rest else factor
-    return scales._replace(weights=scales.weights * factor)
+    constant = _are_numbers(weights) and not torch.compiler.is_compiling()
+    return scales._replace(weights=(_constant_product if constant else _product)(scales.weights, balance))
+
+
+def _product(weights: Tensor, balance: Tensor) -> Tensor:
+    factor, rest = balance.to(weights), len(weights) - len(balance)
+    return weights * (torch.nn.functional.pad(factor, (0, rest), value=1.0) if rest else factor)
+
+
+@lru_cache(maxsize=64)
+def _constant_product(weights: Tensor, balance: Tensor) -> Tensor:
+    """Of two vectors that nobody writes into: the same in all steps between two that set the balance."""
+    with torch.inference_mode(False), torch.no_grad():
+        return _product(weights, balance)
 
 
 def _scales_of(

@@ -96,7 +96,7 @@ class Balancing:
                         f"balance: {type(self._rule).__name__}.weights gives one number a term, ({len(self._terms)},); "
                         f"found {tuple(factor.shape)}"
                     )
-                self.factor = factor.to(torch.float32)
+                self.factor = factor.to(torch.float32, copy=True)  # a rule may write into its own
                 if is_distributed():
                     # Drawn weights, or unlike devices: ranks stay equal to the bit.
                     torch.distributed.broadcast(self.factor, group_src=0, group=self._group)
