@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from headwise.coders import anchors, corners, instances, snakes
 from headwise.coders.borders import encode_border_weights
@@ -205,3 +206,32 @@ def test_a_mask_is_no_map_of_numbers_for_any_coder_of_instances():
     for encode in (encode_border_weights, instances.encode_instances, instances.open_gaps):
         with pytest.raises(ValueError, match="integer map of object numbers"):
             encode(mask)
+
+
+MAPS = stacks()
+LEVEL = {"logits": torch.full((1, len(ANCHORS[0]), CLASSES), 3.0), "deltas": torch.full((1, len(ANCHORS[0]), 4), 0.1)}
+FOUND = {"boxes": BOX.repeat(2, 1), "scores": torch.tensor([0.9, 0.8]), "labels": ONE.repeat(2)}
+CODERS: dict[str, Callable[[], Any]] = {
+    **ENCODERS,
+    "corners of lists": lambda: corner_targets(boxes=[[1.3, 2.7, 20.1, 20.9]], labels=[0]),
+    "snakes": snake_targets,
+    "instances": lambda: instances.encode_instances(torch.eye(6).long()),
+    "decode_corners": lambda: corners.decode_corners({"stacks": [MAPS]}, center=True, num_peaks=4),
+    "decode_boxes": lambda: anchors.decode_boxes({"levels": [LEVEL]}, ANCHORS),
+    "suppress_boxes": lambda: corners.suppress_boxes(FOUND, (SIDE, SIDE)),
+    "initial_locations": lambda: corners.initial_locations((100, 70)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CODERS)
+def test_the_default_dtype_of_torch_changes_nothing(name, dtype):
+    """Corners were not encoded under another, and coordinates in lists were rounded to it."""
+    wanted = tree_leaves(CODERS[name]())
+    torch.set_default_dtype(dtype)
+    try:
+        found = tree_leaves(CODERS[name]())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(found) == len(wanted)
+    assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(two)) for one, two in zip(found, wanted, strict=True))

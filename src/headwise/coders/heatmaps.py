@@ -98,8 +98,10 @@ def draw_gaussians(
         princeton-vl/CornerNet-Lite at 6a54505d, core/sample/utils.py.
     """
     counts = [len(each) for each in planes]
-    sigmas = torch.tensor(sigmas_per_diameter).repeat_interleave(torch.tensor(counts)).to(centers[0].device)
-    bumps = _Bumps(torch.cat(list(planes)), torch.cat(list(centers)), torch.cat(list(radii)), sigmas)
+    sigmas = torch.tensor(sigmas_per_diameter, dtype=torch.float32).repeat_interleave(torch.tensor(counts))
+    bumps = _Bumps(
+        torch.cat(list(planes)), torch.cat(list(centers)), torch.cat(list(radii)), sigmas.to(centers[0].device)
+    )
     cells, heights, sizes = bumps.rasterise(shape[-2:])
     totals = [int(each.sum()) for each in sizes.split_with_sizes(counts)]
     earlier = [None] * len(totals) if out is None else out
@@ -204,7 +206,7 @@ def _cleared(maps: Tensor) -> Tensor:
 def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Float32 zeros; on a CPU the system's own, cleared in large pages: several times faster than `torch.zeros`."""
     if device.type != "cpu":
-        return torch.zeros(shape, device=device)
+        return torch.zeros(shape, dtype=torch.float32, device=device)
     require("coders.heatmaps", "coders", "numpy")
     import numpy as np
 

@@ -72,6 +72,6 @@ def _lower_others(rows: Tensor, front: int, remaining: int, rule: Suppression) -
 def _merge(boxes: Tensor, corner_scores: Tensor, merged: list[tuple[int, int, float]], exponent: float) -> Tensor:
     """The mean of the boxes that stood at a source, weighed by the corners' scores at the position they had come to."""
     positions, sources, unweighted = zip(*merged, strict=True)
-    shares = torch.tensor(unweighted) ** exponent
+    shares = torch.tensor(unweighted, dtype=corner_scores.dtype) ** exponent
     weights = corner_scores[list(positions)][:, [0, 0, 1, 1]] * shares[:, None]
     return (boxes[list(sources)] * weights).sum(0) / weights.sum(0)

@@ -80,7 +80,8 @@ def gather_objects(boxes: Sequence[Array], labels: Sequence[Array], num_classes:
         raise ValueError(
             f"boxes has {len(boxes)} images, labels has {len(labels)}. Give one of each per image, and at least one."
         )
-    tables = [torch.as_tensor(each) for each in boxes]
+    # Of lists, torch would round the numbers to its default dtype.
+    tables = [torch.as_tensor(each, dtype=None if hasattr(each, "dtype") else torch.float32) for each in boxes]
     numbers = [torch.as_tensor(each) for each in labels]
     for image, (table, number) in enumerate(zip(tables, numbers, strict=True)):
         _check_image(image, table, number)

@@ -89,4 +89,4 @@ def initial_locations(image_size: Size, sizes: tuple[int, ...] = (192, 255), *, 
     """
     height, width = image_size
     middle = (width // 2, height // 2) if as_published else (width / 2, height / 2)
-    return torch.tensor([[*middle, size / max(height, width), 1.0] for size in sizes])
+    return torch.tensor([[*middle, size / max(height, width), 1.0] for size in sizes], dtype=torch.float32)

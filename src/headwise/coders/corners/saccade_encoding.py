@@ -177,6 +177,6 @@ def _attention(
     # The centre of a box thinner than float32's spacing may round to the picture's very edge.
     last = centers.new_tensor([width - 1, height - 1])
     column, row = torch.minimum(centers / stride, last).long().unbind(1)
-    maps = torch.zeros((objects.num_images, 1, height, width), device=side.device)
+    maps = torch.zeros((objects.num_images, 1, height, width), dtype=torch.float32, device=side.device)
     maps[objects.images[chosen], 0, row, column] = 1.0
     return maps
