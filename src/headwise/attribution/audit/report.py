@@ -14,7 +14,7 @@ from headwise.attribution.audit.findings.finding import counted
 from headwise.attribution.audit.findings.gradients.conflict import cosine
 from headwise.attribution.audit.measures.declared import Declared
 from headwise.attribution.audit.measures.rows import Rows
-from headwise.attribution.audit.tables import Added, Stands, in_no_loss, norms_of, standing_rows, summand_rows
+from headwise.attribution.audit.tables import Stands, SummandRow, in_no_loss, norms_of, standing_rows, summand_rows
 from headwise.attribution.tracing.text import columns, names, wrapped
 from headwise.tabular import Tabular
 
@@ -50,7 +50,7 @@ class AuditReport(Tabular):
     num_parameters: int
     total: str = ""
     standings: Mapping[str, Stands] = field(default_factory=dict)
-    summands: tuple[Added, ...] = ()
+    summands: tuple[SummandRow, ...] = ()
     unaudited: Mapping[str, str] = field(default_factory=dict)
     misfits: tuple[str, ...] = ()
     at_outputs: Table = field(default_factory=dict)

@@ -43,7 +43,7 @@ class Stands:
 
 
 @dataclass(frozen=True)
-class Added:
+class SummandRow:
     """A summand that is no loss by name: the line that makes it, its factor, and its gradient's norm."""
 
     line: str
@@ -96,7 +96,7 @@ def _words(held: Sequence[Rows], name: str, inside: bool) -> str:
     return "; ".join(words) if inside else "; ".join([*words, "not in the total"])
 
 
-def summand_rows(batches: Sequence[Rows]) -> tuple[Added, ...]:
+def summand_rows(batches: Sequence[Rows]) -> tuple[SummandRow, ...]:
     """What the totals add that is no loss by name, where it can be told by its line.
 
     Args:
@@ -111,7 +111,7 @@ def summand_rows(batches: Sequence[Rows]) -> tuple[Added, ...]:
     for line in lines if several else ():
         each = [added for batch in batches for added in batch.summands if added.line == line]
         factors = [added.factor for added in each if added.factor is not None]
-        found.append(Added(line, middle(factors), middle([added.norm for added in each]) or 0.0))
+        found.append(SummandRow(line, middle(factors), middle([added.norm for added in each]) or 0.0))
     return tuple(found)
 
 
