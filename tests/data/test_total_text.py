@@ -150,6 +150,13 @@ def test_an_ignored_word_may_be_a_line(folder):
     assert read_total_text(folder, "Train")[1].annotation.ignored == (True,)
 
 
+@pytest.mark.parametrize(("word", "ignored"), [("###", True), ("##", True), ("#1", False), ("", False)])
+def test_the_mark_of_other_data_sets_is_ignored_too(folder, word, ignored):
+    """It was a word to be found."""
+    txt(folder).write_text(f"x: [[10 50 30]], y: [[10 10 30]], ornt: [u'h'], transcriptions: [u'{word}']\n")
+    assert read_total_text(folder, "Train")[1].annotation.ignored == (ignored,)
+
+
 def test_a_truncated_mat_file(folder):
     path = folder / "Groundtruth" / "Polygon" / "Train" / "poly_gt_img1.mat"
     path.write_bytes(path.read_bytes()[:150])

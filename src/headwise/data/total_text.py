@@ -94,9 +94,9 @@ def read_total_text(
     (``Groundtruth/Polygon/Train`` in the original archive), one file per picture, called
     ``poly_gt_<picture>``, ``gt_<picture>`` or ``<picture>``: MATLAB's ``.mat`` with the cells ``polygt`` (or
     ``gt``), or ``.txt`` with lines such as ``x: [[1 2 3]], y: [[4 5 6]], ornt: [u'c'], transcriptions:
-    [u'word']``. The word ``#`` means ignored. Everything is checked here, before any training: each
-    annotation, and each picture to its last byte. Pictures are read as they are displayed, turned by their EXIF
-    orientation.
+    [u'word']``. The word ``#`` means ignored, and so does ``###``, as other data sets write it. Everything is checked
+    here, before any training: each annotation, and each picture to its last byte. Pictures are read as they are
+    displayed, turned by their EXIF orientation.
 
     Args:
         folder: the data set.
@@ -215,13 +215,18 @@ def _annotation(words: Iterable[_Word]) -> TextAnnotation:
     words = list(words)
     annotation = TextAnnotation(
         tuple(word.polygon for word in words),
-        tuple(word.text == "#" for word in words),
+        tuple(_is_mark(word.text) for word in words),
         tuple(word.text for word in words),
     )
     for index, word in enumerate(words):
-        if word.text != "#":
+        if not _is_mark(word.text):
             check_area(word.polygon, f"polygon {index} ({word.text!r})")
     return annotation
+
+
+def _is_mark(text: str) -> bool:
+    """Whether a transcription says that its word does not count."""
+    return set(text) == {"#"}
 
 
 def _txt_words(path: Path) -> Iterator[_Word]:
