@@ -47,7 +47,7 @@ class Criterion(nn.Module):
         weights: Weights by name, in place of the terms' own.
         unread: Paths of outputs, channels and targets that are meant to be read by nobody.
         compile: Compile losses and normalizers into fused kernels (`torch.compile`); needs a C++ compiler on the CPU,
-            Triton on a GPU.
+            Triton on a GPU. Up to three elementwise losses of few elements are faster without.
         on_nonfinite: What happens to a term whose gradient is not finite: "keep" passes it on (the books name it),
             "drop" leaves out all gradients of that term (each process those of its own samples: a backward pass waits
             for nobody), "raise" raises `NonFiniteGradientError` during the backward pass; "raise" alone waits for the
