@@ -48,7 +48,7 @@ class Kernels:
             self._compiled[plan] = torch.compile(
                 _alone(plan),
                 fullgraph=True,
-                backend=_recomputing,
+                backend=recomputing,
                 options={"guard_filter_fn": _may_change},
             )
         try:
@@ -87,8 +87,16 @@ def _alone(plan: Plan) -> Callable[..., Any]:
     return FunctionType(code, run.__globals__, code.co_name, None, run.__closure__)
 
 
-def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-    """Torch's own compiler; what the backward pass can compute from the inputs costs less time than memory to keep."""
+def recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+    """Torch's own compiler; what the backward pass can compute from the inputs costs less time than memory to keep.
+
+    Args:
+        graph: What Dynamo traced.
+        inputs: Examples of its inputs.
+
+    Returns:
+        What runs in its place.
+    """
     import torch._inductor  # not before something is compiled
 
     with functorch_config.patch(aggressive_recomputation=True):
