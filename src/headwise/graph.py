@@ -79,7 +79,7 @@ def is_batched(*tensors: Tensor) -> bool:
         return False
     if torch._C._are_functorch_transforms_active():
         return True
-    return any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
+    return any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))
 
 
 _ONE_NODE = "is one node, every input of which counts as reached by every loss behind it"
