@@ -111,8 +111,23 @@ def test_few_pixels_are_looked_at(monkeypatch):
     whole = torch.where(local_maxima(maps), maps, -torch.inf).flatten(1).topk(30).values
     monkeypatch.setattr(peaks, "_rank_pixels", refuse)
     assert torch.equal(find_peaks(maps, 30).logits, whole)
+    flat = torch.zeros(2, 3, 64, 64)
+    assert find_peaks(flat, 30).logits.shape == (2, 3)  # one a plateau
     with pytest.raises(AssertionError, match="every pixel"):
-        find_peaks(torch.zeros(1, 1, 64, 64), 30)
+        find_peaks(flat, 30, as_published=True)
+
+
+def test_plateaus_are_ranked_as_by_every_pixel():
+    """Some maps are flat and others have plateaus; on flat ones few pixels rise above those to the left and above."""
+    draw = torch.Generator().manual_seed(0)
+    for kernel_size in (1, 3, 7):
+        for _ in range(10):
+            maps = torch.randint(0, 3, (2, 3, 40, 37), generator=draw).float().repeat_interleave(6, 2)[:, :, :40]
+            maps = torch.where(torch.rand(2, 3, 1, 1, generator=draw) > 0.5, torch.zeros(()), maps)
+            short = find_peaks(maps, 9, kernel_size=kernel_size).logits
+            whole = peaks._rank_pixels(maps, 9, kernel_size, "first")[0]
+            assert torch.equal(short, whole[:, : short.shape[1]])
+            assert (whole[:, short.shape[1] :] == -torch.inf).all()
 
 
 @given(

@@ -14,6 +14,7 @@ Ties = Literal["first", "all", "none"]
 
 TILE = 8  # pixels; tiles of this side are ranked by their maxima before any pixel is looked at
 MOST_TILES = 1 / 8  # share of the tiles up to which looking into some is quicker than looking at every pixel
+MOST_PIXELS = 1 / 32  # the same for single pixels, whose neighbors are gathered one by one
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,12 @@ def _rank(logits: Tensor, num_peaks: int, kernel_size: int, ties: Ties) -> tuple
     if logits.device.type == "cpu" and kernel_size // 2 <= TILE and logits.numel():
         floor, tiles = _promising_tiles(logits, num_peaks)
         if int(tiles.sum()) <= MOST_TILES * tiles.numel():
-            return _rank_candidates(logits, floor, tiles, num_peaks, kernel_size, ties)
+            candidates = _pixels(logits, logits.reshape(-1), floor, tiles)
+            return _rank_candidates(logits, candidates, num_peaks, kernel_size, ties)
+        if kernel_size > 1 and ties == "first":
+            rising = _rising(logits.detach())
+            if int(torch.count_nonzero(rising)) <= MOST_PIXELS * rising.numel():
+                return _rank_candidates(logits, _places(rising), num_peaks, kernel_size, ties)
     return _rank_pixels(logits, num_peaks, kernel_size, ties)
 
 
@@ -111,12 +117,27 @@ def _rank_pixels(logits: Tensor, num_peaks: int, kernel_size: int, ties: Ties) -
     return best.values, best.indices
 
 
+def _rising(logits: Tensor) -> Tensor:
+    """Pixels above their neighbors to the left and above, as the first of a plateau is: on flat maps few are."""
+    found = torch.ones_like(logits, dtype=torch.bool)
+    torch.gt(logits[..., 1:], logits[..., :-1], out=found[..., 1:])
+    found[..., 1:, :] &= logits[..., 1:, :] > logits[..., :-1, :]
+    return found
+
+
+def _places(marked: Tensor) -> Tensor:
+    """Where few are marked: rows without any are passed over quickly."""
+    rows = marked.flatten(0, -2)
+    some = rows.view(torch.uint8).amax(1).nonzero()[:, 0]
+    row, column = rows[some].nonzero().T
+    return some[row] * rows.shape[1] + column
+
+
 def _rank_candidates(
-    logits: Tensor, floor: Tensor, tiles: Tensor, num_peaks: int, kernel_size: int, ties: Ties
+    logits: Tensor, candidates: Tensor, num_peaks: int, kernel_size: int, ties: Ties
 ) -> tuple[Tensor, Tensor]:
-    """By looking at the pixels of some tiles that are as high as the floor."""
+    """By looking at some pixels, places in (N, C, H, W), among which the best peaks are."""
     flat = logits.reshape(-1)
-    candidates = _pixels(logits, flat, floor, tiles)
     peaks = candidates[_are_maxima(logits, flat, candidates, kernel_size, ties)]
     size = logits[0].numel()
     image = torch.div(peaks, size, rounding_mode="floor")
