@@ -130,7 +130,8 @@ def _places(marked: Tensor) -> Tensor:
     rows = marked.flatten(0, -2)
     some = rows.view(torch.uint8).amax(1).nonzero()[:, 0]
     row, column = rows[some].nonzero().T
-    return some[row] * rows.shape[1] + column
+    places: Tensor = some[row] * rows.shape[1] + column
+    return places
 
 
 def _rank_candidates(
