@@ -228,8 +228,9 @@ class Ledger:
             ours[0].at_features(under, found)
 
     def _flush(self) -> None:
-        """Writes what backward passes have brought into the ring."""
-        waiting, self._waiting = list(self._waiting.values()), {}
+        """Writes what backward passes have brought into the ring; what another thread's brings yet, later."""
+        over = [key for key, each in list(self._waiting.items()) if not each.is_elsewhere]
+        waiting = [self._waiting.pop(key) for key in over]
         if self._balancing is not None:
             self._balancing.take(waiting)
         for each in rows_of(waiting):

@@ -185,6 +185,11 @@ class CallRecord:
             self.owner.stirred(self)
         return now
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another thread's pass is on its way through."""
+        return self._now is not None and CLOCK.is_elsewhere(self._now.under)
+
     def over(self, under: Under) -> None:
         """A pass is over; see `Booking`."""
         for one in self.passes:

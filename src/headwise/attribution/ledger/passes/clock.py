@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -88,12 +90,18 @@ class Under:
 
 
 class PassClock:
-    """Sees backward passes begin and end, while a ledger is open."""
+    """Sees backward passes begin and end, while a ledger is open.
+
+    Of passes that run in several threads at once each is its own thread's; a device's thread, which works for one of
+    them, is taken for that which began last.
+    """
 
     def __init__(self) -> None:
         self._watch: BackwardWatch | None = None
         self._ends: list[Callable[[Under], None]] = []
-        self._under: Under | None = None
+        self._running: list[Under] = []
+        self._own = threading.local()
+        self._look: Under | None = None
 
     def start(self, at_end: Callable[[Under], None]) -> None:
         """Lets a ledger know of the end of every pass.
@@ -114,29 +122,41 @@ class PassClock:
 
     def under(self) -> Under:
         """The pass under way."""
-        under = self._under
-        if under is not None and under.task is None:
-            return under
-        task = torch._C._current_graph_task_id()
-        if under is None or under.task != task:
+        running: Under | None = getattr(self._own, "under", None) or next(iter(self._running[-1:]), None)
+        if running is not None:
+            return running
+        look, task = self._look, torch._C._current_graph_task_id()
+        if look is None or look.task != task:
             self._look_is_over()
-            under = self._under = Under(task, None)
-        return under
+            look = self._look = Under(task, None)
+        return look
+
+    def is_elsewhere(self, under: Under) -> bool:
+        """Whether a pass is under way that another thread has begun.
+
+        Args:
+            under: The pass.
+
+        Returns:
+            Whether it is.
+        """
+        return under is not getattr(self._own, "under", None) and under in self._running
 
     def _look_is_over(self) -> None:
         """Nobody tells when a look ends; another pass has begun."""
-        if self._under is not None:
-            self._under.over()
+        look, self._look = self._look, None
+        if look is not None:
+            look.over()
 
     def _begin(self, roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> Callable[[bool], None]:
         self._look_is_over()
-        self._under = Under(None, _number(roots, gradients))
-        return self._finish
+        under = self._own.under = Under(None, _number(roots, gradients))
+        self._running.append(under)
+        return partial(self._finish, under)
 
-    def _finish(self, done: bool) -> None:
-        under, self._under = self._under, None
-        if under is None:
-            return
+    def _finish(self, under: Under, done: bool) -> None:
+        self._own.under = None
+        self._running.remove(under)
         for at_end in list(self._ends):
             at_end(under)
         under.over()
