@@ -173,7 +173,8 @@ def check_sum(
         is not the sum.
 
     Raises:
-        ValueError: If the closure returns no losses, or parameters are sharded (FSDP2).
+        ValueError: If the closure returns no losses, parameters are sharded (FSDP2), or the graph allows one backward
+            pass only: a reentrant checkpoint, a static graph of DDP, a compiled part that donates its buffers.
     """
     refuse_sharded("check_sum", dict(model.named_parameters()))
     reads = dict.fromkeys(names or (), ())

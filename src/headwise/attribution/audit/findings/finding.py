@@ -107,6 +107,15 @@ class Seen:
         """How many batches there are, in words."""
         return counted(len(self.batches), "batch", "batches")
 
+    @property
+    def by_name(self) -> dict[str, list[Any]]:
+        """What the check measured by names, of the batches that have any."""
+        found: dict[str, list[Any]] = {}
+        for own in self.measured:
+            for name, each in (own or {}).items():
+                found.setdefault(name, []).append(each)
+        return found
+
     def holding(self, name: str) -> list[Rows]:
         """The batches that have a loss."""
         return [batch for batch in self.batches if name in batch.names]

@@ -24,8 +24,7 @@ def _measure(measured: Measured, subject: Subject) -> dict[str, str]:
 
 
 def _judge(seen: Seen) -> Iterator[Found]:
-    for who in dict.fromkeys(who for own in seen.measured for who in own or ()):
-        each = [own[who] for own in seen.measured if own and who in own]
+    for who, each in seen.by_name.items():
         yield Found(
             who,
             f"{each[0]}, in {len(each)} of {seen.num}",

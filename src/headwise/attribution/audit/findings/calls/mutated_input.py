@@ -14,8 +14,7 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, str]:
 
 
 def _judge(seen: Seen) -> Iterator[Found]:
-    for path in dict.fromkeys(path for own in seen.measured for path in own or ()):
-        each = [own[path] for own in seen.measured if own and path in own]
+    for path, each in seen.by_name.items():
         yield Found(
             path,
             f"the criterion wrote into it: {each[0]}, in {len(each)} of {seen.num}",

@@ -52,8 +52,7 @@ def _close(left: float, right: float) -> bool:
 
 
 def _judge(seen: Seen) -> Iterator[Found]:
-    for name in dict.fromkeys(name for own in seen.measured for name in own or ()):
-        first, second, how = next(own[name] for own in seen.measured if own and name in own)
+    for name, ((first, second, how), *_) in seen.by_name.items():
         yield Found(
             name,
             f"two identical calls give {name!r} {first:.6g} and {second:.6g} ({how})",

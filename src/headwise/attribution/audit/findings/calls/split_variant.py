@@ -79,8 +79,9 @@ def _cut_lists(batch: Any, begin: int, end: int, size: int) -> Any:
 
 def _judge(seen: Seen) -> Iterator[Found]:
     drawn = {finding.subject for finding in seen.told if finding.kind == "random-draw"}
+    measured = seen.by_name
     for name in seen.names:
-        found = [own[name] for own in seen.measured if own and name in own]
+        found = measured.get(name)
         if not found or max(found) <= _SPLIT or name in drawn:
             continue
         yield Found(

@@ -151,8 +151,9 @@ def _derived(outputs: Mapping[str, Tensor]) -> frozenset[str]:
 def _judge(seen: Seen) -> Iterator[Found | Open]:
     if not any(batch.total is not None for batch in seen.batches):
         return
+    measured = seen.by_name
     for path in seen.outputs:
-        own = [each[path] for each in seen.measured if path in each]
+        own = measured.get(path, [])
         rows = [each.energy for each in own if each.energy.numel()]
         broken = any(each.where == path for batch in seen.batches for each in batch.nonfinite)
         if broken or len({row.numel() for row in rows}) != 1 or any(each.is_derived for each in own):
