@@ -35,6 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     for alert in alerts:
         print(json.dumps(asdict(alert)) if arguments.json else alert)
     if not alerts and not arguments.json:
-        steps = recorded.log.steps
-        print(f"No alert in {len(steps):,} logged steps." if steps else "No step is logged yet.")
+        num = len(recorded.log.steps)
+        print(f"No alert in {num:,} logged step{'' if num == 1 else 's'}." if num else "No step is logged yet.")
     return 1 if alerts else 0

@@ -69,7 +69,7 @@ class Suggestion(Tabular):
 
     def table_title(self) -> str:
         """From how many steps, and where."""
-        return f"suggested weights, from {self.num_steps} steps at {self.at}"
+        return f"suggested weights, from {self.num_steps} step{'' if self.num_steps == 1 else 's'} at {self.at}"
 
     def __str__(self) -> str:
         width = min(max(8, *(len(name) for name in self.terms)), 28)
