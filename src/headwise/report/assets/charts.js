@@ -46,7 +46,7 @@ class Chart {
     const cursor = this.cursor;
     this.data = data;
     this.draw();
-    if (cursor !== null && cursor < data.steps.length) this.read(cursor);
+    if (this.svg && cursor !== null && cursor < data.steps.length) this.read(cursor);
     return true;
   }
 
@@ -60,6 +60,7 @@ class Chart {
 
   draw() {
     this.width = this.frame.clientWidth;
+    if (!this.width) return; // not shown yet: the observer draws it when it is
     this.height = Math.round(Math.min(340, Math.max(240, this.width * 0.52)));
     const longest = Math.max(0, ...this.data.names.map((name) => name.length));
     const room = 16 + 8.2 * longest;
