@@ -82,7 +82,8 @@ def test_no_amount_stands_where_a_narrow_screen_would_cut_it():
     def slim(name):
         flow = Flow("flow", {"losses": [name], "outputs": ["out[:, 12]"]}, [Link(name, "out[:, 12]", 0.125)])
         drawn = next(part for part in flow.html("f").split("<svg") if 'class="flow slim"' in part)
-        return int(re.search(r' width="(\d+)"', drawn)[1]), drawn.count(">  0.125<")
+        (width,) = re.findall(r'^[^>]* width="(\d+)"', drawn)
+        return int(width), drawn.count(">  0.125<")
 
     width, amounts = slim("short")
     assert (width < 344, amounts) == (True, 2)
