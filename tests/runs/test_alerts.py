@@ -1,13 +1,19 @@
 """Alerts: planted faults are found within 50 steps of their start, healthy runs raise none, nothing is told twice."""
 
 import json
+import math
 from typing import Any
 
 import pytest
 
+from headwise.attribution.gram import Gram, Where
+from headwise.attribution.ledger.books import Books, LoopFactor, OutputBooks, TermBooks, Unbooked
 from headwise.cli import main
+from headwise.report.findings import find
 from headwise.runs import Run
 from headwise.runs.alerts import Alert, AlertError, Watch, replay
+from headwise.runs.entries import step_entry
+from headwise.runs.log import RunLog
 from headwise.runs.reading import read_run
 from tests.report.builder import build_run, read_lines, write_lines
 from tests.runs.planted import FAULTS, START, Plan, alerts_of
@@ -151,3 +157,28 @@ def test_two_terms_that_quarrel_for_a_while_do_not_fight():
     for row, cosine in enumerate(cosines, start=1):
         watch.see({"step": 5 * row, "total": 2.0, "terms": {"sin": term, "cos": term}, "cosine": {"sin|cos": cosine}})
     assert [alert for alert in watch.found if alert.kind == "fighting"] == []
+
+
+def unknown_books(step: int, value: float, finite: bool) -> Books:
+    """Books of code that is not ours, with a summand whose value nobody held, or one that is not finite."""
+    known = TermBooks(1.0, 1.0, 1.0, math.nan, 0.5, True, True, {"y": OutputBooks(0.5, True)})
+    other = TermBooks(value, 1.0, value, math.nan, 0.5, finite, True, {"y": OutputBooks(0.5, True)})
+    squares = {("a", "y"): 0.25, ("b", "y"): 0.25}
+    gram = Gram.of_pairs(squares, {}, {"a": 1.0, "b": value}, {"a": 1.0, "b": 1.0}, Where(step=step))
+    return Books(step, {"a": known, "b": other}, gram, Unbooked(0.0, {}, 0.0, 1.0), LoopFactor(1.0))
+
+
+@pytest.mark.parametrize(("finite", "told"), [(True, []), (False, [("not finite", "b")])])
+def test_what_nobody_knows_is_no_fault(tmp_path, finite, told):
+    """Was: a value that nobody held was told as one that is not finite, and the total with it."""
+    watch, log = Watch(), RunLog(tmp_path, 0, board=False)
+    for step in range(1, 60):
+        entry = step_entry(step, unknown_books(step, math.nan, finite), time=float(step))
+        watch.see(entry)
+        log.step(entry)
+    log.close()
+    (tmp_path / "config.json").write_text("{}")
+    assert [(alert.kind, alert.term) for alert in watch.found] == told
+    run = read_run(tmp_path)
+    assert [(alert.kind, alert.term) for alert in replay(run)] == told
+    assert any(kind == "problem" for kind, _ in find(run)) == bool(told)

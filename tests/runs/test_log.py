@@ -23,7 +23,7 @@ def books(value: float = 2.0, finite: bool = True) -> Books:
 
 
 def entry(step: int, value: float = 2.0) -> dict[str, Any]:
-    return step_entry(step, books(value), time=1.5, images_per_second=8.0, learning_rate=0.1)
+    return step_entry(step, books(value, math.isfinite(value)), time=1.5, images_per_second=8.0, learning_rate=0.1)
 
 
 def test_a_line_has_the_form_that_reports_read():

@@ -49,7 +49,7 @@ def step_entry(
     return {
         "step": step,
         **{key: value for key, value in told.items() if value is not None},
-        "total": books.total,
+        **_known({"total": books.total}, all(term.finite for term in books.values()) and books.unbooked.finite),
         **({} if books.unbooked.is_nothing else {"unbooked": _unbooked_entry(books.unbooked)}),
         "terms": {name: term_entry(books[name]) for name in names},
         "cosine": {pair: cosine for pair, cosine in cosines.items() if cosine is not None},
@@ -68,13 +68,12 @@ def term_entry(term: TermBooks) -> dict[str, Any]:
         term: its books.
 
     Returns:
-        The quantities, and those of its outputs and levels.
+        The quantities, and those of its outputs and levels; without those that nobody knows.
     """
     return {
-        "value": term.value,
+        **_known({"value": term.value}, term.finite),
         "weight": term.weight,
-        "weighted": term.weighted,
-        "share": term.share,
+        **_known({"weighted": term.weighted, "share": term.share}, term.finite),
         "grad_norm": term.grad_norm,
         "finite": term.finite,
         **({} if term.trained else {"trained": False}),
@@ -84,6 +83,11 @@ def term_entry(term: TermBooks) -> dict[str, Any]:
         },
         "levels": {name: asdict(level) for name, level in term.levels.items()},
     }
+
+
+def _known(numbers: Mapping[str, float], finite: bool) -> dict[str, float]:
+    """Leave out what is NaN where all is finite: nobody held that value, which is no fault of the term's."""
+    return {key: number for key, number in numbers.items() if not (finite and math.isnan(number))}
 
 
 def flat_terms(terms: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, float]]:

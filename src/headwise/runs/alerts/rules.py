@@ -176,7 +176,7 @@ class Dominating:
 
     def see(self, step: int, name: str, term: Mapping[str, Any], others: float) -> Iterator[Alert]:
         """Judges a term's step; `others` is the norm of all other terms' gradients together."""
-        share, norm = abs(float(term["share"])), float(term["grad_norm"])
+        share, norm = abs(float(term.get("share", 0.0))), float(term["grad_norm"])
         holds = share >= _DOMINANT_SHARE and norm >= _DOMINANT_GRADIENT * others
         if self._streak.see(step, holds):
             times = (

@@ -55,8 +55,10 @@ class Watch:
         return new
 
     def _judge(self, entry: Mapping[str, Any]) -> Iterator[Alert]:
-        step, total = int(entry["step"]), float(entry["total"])
-        terms = {name: term for name, term in entry["terms"].items() if name != "unbooked"}
+        step, known = int(entry["step"]), entry.get("total") is not None
+        total = float(entry["total"]) if known else math.nan
+        # A value or a total that nobody knows is left out of an entry, and is not judged.
+        terms = {name: term for name, term in entry["terms"].items() if name != "unbooked" and "value" in term}
         squares = {name: _square(term) for name, term in terms.items()}
         all_squares = math.fsum(squares.values())
         usual = self._total.usual
@@ -64,16 +66,29 @@ class Watch:
         for name, term in terms.items():
             others = math.sqrt(max(0.0, all_squares - squares[name])) if len(terms) > 1 else math.inf
             about_terms += self._terms[name].see(
-                step, name, term, total, usual, others, self._total.still, name in self._scheduled
+                step,
+                name,
+                term,
+                math.nan if total is None else total,
+                usual,
+                others,
+                self._total.still,
+                name in self._scheduled,
             )
         yield from about_terms
-        weights = tuple(float(term["weight"]) for term in terms.values())
-        told = {alert.kind for alert in about_terms}
-        for alert in self._total.see(step, total, weights, blamed=bool(told & {"not finite", "spiking"})):
-            yield replace(alert, evidence=f"{alert.evidence}{_most_of(terms)}") if alert.kind == "spiking" else alert
+        if known:
+            blamed = any(alert.kind in ("not finite", "spiking") for alert in about_terms)
+            yield from self._about_total(step, total, terms, blamed)
         yield from self._unbooked.see(step, entry, math.sqrt(all_squares))
         for pair, cosine in entry.get("cosine", {}).items():
             yield from self._pairs[pair].see(step, pair, cosine)
+
+    def _about_total(
+        self, step: int, total: float, terms: Mapping[str, Mapping[str, Any]], blamed: bool
+    ) -> Iterator[Alert]:
+        weights = tuple(float(term["weight"]) for term in terms.values())
+        for alert in self._total.see(step, total, weights, blamed):
+            yield replace(alert, evidence=f"{alert.evidence}{_most_of(terms)}") if alert.kind == "spiking" else alert
 
 
 class _TermHistory:
@@ -136,8 +151,6 @@ def replay(run: Recording, most_rows: int | None = None) -> Alerts:
     rest = {what: run.log.column("unbooked", what) for what in ("value", "share", "grad_norm")}
     totals = run.log.column("total")
     for row in range(0, len(run.log.steps), stride):
-        if totals[row] is None:
-            continue
         watch.see({
             "step": run.log.steps[row],
             "total": totals[row],
