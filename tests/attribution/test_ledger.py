@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import headwise as hw
+from headwise import losses
 from tests.criterion.samples import NAMES, Net, five_maps, five_targets, five_terms, gradients, images, squared
 
 
@@ -381,3 +382,16 @@ def test_evaluation_under_an_outer_compile_with_books_breaks_the_graph_but_count
     with hw.Ledger(criterion) as ledger:
         torch.compile(lambda m: criterion({"maps": m}, targets).total, backend="aot_eager")(maps).backward()
         assert_books_are(ledger.read(), criterion, maps, targets)
+
+
+def test_places_of_one_output_have_names_of_their_own():
+    """Was: two places beside one that a third reads had one name; the order of paths was chance."""
+    reads = {"a": (0, 4), "b": (1, 5), "c": (2, 3)}
+    terms = [hw.Term(n, losses.squared_error, output=f"m[:, {i}:{j}]", target=n) for n, (i, j) in reads.items()]
+    criterion = hw.Criterion(terms)
+    maps = torch.randn(2, 5, 3, requires_grad=True)
+    with hw.Ledger(criterion) as ledger:
+        criterion({"m": maps}, {n: torch.zeros(2, j - i, 3) for n, (i, j) in reads.items()}).total.backward()
+        sites = ledger.read().gram.sites
+    a, b, c = (f"m[:, {i}:{j}]" for i, j in reads.values())
+    assert sites == (a, f"{a} & {b} (1)", f"{a} & {b} & {c}", f"{a} & {b} (3)", b)

@@ -185,13 +185,15 @@ def _add(products: Tensor, site: int, left: int, right: int, number: float) -> N
 
 @lru_cache(maxsize=4096)
 def _site_name(schema: Schema, site: int) -> str:
-    """A place by the readings that cover it; one alone by its own path."""
-    root, readings = schema.sites[site]
-    paths = sorted({schema.readings[each].path for each in readings}, key=len)
-    twins = [other for other, (other_root, _) in enumerate(schema.sites) if other_root == root]
-    shared = {tuple(sorted({schema.readings[r].path for r in schema.sites[t][1]}, key=len)) for t in twins}
-    same = len(shared) == len(twins) and len(paths) == 1
-    return paths[0] if same else " & ".join(paths) + (f" ({twins.index(site)})" if len(paths) == 1 else "")
+    """A place by the paths that cover it, with a number where others of its output are covered by just those."""
+    root = schema.sites[site][0]
+    twins = [number for number, (other, _) in enumerate(schema.sites) if other == root]
+    name = _paths_of(schema, site)
+    return name if [_paths_of(schema, each) for each in twins].count(name) == 1 else f"{name} ({twins.index(site)})"
+
+
+def _paths_of(schema: Schema, site: int) -> str:
+    return " & ".join(sorted({schema.readings[each].path for each in schema.sites[site][1]}, key=lambda p: (len(p), p)))
 
 
 @dataclass(frozen=True)
