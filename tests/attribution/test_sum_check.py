@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.measures.gap import statistics
 from headwise.attribution.audit.measures.gram import gram_of
+from headwise.attribution.audit.run import audit
 from headwise.attribution.audit.sum_check import SumCheck, check_sum
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.streaming import on_gradient
@@ -286,3 +288,24 @@ def test_losses_are_needed() -> None:
     model, _, _ = _subject()
     with pytest.raises(ValueError, match="there is none"):
         check_sum(dict, model)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_compiled_parts_run_as_they_are_written(broken):
+    """By default a compiled part gives its buffers away in its first backward pass, and many passes are taken."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 4))
+    compiled, images = torch.compile(model), torch.randn(8, 4)
+    compiled(images).sum().backward()
+
+    def forward(network: nn.Module, batch: Any) -> Any:
+        return compiled(batch["input"])
+
+    def criterion(y: Tensor, batch: Any) -> dict[str, Tensor]:
+        second = y[:, 2:].abs().mean()
+        return {"first": y[:, :2].square().mean(), "second": second.detach() if broken else second}
+
+    found = check_sum(lambda: criterion(compiled(images), None), model)
+    assert found.passed == (not broken)
+    assert [(cause.kind, cause.subject) for cause in found.causes] == [("detach", "loss 'second'")] * broken
+    told = audit(Subject(model, [{"input": images}] * 2, criterion, forward=forward))
+    assert [each.kind for each in told.faults] == ["detached-loss", "untrained-output"] * broken

@@ -154,11 +154,12 @@ def check_sum(
 ) -> SumCheck:
     """Compare the gradient of the sum with the sum of the losses' gradients, per parameter.
 
-    All gradients come from one forward pass; a second one, in which dropout draws the same and BatchNorm starts from
-    the same statistics, shows whether the losses are repeatable. `.grad`, buffers and random state stay as they are.
-    The statistic |sum_k g_k - g| / sum_k |g_k|, with a tenth of the norm over all parameters as the least that it is
-    divided by, may reach 1e-5 where the narrowest type in the graph is float32 (so that what is below 1e-6 of the whole
-    counts as rounding), 3e-2 with float16 or bfloat16, and 1e-10 in float64. Takes K + 2 backward passes a precision.
+    All gradients come from one forward pass, in which compiled parts run as they are written; a second one, in which
+    dropout draws the same and BatchNorm starts from the same statistics, shows whether the losses are repeatable.
+    `.grad`, buffers and random state stay as they are. The statistic |sum_k g_k - g| / sum_k |g_k|, with a tenth of the
+    norm over all parameters as the least that it is divided by, may reach 1e-5 where the narrowest type in the graph is
+    float32 (so that what is below 1e-6 of the whole counts as rounding), 3e-2 with float16 or bfloat16, and 1e-10 in
+    float64. Takes K + 2 backward passes a precision.
 
     Args:
         closure: Makes a fresh forward pass with `model` and returns the losses.
@@ -174,7 +175,7 @@ def check_sum(
 
     Raises:
         ValueError: If the closure returns no losses, parameters are sharded (FSDP2), or the graph allows one backward
-            pass only: a reentrant checkpoint, a static graph of DDP, a compiled part that donates its buffers.
+            pass only: a reentrant checkpoint, a static graph of DDP.
     """
     refuse_sharded("check_sum", dict(model.named_parameters()))
     reads = dict.fromkeys(names or (), ())

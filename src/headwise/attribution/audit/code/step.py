@@ -72,6 +72,8 @@ def first_step(subject: Subject, batch: Any) -> Step:
 def run_step(subject: Subject, batch: Any, lines: Collection[str] = ()) -> Step:
     """Run forward, criterion and total once; random state and buffers end as they began.
 
+    Compiled parts run as they are written: many of them allow one backward pass only, and a step is judged by many.
+
     Args:
         subject: The training code.
         batch: Its batch, which is copied.
@@ -81,7 +83,8 @@ def run_step(subject: Subject, batch: Any, lines: Collection[str] = ()) -> Step:
         What came out.
     """
     torch.set_grad_enabled(True)
-    with same_draw(subject.model), kept_buffers(subject.model, subject.criterion):
+    as_written = torch.compiler.set_stance("force_eager")
+    with as_written, same_draw(subject.model), kept_buffers(subject.model, subject.criterion):
         own = copied(batch)
         changed: dict[str, str] = {}
         with user_code("forward"), _watched_mode("forward", changed), _with_lines("forward" in lines):
