@@ -82,8 +82,8 @@ def test_random_loops(part):
 
 def test_one_seeded_error_is_found(monkeypatch):
     """A factor that is taken for its square, as the first books took it."""
-    factor = record.CallRecord._factor
-    monkeypatch.setattr(record.CallRecord, "_factor", lambda *given: factor(*given).square())
+    factor = record.CallRecord.factor
+    monkeypatch.setattr(record.CallRecord, "factor", lambda *given: factor(*given).square())
     with pytest.raises(AssertionError, match="expected"):
         check_many(80)
 

@@ -1,5 +1,8 @@
 """Inputs that do not fit are errors that say what was found and what to do."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -114,7 +117,7 @@ def test_two_classes_have_no_label_below_zero():
     assert found.isnan()
 
 
-BINARY = {
+BINARY: dict[str, Callable[..., Any]] = {
     "binary_cross_entropy": losses.binary_cross_entropy,
     "dice": losses.dice,
     "BCEWithLogitsLoss": losses.from_torch(torch.nn.BCEWithLogitsLoss())[0],
