@@ -194,8 +194,11 @@ LOGITS, LABELS = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)
         (lambda: losses.sigmoid_focal(LOGITS, LABELS, LABELS[0]), r"the labels' shape \(2, 3\), found \(3,\)"),
         (lambda: losses.sigmoid_focal(LOGITS.long(), LABELS), "must be floating, found torch.int64"),
         (lambda: losses.sigmoid_focal(LOGITS, LABELS, alpha=1.5), "alpha must be in .*found 1.5"),
-        (lambda: losses.sigmoid_focal(LOGITS, LABELS, gamma=-1), "gamma must be at least 0, found -1"),
-        (lambda: losses.shifted_focal(LOGITS, LABELS, gamma=0), "gamma must be positive, found 0"),
+        (lambda: losses.sigmoid_focal(LOGITS, LABELS, gamma=-1), "gamma must be at least 0 and finite, found -1"),
+        (
+            lambda: losses.shifted_focal(LOGITS, LABELS, gamma=0),
+            "gamma must be positive and beta a number, both finite, found 0",
+        ),
     ],
 )
 def test_message(call, words):

@@ -35,7 +35,8 @@ def test_the_books_show_each_auxiliary_share_fall_to_nothing(run):
         assert shares[3] == books[3][path]["grad_norm"] == books[3][path]["value"] == 0
     for entry, levels in zip(lines(run), books, strict=True):
         assert sum(level["share"] for level in levels.values()) == pytest.approx(1)
-        assert sum(level["weighted"] for level in levels.values()) == pytest.approx(entry["total"])
+        # Each logged number has six digits, so that it is off by 5e-6 of itself at most.
+        assert sum(level["weighted"] for level in levels.values()) == pytest.approx(entry["total"], rel=1e-5)
         assert levels["levels[0]"]["grad_norm"] > 0
 
 
