@@ -66,14 +66,7 @@ class Watch:
         for name, term in terms.items():
             others = math.sqrt(max(0.0, all_squares - squares[name])) if len(terms) > 1 else math.inf
             about_terms += self._terms[name].see(
-                step,
-                name,
-                term,
-                math.nan if total is None else total,
-                usual,
-                others,
-                self._total.still,
-                name in self._scheduled,
+                step, name, term, total, usual, others, self._total.still, name in self._scheduled
             )
         yield from about_terms
         if known:
