@@ -5,7 +5,7 @@
 
 4 images of 67,995 anchors, 20 classes, float32; labels and deltas of random boxes. Ours are checked to be equal first:
 `as_published=True` to the authors' total and gradients, the default to torchvision's. Runs are interleaved; each ratio
-is the median of the ratios of neighbouring runs. On a machine that others use, `--threads 1 --clock cpu` counts
+is the median of the ratios of neighboring runs. On a machine that others use, `--threads 1 --clock cpu` counts
 processor time instead.
 """
 

@@ -7,7 +7,7 @@ A picture and its mirror image: maps of 2 x 80 x 128 x 128 float32, 100 peaks of
 maps: ``learnt`` (bumps of 20 objects over a quiet ground, as of a trained network), ``noise`` (as of an untrained one)
 and ``flat`` (one value: every pixel has to be looked at, the worst case). The authors take any pixel of a flat map, so
 its boxes are not compared; else both are checked to find the same boxes first. Runs are interleaved; each ratio is the
-median of the ratios of neighbouring runs. Memory is the peak of torch's CPU allocator during one call (`measure.py`).
+median of the ratios of neighboring runs. Memory is the peak of torch's CPU allocator during one call (`measure.py`).
 """
 
 from __future__ import annotations

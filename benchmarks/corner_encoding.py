@@ -3,7 +3,7 @@
     python benchmarks/corner_encoding.py [--repeats 51] [--threads 1] [--clock wall|cpu] [--write FILE]
 
 30 objects an image, 80 classes, maps of 128 x 128, least overlap 0.3. Both are checked to be equal first. Runs are
-interleaved, each ratio is the median of the ratios of neighbouring runs. One thread, as in a `DataLoader` worker. The
+interleaved, each ratio is the median of the ratios of neighboring runs. One thread, as in a `DataLoader` worker. The
 pages of fresh zeros are made when they are first touched, by both ways alike: the second figure includes reading all
 maps once. The floor of fresh maps is to make those pages alone: zeros of which one number is written on every page that
 a bump lies on.

@@ -5,7 +5,7 @@
 Two stacks of heat maps of 4 x 80 x 128 x 128 float32 for two corners, embeddings and offsets, 30 objects an image. The
 published preset is checked to be equal to the authors' formulation in value and gradients first, and the default's
 heat map and offset terms to the published ones. Runs are interleaved; each ratio is the median of the ratios of
-neighbouring runs. Memory is the peak of torch's CPU allocator during one forward and backward pass; the gradients of
+neighboring runs. Memory is the peak of torch's CPU allocator during one forward and backward pass; the gradients of
 the predictions are in it, which are as large as the predictions (see `measure.py`). On a machine that others use,
 `--threads 1 --clock cpu` counts processor time instead.
 """

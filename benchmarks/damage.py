@@ -25,7 +25,7 @@ def state(seed: int) -> dict[str, object]:
     network = {f"layer{number}.weight": torch.randn(8, 8) for number in range(6)}
     moments = {number: {"step": torch.tensor(5.0), "exp_avg": torch.randn(8, 8)} for number in range(6)}
     optimizer = {"state": moments, "param_groups": [{"lr": 1e-3, "params": list(range(6))}]}
-    return {"preset": "p", "run": "r", "network": network, "optimiser": optimizer, "scores": {"ap": 0.5}}
+    return {"preset": "p", "run": "r", "network": network, "optimizer": optimizer, "scores": {"ap": 0.5}}
 
 
 def fell_back(folder: Path, path: Path, content: bytes) -> bool:

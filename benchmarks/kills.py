@@ -4,7 +4,7 @@
 
 Each run is killed ten times with SIGKILL, process 0, process 1 or both at once, and is then resumed to its end. A fifth
 of the kills come while the processes start, the others after up to 16 steps, and up to 0.2 seconds into what follows.
-Weights, optimiser, schedule, scores and log lines must be those of an undisturbed run to the bit, and every step must
+Weights, optimizer, schedule, scores and log lines must be those of an undisturbed run to the bit, and every step must
 have used its own samples: none is lost, none comes twice in an epoch. Where one process was killed, the other must end
 by itself and name it.
 """
@@ -167,7 +167,7 @@ def check(folder: Path, undisturbed: Path, tally: Tally) -> None:
     """Compare a run that was killed with one that was not."""
     one, other = (load_checkpoint(list_checkpoints(each / "checkpoints")[0]) for each in (folder, undisturbed))
     assert one["step"] == STEPS
-    for part in ("network", "optimiser", "scheduler", "criterion", "scores"):
+    for part in ("network", "optimizer", "scheduler", "criterion", "scores"):
         assert_equal(one[part], other[part], part)
     for name in ("log.jsonl", "evaluation.jsonl"):
         assert lines(folder / name) == lines(undisturbed / name), name
@@ -188,7 +188,7 @@ def report(tally: Tally, arguments: argparse.Namespace, seconds: float) -> str:
         "of them before the first checkpoint": tally.before_a_checkpoint,
         "of them before the two had joined, so that the other waited for SIGTERM": tally.before_joining,
         f"runs of {STEPS} steps, each compared with an undisturbed one": tally.runs,
-        "runs that differ in a bit of weights, optimiser, schedule, scores or log": 0,
+        "runs that differ in a bit of weights, optimizer, schedule, scores or log": 0,
         "samples lost or repeated": 0,
         "steps done again after a kill": tally.steps_done_again,
         "seconds until the other process had ended: median, largest": f"{waits[len(waits) // 2]:.2f}, {waits[-1]:.2f}",
@@ -201,7 +201,7 @@ def report(tally: Tally, arguments: argparse.Namespace, seconds: float) -> str:
     return (
         "# Kills of a two-process run\n\n"
         f"`python -m benchmarks.kills --kills {arguments.kills} --seed {arguments.seed} "
-        f"--minutes {arguments.minutes:g} --write`: DDP over gloo, a network with batch normalisation and dropout, "
+        f"--minutes {arguments.minutes:g} --write`: DDP over gloo, a network with batch normalization and dropout, "
         f"a checkpoint every {SETTINGS['checkpoint_every']} steps.\n\n| | |\n| --- | --- |\n{table}\n\n"
         "Before the two have joined, nothing tells the one that the other was killed. The launcher does: torchrun "
         "sends SIGTERM at once, the benchmark after two seconds.\n\n"

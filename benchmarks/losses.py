@@ -2,8 +2,8 @@
 
     python benchmarks/losses.py [--repeats 15] [--threads 2] [--clock wall|cpu] [--write benchmarks/results/losses.md]
 
-Maps of 4 x 7 x 512 x 512 float32, about 10 % text and 4 % centre line. Both are checked to be equal in value and
-gradient first. Runs are interleaved; each ratio is the median of the ratios of neighbouring runs. Memory is the peak of
+Maps of 4 x 7 x 512 x 512 float32, about 10 % text and 4 % center line. Both are checked to be equal in value and
+gradient first. Runs are interleaved; each ratio is the median of the ratios of neighboring runs. Memory is the peak of
 torch's CPU allocator during one forward and backward pass, the gradient of the maps included (see `measure.py`). On a
 machine that others use, `--threads 1 --clock cpu` counts processor time instead.
 """
@@ -118,7 +118,7 @@ def main() -> None:
     shares = {name: float(targets[name].float().mean()) for name in ("text_region", "center_line")}
     options.publish(
         "TextSnake's loss, forward and backward",
-        f"Maps {tuple(maps.shape)} float32, text {shares['text_region']:.1%}, centre line {shares['center_line']:.1%}; "
+        f"Maps {tuple(maps.shape)} float32, text {shares['text_region']:.1%}, center line {shares['center_line']:.1%}; "
         f"values and gradients equal to 1e-5.\n\n{table(ways, maps, targets, options)}",
     )
 

@@ -88,7 +88,7 @@ def publish(report: str, write: Path | None) -> None:
 
 
 def times_faster(slow: list[float], fast: list[float]) -> float:
-    """The median of the ratios of neighbouring runs."""
+    """The median of the ratios of neighboring runs."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 

@@ -20,7 +20,7 @@ criterion = hw.Criterion([  # headwise
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
-    """Two pictures, and what is bright in them; nobody labelled the border."""
+    """Two pictures, and what is bright in them; nobody labeled the border."""
     draw = torch.Generator().manual_seed(step)
     images = torch.rand(2, 3, 8, 8, generator=draw).repeat_interleave(8, 2).repeat_interleave(8, 3)
     labels = (images[:, 0] > 0.5).long() + (images[:, 1] > 0.8).long()

@@ -36,8 +36,8 @@ def batch(step: int) -> tuple[Tensor, dict[str, Tensor]]:
     label = torch.randint(10, (8,), generator=draw)
     image = torch.rand(8, 3, 16, 16, generator=draw)
     image[:, 0] += label[:, None, None] / 10
-    grey = F.avg_pool2d(image, 5, stride=1, padding=2)
-    return image, {"label": label, "mask": (grey[:, 1:2] > 0.5).float(), "depth": 3 - 2 * grey[:, :1]}
+    gray = F.avg_pool2d(image, 5, stride=1, padding=2)
+    return image, {"label": label, "mask": (gray[:, 1:2] > 0.5).float(), "depth": 3 - 2 * gray[:, :1]}
 
 
 def main(steps: int = 3) -> None:

@@ -161,21 +161,21 @@ def test_predict_refuses_checkpoints_that_lack_something(run, tmp_path, fails, c
 
 def test_a_checkpoint_with_an_unknown_argument(run, tmp_path, fails):
     state = torch.load(list_checkpoints(run / "checkpoints")[0], weights_only=True)
-    state["arguments"]["colour"] = "blue"
+    state["arguments"]["color"] = "blue"
     path = save_checkpoint(tmp_path, 1, state)
-    assert f"{path}: no argument 'colour'" in fails("predict", path, tmp_path / "any.png")
+    assert f"{path}: no argument 'color'" in fails("predict", path, tmp_path / "any.png")
 
 
 def test_a_configuration_with_an_unknown_key(run, tmp_path, fails):
     config = json.loads((run / "config.json").read_text())
-    config["arguments"]["colour"] = "blue"
+    config["arguments"]["color"] = "blue"
     (tmp_path / "config.json").write_text(json.dumps(config))
     message = fails("train", "textsnake", "--out", tmp_path, "--resume")
-    assert f"{tmp_path / 'config.json'}: no argument 'colour'" in message
+    assert f"{tmp_path / 'config.json'}: no argument 'color'" in message
     (tmp_path / "config.json").write_text("{")
     assert "no JSON" in fails("train", "textsnake", "--out", tmp_path, "--resume")
-    with pytest.raises(ValueError, match="textsnake: no argument 'colour'"):
-        TextConfiguration.from_dict({"colour": 1}, "textsnake")
+    with pytest.raises(ValueError, match="textsnake: no argument 'color'"):
+        TextConfiguration.from_dict({"color": 1}, "textsnake")
 
 
 def test_a_run_of_another_recipe(run, fails):

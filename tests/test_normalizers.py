@@ -13,8 +13,8 @@ def test_by_hand():
     assert normalizers.positive(TARGET, MASK) == 3
     assert normalizers.positive(TARGET) == 4
     assert normalizers.one(TARGET, MASK) == 1
-    assert normalizers.labelled(torch.tensor([0, -100, 2])) == 2
-    assert normalizers.labelled(ignore_index=2)(torch.tensor([0, -100, 2]), torch.tensor([0, 1, 1])) == 1
+    assert normalizers.labeled(torch.tensor([0, -100, 2])) == 2
+    assert normalizers.labeled(ignore_index=2)(torch.tensor([0, -100, 2]), torch.tensor([0, 1, 1])) == 1
 
 
 def test_a_mask_without_channels_counts_all_of_them():

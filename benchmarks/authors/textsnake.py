@@ -1,5 +1,5 @@
 """TextSnake's loss in the formulation of its authors: Boolean gathers, a top-k per call, host
-synchronisations.
+synchronizations.
 
 Written anew from the description of `network/loss.py` in princewang1994/TextSnake.pytorch at commit
 b4ee996d; only the order of operations is theirs. It is what the fused losses are timed against and checked
@@ -29,7 +29,7 @@ def mined_cross_entropy(logits: Tensor, text: Tensor, valid: Tensor) -> Tensor:
 
 
 def textsnake_loss(maps: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor | float, ...]:
-    """The losses of (N, 7, H, W) maps, in the authors' order: text region, centre line, radius, sin, cos."""
+    """The losses of (N, 7, H, W) maps, in the authors' order: text region, center line, radius, sin, cos."""
     rows = maps.permute(0, 2, 3, 1)
     region_logits = rows[..., :2].contiguous().view(-1, 2)
     line_logits = rows[..., 2:4].contiguous().view(-1, 2)

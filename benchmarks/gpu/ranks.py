@@ -22,7 +22,7 @@ from benchmarks.gpu.networks import ManyHeads, head_terms, heads_batch
 from benchmarks.gpu.report import Table
 
 NOTE = (
-    "Pooled: `pool_denominators` over the group before each step. FSDP2 in bf16 keeps batch normalisation and the "
+    "Pooled: `pool_denominators` over the group before each step. FSDP2 in bf16 keeps batch normalization and the "
     "outputs in float32."
 )
 
@@ -69,7 +69,7 @@ def distributed(bench: Bench) -> nn.Module:
 def sharded(bench: Bench, dtype: torch.dtype | None = None) -> nn.Module:
     network, mesh = network_of(bench), init_device_mesh(bench.device.type, (1,))
     if dtype is not None:
-        # Batch normalisation keeps its statistics, and so its weights, in float32; it takes bf16 all the same.
+        # Batch normalization keeps its statistics, and so its weights, in float32; it takes bf16 all the same.
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))

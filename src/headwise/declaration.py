@@ -21,7 +21,7 @@ class Declaration:
         closed_form: Whether the loss shows what it reads to nobody, and computes its gradient itself.
         split_variant: Why its gradient depends on how a batch is split, or None.
         unless: The option that, if true, lifts `split_variant`.
-        constant: Whether a count is a constant, which is not totalled over micro-batches and ranks.
+        constant: Whether a count is a constant, which is not totaled over micro-batches and ranks.
     """
 
     count: Callable[..., Any] | None = None
@@ -47,7 +47,7 @@ def declared(
 
     ::
 
-        @hw.declared(count=normalizers.labelled, shared=("ignore_index",))
+        @hw.declared(count=normalizers.labeled, shared=("ignore_index",))
         def my_cross_entropy(output, target, mask=None, *, ignore_index=None): ...
 
         hw.Term("region", partial(my_cross_entropy, ignore_index=255), output="region", target="label")
@@ -55,14 +55,14 @@ def declared(
     Args:
         count: What divides the loss where a term names nothing else: a function of the same targets and mask.
         shared: Options that are fixed at the loss (by `functools.partial`) and handed to the count as well.
-        least: The count is at least this, once it has been totalled over levels, micro-batches and ranks: 1 for a loss
+        least: The count is at least this, once it has been totaled over levels, micro-batches and ranks: 1 for a loss
             that has negatives to learn from where there are no positives to count.
         closed_form: Set it only for a loss that keeps no tensor, hands none on and adds no hook: then its gradient may
             be written where it is needed.
         split_variant: Why the gradient depends on how a batch is split over micro-batches and ranks, though counts are
-            totalled. Cards, trace and `headwise.testing` print it.
+            totaled. Cards, trace and `headwise.testing` print it.
         unless: Name of the option of the loss that, if true, makes it exact.
-        constant: For a count that is not totalled over micro-batches and ranks.
+        constant: For a count that is not totaled over micro-batches and ranks.
 
     Returns:
         A decorator; the function itself is left as it is.

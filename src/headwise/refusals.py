@@ -108,7 +108,7 @@ def refuse_static_graph(what: str, nodes: Iterable[Node], model: nn.Module | Non
     if any(wrapper.static_graph for wrapper in wrappers):
         raise ValueError(
             f"{what}: DistributedDataParallel has static_graph=True. It counts the passes of its first step "
-            "and queues the all-reduce on the first one, so an extra pass would leave gradients unsynchronised. "
+            "and queues the all-reduce on the first one, so an extra pass would leave gradients unsynchronized. "
             "Build it with static_graph=False (find_unused_parameters=True works)."
         )
 

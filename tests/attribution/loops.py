@@ -113,7 +113,7 @@ class Program:
         each: Whether there is one backward pass for each term.
         checkpointed: Whether the network is recomputed, and how.
         look: Whether the loop looks at a gradient by `autograd.grad` before its step.
-        pooled: Whether denominators are totalled over the step.
+        pooled: Whether denominators are totaled over the step.
         second: What the total of another criterion on the same outputs is multiplied by, and added; 0: there is none.
         compiled: Whether the network, and what the loop makes of a breakdown, are compiled.
     """

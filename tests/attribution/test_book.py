@@ -176,7 +176,7 @@ def test_a_sum_over_the_count_of_the_step_is_the_same_for_every_split():
         near(getattr(parts["balance"], name), getattr(books["balance"], name), name, 1e-9)
 
 
-def test_a_mean_beside_totalled_denominators_is_refused():
+def test_a_mean_beside_totaled_denominators_is_refused():
     network, terms = Experts(), criterion()
     x, target = batch()
     with pytest.raises(ValueError, match=r"'balance'.*\(sum, count\)"):

@@ -86,7 +86,7 @@ def test_a_mapping_moves_only_what_it_names() -> None:
         effect(closure, model, "uphill")  # type: ignore[arg-type]
 
 
-def test_an_optimiser_gives_the_update_it_is_about_to_make() -> None:
+def test_an_optimizer_gives_the_update_it_is_about_to_make() -> None:
     model, closure = _subject()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_an_optimiser_gives_the_update_it_is_about_to_make() -> None:
         torch.testing.assert_close(p.detach() - state[name], update[name], rtol=1e-9, atol=1e-12)
 
 
-def test_the_last_update_of_an_optimiser() -> None:
+def test_the_last_update_of_an_optimizer() -> None:
     model, closure = _subject()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     with LastUpdate(optimizer, model) as last:

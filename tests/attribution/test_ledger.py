@@ -169,7 +169,7 @@ def test_autocast_reads_the_same_within_its_precision():
 
 
 def test_accumulation_books_one_step():
-    """Two micro-batches under totalled denominators read like the whole batch."""
+    """Two micro-batches under totaled denominators read like the whole batch."""
     terms = [term for term in five_terms() if term.name != "region"]
     criterion = hw.Criterion(terms, unread=["maps[:, 0:2]"])
     maps, targets = five_maps(4), five_targets(4)

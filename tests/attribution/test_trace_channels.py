@@ -78,7 +78,7 @@ def test_every_construct_is_told_exactly(name: str) -> None:
     assert _check(CASES[name](x).square().sum(), x)
 
 
-def test_cross_entropy_and_shared_normaliser_of_textsnake() -> None:
+def test_cross_entropy_and_shared_normalizer_of_textsnake() -> None:
     x = torch.randn(2, 7, 4, 3, dtype=torch.float64, requires_grad=True) * 1
     label = torch.ones(2, 4, 3, dtype=torch.long)
     norm = (x[:, 4].square() + x[:, 5].square()).sqrt()

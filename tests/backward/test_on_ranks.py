@@ -24,14 +24,14 @@ def train(rank: int, name: str, options: dict[str, Any], num_steps: int = NUM_ST
     """Weights after some steps with uneven shares of a batch."""
     aggregator, terms = aggregated.aggregators()[name], aggregated.criterion()
     network = DistributedDataParallel(aggregated.Net(), **options)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.02)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02)
     torch.manual_seed(rank)  # ranks draw differently, as PCGrad does
     for step in range(num_steps):
         inputs, targets = aggregated.cut(aggregated.batch(step=step), (slice(0, 1), slice(1, 6))[rank])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         pooled = hw.pool_denominators(terms, [targets])
         backward.aggregate(terms(network(inputs), targets, pooled), network, aggregator)
-        optimiser.step()
+        optimizer.step()
     return [each.detach().clone() for each in network.parameters()]
 
 
@@ -134,12 +134,12 @@ def test_ranks_stay_equal_to_the_bit(results, name):
 @pytest.mark.parametrize("name", ["UPGrad", "MGDA", "Mean"])
 def test_two_ranks_train_as_one_process_with_the_whole_batch(results, name):
     network, terms, aggregator = aggregated.Net(), aggregated.criterion(), aggregated.aggregators()[name]
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.02)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02)
     for step in range(NUM_STEPS):
         inputs, targets = aggregated.batch(step=step)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         backward.aggregate(terms(network(inputs), targets), network, aggregator)
-        optimiser.step()
+        optimizer.step()
     for found, wanted in zip(results[0][name], network.parameters(), strict=True):
         torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-5)
 

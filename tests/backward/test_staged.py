@@ -183,7 +183,7 @@ def test_stacked_outputs_of_a_head_and_a_ratio_term():
     torch.testing.assert_close(found["class"].levels, breakdown["class"].levels.detach())
 
 
-def test_micro_batches_with_totalled_sums_add_up_to_the_batch():
+def test_micro_batches_with_totaled_sums_add_up_to_the_batch():
     network, criterion, (images, targets) = Net(), terms(), batch()
     wanted, _ = plain(network, criterion, images, targets)
     network.zero_grad()

@@ -48,7 +48,7 @@ def batches(num: int, size: int = 16, seed: int = 0) -> Iterator[tuple[Tensor, d
         yield x, {"near": x[:, :2] + noise[0], "far": 5 * x[:, 2:] + noise[1]}
 
 
-def realised(books: list[hw.attribution.Books]) -> dict[str, float]:
+def realized(books: list[hw.attribution.Books]) -> dict[str, float]:
     """Mean over steps of each term's share of the sum of norms."""
     shares: dict[str, float] = dict.fromkeys(books[0], 0.0)
     for each in books:
@@ -74,7 +74,7 @@ def test_shares_come_true(large: float, at: str, split: int) -> None:
             optimizer.step()
         history = ledger.history()
     if at == "outputs":
-        assert realised(history[-50:]) == pytest.approx({"near": 0.25, "far": 0.75}, abs=0.03)
+        assert realized(history[-50:]) == pytest.approx({"near": 0.25, "far": 0.75}, abs=0.03)
     else:
         norms = [each.features["trunk"].grad_norm for each in history[-50:]]
         near = sum(each["near"] / sum(each.values()) for each in norms) / 50
@@ -103,7 +103,7 @@ def test_shares_on_one_output_and_over_levels(weights: list[float]) -> None:
             breakdown.total.backward()
             criterion.advance()
         history = ledger.history()
-    assert realised(history[-40:]) == pytest.approx({"a": 2 / 3, "b": 1 / 3}, abs=0.03)
+    assert realized(history[-40:]) == pytest.approx({"a": 2 / 3, "b": 1 / 3}, abs=0.03)
 
 
 def encodec(gradients: list[dict[str, Tensor]], weights: dict[str, float], decay: float) -> Tensor:

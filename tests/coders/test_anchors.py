@@ -32,7 +32,7 @@ def encode(boxes, labels=None, **options):
 
 
 def shapes(levels):
-    """Centre and size, as the recorded anchors are told."""
+    """Center and size, as the recorded anchors are told."""
     boxes = torch.cat(levels)
     return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1).numpy()
 

@@ -316,7 +316,7 @@ def perfect_outputs(targets, num_cells):
 
 @st.composite
 def spread_boxes(draw):
-    """Boxes in different cells of a coarse raster, so that no two corners of a kind share a neighbourhood."""
+    """Boxes in different cells of a coarse raster, so that no two corners of a kind share a neighborhood."""
     cells = draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=6, unique=True))
     real = st.floats(0.1, 40.0)
     rows = [

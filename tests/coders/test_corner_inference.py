@@ -179,7 +179,7 @@ def test_published_centers_need_scale_one():
     """Defect D9: the authors join an empty list."""
     passes = [scaled_pass(scale) for scale in (0.5, 1.5)]
     with pytest.raises(
-        ValueError, match=r"centres come from scale 1, found scales \[0.5, 1.5\]. Add a pass of scale 1"
+        ValueError, match=r"centers come from scale 1, found scales \[0.5, 1.5\]. Add a pass of scale 1"
     ):
         merge_passes(passes, center=True, as_published=True)
 

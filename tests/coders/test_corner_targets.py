@@ -93,7 +93,7 @@ def test_by_hand():
 
 
 def test_bumps_by_hand():
-    """8 x 8 cells, overlap 0.25: r = 2 (16 - 16 sqrt(1 / 4)) / 8 = 2, s = 5 / 6; centres s = 5 / 5."""
+    """8 x 8 cells, overlap 0.25: r = 2 (16 - 16 sqrt(1 / 4)) / 8 = 2, s = 5 / 6; centers s = 5 / 5."""
     found = encode([[10, 10, 26, 26]], image_size=(32, 48), min_overlap=0.25, center=True)
     row = [math.exp(-(d**2) / (2 * (5 / 6) ** 2)) for d in (2, 1, 0, 1, 2)]
     assert found["top_left_heatmap"][0, 0, 5].tolist() == pytest.approx([0, 0, 0, *row, *[0] * 16], abs=1e-6)

@@ -46,7 +46,7 @@ ENCODERS: dict[str, Callable[..., Any]] = {
 
 
 def stacks() -> dict[str, torch.Tensor]:
-    """Maps with one pair of corners, and its centre, that every decoder finds."""
+    """Maps with one pair of corners, and its center, that every decoder finds."""
     maps = {}
     for kind, cell in (("top_left", 1), ("bottom_right", 5), ("center", 3)):
         maps[f"{kind}_heatmap"] = torch.full((1, CLASSES, CELLS, CELLS), -9.0)

@@ -79,7 +79,7 @@ def test_every_object_is_looked_for_once(width, height):
 
 
 def test_attention_by_hand():
-    """Centres (50, 30), (150, 120) and (200.5, 8) in cells of 8, 16 and 4 pixels."""
+    """Centers (50, 30), (150, 120) and (200.5, 8) in cells of 8, 16 and 4 pixels."""
     maps = encode([[20, 20, 80, 40], [100, 20, 200, 220], [200, 2, 201, 14]])["attention"]
     assert [tuple(each.shape) for each in maps] == [(1, 1, 16, 16), (1, 1, 32, 32), (1, 1, 64, 64)]
     assert [each.nonzero().tolist() for each in maps] == [[[0, 0, 7, 9]], [[0, 0, 3, 6]], [[0, 0, 2, 50]]]
@@ -190,7 +190,7 @@ def test_slots_grow(count, slots):
     assert targets["objects"].sum() == count
 
 
-def test_a_centre_at_the_very_edge():
+def test_a_center_at_the_very_edge():
     """Of a box thinner than the spacing of float32 there, it rounds to the edge."""
     x = np.nextafter(np.float32(256), np.float32(0))
     targets = encode([[x, 0, 256, 255]], image_size=(256, 256))

@@ -80,7 +80,7 @@ def test_ratios_of_different_smooth_do_not_pool():
 
 
 @pytest.mark.parametrize("normalizer", [normalizers.one, 4.0])
-def test_constants_are_not_totalled(normalizer):
+def test_constants_are_not_totaled(normalizer):
     x = torch.arange(6.0).reshape(3, 2).requires_grad_()
     criterion = hw.Criterion([hw.Term("x", squared, normalizer, output="x", target="t")])
     (wanted,) = torch.autograd.grad(criterion({"x": x}, {"t": torch.zeros(3, 2)}).total, x)

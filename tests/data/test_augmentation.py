@@ -5,14 +5,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from headwise.data.annotation import Picture, TextAnnotation
-from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD, TextAugmentation, normalise
+from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD, TextAugmentation, normalize
 from headwise.data.embedded.text import embedded_text
 
 DOTS = [(40.0, 30.0), (90.0, 35.0), (60.0, 80.0)]
 
 
 def dotted() -> Picture:
-    """A triangle whose corners are marked in red, green and blue blobs, centred to the sub-pixel."""
+    """A triangle whose corners are marked in red, green and blue blobs, centered to the sub-pixel."""
     y, x = np.mgrid[0:120, 0:140]
     blobs = [np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / 18) for dot in DOTS]
     image = (np.stack(blobs, axis=-1) * 255).round().astype(np.uint8)
@@ -94,8 +94,8 @@ def test_a_picture_without_words_passes():
     assert len(annotation) == 0
 
 
-def test_normalise_takes_arrays_and_tensors_alike():
+def test_normalize_takes_arrays_and_tensors_alike():
     image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    result = normalise(image)
-    assert torch.equal(result, normalise(torch.from_numpy(image).permute(2, 0, 1)))
+    result = normalize(image)
+    assert torch.equal(result, normalize(torch.from_numpy(image).permute(2, 0, 1)))
     assert result[1, 2, 3].item() == pytest.approx((image[2, 3, 1] / 255 - 0.456) / 0.224, rel=1e-5)

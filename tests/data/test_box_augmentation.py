@@ -36,7 +36,7 @@ THREE = [(10, 15, 50, 40), (70, 20, 110, 100), (20, 60, 60, 110)]
 
 
 def bounds(image: torch.Tensor, label: int, mean: Any, std: Any) -> list[float]:
-    """Edges of the pixels in which one colour is the strongest and at least half there, to a pixel's fraction."""
+    """Edges of the pixels in which one color is the strongest and at least half there, to a pixel's fraction."""
     pixels = image * torch.tensor(std).reshape(3, 1, 1) + torch.tensor(mean).reshape(3, 1, 1)
     others = [channel for channel in range(3) if channel != label]
     cover = ((pixels[label] - pixels[others].amax(0)) / (220 / 255)).clamp(0, 1)
@@ -114,7 +114,7 @@ def test_a_window_of_the_picture_itself_changes_nothing():
     assert kept.tolist() == [1.0] * len(annotation)
 
 
-def test_a_window_shows_the_mean_colour_outside_and_cuts_boxes():
+def test_a_window_shows_the_mean_color_outside_and_cuts_boxes():
     """By hand: 20 pixels of a 40 x 25 box remain, and nothing of a box beyond."""
     picture = paint([(10, 15, 50, 40), (70, 20, 110, 100)], ignored=[True, False])
     window = Window(120, 160, -10, -20, 50)
@@ -174,7 +174,7 @@ def test_pictures_without_objects_and_of_odd_shapes(augmentation, shape):
 
 
 def test_corner_windows_have_the_published_scales_and_places():
-    """The scale of a box tells the window's, its place the window's centre."""
+    """The scale of a box tells the window's, its place the window's center."""
     picture = paint([(0, 0, 1000, 800)], 800, 1000)
     augmentation = plain(511, mirror=0)
     scales, centers = set(), []
@@ -233,7 +233,7 @@ def test_saccade_gives_the_reference_a_side_of_its_own_range():
         assert max(sides) - min(sides) > (high - low) / 2
 
 
-def test_saccade_holds_the_whole_reference_or_is_centred_near_it():
+def test_saccade_holds_the_whole_reference_or_is_centered_near_it():
     picture = paint([(300, 200, 420, 260)], 480, 640)
     whole = []
     for seed in range(60):
@@ -274,23 +274,23 @@ def test_ranges_that_do_not_fit_are_told():
         SaccadeAugmentation(128)
 
 
-def test_colours_by_hand():
+def test_colors_by_hand():
     """One pixel: with the factors known, each change is a line of arithmetic."""
     image = torch.tensor([0.2, 0.4, 0.6]).reshape(3, 1, 1)
     for seed in range(10):
         generator = np.random.default_rng(seed)
         names = generator.permutation(["brightness", "contrast", "saturation"])
-        grey = 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6
+        gray = 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6
         expected = np.array([0.2, 0.4, 0.6])
         for name in names:
             factor = 1 + generator.uniform(-0.4, 0.4)
-            expected = factor * expected + (1 - factor) * (0 if name == "brightness" else grey)
+            expected = factor * expected + (1 - factor) * (0 if name == "brightness" else gray)
         found = distort_colors(image, np.random.default_rng(seed), 0.4, 0.0)
         assert found.flatten().tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     assert image.flatten().tolist() == pytest.approx([0.2, 0.4, 0.6])
 
 
-def test_light_moves_along_the_colours_of_natural_pictures():
+def test_light_moves_along_the_colors_of_natural_pictures():
     """Mostly all three together, and by a tenth of the components' variances."""
     image = torch.zeros(3, 4, 5)
     lights = torch.stack([distort_colors(image, np.random.default_rng(seed), 0.0, 0.1) for seed in range(400)])
@@ -302,7 +302,7 @@ def test_light_moves_along_the_colours_of_natural_pictures():
     assert np.corrcoef(shifts.T).min() > 0.95
 
 
-def test_a_crop_of_an_anchor_detector_drops_objects_whose_centres_left():
+def test_a_crop_of_an_anchor_detector_drops_objects_whose_centers_left():
     augmentation = BoxAugmentation(128, distort=0, zoom_out=1, mirror=0)
     counts = {len(augmentation(paint(THREE), seed)[1]) for seed in range(40)}
     assert counts >= {1, 2, 3}

@@ -35,7 +35,7 @@ def test_pictures_and_labels_are_read_in_order(tmp_path):
         data[2]
 
 
-def test_a_label_with_a_palette_is_its_numbers_not_its_colours(tmp_path):
+def test_a_label_with_a_palette_is_its_numbers_not_its_colors(tmp_path):
     write(tmp_path)
     label = Image.fromarray(np.full((HEIGHT, WIDTH), 3, np.uint8)).convert("P")
     label.putpalette([0, 0, 0, 9, 9, 9, 1, 2, 3, 200, 100, 50])
@@ -66,7 +66,7 @@ def spoil(folder, case):
         (labels / "a.png").write_bytes(content[:-30])
     elif case == "16 bits":
         write(folder, image=np.full((HEIGHT, WIDTH), 3000, np.uint16))
-    elif case == "colours":
+    elif case == "colors":
         Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(labels / "a.png")
     elif case == "sizes":
         write(folder, label=np.zeros((WIDTH, HEIGHT), np.uint8))
@@ -83,7 +83,7 @@ def spoil(folder, case):
         ("truncated picture", OSError, r"pictures/a.png: the picture cannot be decoded"),
         ("truncated label", OSError, r"labels/a.png: the picture cannot be decoded"),
         ("16 bits", ValueError, r"pictures/a.png: a picture of mode 'I;16', whose values have more than 8 bits"),
-        ("colours", ValueError, r"labels/a.png: a PNG of mode 'RGB'.*not their colours"),
+        ("colors", ValueError, r"labels/a.png: a PNG of mode 'RGB'.*not their colors"),
         ("sizes", ValueError, r"labels/a.png: 12 x 16 pixels, but .*pictures/a.png has 16 x 12"),
     ],
 )
@@ -207,7 +207,7 @@ def test_augmentation_is_a_function_of_the_seed(pictures):
 
 @pytest.mark.parametrize("elastic", [0.0, 3.0])
 def test_picture_and_map_move_together(elastic):
-    """A picture that shows its own map: wherever an object ends up, its colour does."""
+    """A picture that shows its own map: wherever an object ends up, its color does."""
     label = np.zeros((64, 64), np.int32)
     label[10:30, 10:30], label[30:50, 12:40] = 100, 200
     picture = Picture("map", np.repeat(label[..., None].astype(np.uint8), 3, axis=2), InstanceAnnotation(label))

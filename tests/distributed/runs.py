@@ -51,7 +51,7 @@ class Spec:
         ranks: processes.
         events: what happens, as (rank, step, kind): "kill", "stop", "term", "gone", "hang", "nan", or "full"
             (a disk).
-        plain: a network without batch normalisation and dropout, whose steps do not depend on the split.
+        plain: a network without batch normalization and dropout, whose steps do not depend on the split.
         resume: as in `train`.
         environment: further variables.
         grace: seconds, instead of `lifeline.GRACE`.
@@ -149,8 +149,8 @@ def make_evaluation(network: nn.Module, samples: Path | None, ranks: Ranks) -> d
 def make_task(spec: Spec, rank: int, steps: int) -> Task:
     torch.manual_seed(0)
     network = Network(spec.plain)
-    optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, steps)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps)
     terms = [
         Term("region", losses.cross_entropy, normalizers.count, output="maps[:, 0:2]", target="region"),
         Term("level", losses.smooth_l1, normalizers.count, output="maps[:, 2]", target="level", mask="region"),
@@ -176,7 +176,7 @@ def make_task(spec: Spec, rank: int, steps: int) -> Task:
         arguments={"plain": spec.plain, "micro_batches": spec.settings.get("micro_batches", 1)},
         network=network,
         criterion=Criterion(terms, unread=["number"]),
-        optimiser=optimiser,
+        optimizer=optimizer,
         scheduler=scheduler,
         batches=batches,
         evaluate=make_evaluation,

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import headwise as hw
 from headwise import losses
 from headwise.attribution import TermSamples
-from tests.balance.test_balance import Two, batches, realised, two_terms
+from tests.balance.test_balance import Two, batches, realized, two_terms
 from tests.distributed.ranks import on_ranks
 
 
@@ -29,7 +29,7 @@ def _balanced(rank: int, rule: Any, steps: int) -> tuple[list[float], dict[str, 
             (2 * criterion(network(x[part]), own, pooled).total).backward()
             optimizer.step()
             everywhere += [ledger.read(across_ranks=True)] if step >= steps - 20 else []
-        return [float(each) for each in criterion.weights.values()], realised(everywhere)
+        return [float(each) for each in criterion.weights.values()], realized(everywhere)
 
 
 def _samples(rank: int) -> TermSamples:

@@ -1,4 +1,4 @@
-"""The books and the totalled denominators under two-rank DDP on gloo."""
+"""The books and the totaled denominators under two-rank DDP on gloo."""
 
 from __future__ import annotations
 

@@ -32,16 +32,16 @@ def trained(rank: int | None, world: int) -> dict[str, Any]:
     if rank is not None:
         images, labels = images[rank::world], labels[rank::world]
     wrapped = network if rank is None else DistributedDataParallel(network)
-    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
     heads = []
     for _ in range(STEPS):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         targets = {"label": labels}
         denominators = None if rank is None else hw.pool_denominators(criterion, [targets])
         (criterion(wrapped(images), targets, denominators).total * world).backward()
         heads.append(network.get_parameter("heads.2.weight").grad)
         heads[-1] = None if heads[-1] is None else heads[-1].clone()
-        optimiser.step()
+        optimizer.step()
         criterion.advance()
     return {"heads": heads, "weights": [parameter.detach() for parameter in network.parameters()]}
 

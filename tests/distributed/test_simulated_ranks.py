@@ -48,7 +48,7 @@ def criterion_of(num_terms: int) -> hw.Criterion:
 
 
 def step(num_terms: int, num_samples: int, *, read: bool) -> Collectives:
-    """A step of two micro-batches with totalled counts and open books, read over all ranks at its end."""
+    """A step of two micro-batches with totaled counts and open books, read over all ranks at its end."""
     torch.manual_seed(0)
     criterion = criterion_of(num_terms)
     ledger = hw.Ledger(criterion)

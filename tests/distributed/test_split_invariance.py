@@ -70,7 +70,7 @@ def images_of(structure: Any, begin: int, size: int) -> Any:
 
 
 def step(network: nn.Module, criterion: hw.Criterion, micro: list[tuple[Any, Any]], group: Any, exact: bool) -> Tensor:
-    """One step's gradient; by totalled sums, or as the usual mean of means."""
+    """One step's gradient; by totaled sums, or as the usual mean of means."""
     network.zero_grad()
     pooled: dict[str, Any] | None = None
     if exact:

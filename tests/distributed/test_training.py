@@ -56,7 +56,7 @@ def assert_same(one: Any, other: Any, rel: float | None = None) -> None:
 def assert_same_run(folder: Path, wanted: Path, rel: float | None = None) -> None:
     one, other = state(folder), state(wanted)
     assert one["step"] == other["step"]
-    for part in ("network", "optimiser", "scheduler", "criterion", "scores"):
+    for part in ("network", "optimizer", "scheduler", "criterion", "scores"):
         assert_same(one[part], other[part], rel)
     for name in ("log.jsonl", "evaluation.jsonl"):
         assert_same(lines(folder / name), lines(wanted / name), rel)
@@ -64,7 +64,7 @@ def assert_same_run(folder: Path, wanted: Path, rel: float | None = None) -> Non
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes, with batch normalisation and dropout."""
+    """Two processes, with batch normalization and dropout."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert run(folder).codes == [0, 0]
     return folder
@@ -87,7 +87,7 @@ SPLITS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_two_processes_keep_the_books_of_one(alone, tmp_path, name):
-    """Weights, optimiser, every log line with its norms and cosines, and an evaluation that five pictures share."""
+    """Weights, optimizer, every log line with its norms and cosines, and an evaluation that five pictures share."""
     assert run(tmp_path / "run", plain=True, settings=SPLITS[name]).codes == [0, 0]
     assert_same_run(tmp_path / "run", alone, rel=2e-5)
     assert samples(tmp_path / "run") == samples(alone, 1)

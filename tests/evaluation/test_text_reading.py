@@ -67,11 +67,11 @@ def test_samples_hold_what_reports_show(tmp_path):
     sample = np.load(tmp_path / "000.npz", allow_pickle=False)
     assert np.array_equal(sample["image"], data[0].image)
     outlines = np.concatenate(data[0].annotation.polygons) + 0.5
-    assert np.allclose(sample["annotated_points"], outlines, atol=1e-4), "moved from pixel centres to pixel edges"
+    assert np.allclose(sample["annotated_points"], outlines, atol=1e-4), "moved from pixel centers to pixel edges"
     assert sample["annotated_lengths"].tolist() == [len(polygon) for polygon in data[0].annotation.polygons]
     assert sample["annotated_labels"].tolist() == list(data[0].annotation.words)
     assert sample["found_points"].shape == (sample["found_lengths"].sum(), 2)
-    titles = ["text region (probability)", "centre line (probability)"]
+    titles = ["text region (probability)", "center line (probability)"]
     assert sample["map_titles"].tolist()[:2] == titles
     for index, name in enumerate(["text_region", "center_line", "sin", "cos", "radius"]):
         values, target = sample[f"map_{index}_values"], sample[f"map_{index}_target"]

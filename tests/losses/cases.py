@@ -115,7 +115,7 @@ CASES = [
     _plain(
         "cross_entropy",
         _classes,
-        normalizers.labelled(ignore_index=1),
+        normalizers.labeled(ignore_index=1),
         label="cross_entropy_ignoring",
         ignore_index=1,
     ),
@@ -133,7 +133,7 @@ CASES = [
     _plain("direction_smooth_l1", _directions, normalizers.count, label="direction_cos", component=1, beta=0.3),
     _plain("gaussian_focal", _heat_maps, normalizers.peaks),
     _plain("gaussian_focal", _heat_maps, normalizers.peaks, label="gaussian_focal_powers", alpha=1.5, beta=3.0),
-    _other("token_cross_entropy", partial(_tokens, ignored=True), normalizers.labelled(ignore_index=-100)),
+    _other("token_cross_entropy", partial(_tokens, ignored=True), normalizers.labeled(ignore_index=-100)),
     _other("token_cross_entropy", _tokens, normalizers.count, label="token_cross_entropy_all", ignore_index=None),
     _other("load_balance", _tokens, normalizers.count, adds_over_batches=False, top_k=2),
     _other("load_balance", _tokens, normalizers.count, label="load_balance_per_sequence", per_sequence=True),

@@ -48,7 +48,7 @@ def test_a_narrow_label(name, dtype, mask):
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("count", [normalizers.labelled, partial(normalizers.weight_sum, weight=torch.ones(2))])
+@pytest.mark.parametrize("count", [normalizers.labeled, partial(normalizers.weight_sum, weight=torch.ones(2))])
 def test_a_count_of_narrow_labels(count):
     label = torch.tensor([156, 3])
     for dtype, ignored, wanted in ((torch.uint8, -100, 2), (torch.uint8, 156, 1), (torch.int8, 156, 2)):

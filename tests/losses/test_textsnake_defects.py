@@ -111,7 +111,7 @@ def test_t2_zero_vector(inside):
     assert gradient.isfinite().all()
 
 
-def test_t2_zero_initialised_head_in_half_precision_learns():
+def test_t2_zero_initialized_head_in_half_precision_learns():
     """T2: all outputs 0 or tiny, in fp16; the gradient is finite and points to the target."""
     target = torch.full((1, 4, 4), 0.6)
     for size in (0.0, 1e-4):
@@ -149,7 +149,7 @@ def test_t4_batch_without_text_keeps_its_graph():
 
 
 def test_t5_ignored_pixels():
-    """T5: the authors mask the geometry by the centre line alone, so pixels to ignore change it."""
+    """T5: the authors mask the geometry by the center line alone, so pixels to ignore change it."""
     maps, targets = golden("basic")
     line = targets["center_line"]
     pixel = tuple(int(i) for i in line.nonzero()[0])

@@ -16,7 +16,7 @@ ELEMENTWISE: list[nn.Module] = [
     nn.HuberLoss(delta=0.4),
     nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)),
 ]
-LABELLED: list[nn.Module] = [
+LABELED: list[nn.Module] = [
     nn.CrossEntropyLoss(),
     nn.CrossEntropyLoss(weight=WEIGHTS, ignore_index=1, label_smoothing=0.1),
     nn.NLLLoss(weight=WEIGHTS),
@@ -24,17 +24,17 @@ LABELLED: list[nn.Module] = [
 ]
 
 
-def inputs(labelled):
+def inputs(labeled):
     generator = torch.Generator().manual_seed(0)
     output = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64).log_softmax(1)
-    if labelled:
+    if labeled:
         return output, torch.randint(0, 3, (2, 5), generator=generator)
     return output, torch.rand(2, 3, 5, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("module", ELEMENTWISE + LABELLED, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("module", ELEMENTWISE + LABELED, ids=lambda m: type(m).__name__)
 def test_equals_torchs_own_mean_and_sum(module):
-    output, target = inputs(module in LABELLED)
+    output, target = inputs(module in LABELED)
     loss, normalizer = losses.from_torch(module)
     torch.testing.assert_close(loss(output, target) / normalizer(target), module(output, target))
     total = copy.deepcopy(module)
@@ -43,12 +43,12 @@ def test_equals_torchs_own_mean_and_sum(module):
     torch.testing.assert_close(loss(output, target) / normalizer(target), total(output, target))
 
 
-@pytest.mark.parametrize("module", ELEMENTWISE + LABELLED, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("module", ELEMENTWISE + LABELED, ids=lambda m: type(m).__name__)
 def test_mask_leaves_out(module):
-    output, target = inputs(module in LABELLED)
+    output, target = inputs(module in LABELED)
     keep = torch.tensor([[True, False, True, True, False], [True, True, False, True, True]])
     rows = output.transpose(1, 2)[keep]
-    expected = module(rows, target[keep] if module in LABELLED else target.transpose(1, 2)[keep])
+    expected = module(rows, target[keep] if module in LABELED else target.transpose(1, 2)[keep])
     poisoned = output.masked_fill(~keep.unsqueeze(1), torch.nan).requires_grad_()
     loss, normalizer = losses.from_torch(module)
     value = loss(poisoned, target, keep) / normalizer(target, keep)

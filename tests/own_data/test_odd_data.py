@@ -26,7 +26,7 @@ def told_once(result, data, *words, counted=True):
     assert len(told) <= 4, f"{len(told)} warnings instead of one a split"
 
 
-def normalised(content, split):
+def normalized(content, split):
     for one in content["annotations"]:
         x, y, w, h = one["bbox"]
         one["bbox"] = [x / SIZE[0], y / SIZE[1], w / SIZE[0], h / SIZE[1]]
@@ -47,7 +47,7 @@ def no_objects(content, split):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (normalised, ("normali[sz]ed", "pixel", "share", r"0 ?(\.\.|to) ?1")),
+        (normalized, ("normali[sz]ed", "pixel", "share", r"0 ?(\.\.|to) ?1")),
         (corners, ("corner", "outside", "beyond", "reach", "border", "edge")),
         (no_objects, ("no object", "no box", "not one", "no annotation", "without object", "0 object")),
     ],

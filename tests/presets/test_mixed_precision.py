@@ -93,16 +93,16 @@ def trained(name: str, half: torch.dtype | None) -> Tensor:
     """The gradient of a step under autocast, fp16 with a GradScaler that finds its scale."""
     criterion, outputs, targets = sample(name, 4, empty=3, dtype=torch.float32)
     network = Pointwise(outputs)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     scaler = torch.amp.GradScaler("cpu", enabled=half == torch.float16)
     for _ in range(12):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
             total = criterion(network(outputs), targets).total
         scaler.scale(total).backward()
-        scaler.unscale_(optimiser)
+        scaler.unscale_(optimizer)
         found = torch.cat([each.grad.flatten() for each in network.parameters() if each.grad is not None])
-        scaler.step(optimiser)
+        scaler.step(optimizer)
         scaler.update()
         if found.isfinite().all():
             return found

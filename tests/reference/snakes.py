@@ -29,7 +29,7 @@ def inside(corners, x, y):
 
 
 def center_line(first_chain, second_chain, size, num_disks=15, expand=0.3, shrink=1):
-    """{(x, y): (sin, cos, radius)} of all pixels on the centre line between two long sides."""
+    """{(x, y): (sin, cos, radius)} of all pixels on the center line between two long sides."""
     sides = list(zip(resample(first_chain, num_disks), resample(second_chain, num_disks), strict=True))
     centers = [((ax + bx) / 2, (ay + by) / 2) for (ax, ay), (bx, by) in sides]
     pixels = {}

@@ -16,7 +16,7 @@ def state(seed):
     torch.manual_seed(seed)
     return {
         "preset": "p", "recipe": "p", "arguments": {"rate": 0.5}, "network": {"w": torch.randn(30, 30)},
-        "optimiser": {"state": {}}, "scheduler": {"last": seed}, "scores": {"iou50": 0.25}, "seconds": 1.5,
+        "optimizer": {"state": {}}, "scheduler": {"last": seed}, "scores": {"iou50": 0.25}, "seconds": 1.5,
     }  # fmt: skip
 
 

@@ -175,13 +175,13 @@ def _maps(targets, rng):
     size = targets["sin"].shape[0]
     noise = [gaussian(rng.normal(0, 1, (size, size)), 5) for _ in range(5)]
     region = 9 * gaussian(targets["text_region"], 2) - 4.5 + 9 * noise[0]
-    centre = 9 * gaussian(targets["center_line"], 1.5) - 4.5 + 9 * noise[1]
-    shown = {"text_region": 1 / (1 + np.exp(-region)), "center_line": 1 / (1 + np.exp(-centre))}
+    center = 9 * gaussian(targets["center_line"], 1.5) - 4.5 + 9 * noise[1]
+    shown = {"text_region": 1 / (1 + np.exp(-region)), "center_line": 1 / (1 + np.exp(-center))}
     for k, (name, scale) in enumerate((("sin", 1.4), ("cos", 1.4), ("radius", 9.0))):
         shown[name] = gaussian(targets[name], 2) + scale * noise[2 + k]
     spans = {"sin": (-1.0, 1.0), "cos": (-1.0, 1.0), "radius": None}
-    colours: dict[str, Any] = {"sin": "RdBu", "cos": "RdBu", "radius": "viridis"}
+    colors: dict[str, Any] = {"sin": "RdBu", "cos": "RdBu", "radius": "viridis"}
     return [
-        SampleMap(name, values.astype(np.float16), targets[name], spans.get(name, (0, 1)), colours.get(name, "magma"))
+        SampleMap(name, values.astype(np.float16), targets[name], spans.get(name, (0, 1)), colors.get(name, "magma"))
         for name, values in shown.items()
     ]

@@ -155,7 +155,7 @@ def test_flow_of_partly_shared_layers_shared_heads_and_equal_names():
     assert drawn() == losses
 
 
-def test_what_some_share_stands_on_top_and_colours_keep_the_order_of_the_losses():
+def test_what_some_share_stands_on_top_and_colors_keep_the_order_of_the_losses():
     layers = [Layer("stem", ("a", "b", "c")), Layer("neck", ("b", "c")), Layer("x", ("a",)), Layer("y", ("b",))]
     flow = loss_flow(["a", "b", "c"], layers, "")
     assert list(flow.stages["losses"]) == ["b", "c", "a"]

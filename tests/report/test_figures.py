@@ -24,7 +24,7 @@ def test_heat_map_shades_by_the_logarithm(tmp_path):
     assert shades(parsed(tmp_path, heat)) == pytest.approx([0.08, 0.54, 1.0])
 
 
-def test_heat_map_of_conflict_is_signed_without_colour(tmp_path):
+def test_heat_map_of_conflict_is_signed_without_color(tmp_path):
     heat = HeatMap("conflict", ["a", "b"], ["a", "b"], [[1, -0.8], [-0.8, 1]], diverging=True)
     page = parsed(tmp_path, heat)
     cells = [attributes for tag, attributes in page.tags if tag == "td" and "data-tip" in attributes]
@@ -74,7 +74,7 @@ def test_flow_draws_every_link_and_lists_it(tmp_path):
     assert len(ribbons) == 2 * 3  # once for broad pages, once for slim ones
     assert {a["data-tip"] for a in ribbons} >= {"sin: geometry → stem: 2 gradient norm"}
     styles = {a["data-tip"].split(":")[0]: a["class"] for a in ribbons}
-    assert styles["sin"] == styles["sin → geometry"] != styles["cos → geometry"]  # a loss keeps its colour
+    assert styles["sin"] == styles["sin → geometry"] != styles["cos → geometry"]  # a loss keeps its color
     assert [a["data-value"] for tag, a in page.tags if tag == "td" and "data-value" in a] == ["3.0", "1.0", "2.0"]
 
 

@@ -68,7 +68,7 @@ def test_a_sample_is_read_as_it_was_saved(tmp_path):
     (found,) = sample.found
     assert found.score == 0.75
     assert found.points.tolist() == [[6, 11], [26, 11], [26, 31], [6, 31]]
-    assert [(m.title, m.span, m.colours) for m in sample.maps] == [
+    assert [(m.title, m.span, m.colors) for m in sample.maps] == [
         ("heat", (0, 1), "magma"),
         ("size", (0, 9), "viridis"),
     ]
@@ -139,7 +139,7 @@ def test_pairs_are_joined_on_one_scale(tmp_path):
     joins = [a for tag, a in page.tags if tag == "line" and (a["class"] or "").startswith("join")]
     lengths = [float(a["x2"]) - float(a["x1"]) for a in joins]
     assert lengths[1] == pytest.approx(-2 * lengths[0], abs=0.2)
-    assert len({a["class"] for a in joins}) == 2, "a colour per object"
+    assert len({a["class"] for a in joins}) == 2, "a color per object"
     assert "1 of 3 objects are not shown." in page.text
 
 
@@ -178,12 +178,12 @@ def test_label_maps_are_painted_over_the_whole_picture():
     pixels = painted(np.full((8, 8, 3), 100, np.uint8), labels).astype(int)
     assert pixels.shape == (8, 8, 3)
     assert pixels[1, 1].tolist() == [80, 80, 80], "the background is the photograph, darkened"
-    assert np.ptp(pixels[1, 6]) > 50, "an object has a colour"
-    assert pixels[6, 1].tolist() == pixels[6, 6].tolist() != pixels[1, 6].tolist(), "one number, one colour"
+    assert np.ptp(pixels[1, 6]) > 50, "an object has a color"
+    assert pixels[6, 1].tolist() == pixels[6, 6].tolist() != pixels[1, 6].tolist(), "one number, one color"
     assert (pixels[3] == 250).all(), "a border where the number changes"
 
 
 def test_label_maps_tell_how_many_objects(tmp_path):
     page = page_of(tmp_path, instances=Instances(np.array([[0, 4], [9, 9]]), np.array([[1, 0], [0, 0]])))
     assert {"1 object found", "2 objects annotated"} <= set(page.texts["p"])
-    assert re.search("Each colour is one object", page.text)
+    assert re.search("Each color is one object", page.text)

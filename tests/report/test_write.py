@@ -217,7 +217,7 @@ def test_a_broken_sample_is_named_and_the_rest_is_shown(fresh_run):
         ({"annotated_ignored": np.zeros(5, bool)}, "annotated_ignored has 5 entries for 2 outlines"),
         ({"map_1_target": np.zeros((5, 8, 8), np.float16)}, "map_1_target has shape (5, 8, 8), not (H, W)"),
         (
-            {"map_titles": np.array(["a"] * 6), "map_spans": np.zeros((6, 2)), "map_colours": np.array(["magma"] * 6)},
+            {"map_titles": np.array(["a"] * 6), "map_spans": np.zeros((6, 2)), "map_colors": np.array(["magma"] * 6)},
             "there is no 'map_5_values'",
         ),
         (

@@ -22,7 +22,7 @@ def test_a_sample_holds_what_was_given(tmp_path):
         found=box_shapes(torch.tensor([[0.0, 1, 2, 3], [4, 4, 5, 5]]), torch.tensor([1, 0]), ["zero", "one"],
                          scores=torch.tensor([0.9, 0.2]), least_score=0.5),
         maps=[SampleMap("heat", torch.rand(2, 3).half(), torch.ones(2, 3, dtype=torch.bool), (0, 1)),
-              SampleMap("offset", np.array([[np.nan, -1.0], [2.0, 0.0]]), colours="RdBu")],
+              SampleMap("offset", np.array([[np.nan, -1.0], [2.0, 0.0]]), colors="RdBu")],
         pairs=[PointPairs("embeddings", torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.5]), ["x", "y"])],
         instances=Instances(torch.tensor([[0, 1], [2, 2]]), np.zeros((2, 2), np.uint8)),
         outline=np.eye(3) > 0,
@@ -39,7 +39,7 @@ def test_a_sample_holds_what_was_given(tmp_path):
     assert sample["found_labels"].tolist() == ["one"], "the box of score 0.2 is left out"
     assert sample["found_scores"].tolist() == pytest.approx([0.9])
     assert sample["map_titles"].tolist() == ["heat", "offset"]
-    assert sample["map_colours"].tolist() == ["magma", "RdBu"]
+    assert sample["map_colors"].tolist() == ["magma", "RdBu"]
     assert sample["map_spans"].tolist() == [[0, 1], [-1, 2]]
     assert sample["map_0_values"].dtype == np.float16
     assert sample["map_0_target"].tolist() == [[1, 1, 1], [1, 1, 1]]
@@ -85,7 +85,7 @@ def test_a_span_is_never_empty(tmp_path, values, span):
         ({"annotated": Shapes([np.zeros((3, 3))])}, "annotated polygon 0 must be"),
         ({"found": Shapes([np.zeros((3, 2))], scores=[0.1, 0.2])}, "2 found scores for 1 polygons"),
         ({"maps": [SampleMap("m", np.zeros((1, 2, 2)))]}, r"map 'm' must be \(h, w\)"),
-        ({"maps": [SampleMap("m", np.zeros((2, 2)), colours="jet")]}, "choose one of magma"),  # type: ignore[arg-type]
+        ({"maps": [SampleMap("m", np.zeros((2, 2)), colors="jet")]}, "choose one of magma"),  # type: ignore[arg-type]
         ({"pairs": [PointPairs("e", [1.0], [1.0, 2.0])]}, "pairs 'e' must be"),
         ({"instances": Instances(np.zeros((0, 2)), np.zeros((2, 2)))}, "instances.annotated"),
         ({"outline": np.zeros(3)}, "outline must be"),

@@ -105,7 +105,7 @@ def test_a_wrapped_foreign_criterion_is_logged_under_the_same_keys(tmp_path):
     assert [books.step for books in hooks.history] == [1, 2]
 
 
-def test_closed_hooks_leave_the_optimiser_alone(tmp_path):
+def test_closed_hooks_leave_the_optimizer_alone(tmp_path):
     from accelerate import Accelerator
 
     network, criterion = make_network(), make_criterion()

@@ -36,7 +36,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert read_top_samples(one) == read_top_samples(other)
     first, second = (load_checkpoint(list_checkpoints(run / "checkpoints")[0]) for run in (one, other))
     assert first["step"] == second["step"] == tiny.STEPS
-    for part in ("network", "criterion", "optimiser", "scheduler", "scaler"):
+    for part in ("network", "criterion", "optimizer", "scheduler", "scaler"):
         assert_equal(first[part], second[part])
 
 
@@ -222,9 +222,9 @@ def test_a_clock_that_goes_back_changes_nothing(whole, tmp_path, monkeypatch):
 def test_a_checkpoint_that_does_not_fit_is_named(tmp_path):
     tiny.run(tmp_path / "run")
     task = replace(tiny.make_task(), network=torch.nn.Conv2d(3, 3, 1))
-    optimiser = torch.optim.AdamW(task.network.parameters(), 0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, tiny.STEPS)
-    task = replace(task, optimiser=optimiser, scheduler=schedule)
+    optimizer = torch.optim.AdamW(task.network.parameters(), 0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, tiny.STEPS)
+    task = replace(task, optimizer=optimizer, scheduler=schedule)
     with pytest.raises(ValueError, match=r"run: its checkpoint of step 20 does not fit what is to be trained"):
         train(task, tiny.settings(), tmp_path / "run", resume=True)
 
@@ -306,7 +306,7 @@ HALF: list[Any] = ["bf16-mixed", "16-mixed"]
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
 def test_half_precision_resumes_to_the_bit(tmp_path, precision, clip_norm):
-    """The scale of the loss is part of a checkpoint; a fused optimiser may be clipped."""
+    """The scale of the loss is part of a checkpoint; a fused optimizer may be clipped."""
     numbers = tiny.settings(precision=precision, clip_norm=clip_norm, micro_batches=2)
     for name in ("whole", "resumed"):
         train(fused_task(), numbers, tmp_path / name)
@@ -322,9 +322,9 @@ def test_half_precision_resumes_to_the_bit(tmp_path, precision, clip_norm):
 
 def fused_task() -> Task:
     task = tiny.make_task()
-    optimiser = torch.optim.AdamW(task.network.parameters(), 0.01, fused=True)
+    optimizer = torch.optim.AdamW(task.network.parameters(), 0.01, fused=True)
     return replace(
-        task, optimiser=optimiser, scheduler=torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, tiny.STEPS)
+        task, optimizer=optimizer, scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, tiny.STEPS)
     )
 
 
@@ -342,12 +342,12 @@ def test_the_books_do_not_depend_on_the_precision(tmp_path, precision):
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_steps_that_overflow_are_skipped_until_the_scale_fits(tmp_path, monkeypatch, fused):
-    """Nothing is warned of, nothing spoilt, and the schedule moves on; only fused optimisers skip steps themselves."""
+    """Nothing is warned of, nothing spoilt, and the schedule moves on; only fused optimizers skip steps themselves."""
     monkeypatch.setattr("torch.amp.GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**100, backoff_factor=1e-3))
     task = fused_task() if fused else tiny.make_task()
     train(task, tiny.settings(precision="16-mixed"), tmp_path / "run")
     state = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0])
-    assert 0 < float(state["optimiser"]["state"][0]["step"]) < tiny.STEPS
+    assert 0 < float(state["optimizer"]["state"][0]["step"]) < tiny.STEPS
     assert state["scaler"]["scale"] < 2.0**100
     assert state["scheduler"]["last_epoch"] == tiny.STEPS
     assert all(torch.isfinite(value).all() for value in state["network"].values())

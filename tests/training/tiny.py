@@ -64,7 +64,7 @@ def evaluate(network: nn.Module, samples: Path | None, ranks: Ranks) -> dict[str
 def make_task(pause: float = 0.0, preset: str = "tiny", arguments: dict[str, Any] | None = None) -> Task:
     torch.manual_seed(0)
     network = TinyNetwork()
-    optimiser = torch.optim.AdamW(network.parameters(), 0.01)
+    optimizer = torch.optim.AdamW(network.parameters(), 0.01)
     terms = [
         Term("region", losses.cross_entropy, normalizers.count, output="maps[:, 0:2]", target="region"),
         Term("level", losses.smooth_l1, normalizers.count, output="maps[:, 2]", target="level", mask="region"),
@@ -76,8 +76,8 @@ def make_task(pause: float = 0.0, preset: str = "tiny", arguments: dict[str, Any
         arguments=arguments or ARGUMENTS,
         network=network,
         criterion=Criterion(terms),
-        optimiser=optimiser,
-        scheduler=torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, STEPS),
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, STEPS),
         batches=Batches(pause),
         evaluate=evaluate,
         show=lambda number: Shown(f"picture {number}", np.full((9, 8, 3), number, np.uint8)),

@@ -48,7 +48,7 @@ def sum_over_ranks(packed: Tensor, group: Any) -> Tensor:
 def sum_gradients(parameters: nn.Module | Iterable[Tensor], group: Any = None) -> None:
     """Adds the parameters' gradients up over the ranks, in one all-reduce: what DDP does, for passes that go past it.
 
-    Sums, as totalled denominators want it; DDP would average. A parameter that has a gradient on some rank has one on
+    Sums, as totaled denominators want it; DDP would average. A parameter that has a gradient on some rank has one on
     all of them afterwards. Without `torch.distributed` nothing happens.
 
     Args:

@@ -50,7 +50,7 @@ def staged(
         heads: What each head's function returns for the features, by its path in the outputs; "levels[*].logits" for a
             head that returns one tensor a level, "stacks[0]" for one that returns all outputs of a stack as a dict.
         targets: The nested targets.
-        denominators: What divides each term, totalled over the step; by default this call's own.
+        denominators: What divides each term, totaled over the step; by default this call's own.
         factor: What the total is multiplied by before the backward pass.
 
     Returns:

@@ -78,16 +78,16 @@ def draw_gaussians(
 ) -> list[Tensor]:
     """Heat maps with a bump for every object, several sets of maps at once; where bumps meet, the higher one holds.
 
-    A bump is ``exp(-(dx^2 + dy^2) / (2 s^2))`` over the square of 2 r + 1 cells around its centre, cut off at the
-    border, with ``s = (2 r + 1) / sigmas_per_diameter``: exactly 1 at the centre, at least exp(-9) in the corners of
+    A bump is ``exp(-(dx^2 + dy^2) / (2 s^2))`` over the square of 2 r + 1 cells around its center, cut off at the
+    border, with ``s = (2 r + 1) / sigmas_per_diameter``: exactly 1 at the center, at least exp(-9) in the corners of
     the square for 6. (The authors set what is less than the float's epsilon to 0, which never happens.)
 
     Args:
         shape: N, C, H, W of each set.
         planes: Per set, which of its N * C maps each bump is for, (M,) int64.
-        centers: Per set, the cells x, y of the centres, (M, 2) int64, within the maps.
+        centers: Per set, the cells x, y of the centers, (M, 2) int64, within the maps.
         radii: Per set, in cells, (M,) int64, >= 0; 0 is a single cell.
-        sigmas_per_diameter: Per set; 6 for corners, 5 for CenterNet's centres.
+        sigmas_per_diameter: Per set; 6 for corners, 5 for CenterNet's centers.
         out: Maps of an earlier call that are no longer needed: those that are of the right shape are drawn into. Only
             the bumps of that call are cleared, unless somebody else has written to them since.
 
@@ -102,7 +102,7 @@ def draw_gaussians(
     bumps = _Bumps(
         torch.cat(list(planes)), torch.cat(list(centers)), torch.cat(list(radii)), sigmas.to(centers[0].device)
     )
-    cells, heights, sizes = bumps.rasterise(shape[-2:])
+    cells, heights, sizes = bumps.rasterize(shape[-2:])
     totals = [int(each.sum()) for each in sizes.split_with_sizes(counts)]
     earlier = [None] * len(totals) if out is None else out
     return [
@@ -154,7 +154,7 @@ class _Bumps:
     radii: Tensor
     sigmas_per_diameter: Tensor
 
-    def rasterise(self, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def rasterize(self, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """The flat positions and heights of all cells, and how many each bump has."""
         limits = self.centers.new_tensor([size[1] - 1, size[0] - 1])
         first = (self.centers - self.radii[:, None]).clamp(min=0)

@@ -1,4 +1,4 @@
-"""From the outline of a word to its centre line: two long sides, and discs between their opposite points.
+"""From the outline of a word to its center line: two long sides, and discs between their opposite points.
 
 Pure NumPy in float64; points are (x, y) in pixels. ``snakes.encode_snakes`` draws what is found here.
 """
@@ -23,7 +23,7 @@ Edge: TypeAlias = tuple[int, int]
 Ends: TypeAlias = tuple[Edge, Edge]
 
 NEGLIGIBLE_AREA = 0.017  # share of the polygon's area below which the authors drop a vertex
-TURNS_BACK = -0.7  # cosine between the two neighbours of an edge below which the edge closes a word
+TURNS_BACK = -0.7  # cosine between the two neighbors of an edge below which the edge closes a word
 TIE = 1e-6  # relative difference below which two choices are a tie
 # Reading goes to the right, and downwards where a line is steeper than about 75 degrees.
 READING_DIRECTION = (float(np.cos(np.pi / 12)), float(np.sin(np.pi / 12)))
@@ -93,7 +93,7 @@ def drop_repeats(points: Points) -> Points:
         points: (v, 2) vertices.
 
     Returns:
-        (u, 2) vertices, u >= 3, neighbours distinct.
+        (u, 2) vertices, u >= 3, neighbors distinct.
 
     Raises:
         ValueError: all vertices lie on a line.
@@ -106,7 +106,7 @@ def drop_repeats(points: Points) -> Points:
 
 
 def canonical_order(points: Points) -> Points:
-    """Start at the leftmost (then topmost) vertex and go round towards its smaller neighbour.
+    """Start at the leftmost (then topmost) vertex and go round towards its smaller neighbor.
 
     Every rotation and reversal of one polygon gives the same array to the bit, and with it the same targets.
     """
@@ -121,7 +121,7 @@ def find_corners(points: Points) -> list[int]:
     """Indices of the vertices left when the least important go, one by one, for 1.7 % of the area in all.
 
     The authors judge each vertex against the whole polygon, so that of a finely drawn outline nothing but
-    four neighbouring vertices is left. Here the changes add up.
+    four neighboring vertices is left. Here the changes add up.
     """
     kept = list(range(len(points)))
     budget = NEGLIGIBLE_AREA * polygon_area(points)
@@ -153,7 +153,7 @@ def prune_published(points: Points) -> Points:
 def find_ends(points: Points) -> Ends:
     """Choose the two edges where the word begins and ends.
 
-    Four vertices: the shorter pair of opposite edges. More: of the edges whose neighbours turn back (of all
+    Four vertices: the shorter pair of opposite edges. More: of the edges whose neighbors turn back (of all
     edges, if no two of these are apart) the two farthest. Three: the shortest edge and the vertex opposite to
     it. Among equals, the choice whose line is most level.
 

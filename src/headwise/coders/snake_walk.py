@@ -1,4 +1,4 @@
-"""From maps back to words: walk along each centre line, gather its discs, draw the region that they cover.
+"""From maps back to words: walk along each center line, gather its discs, draw the region that they cover.
 
 NumPy and OpenCV on one image; points are (x, y) in pixels. ``snakes.decode_snakes`` calls this.
 """
@@ -29,7 +29,7 @@ SHORTEST_RADIUS = 1.0  # a predicted radius of 0 (or below) must not stop the wa
 
 @dataclass(frozen=True)
 class Geometry:
-    """Direction and radius on the centre lines of one image, each map (H, W)."""
+    """Direction and radius on the center lines of one image, each map (H, W)."""
 
     line: Mask
     sin: Array
@@ -38,7 +38,7 @@ class Geometry:
 
     @classmethod
     def from_maps(cls, line: Mask, sin: Array, cos: Array, radius: Array) -> Geometry:
-        """Normalise the direction; where both parts are 0 it points to +x. No radius exceeds the image."""
+        """Normalize the direction; where both parts are 0 it points to +x. No radius exceeds the image."""
         # float64: neither overflow nor underflow, and exact on the axes, where pixel borders are ties
         length = np.hypot(sin.astype(np.float64), cos.astype(np.float64))
         pointed = length > 0
@@ -48,7 +48,7 @@ class Geometry:
         return cls(_fill_holes(line).astype(bool), sin / safe, np.where(pointed, cos / safe, 1), radius)
 
     def at(self, point: Array) -> tuple[Array, float] | None:
-        """Unit direction and radius at a point, from the first pixel around it that lies on a centre line.
+        """Unit direction and radius at a point, from the first pixel around it that lies on a center line.
 
         Elsewhere nothing was trained, and the maps hold anything. None where no pixel does.
         """
@@ -103,18 +103,18 @@ class Canvas:
         return Canvas(self.mask * part.astype(np.uint8), self.left, self.top)
 
     def outline(self) -> Contour:
-        """Vertices (v, 2) of the largest region's border, through the centres of its border pixels."""
+        """Vertices (v, 2) of the largest region's border, through the centers of its border pixels."""
         contours, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         largest = np.asarray(max(contours, key=cv2.contourArea)[:, 0], np.int32)
         return largest + np.array([self.left, self.top], np.int32)
 
 
 def find_center_lines(geometry: Geometry, *, min_area: float, max_steps: int) -> list[Array]:
-    """Walk along each connected centre line.
+    """Walk along each connected center line.
 
     Args:
-        geometry: centre lines, direction and radius.
-        min_area: least area inside the border pixels' centres.
+        geometry: center lines, direction and radius.
+        min_area: least area inside the border pixels' centers.
         max_steps: most steps in each of the two directions.
 
     Returns:

@@ -48,12 +48,12 @@ def encode_snakes(
     published_ends: bool | None = None,
     integer_points: bool | None = None,
 ) -> dict[str, Tensor]:
-    """Draw text region, centre line and its geometry from the outlines of words.
+    """Draw text region, center line and its geometry from the outlines of words.
 
     Each outline is cut into two long sides, each side into ``num_disks`` equal parts; opposite points p, q
-    give a disc with centre c = (p + q) / 2 and radius ``r = |p - q| / 2``. The centre line is the quadrilaterals
+    give a disc with center c = (p + q) / 2 and radius ``r = |p - q| / 2``. The center line is the quadrilaterals
     c_i + expand (p_i - c_i), c_i + expand (q_i - c_i), and the same at i + 1, where sin, cos are those of
-    c_{i+1} - c_i and the radius is r_i. The first and last ``shrink`` parts carry no centre line. Where words
+    c_{i+1} - c_i and the radius is r_i. The first and last ``shrink`` parts carry no center line. Where words
     overlap, the later one in the list is drawn over the earlier.
 
     Args:
@@ -62,19 +62,19 @@ def encode_snakes(
         ignored: per image one flag per outline: a region that counts in no term ('#' in Total-Text).
         size: height and width of the maps, or one number for both.
         num_disks: equal parts of each long side, > 2 * shrink.
-        expand: half the width of the centre line as a share of the radius, in (0, 1].
-        shrink: parts without centre line at each end, >= 0.
+        expand: half the width of the center line as a share of the radius, in (0, 1].
+        shrink: parts without center line at each end, >= 0.
         as_published: reproduce the authors' targets; sets the default of the three switches below.
         canonical_direction: let sin, cos point in reading direction (to +x, or +y where the line is steep)
             instead of wherever the first vertex leads.
         published_ends: find the two short ends by the authors' rules, and fill the outline without the
             vertices that they drop.
         integer_points: truncate the vertices to whole pixels, and take the border's pixels in. Otherwise a
-            pixel belongs to a region where its centre does.
+            pixel belongs to a region where its center does.
 
     Returns:
         ``text_region``, ``center_line``, ``valid``: (N, H, W) bool; ``sin``, ``cos``, ``radius`` (pixels):
-        (N, H, W) float32, 0 outside the centre line. ``valid`` is False in ignored regions.
+        (N, H, W) float32, 0 outside the center line. ``valid`` is False in ignored regions.
 
     Raises:
         ValueError: lists of different length, an outline that is not (v, 2), whose vertices lie on a line
@@ -88,7 +88,7 @@ def encode_snakes(
     Differs:
         By default (1) the direction does not depend on the vertex order, so that it is theta and never
         theta + pi; (2) the ends are found for triangles, regular polygons and finely drawn outlines, on
-        which the original stops or leaves four neighbouring vertices; (3) coordinates stay real numbers; (4)
+        which the original stops or leaves four neighboring vertices; (3) coordinates stay real numbers; (4)
         parts of the line of radius below half a pixel, where the original divides by 0, are left out.
     """
     _modules()
@@ -128,26 +128,26 @@ def decode_snakes(
 ) -> list[dict[str, Any]]:
     """Read word outlines off the seven maps.
 
-    Pixels over both thresholds form the centre lines (holes filled). From a point inside each, a walk goes
+    Pixels over both thresholds form the center lines (holes filled). From a point inside each, a walk goes
     both ways: move to the middle along the normal, note a disc, step half a radius along the direction (less
     near the end). The discs, widened by 1 + expand, are the word; it is kept if at least half of it is text
     region.
 
     Args:
-        outputs: ``maps`` (N, 7, H, W): logits of text region and centre line (background, text each), sin,
+        outputs: ``maps`` (N, 7, H, W): logits of text region and center line (background, text each), sin,
             cos, radius in pixels. Further keys are not read.
         region_threshold: least probability of text region, in [0, 1].
-        center_line_threshold: least probability of centre line, in [0, 1].
+        center_line_threshold: least probability of center line, in [0, 1].
         expand: share by which each disc is widened, >= 0.
         within_region: cut the widened discs to the text region, so that the outline follows its edge.
-        min_area: least area of a centre line in pixels, measured inside the centres of its border pixels. A
+        min_area: least area of a center line in pixels, measured inside the centers of its border pixels. A
             line one pixel wide has none and is never walked.
         max_steps: most steps of a walk in either direction.
         merge: join words where the line of one, carried on past an end, enters another.
 
     Returns:
         Per image, the best score first: ``polygons``: list of (v, 2) float32 outlines (x, y) through the
-        centres of border pixels; ``scores``: (n,) float32 in [0, 1], the mean probability of text over the
+        centers of border pixels; ``scores``: (n,) float32 in [0, 1], the mean probability of text over the
         word; ``disks``: list of (m, 3) float32 x, y, radius (not widened) along the line.
 
     Raises:
@@ -158,7 +158,7 @@ def decode_snakes(
         util/detection.py, thresholds of util/config.py.
 
     Differs:
-        Detections are sorted and scored. Direction and radius are read on the centre line only, where the
+        Detections are sorted and scored. Direction and radius are read on the center line only, where the
         original may read a pixel beside it, at which nothing was trained. A direction of length 0 means +x, and
         a radius below 1 steps as 1, where the original divides by 0 or stands still for 200 steps. Joined words
         are redrawn from all their discs.
@@ -204,7 +204,7 @@ def _fill(mask: npt.NDArray[Any], points: npt.NDArray[np.float64], as_integers: 
     if as_integers:
         cv2.fillPoly(mask, [points.astype(np.int32)], (1,))
     else:
-        # OpenCV moves edges by a pixel where a word crosses the border; this fill tests each pixel centre.
+        # OpenCV moves edges by a pixel where a word crosses the border; this fill tests each pixel center.
         fill_pixels: Any = skimage.draw.polygon
         mask[fill_pixels(points[:, 1], points[:, 0], mask.shape)] = 1
 

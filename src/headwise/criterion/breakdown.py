@@ -25,7 +25,7 @@ class Entry:
         weighted: ``weight * value``, with its graph.
         ratio: The sums that the value is the quotient of; for a term over levels, one element a level.
         levels: The value of each level, its level weight included, or None for a term without levels.
-        split_variant: Why the term's gradient depends on how the batch is split, totalled denominators or not; None if
+        split_variant: Why the term's gradient depends on how the batch is split, totaled denominators or not; None if
             it does not.
     """
 

@@ -264,7 +264,7 @@ class Criterion(nn.Module):
         Args:
             outputs: Nested dicts, lists, tuples and dataclasses of tensors; a lone tensor is named ``output``.
             targets: The same for the targets; a lone tensor is named ``target``.
-            denominators: What divides each term, totalled over the step (see `pool_denominators`), and the pooled
+            denominators: What divides each term, totaled over the step (see `pool_denominators`), and the pooled
                 ratios of `RatioTerm`s (see `pool_ratios`); by default this call's own.
             ids: What a ledger that keeps samples shall call them: N hashable things (file names), or a tensor (N,) of
                 whole numbers; see `Ledger`. Without such a ledger they are not read.

@@ -1,6 +1,6 @@
-"""The same gradient at any scale: sums totalled over the micro-batches and ranks of one optimiser step.
+"""The same gradient at any scale: sums totaled over the micro-batches and ranks of one optimizer step.
 
-A term's value is ``sum / count``. With the count totalled over the step *before* the backward passes, the gradients of
+A term's value is ``sum / count``. With the count totaled over the step *before* the backward passes, the gradients of
 all micro-batches and ranks add up to that of the whole batch. Loops that average instead of adding (DDP and FSDP over
 ranks; Lightning, Accelerate and many a loop of one's own over micro-batches) are undone in one place,
 `undo_averaging`::
@@ -26,17 +26,17 @@ from headwise.ratio import Ratio
 
 
 def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group: Any = None) -> dict[str, Tensor]:
-    """What divides each term in one optimiser step, from the targets alone: no forward pass is needed.
+    """What divides each term in one optimizer step, from the targets alone: no forward pass is needed.
 
     Divided by these, the sums of all micro-batches and ranks add up to the gradient of the whole batch. A loop that
     averages over ranks or micro-batches is undone by `undo_averaging`. Ranks may have different numbers of
     micro-batches; all must call it, once a step (one all-reduce of a few numbers, no host sync). A constant
-    (`normalizers.one`, a number) is not totalled.
+    (`normalizers.one`, a number) is not totaled.
 
     Args:
         criterion: The criterion.
         micro_batches: The targets of each of this rank's micro-batches.
-        group: A process group; None means the default one if `torch.distributed` is initialised.
+        group: A process group; None means the default one if `torch.distributed` is initialized.
 
     Returns:
         Per term the total, to be handed to ``criterion(outputs, targets, denominators)``.
@@ -74,12 +74,12 @@ def pool_ratios(criterion: Criterion, micro_batches: Iterable[tuple[Any, Any]], 
         ... criterion(network(images), targets, pooled)
 
     The price is a forward pass per micro-batch. Both passes must see the same outputs: what draws (dropout) or depends
-    on the batch (batch normalisation in training mode updates its averages twice) is for the caller to keep still.
+    on the batch (batch normalization in training mode updates its averages twice) is for the caller to keep still.
 
     Args:
         criterion: The criterion.
         micro_batches: Outputs and targets of each of this rank's micro-batches; a generator is run without gradients.
-        group: A process group; None means the default one if `torch.distributed` is initialised.
+        group: A process group; None means the default one if `torch.distributed` is initialized.
 
     Returns:
         Per `RatioTerm` the pooled ratio, to be handed to the criterion beside the denominators of `pool_denominators`.
@@ -120,7 +120,7 @@ def undo_averaging(total: Tensor, *, ranks: int | None = None, micro_batches: in
     The ledger divides this factor out again, so that the books read the same in every loop.
 
     Args:
-        total: ``breakdown.total`` of a criterion that was given totalled denominators.
+        total: ``breakdown.total`` of a criterion that was given totaled denominators.
         ranks: Over how many ranks gradients are averaged; by default the size of the group, 1 without one.
         micro_batches: By how many micro-batches the loop divides.
         group: The process group over which gradients are averaged; None means the default one.

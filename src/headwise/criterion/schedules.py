@@ -1,4 +1,4 @@
-"""Weights that depend on the step: plain functions of the number of optimiser steps taken.
+"""Weights that depend on the step: plain functions of the number of optimizer steps taken.
 
 Any callable ``step -> float`` may be a term's weight; those below can also be written to a configuration.
 """

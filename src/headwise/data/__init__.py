@@ -1,6 +1,6 @@
 """Readers of the field's formats, the embedded samples, and what stands between a picture and a batch.
 
-Points of polygons are in pixel centres: the middle of the top left pixel is (0, 0), that of the bottom right
+Points of polygons are in pixel centers: the middle of the top left pixel is (0, 0), that of the bottom right
 one (W - 1, H - 1); a mirrored picture therefore sends x to W - 1 - x. Boxes are in pixel edges, as COCO and
 torchvision have them: the picture spans 0 to W, and a mirrored one sends x to W - x.
 """
@@ -20,7 +20,7 @@ from headwise.data.augmentation.boxes import BoxAugmentation, CornerAugmentation
 from headwise.data.augmentation.colors import CORNER_MEAN, CORNER_STD  # noqa: E402
 from headwise.data.augmentation.instances import InstanceAugmentation  # noqa: E402
 from headwise.data.augmentation.saccade import SaccadeAugmentation  # noqa: E402
-from headwise.data.augmentation.text import TextAugmentation, normalise  # noqa: E402
+from headwise.data.augmentation.text import TextAugmentation, normalize  # noqa: E402
 from headwise.data.coco import Coco, read_coco, write_coco, write_detections  # noqa: E402
 from headwise.data.embedded.digits import embedded_digits  # noqa: E402
 from headwise.data.embedded.instances import embedded_instances  # noqa: E402
@@ -54,7 +54,7 @@ __all__ = [
     "CORNER_MEAN",
     "CORNER_STD",
     "InstanceAugmentation",
-    "normalise",
+    "normalize",
     "BatchSampler",
     "SampleKey",
     "seeded_loader",

@@ -17,7 +17,7 @@ from headwise.data.checks.oddities import Oddity, odd_maps
 from headwise.data.pictures import Look, Numbers, check_picture, load_numbers, load_picture
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_MODES = ("L", "P", "I", "I;16", "I;16B")  # of PNGs whose pixels are numbers, not colours
+_MODES = ("L", "P", "I", "I;16", "I;16B")  # of PNGs whose pixels are numbers, not colors
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ def _load_label(path: Path) -> NDArray[np.int32]:
     if mode not in _MODES:
         raise ValueError(
             f"{path}: a PNG of mode {mode!r}, but a label has one channel of numbers (8 or 16 bits, or a palette). "
-            "Save the object numbers, not their colours."
+            "Save the object numbers, not their colors."
         )
     return numbers.astype(np.int32)
 

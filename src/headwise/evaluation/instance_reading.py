@@ -55,9 +55,9 @@ def find_instances(
     Returns:
         For each its objects, on its own pixels.
     """
-    from headwise.data import normalise
+    from headwise.data import normalize
 
-    outputs = run_together(network, [normalise(_mirror(image, network))[None] for image in images])
+    outputs = run_together(network, [normalize(_mirror(image, network))[None] for image in images])
     return [_found(each, image.shape[:2], decode) for each, image in zip(outputs, images, strict=True)]
 
 

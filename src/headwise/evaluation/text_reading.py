@@ -70,7 +70,7 @@ def _reading(maps: Tensor, scale: tuple[float, float], decode: Mapping[str, Any]
 
     found = decode_snakes({"maps": maps}, **(decode or {}))[0]
     factor = torch.tensor(scale)
-    # Pixel centres: the borders of the picture, half a pixel outside, are what scaling keeps in place.
+    # Pixel centers: the borders of the picture, half a pixel outside, are what scaling keeps in place.
     polygons = [(polygon + 0.5) / factor - 0.5 for polygon in found["polygons"]]
     return FoundText(polygons, found["scores"], maps[0], scale)
 
@@ -107,11 +107,11 @@ def _pair(reading: FoundText, annotation: TextAnnotation) -> tuple[dict[str, Any
 
 
 def _resize(image: NDArray[np.uint8], size: int) -> tuple[Tensor, tuple[float, float]]:
-    """Scale the longer side to `size` and normalise; return (3, h, w) and the scale along x and y."""
+    """Scale the longer side to `size` and normalize; return (3, h, w) and the scale along x and y."""
     import cv2
     import numpy as np
 
-    from headwise.data import normalise
+    from headwise.data import normalize
 
     height, width = image.shape[:2]
     factor = size / max(height, width)
@@ -119,11 +119,11 @@ def _resize(image: NDArray[np.uint8], size: int) -> tuple[Tensor, tuple[float, f
     if (new_height, new_width) != (height, width):
         method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         image = np.asarray(cv2.resize(image, (new_width, new_height), interpolation=method), dtype=np.uint8)
-    return normalise(image), (new_width / width, new_height / height)
+    return normalize(image), (new_width / width, new_height / height)
 
 
 def _save(folder: Path, index: int, picture: Picture, reading: FoundText) -> None:
-    """Save a picture for the report, with points moved from pixel centres to pixel edges."""
+    """Save a picture for the report, with points moved from pixel centers to pixel edges."""
     annotation = picture.annotation
     targets = _targets(annotation, reading)
     save_sample(
@@ -156,7 +156,7 @@ def _maps(maps: Tensor, targets: Mapping[str, Tensor]) -> list[SampleMap]:
     tallest = max(1.0, *(float(each.nan_to_num(0, 0, 0).max()) for each in (radius, targets["radius"])))
     return [
         SampleMap("text region (probability)", region.half(), targets["text_region"], (0, 1)),
-        SampleMap("centre line (probability)", line.half(), targets["center_line"], (0, 1)),
+        SampleMap("center line (probability)", line.half(), targets["center_line"], (0, 1)),
         SampleMap("sin (direction of the line)", sin, targets["sin"], (-1, 1), "RdBu"),
         SampleMap("cos (direction of the line)", cos, targets["cos"], (-1, 1), "RdBu"),
         SampleMap("radius (pixels)", radius, targets["radius"], (0, tallest), "viridis"),

@@ -16,7 +16,7 @@ from headwise.masks import as_mask, other_than
 _SOFTPLUS_THRESHOLD = 50.0
 
 
-@declared(count=normalizers.labelled, shared=("ignore_index",), closed_form=True)
+@declared(count=normalizers.labeled, shared=("ignore_index",), closed_form=True)
 def cross_entropy(
     output: Tensor, target: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = None
 ) -> Tensor:
@@ -28,7 +28,7 @@ def cross_entropy(
         output: Logits, (N, C, ...), any floating dtype.
         target: Labels in 0..C-1, (N, ...), integer; or bool with C = 2.
         mask: What counts, (N, ...), any dtype (positive counts); None counts everything.
-        ignore_index: Label that does not count; `normalizers.labelled` leaves it out as well.
+        ignore_index: Label that does not count; `normalizers.labeled` leaves it out as well.
 
     Returns:
         The sum, 0-d, float32 (float64 for float64 logits); NaN where a label that counts names no class and cannot be
@@ -41,7 +41,7 @@ def cross_entropy(
     return fused_sum(cross_entropy_value, cross_entropy_gradient, output, target, mask, ignore_index=ignore_index)
 
 
-@declared(count=normalizers.labelled, shared=("ignore_index",), closed_form=True)
+@declared(count=normalizers.labeled, shared=("ignore_index",), closed_form=True)
 def token_cross_entropy(
     output: Tensor, target: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = -100
 ) -> Tensor:
@@ -54,7 +54,7 @@ def token_cross_entropy(
         output: Logits, (N, L, V) or (N, V), any floating dtype.
         target: Tokens in 0..V-1, (N, L) or (N,), integer.
         mask: What counts, of the tokens' shape, any dtype (positive counts); None counts everything.
-        ignore_index: Token that does not count; `normalizers.labelled` leaves it out as well. None: all count.
+        ignore_index: Token that does not count; `normalizers.labeled` leaves it out as well. None: all count.
 
     Returns:
         The sum, 0-d, float32 (float64 for float64 logits); NaN where a token that counts names no class and cannot be
@@ -142,8 +142,8 @@ def _keep(target: Tensor, mask: Tensor | None, ignore_index: int | None) -> Tens
     keep = None if mask is None else as_mask(mask)
     if ignore_index is None:
         return keep
-    labelled = other_than(target, ignore_index)
-    return labelled if keep is None else keep & labelled
+    labeled = other_than(target, ignore_index)
+    return labeled if keep is None else keep & labeled
 
 
 def two_class_margin(output: Tensor, is_second: Tensor, keep: Tensor | None) -> Tensor:

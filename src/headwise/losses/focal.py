@@ -187,7 +187,7 @@ def _signs(logits: Tensor, label: Tensor) -> Tensor:
     """-1 at each anchor's class, 1 elsewhere."""
     num_classes = logits.shape[-1]
     if torch.compiler.is_compiling() or num_classes == 0:
-        # Arithmetic on floats, for comparisons of integers and choices are what compilers do not vectorise well.
+        # Arithmetic on floats, for comparisons of integers and choices are what compilers do not vectorize well.
         classes = torch.arange(1, num_classes + 1, device=label.device, dtype=logits.dtype)
         return ((label.to(logits.dtype) - classes).abs() * 2 - 1).clamp(max=1.0)
     # One place an anchor is written, where a comparison would look at each of its classes.

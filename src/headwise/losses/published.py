@@ -27,7 +27,7 @@ def published_relative_smooth_l1(output: Tensor, target: Tensor, valid: Tensor, 
         output: Radii, (N, H, W), any floating dtype.
         target: Radii, (N, H, W).
         valid: Where the annotation holds, (N, H, W), any dtype (positive holds).
-        mask: The centre line, (N, H, W), any dtype (positive counts).
+        mask: The center line, (N, H, W), any dtype (positive counts).
 
     Returns:
         The sum, 0-d, float32 (float64 for a float64 output); 0 where no element of the mask is valid.
@@ -58,7 +58,7 @@ def published_direction_smooth_l1(
         output: Raw (sin, cos), (N, 2, H, W), any floating dtype.
         target: The component of the unit vector, (N, H, W).
         valid: Where the annotation holds, (N, H, W), any dtype (positive holds).
-        mask: The centre line, (N, H, W), any dtype (positive counts).
+        mask: The center line, (N, H, W), any dtype (positive counts).
         component: 0 for sin, 1 for cos.
 
     Returns:

@@ -38,7 +38,7 @@ _MODULES: Mapping[Any, type[nn.Module]] = {
     F.nll_loss: nn.NLLLoss,
 }
 _BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
-_LABELLED = (nn.CrossEntropyLoss, nn.NLLLoss)
+_LABELED = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
 def from_torch(loss: nn.Module | Callable[..., Tensor]) -> tuple[Sum, normalizers.Normalizer]:
@@ -68,9 +68,9 @@ def from_torch(loss: nn.Module | Callable[..., Tensor]) -> tuple[Sum, normalizer
             f"losses.from_torch: {_name(loss)} has reduction={how!r}. Use 'mean', or 'sum' for a denominator of 1."
         )
     per_element.reduction = "none"
-    labelled = type(per_element) in _LABELLED
-    count = partial(_labelled_count, per_element) if labelled else normalizers.elements
-    total = partial(_labelled_sum if labelled else _elementwise_sum, per_element)
+    labeled = type(per_element) in _LABELED
+    count = partial(_labeled_count, per_element) if labeled else normalizers.elements
+    total = partial(_labeled_sum if labeled else _elementwise_sum, per_element)
     total.declaration = Declaration(count)  # type: ignore[attr-defined]
     return total, normalizers.one if how == "sum" else count
 
@@ -119,7 +119,7 @@ def _per_element(module: Any, output: Tensor, target: Tensor) -> Tensor:
         return found
     if isinstance(module, nn.CrossEntropyLoss):
         buffers["label_smoothing"] = module.label_smoothing
-    if type(module) in _LABELLED:
+    if type(module) in _LABELED:
         buffers["ignore_index"] = module.ignore_index
     function: Any = next(function for function, each in _MODULES.items() if each is type(module))
     return function(output, target, **buffers, reduction="none")  # type: ignore[no-any-return]
@@ -138,7 +138,7 @@ def _elementwise_sum(module: Any, output: Tensor, target: Tensor, mask: Tensor |
     return torch.where(keep, elements, 0.0).sum()
 
 
-def _labelled_sum(module: Any, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+def _labeled_sum(module: Any, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     output = output.to(working_dtype(output)) if output.is_floating_point() else output
     if _is_soft(module, target) and target.shape == output.shape:
         check_elements(type(module).__name__, output, target, None)
@@ -168,7 +168,7 @@ def _is_soft(module: Any, target: Tensor) -> bool:
     return isinstance(module, nn.CrossEntropyLoss) and target.is_floating_point() and target.ndim > 1
 
 
-def _labelled_count(module: Any, target: Tensor, mask: Tensor | None = None) -> Tensor | int:
+def _labeled_count(module: Any, target: Tensor, mask: Tensor | None = None) -> Tensor | int:
     if _is_soft(module, target):
         # Torch divides by the places, whatever the weights of the classes.
         return normalizers.count(target[:, 0], mask)

@@ -36,7 +36,7 @@ def weighted_cross_entropy(
         ignore_index: Label that does not count.
 
     Returns:
-        The sum, 0-d, float32 (float64 for float64 logits). Divide by `normalizers.count` (or `labelled`) for the mean
+        The sum, 0-d, float32 (float64 for float64 logits). Divide by `normalizers.count` (or `labeled`) for the mean
         over elements, by `normalizers.weight_sum` for the weighted mean, by `normalizers.one` for the paper's sum.
 
     Raises:

@@ -78,7 +78,7 @@ def retinanet(
     Args:
         num_classes: Classes, without a background.
         backbone: "resnet18", "resnet34", "resnet50" (default), "resnet101" or "resnet152"; None with "tiny".
-        weights: "DEFAULT": torchvision's best ImageNet weights for the backbone, for pictures normalised as ImageNet's,
+        weights: "DEFAULT": torchvision's best ImageNet weights for the backbone, for pictures normalized as ImageNet's,
             with BatchNorm frozen; None: random, with a BatchNorm that learns.
         size: "full" or "tiny".
 

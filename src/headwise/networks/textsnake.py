@@ -23,7 +23,7 @@ def textsnake(
     *,
     width: int = 64,
 ) -> nn.Module:
-    """Build the U-Net that gives text region, centre line, sin, cos and radius.
+    """Build the U-Net that gives text region, center line, sin, cos and radius.
 
     ``network(image)`` takes images (N, 3, H, W) and returns ``{"maps": (N, num_channels, H, W)}``, raw. H
     and W may be any positive numbers: images are padded with 0 on the right and at the bottom to multiples

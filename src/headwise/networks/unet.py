@@ -120,7 +120,7 @@ class UNet(nn.Module):
         seen = {self.depth: merged}
         for level in reversed(range(self.depth)):
             wider = self.widen[level](merged)
-            merged = self.up[level](torch.cat([_centre(features[level], wider), wider], dim=1))
+            merged = self.up[level](torch.cat([_center(features[level], wider), wider], dim=1))
             seen[level] = merged
         outputs = [self._cut(head(seen[level]), images, level) for level, head in enumerate(self.heads)]
         return {"levels": outputs} if self.auxiliary else {"logits": outputs[0]}
@@ -176,7 +176,7 @@ def _pair(in_channels: int, out_channels: int, pad: int, batch_norm: bool) -> nn
     return nn.Sequential(*layers)
 
 
-def _centre(finer: Tensor, wider: Tensor) -> Tensor:
+def _center(finer: Tensor, wider: Tensor) -> Tensor:
     """Cut the middle of the finer features to the size of the wider ones."""
     top, left = ((f - w) // 2 for f, w in zip(finer.shape[-2:], wider.shape[-2:], strict=True))
     return finer[..., top : top + wider.shape[-2], left : left + wider.shape[-1]]

@@ -1,6 +1,6 @@
 """Normalizers: pure functions of target and mask that return what divides a sum of losses.
 
-They never need an output, so that denominators can be totalled over micro-batches and ranks before any
+They never need an output, so that denominators can be totaled over micro-batches and ranks before any
 forward pass. Elements are counted in int64 and the count is returned as float32, which is exact up to 2^24
 (sixteen masks of 1024 x 1024 pixels) and right to 6e-8 beyond; what a shape alone tells is a Python number.
 """
@@ -13,7 +13,7 @@ from headwise.normalizers.counts import (
     elements,
     foreground,
     images,
-    labelled,
+    labeled,
     mined,
     objects,
     one,
@@ -25,7 +25,7 @@ __all__ = [
     "count",
     "elements",
     "positive",
-    "labelled",
+    "labeled",
     "mined",
     "one",
     "images",

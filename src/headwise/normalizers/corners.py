@@ -70,7 +70,7 @@ def published_objects(index: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 @declared(split_variant=f"a sum per micro-batch, averaged over micro-batches and ranks; {_EXACT}")
 def published_chunks(target: Tensor, mask: Tensor | None = None) -> int:
-    """1 a micro-batch: totalled over a step, the number of its chunks.
+    """1 a micro-batch: totaled over a step, the number of its chunks.
 
     So the value is the mean over micro-batches and ranks of their sums, as `DataParallel` and ``.mean()`` make it; it
     depends on how a batch is split. `one` keeps the sum instead.

@@ -103,10 +103,10 @@ def positive(target: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 @overload
-def labelled(target: None = None, mask: None = None, *, ignore_index: int | None = ...) -> Normalizer: ...
+def labeled(target: None = None, mask: None = None, *, ignore_index: int | None = ...) -> Normalizer: ...
 @overload
-def labelled(target: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = ...) -> Tensor | int: ...
-def labelled(
+def labeled(target: Tensor, mask: Tensor | None = None, *, ignore_index: int | None = ...) -> Tensor | int: ...
+def labeled(
     target: Tensor | None = None, mask: Tensor | None = None, *, ignore_index: int | None = -100
 ) -> Tensor | int | Normalizer:
     """Number of masked labels other than ``ignore_index``.
@@ -120,7 +120,7 @@ def labelled(
         The count, 0-d, float32, or a Python number where all labels count; or a normalizer.
     """
     if target is None:
-        return partial(labelled, ignore_index=ignore_index)
+        return partial(labeled, ignore_index=ignore_index)
     if ignore_index is None:
         return count(target, mask)
     keep = other_than(target, ignore_index)
@@ -183,7 +183,7 @@ def mined(
 
 @declared(constant=True)
 def one(target: Tensor | None, mask: Tensor | None = None) -> int:
-    """The constant 1: the sum itself is the value, also of a step of many micro-batches (a constant is not totalled).
+    """The constant 1: the sum itself is the value, also of a step of many micro-batches (a constant is not totaled).
 
     Args:
         target: Not looked at.

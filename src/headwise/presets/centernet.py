@@ -1,7 +1,7 @@
-"""CenterNet (keypoint triplets): CornerNet's terms, and heat maps and offsets of centres, at each of S stacks.
+"""CenterNet (keypoint triplets): CornerNet's terms, and heat maps and offsets of centers, at each of S stacks.
 
 Outputs and targets are those of CornerNet, and ``center_heatmap`` and ``center_offset`` in both, ``center_index`` in
-the targets; a centre has no embedding. A term's value is its sum over the stacks; its weight holds the 1 / S.
+the targets; a center has no embedding. A term's value is its sum over the stacks; its weight holds the 1 / S.
 
 ====================  ==================  ==========  ========  ===============================
 term                  loss                normalizer  weight    source

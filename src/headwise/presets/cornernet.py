@@ -34,7 +34,7 @@ are given):
 * The heat maps' probabilities are not clamped, so the worst mistakes have a gradient (F2).
 * A peak that is not exactly 1 is a positive still: at an object's index the highest channel is (F5).
 * The count of peaks is at least 1 in a whole step, theirs in every part of it: a step without an object learns from its
-  negatives (F4). Counts may be totalled over micro-batches and ranks, see `pool_denominators` (F6).
+  negatives (F4). Counts may be totaled over micro-batches and ranks, see `pool_denominators` (F6).
 * Masks of any dtype and value, batches of one image, outputs left as they are, half precision: right numbers, where
   theirs is wrong or crashes (A1 to A4, A8, A9, F1, F3).
 """

@@ -19,8 +19,8 @@ princewang1994/TextSnake.pytorch at b4ee996d, network/loss.py.
 
 Differs from the authors' code (``as_published=True`` brings each back, except where they crash):
 
-* Geometry counts valid pixels alone; theirs counts the centre lines of ignored words too, as soon as one valid
-  centre line pixel exists (T5).
+* Geometry counts valid pixels alone; theirs counts the center lines of ignored words too, as soon as one valid
+  center line pixel exists (T5).
 * sin and cos are selected by the mask before they are divided by their norm; theirs divides everywhere, so that one
   pixel with sin = cos = 0 makes the gradient NaN (T2).
 * Pixels whose target radius is 0 are left out; theirs makes the loss infinite (T6).
@@ -29,7 +29,7 @@ Differs from the authors' code (``as_published=True`` brings each back, except w
 
 Not invariant to how a batch is split: the hardest negatives are chosen over the micro-batch, as published;
 ``selection="image"`` chooses within each image and is invariant (T15). As published, the geometry is not either: one
-valid centre line pixel in a micro-batch lets all its others count (T5).
+valid center line pixel in a micro-batch lets all its others count (T5).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ text_to_image   contrastive   pairs       0.5     Radford et al., figure 3, loss
 ==============  ============  ==========  ======  =============================================
 
 Depends on the split: the negatives of a pair are the other pairs of its micro-batch, so that a batch in parts is
-another loss, denominators totalled or not. On several ranks gather the embeddings first
+another loss, denominators totaled or not. On several ranks gather the embeddings first
 (`torch.distributed.nn.all_gather`).
 
 Sources: Radford et al., Learning transferable visual models from natural language supervision, ICML 2021; transformers

@@ -40,7 +40,7 @@ def weighted_unet(
     """The criterion of the weighted U-Net; the card is at the top of this module.
 
     Args:
-        normalizer: What divides the weighted sum: "mean" the number of labelled pixels, "weight_sum" their weights,
+        normalizer: What divides the weighted sum: "mean" the number of labeled pixels, "weight_sum" their weights,
             "sum" nothing; None is "sum" as published, else "mean".
         as_published: The paper's plain sum.
         ignore_index: Label that does not count.
@@ -58,7 +58,7 @@ def weighted_unet(
             f"found {normalizer!r}"
         )
     chosen = normalizer or ("sum" if as_published else "mean")
-    mean = normalizers.count if ignore_index is None else normalizers.labelled(ignore_index=ignore_index)
+    mean = normalizers.count if ignore_index is None else normalizers.labeled(ignore_index=ignore_index)
     divide = {"mean": mean, "weight_sum": normalizers.weight_sum(ignore_index=ignore_index), "sum": normalizers.one}
     segmentation = Term(
         "segmentation",

@@ -72,7 +72,7 @@ class PictureFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe(Generic[C]):
-    """A full run: data, network, preset and optimiser put together. Call it to train.
+    """A full run: data, network, preset and optimizer put together. Call it to train.
 
     Args:
         name: of the recipe, and of its preset.
@@ -218,7 +218,7 @@ class Recipe(Generic[C]):
             arguments=asdict(configuration),
             network=network,
             criterion=self.make_criterion(configuration),
-            optimiser=optimizer,
+            optimizer=optimizer,
             scheduler=make_scheduler(optimizer, configuration),
             batches=data.batches,
             evaluate=data.evaluate,

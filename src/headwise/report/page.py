@@ -242,7 +242,7 @@ class Remarks:
     items: Sequence[Remark | tuple[str, str]]
 
     def html(self, key: str) -> Markup:
-        """A list; the kind is said in a word, not by colour alone."""
+        """A list; the kind is said in a word, not by color alone."""
         rows = []
         for kind, text, figure in (Remark(*item) for item in self.items):
             link = [Markup(" "), element("a", figure, href=f"#{anchor(figure)}")] if figure else []
@@ -305,7 +305,7 @@ def _cell(value: object, *, first: bool) -> Markup:
 
 
 def _hatches() -> Markup:
-    """Patterns that stacked areas lay over their colours, so that they differ without them."""
+    """Patterns that stacked areas lay over their colors, so that they differ without them."""
     strokes = ("M0 8L8 0", "M0 0L8 8", "M4 0V8", "M0 4H8", "M0 8L8 0M0 0L8 8", "M4 0V8M0 4H8", "M4 3V5")
     patterns = [
         element(

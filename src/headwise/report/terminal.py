@@ -1,4 +1,4 @@
-"""Tables for a terminal: at most 100 columns wide, readable without colour, with nothing but the standard library."""
+"""Tables for a terminal: at most 100 columns wide, readable without color, with nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GAP = "  "
 
 @dataclass(frozen=True)
 class Cell:
-    """A value with a style, which is shown where the terminal has colours and never carries meaning alone.
+    """A value with a style, which is shown where the terminal has colors and never carries meaning alone.
 
     Attributes:
         value: text or a number.
@@ -30,8 +30,8 @@ class Cell:
     style: str = "plain"
 
 
-def colours_wanted(stream: TextIO | None = None) -> bool:
-    """Whether `stream` (default: standard output) is a terminal with colours; `NO_COLOR` and `TERM=dumb` say no."""
+def colors_wanted(stream: TextIO | None = None) -> bool:
+    """Whether `stream` (default: standard output) is a terminal with colors; `NO_COLOR` and `TERM=dumb` say no."""
     stream = sys.stdout if stream is None else stream
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
@@ -44,7 +44,7 @@ def render_table(
     *,
     title: str = "",
     width: int = 100,
-    colour: bool | None = None,
+    color: bool | None = None,
 ) -> str:
     """A table as text. Numbers stand right, text left.
 
@@ -56,7 +56,7 @@ def render_table(
         rows: per row a value, or a `Cell`, per column; numbers get 4 significant digits, `None` is a dash.
         title: a line above the table.
         width: the widest line, in character cells, at least 40.
-        colour: write ANSI styles; `None` asks `colours_wanted()`.
+        color: write ANSI styles; `None` asks `colors_wanted()`.
 
     Returns:
         Lines without a trailing newline.
@@ -74,7 +74,7 @@ def render_table(
             )
     if not header:
         return _cut(_printable(title), width)
-    styled = colours_wanted() if colour is None else colour
+    styled = colors_wanted() if color is None else color
     columns = [_Column.of(name, [row[place] for row in rows]) for place, name in enumerate(header)]
     blocks = [_render_block(block, styled) for block in _fold(columns, width)]
     heading = [_paint(_cut(_printable(title), width), "bold", styled)] if title else []

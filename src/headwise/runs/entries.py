@@ -33,7 +33,7 @@ def step_entry(
     """Return the log line of a step.
 
     Args:
-        step: optimiser steps done.
+        step: optimizer steps done.
         books: of the last of them.
         time: seconds since the run began, without the time between a kill and its resume.
         images_per_second: since the last line; None where nobody counts.

@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
 
     Args:
         folder: created if missing.
-        step: optimiser steps done.
+        step: optimizer steps done.
         state: tensors, numbers, strings and containers of them; `FORMAT`, `VERSION`, the step and the tensors' digests
             are added.
         keep: how many of the newest checkpoints stay; this one in any case, should later ones be damaged.

@@ -144,16 +144,16 @@ SMALLEST_SHARD = 2**20
 """Weights of a layer that is gathered on its own; smaller ones travel together."""
 
 
-def set_up(fabric: Fabric, network: nn.Module, optimiser: Optimizer, *, channels_last: bool) -> tuple[Any, Any]:
-    """Hand network and optimiser to the engine.
+def set_up(fabric: Fabric, network: nn.Module, optimizer: Optimizer, *, channels_last: bool) -> tuple[Any, Any]:
+    """Hand network and optimizer to the engine.
 
-    Batch normalisation sees the pictures of all processes on GPUs. On CPUs, for which torch has no such layer, each
-    process normalises by its own pictures of a micro-batch.
+    Batch normalization sees the pictures of all processes on GPUs. On CPUs, for which torch has no such layer, each
+    process normalizes by its own pictures of a micro-batch.
 
     Args:
         fabric: the engine.
         network: changed in place where it is sharded.
-        optimiser: over its parameters; follows them to their shards.
+        optimizer: over its parameters; follows them to their shards.
         channels_last: whether weights lie channel by channel in memory; not for weights that are to be sharded.
 
     Returns:
@@ -166,9 +166,9 @@ def set_up(fabric: Fabric, network: nn.Module, optimiser: Optimizer, *, channels
         network.to(memory_format=torch.channels_last)
     module = fabric.setup_module(network)
     now = dict(network.named_parameters())
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["params"] = [now[names[id(parameter)]] for parameter in group["params"]]
-    return module, fabric.setup_optimizers(optimiser)
+    return module, fabric.setup_optimizers(optimizer)
 
 
 def share_from_first(tensors: Iterable[Tensor], ranks: Ranks) -> None:
@@ -214,16 +214,16 @@ def load_network(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     network.load_state_dict({name: _like(own[name], value) if name in own else value for name, value in state.items()})
 
 
-def load_optimiser(optimiser: Optimizer, state: Mapping[str, Any]) -> None:
-    """Give an optimiser, its parameters sharded or not, a whole state dict.
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Give an optimizer, its parameters sharded or not, a whole state dict.
 
     Args:
-        optimiser: on every process.
+        optimizer: on every process.
         state: of plain tensors.
     """
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {number: mapped(each, partial(_like, parameters[number])) for number, each in state["state"].items()}
-    optimiser.load_state_dict({**state, "state": moments})
+    optimizer.load_state_dict({**state, "state": moments})
 
 
 def _like(own: Any, value: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
     Args:
         seed: of the run.
-        step: optimiser steps done.
+        step: optimizer steps done.
         rank: of this process.
     """
     import random

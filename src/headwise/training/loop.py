@@ -20,7 +20,7 @@ from headwise.runs.top_samples import TopSamples
 from headwise.training.checkpoints import save_checkpoint
 from headwise.training.engine import (
     load_network,
-    load_optimiser,
+    load_optimizer,
     open_fabric,
     seed_step,
     set_up,
@@ -121,7 +121,7 @@ class _Run:
         self.sharded = ranks.count > 1 and settings.strategy == "fsdp2"
         self.plain = copy.deepcopy(task.network) if self.sharded else task.network
         dense = settings.channels_last and not self.sharded
-        self.network, self.optimiser = set_up(fabric, task.network, task.optimiser, channels_last=dense)
+        self.network, self.optimizer = set_up(fabric, task.network, task.optimizer, channels_last=dense)
         task.criterion.to(fabric.device)
         self.run = run_id(folder) if ranks.rank == 0 else None
         if saved is not None:
@@ -198,7 +198,7 @@ class _Run:
 
     def _do(self, batches: list[Batch], ledger: Ledger) -> None:
         """Train on the batches of a step, and do what is due after it."""
-        rate = float(self.optimiser.param_groups[0]["lr"])
+        rate = float(self.optimizer.param_groups[0]["lr"])
         self._train_one(batches)
         if self._due(self.settings.log_every) or self.step == 1:
             self._log(ledger, rate)
@@ -216,7 +216,7 @@ class _Run:
             self.fabric,
             self.network,
             self.task.criterion,
-            self.optimiser,
+            self.optimizer,
             batches,
             clip_norm=self.settings.clip_norm,
             channels_last=self.settings.channels_last,
@@ -296,7 +296,7 @@ class _Run:
             "arguments": dict(self.task.arguments),
             "network": whole(self.task.network.state_dict(), keep=keep),
             "criterion": self.task.criterion.state_dict(),
-            "optimiser": whole(self.optimiser.state_dict(), keep=keep),
+            "optimizer": whole(self.optimizer.state_dict(), keep=keep),
             "scheduler": self.task.scheduler.state_dict(),
             "scaler": scaler_state(self.fabric),
             "books": self.ledger.state_dict(),
@@ -317,7 +317,7 @@ class _Run:
         try:
             load_network(self.task.network, saved["network"])
             self.task.criterion.load_state_dict(saved["criterion"])
-            load_optimiser(self.optimiser, saved["optimiser"])
+            load_optimizer(self.optimizer, saved["optimizer"])
             self.task.scheduler.load_state_dict(saved["scheduler"])
             load_scaler(self.fabric, saved.get("scaler", {}))
             self.books = saved.get("books", {})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def half_precision() -> MixedPrecision:
     """Return fp16 autocast with a GradScaler, for an engine.
 
-    Lightning Fabric's own takes bf16 on CPUs, and refuses to clip the gradients of fused optimisers.
+    Lightning Fabric's own takes bf16 on CPUs, and refuses to clip the gradients of fused optimizers.
 
     Returns:
         The plugin; its state is that of the scaler.
@@ -37,7 +37,7 @@ def _plugin() -> Any:
     class HalfPrecision(MixedPrecision):
         def unscale_gradients(self, optimizer: Optimizer) -> None:
             assert self.scaler is not None
-            # Fused optimisers too: the scaler remembers it, and does not let them divide a second time.
+            # Fused optimizers too: the scaler remembers it, and does not let them divide a second time.
             self.scaler.unscale_(optimizer)
 
     return HalfPrecision

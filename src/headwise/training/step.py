@@ -1,4 +1,4 @@
-"""One optimiser step."""
+"""One optimizer step."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def training_step(
     fabric: Fabric,
     network: Any,
     criterion: Criterion,
-    optimiser: Optimizer,
+    optimizer: Optimizer,
     micro_batches: Sequence[Batch],
     *,
     clip_norm: float | None = None,
     channels_last: bool = True,
 ) -> Breakdown:
-    """Do one optimiser step: forward, terms and one backward pass of their total a micro-batch, then the update.
+    """Do one optimizer step: forward, terms and one backward pass of their total a micro-batch, then the update.
 
     The terms are divided by what their counts add up to over all micro-batches and processes, so the gradient is that
     of the whole batch however it is split. Nothing is read from the device.
@@ -34,7 +34,7 @@ def training_step(
         fabric: places tensors, runs the backward passes and averages gradients over processes.
         network: set up by the fabric.
         criterion: its schedules move on by one step.
-        optimiser: set up by the fabric.
+        optimizer: set up by the fabric.
         micro_batches: this process's part of the batch, on the CPU or on the device.
         clip_norm: largest norm of the gradient; None for no limit.
         channels_last: memory format of the images.
@@ -53,8 +53,8 @@ def training_step(
             breakdown: Breakdown = criterion(outputs, batch.targets, denominators=denominators, ids=batch.ids)
             fabric.backward(undo_averaging(breakdown.total, ranks=fabric.world_size))
     if clip_norm is not None:
-        fabric.clip_gradients(network, optimiser, max_norm=clip_norm, error_if_nonfinite=False)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+        fabric.clip_gradients(network, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     criterion.advance()
     return breakdown

@@ -36,7 +36,7 @@ class Settings:
     """The numbers of a run.
 
     Args:
-        steps: optimiser steps in all.
+        steps: optimizer steps in all.
         seed: of the run.
         log_every: steps between two log lines, which cost one transfer from the device each.
         checkpoint_every: steps between two checkpoints.
@@ -114,8 +114,8 @@ class Task:
         arguments: what the recipe was called with; a resumed run must be called with the same.
         network: maps images to the outputs that the criterion reads.
         criterion: the terms.
-        optimiser: over the network's parameters.
-        scheduler: of the learning rate, stepped once per optimiser step.
+        optimizer: over the network's parameters.
+        scheduler: of the learning rate, stepped once per optimizer step.
         batches: (first step, last step, micro-batches a step, ranks) -> this process's micro-batches of these
             steps, one after the other; what a step holds is a function of the seed and the step alone.
         evaluate: (network, folder for samples or None, ranks) -> measures by name, the same on every process; None
@@ -129,7 +129,7 @@ class Task:
     arguments: Mapping[str, Any]
     network: nn.Module
     criterion: Criterion
-    optimiser: Optimizer
+    optimizer: Optimizer
     scheduler: LRScheduler
     batches: Callable[[int, int, int, Ranks], Iterable[Batch]]
     evaluate: Callable[[nn.Module, Path | None, Ranks], Mapping[str, Any]] | None = None
@@ -142,7 +142,7 @@ class Outcome:
 
     Args:
         folder: of the run.
-        steps: optimiser steps done.
+        steps: optimizer steps done.
         signal: the number of the signal that ended it early; None for a finished run.
         scores: of the last evaluation.
     """

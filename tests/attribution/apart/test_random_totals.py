@@ -147,7 +147,7 @@ def test_factors_and_values_are_those_of_autograd():
         check(program, program.losses)
 
 
-def test_copies_for_the_log_are_recognised():
+def test_copies_for_the_log_are_recognized():
     """What is returned was divided, stacked or scaled after it went into the total."""
     for seed in range(PROGRAMS // 4):
         program = Program(seed)

@@ -129,7 +129,7 @@ def test_a_weight_from_a_head_is_a_factor_of_the_loss_that_has_a_name():
     assert found.complete
 
 
-def test_losses_computed_again_by_other_steps_are_recognised():
+def test_losses_computed_again_by_other_steps_are_recognized():
     out = NETWORK(X)["label"]
     a, b, c = (out[:, i].square() for i in range(3))
     returned = {"loss": (a + b + 4 * c).mean(), "a": a.mean(), "b": b.mean(), "c": c.mean()}

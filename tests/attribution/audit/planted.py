@@ -186,10 +186,10 @@ def new_tensor_around_a_loss() -> Any:
 # --- the sum -----------------------------------------------------------------------------------------------------
 
 
-@planted("sum-mismatch", "centre")
+@planted("sum-mismatch", "center")
 def misspelt_key_drops_a_term() -> Any:
     def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
-        return {"cls": cls_loss(outputs, batch), "centre": reg_loss(outputs, batch)}
+        return {"cls": cls_loss(outputs, batch), "center": reg_loss(outputs, batch)}
 
     return two(criterion, total=lambda losses: losses["cls"] + losses.get("center", 0.0))
 
@@ -840,7 +840,7 @@ class Losses(NamedTuple):
 
 
 @healthy
-def named_tuple_and_regulariser_in_the_total() -> Any:
+def named_tuple_and_regularizer_in_the_total() -> Any:
     torch.manual_seed(0)
     model = Heads(cls=2, reg=1)
 

@@ -222,7 +222,7 @@ def logged_with_the_total_among_the_logs() -> Any:
 
 
 @healthy
-def regulariser_of_parameters() -> Any:
+def regularizer_of_parameters() -> Any:
     subject = dense(None)
     weights = list(subject["model"].parameters())
     subject["criterion"] = lambda o, b: (

@@ -113,8 +113,8 @@ def effect(
     Args:
         closure: Makes a fresh forward pass with `model` and returns the losses (a dict, tuple or list, `Breakdown`).
         model: The network that the closure calls.
-        direction: "gradient": v = -step * gradient of the sum. An optimiser: the update that it would make for this
-            gradient. A `LastUpdate`: the update that the optimiser made last. A mapping: v by name of parameter; those
+        direction: "gradient": v = -step * gradient of the sum. An optimizer: the update that it would make for this
+            gradient. A `LastUpdate`: the update that the optimizer made last. A mapping: v by name of parameter; those
             left out do not move.
         step: A factor on v.
         names: Names of the losses of a tuple or list.
@@ -162,7 +162,7 @@ def _move(
         move = {name: -step * tensor for name, tensor in gradient.items()}
     else:
         raise ValueError(
-            f"direction: expected 'gradient', an optimiser, a LastUpdate or a mapping; found {direction!r}."
+            f"direction: expected 'gradient', an optimizer, a LastUpdate or a mapping; found {direction!r}."
         )
     inner = [inner_product(gradient[name], tensor) for name, tensor in move.items() if name in gradient]
     return move, float(on_cpu(inner).sum())

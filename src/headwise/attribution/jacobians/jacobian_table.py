@@ -170,7 +170,7 @@ class JacobianTable(Tabular):
         if self.scope == "local" or wrapped_by_ddp(model):
             raise ValueError(
                 "assign_gradient: under DistributedDataParallel these gradients are of this process only and "
-                "would stay unsynchronised. Call total.backward()."
+                "would stay unsynchronized. Call total.backward()."
             )
         taken: set[int] = set()
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The direction in which an optimiser moves the parameters."""
+"""The direction in which an optimizer moves the parameters."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 def next_update(
     optimizer: Optimizer, parameters: Mapping[str, Tensor], gradient: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The update that an optimiser would make for a gradient, without making it.
+    """The update that an optimizer would make for a gradient, without making it.
 
-    A copy of the optimiser, with its state, steps on copies of the parameters.
+    A copy of the optimizer, with its state, steps on copies of the parameters.
 
     Args:
-        optimizer: The optimiser.
-        parameters: Parameters by name; those that the optimiser does not hold have no update.
+        optimizer: The optimizer.
+        parameters: Parameters by name; those that the optimizer does not hold have no update.
         gradient: The gradient by name.
 
     Returns:
@@ -41,12 +41,12 @@ def next_update(
 
 
 class LastUpdate:
-    """Keeps what the optimiser's last step changed, as a direction for `effect`.
+    """Keeps what the optimizer's last step changed, as a direction for `effect`.
 
     Holds one copy of the parameters. Use it as a context manager, or call `close`.
 
     Args:
-        optimizer: The optimiser; its next steps are kept, each in place of the one before.
+        optimizer: The optimizer; its next steps are kept, each in place of the one before.
         model: The network that has the parameters' names.
     """
 
@@ -67,7 +67,7 @@ class LastUpdate:
             ValueError: If no step has been made since.
         """
         if not self._update:
-            raise ValueError("LastUpdate: the optimiser has made no step yet. Call optimizer.step() first.")
+            raise ValueError("LastUpdate: the optimizer has made no step yet. Call optimizer.step() first.")
         return MappingProxyType(self._update)
 
     def _keep(self, *_: Any) -> None:
@@ -78,7 +78,7 @@ class LastUpdate:
             self._update = {name: p - self._before.pop(name) for name, p in self._parameters.items()}
 
     def close(self) -> None:
-        """Stop watching the optimiser."""
+        """Stop watching the optimizer."""
         for handle in self._handles:
             handle.remove()
 

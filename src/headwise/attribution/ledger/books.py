@@ -71,7 +71,7 @@ class TermBooks:
         trained: Whether a backward pass went through the term.
         outputs: The same per output path (with its channels).
         levels: The same per level, by its path (``stacks[0]``); empty for a term without levels.
-        count: What its sum was divided by, over all levels; with totalled denominators that of the step. None where
+        count: What its sum was divided by, over all levels; with totaled denominators that of the step. None where
             nobody declared it.
     """
 

@@ -72,7 +72,7 @@ class Ledger:
             single terms. A GradScaler, a number, or a function that returns one; asked in the backward pass.
         capacity: How many steps the ring holds.
         micro_batches: Criterion calls a step, as long as nobody marks steps. Their books are pooled: values are summed
-            if the calls were given totalled denominators and averaged by the loop's factors otherwise, norms are those
+            if the calls were given totaled denominators and averaged by the loop's factors otherwise, norms are those
             of the whole step's outputs.
         channels: Book every channel's gradient norm too.
         on_nonfinite: If given, replaces the criterion's policy while the ledger is open.
@@ -137,7 +137,7 @@ class Ledger:
         Args:
             layout: Who reads what.
             roots: The outputs.
-            pooled: Whether the denominators were totalled over the step.
+            pooled: Whether the denominators were totaled over the step.
 
         Returns:
             The record.

@@ -78,7 +78,7 @@ class CallRecord:
         owner: The ledger.
         schema: The columns.
         roots: The outputs.
-        pooled: Whether the denominators were totalled over the step.
+        pooled: Whether the denominators were totaled over the step.
     """
 
     def __init__(self, owner: Owner, schema: Schema, roots: Sequence[Tensor], pooled: bool) -> None:

@@ -24,7 +24,7 @@ class StepRows:
         number: Number of the step.
         schema: What the columns mean.
         row: (width,), float64, on the host: the sum of its rows.
-        pooled: Whether the calls' denominators were totalled over the step.
+        pooled: Whether the calls' denominators were totaled over the step.
         scope: "local", or "global" if the rows are those of all ranks.
     """
 
@@ -73,7 +73,7 @@ class Ring:
         """A place in the order for a new row, the last.
 
         Args:
-            pooled: Whether the denominators of its call were totalled.
+            pooled: Whether the denominators of its call were totaled.
 
         Returns:
             Its number.

@@ -139,10 +139,10 @@ def _class_choice(site: NodeOutput, box: Box) -> Boxes:
 
 def _spatial(site: NodeOutput, box: Box) -> Boxes:
     """Pooling and resampling: images and channels as they are; of the positions, all, or an unknown part."""
-    return [_neighbourhood(box, source, 2) if source is not None else None for source in site.inputs[:1]]
+    return [_neighborhood(box, source, 2) if source is not None else None for source in site.inputs[:1]]
 
 
-def _neighbourhood(box: Box, source: Shape, kept: int) -> Box:
+def _neighborhood(box: Box, source: Shape, kept: int) -> Box:
     positions = span(0, len(source)) & ~span(0, kept)
     partial = any(extent is not None for extent in box.extents[kept:]) or bool(box.loose & positions)
     loose = box.loose & span(0, kept) | (positions if partial else 0)
@@ -153,7 +153,7 @@ def _convolution(site: NodeOutput, box: Box) -> Boxes:
     source = site.inputs[0]
     found = unknown_inputs(site)
     if source is not None:
-        spread = _neighbourhood(box, source, 1)
+        spread = _neighborhood(box, source, 1)
         grouped = int(saved(site.node, "_saved_groups")) != 1 and (box.extents[1] is not None or box.loose & 2)
         loose = spread.loose & ~2 | (2 if grouped else 0)
         found[0] = Box((spread.extents[0], None, *spread.extents[2:]), loose)

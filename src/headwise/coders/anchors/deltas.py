@@ -36,7 +36,7 @@ def encode_deltas(boxes: Tensor, anchors: Tensor, weights: Weights = UNIT) -> Te
     """Boxes as deltas from anchors.
 
     ``(w_x (x_b - x_a) / width_a, w_y (y_b - y_a) / height_a, w_w log(width_b / width_a), w_h log(height_b /
-    height_a))`` with centres x, y.
+    height_a))`` with centers x, y.
 
     Args:
         boxes: (..., 4) x1, y1, x2, y2, of positive width and height.

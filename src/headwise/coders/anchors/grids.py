@@ -1,4 +1,4 @@
-"""Anchors at the centres of a pyramid's cells."""
+"""Anchors at the centers of a pyramid's cells."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def centered_anchors(
     ratios: Sequence[float] = (0.5, 1.0, 2.0),
     scales: Sequence[float] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
 ) -> list[Tensor]:
-    """RetinaNet's anchors, centred on the cells they belong to.
+    """RetinaNet's anchors, centered on the cells they belong to.
 
-    A level has ``ceil(size / stride)`` cells; their centres are spread evenly over the image. An anchor's area is
+    A level has ``ceil(size / stride)`` cells; their centers are spread evenly over the image. An anchor's area is
     ``(side * scale)^2``.
 
     Args:

@@ -18,7 +18,7 @@ LARGE_AREA = 22500.0  # pixels of the picture; larger boxes have a smaller centr
 
 @dataclass(frozen=True)
 class Centers:
-    """Peaks of the centre map of one picture, best first: ``points`` (m, 2) x, y, ``scores`` and ``labels`` (m,)."""
+    """Peaks of the center map of one picture, best first: ``points`` (m, 2) x, y, ``scores`` and ``labels`` (m,)."""
 
     points: Tensor
     scores: Tensor
@@ -26,7 +26,7 @@ class Centers:
 
     @classmethod
     def none(cls, like: Tensor) -> Centers:
-        """No centres, on the device and in the dtype of a tensor."""
+        """No centers, on the device and in the dtype of a tensor."""
         return cls(like.new_zeros(0, 2), like.new_zeros(0), torch.zeros(0, dtype=torch.long, device=like.device))
 
 
@@ -46,7 +46,7 @@ def decode_corners(
 
     All pairs of a top-left and a bottom-right corner of one class are boxes, whose embeddings differ by at most
     ``embedding_threshold`` and whose sides are not negative; a box scores the mean of its corners. With ``center``, a
-    box remains if a peak of the centre map of its class lies in its central region, see `validate_boxes`.
+    box remains if a peak of the center map of its class lies in its central region, see `validate_boxes`.
 
     Nothing is suppressed: `suppress_boxes` does that, and `merge_passes` joins mirrored and rescaled copies.
 
@@ -54,11 +54,11 @@ def decode_corners(
         outputs: The network's outputs, whose last stack is read, or one stack: logits of heat maps (N, C, H, W),
             embeddings (N, 1, H, W), offsets (N, 2, H, W) in pixels of the grid.
         image_size: Height and width of the network's input in pixels; None: boxes are in cells of the grid.
-        num_peaks: Corners of each kind, and centres, in an image.
-        num_detections: Most boxes of an image (before the centres are asked).
-        kernel_size: Side of the neighbourhood whose highest pixel is a peak, odd.
+        num_peaks: Corners of each kind, and centers, in an image.
+        num_detections: Most boxes of an image (before the centers are asked).
+        kernel_size: Side of the neighborhood whose highest pixel is a peak, odd.
         embedding_threshold: Most distance of two embeddings.
-        center: Ask the centre map too (CenterNet).
+        center: Ask the center map too (CenterNet).
         no_border: Leave out top-left corners in the first row or column, and bottom-right ones in the last.
         as_published: Every pixel of a plateau is a peak, classes of large maps are miscounted, more peaks than pixels
             are an error.
@@ -90,16 +90,16 @@ def decode_corners(
 def decode_batch(
     outputs: Mapping[str, Any], image_size: tuple[int, int] | None, pairing: Pairing, *, center: bool = False
 ) -> list[tuple[Found, Centers]]:
-    """Boxes and centres of each image in pixels of the input, before centres validate boxes.
+    """Boxes and centers of each image in pixels of the input, before centers validate boxes.
 
     Args:
         outputs: As of `decode_corners`.
         image_size: Height and width of the network's input in pixels; None for those of the grid.
         pairing: How corners are found and joined.
-        center: Read centres too; otherwise they are empty.
+        center: Read centers too; otherwise they are empty.
 
     Returns:
-        Per image what `decode_corners` returns, and the centres.
+        Per image what `decode_corners` returns, and the centers.
 
     Raises:
         ValueError: As of `decode_corners`.
@@ -122,17 +122,17 @@ def decode_batch(
 
 
 def validate_boxes(found: Found, centers: Centers) -> Found:
-    """Keep the boxes that have a centre of their class strictly inside their central region.
+    """Keep the boxes that have a center of their class strictly inside their central region.
 
     The region is the middle third of a box up to 22500 square pixels, the middle fifth of a larger one. The first such
-    centre s_c gives the box the score (2 s + s_c) / 3.
+    center s_c gives the box the score (2 s + s_c) / 3.
 
     Args:
         found: ``boxes`` (n, 4), ``scores`` and ``labels`` (n,), and whatever else has a row per box.
-        centers: Centres in the same pixels, in the order in which they are asked.
+        centers: Centers in the same pixels, in the order in which they are asked.
 
     Returns:
-        The rows of ``found`` that remain, with new scores, best first; ``center_scores`` are those of their centres.
+        The rows of ``found`` that remain, with new scores, best first; ``center_scores`` are those of their centers.
 
     Reference:
         Duan et al., CenterNet: Keypoint Triplets for Object Detection, ICCV 2019, equation 1; Duankaiwen/CenterNet at

@@ -1,4 +1,4 @@
-"""Boxes to CornerNet's and CenterNet's targets: heat maps, cells and offsets of corners and centres."""
+"""Boxes to CornerNet's and CenterNet's targets: heat maps, cells and offsets of corners and centers."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def encode_corners(
 ) -> dict[str, Tensor]:
     """Targets of CornerNet, CornerNet-Squeeze and, with ``center``, CenterNet.
 
-    With f the position of a corner (or centre) in cells, ``f = pixels * grid / image`` in float32: its cell is ``i =
+    With f the position of a corner (or center) in cells, ``f = pixels * grid / image`` in float32: its cell is ``i =
     int(f)``, its offset ``f - i``, and in the map of its class there is a bump of exactly 1 at i; see
     `coders.heatmaps.draw_gaussians`, with the radius of `coders.heatmaps.gaussian_radius`, cut to a whole number, of
-    the box's height and width in cells, rounded up. Centres have narrower bumps.
+    the box's height and width in cells, rounded up. Centers have narrower bumps.
 
     Boxes are clipped to the picture; what has no width or height then is left out. An image may hold more objects than
     ``num_slots``: the slots of the whole batch grow to the next multiple of it, nothing is lost.
@@ -77,9 +77,9 @@ def encode_corners(
         num_slots: Slots for objects come in multiples of this, >= 1.
         min_overlap: What a pair of corners off by the radius overlaps with the box, in (0, 1); CenterNet has 0.7.
         legacy_radius: The radius of the published CenterNet, which does not keep that overlap.
-        legacy_clip: Clip boxes to the last pixel's centre, width - 1, as published; else the picture's edge is kept,
+        legacy_clip: Clip boxes to the last pixel's center, width - 1, as published; else the picture's edge is kept,
             and its offset is 1 from the last cell.
-        center: Also encode centres.
+        center: Also encode centers.
         gaussian: Draw bumps; else single cells.
         ignored: Per image (n,) bool: regions that are no object, as COCO's crowds. Left out: these presets have no mask
             for heat maps.
@@ -127,7 +127,7 @@ def point_targets(
         sizes: Of picture and grid.
         bumps: How wide they are.
         num_slots: Slots come in multiples of this.
-        center: Whether centres are encoded too.
+        center: Whether centers are encoded too.
         out: Earlier targets whose heat maps may be drawn into.
 
     Returns:

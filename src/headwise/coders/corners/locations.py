@@ -38,7 +38,7 @@ def attention_locations(
         image_size: Height and width of the picture; locations outside are left out.
         zooms: One factor per map.
         threshold: Probability that a peak must exceed.
-        kernel_size: Side of the neighbourhood whose highest pixel is a peak, odd.
+        kernel_size: Side of the neighborhood whose highest pixel is a peak, odd.
         as_published: Every pixel of a plateau is a peak, and lies at its cell's left top corner, not in its middle.
 
     Returns:

@@ -18,7 +18,7 @@ class Pairing:
     Args:
         num_peaks: Corners of each kind in an image.
         num_detections: Most boxes of an image, the best first.
-        kernel_size: Side of the neighbourhood whose highest pixel is a corner, odd.
+        kernel_size: Side of the neighborhood whose highest pixel is a corner, odd.
         embedding_threshold: Most distance of the embeddings of two corners of one object.
         no_border: Leave out top-left corners in the first row or column, and bottom-right ones in the last.
         as_published: Keep the authors' plateaus and float32 classes, see `find_peaks`.
@@ -50,9 +50,9 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Points:
-    """Corners or centres of a batch on the output grid, best first: all (N, K), but ``points`` (N, K, 2) x, y.
+    """Corners or centers of a batch on the output grid, best first: all (N, K), but ``points`` (N, K, 2) x, y.
 
-    A score is -1 where an image has fewer than K. ``embeddings`` of centres are 0.
+    A score is -1 where an image has fewer than K. ``embeddings`` of centers are 0.
     """
 
     points: Tensor

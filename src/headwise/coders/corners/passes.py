@@ -51,7 +51,7 @@ def merge_passes(
 
     CornerNet tests one scale with the mirror image, or scales 0.5, 0.75, 1, 1.25, 1.5 with
     ``Suppression(weight_exponent=10)``; CornerNet-Squeeze one scale without the mirror image, ``num_peaks=20,
-    num_detections=100``; CenterNet as CornerNet, ``num_peaks=70, center=True``. Centres are those of scale 1.
+    num_detections=100``; CenterNet as CornerNet, ``num_peaks=70, center=True``. Centers are those of scale 1.
 
     Args:
         passes: The runs, all of one picture.
@@ -59,7 +59,7 @@ def merge_passes(
         num_detections: See there.
         kernel_size: See there.
         embedding_threshold: See there.
-        center: Boxes remain where centres confirm them (CenterNet), unless they reach 5 pixels out of the picture.
+        center: Boxes remain where centers confirm them (CenterNet), unless they reach 5 pixels out of the picture.
         mirror: How columns of a mirror image are turned, see `Placement.mirror`. Networks that were trained with the
             authors' code want ``"centers"``; the authors' test itself uses ``"edges"``, one input pixel off.
         rule: How boxes of one class suppress one another; None: ``Suppression()``, or as published
@@ -80,7 +80,7 @@ def merge_passes(
         princeton-vl/CornerNet-Lite at 6a54505d, core/test/cornernet.py; Duankaiwen/CenterNet at 3ad3a106, test/coco.py.
 
     Differs:
-        All that ``as_published`` names. Without a pass of scale 1, centres are those of the scale nearest to it.
+        All that ``as_published`` names. Without a pass of scale 1, centers are those of the scale nearest to it.
     """
     pairing = Pairing(num_peaks, num_detections, kernel_size, embedding_threshold, as_published=as_published)
     image_size = _check_passes(passes, mirror, max_detections)
@@ -178,18 +178,18 @@ def _check_passes(passes: Sequence[Pass], mirror: str, max_detections: int) -> S
 
 
 def _center_scale(passes: Sequence[Pass], as_published: bool) -> float:
-    """The scale whose centres are asked."""
+    """The scale whose centers are asked."""
     scales = sorted({each.placement.scale for each in passes}, key=lambda scale: abs(math.log(scale)))
     if as_published and scales[0] != 1:
         raise ValueError(
-            f"merge_passes: as published, centres come from scale 1, found scales {sorted(scales)}. Add a pass of "
+            f"merge_passes: as published, centers come from scale 1, found scales {sorted(scales)}. Add a pass of "
             "scale 1, or leave as_published out."
         )
     return scales[0]
 
 
 def _decode_pass(one: Pass, pairing: Pairing, *, center: bool, mirror: Mirror) -> tuple[Found, Centers]:
-    """Boxes and centres of all rows in pixels of the picture."""
+    """Boxes and centers of all rows in pixels of the picture."""
     decoded = decode_batch(one.outputs, one.placement.input_size, pairing, center=center)
     if len(decoded) != len(one.mirrored):
         raise ValueError(

@@ -35,7 +35,7 @@ class Peaks:
 def find_peaks(logits: Tensor, num_peaks: int, *, kernel_size: int = 3, as_published: bool = False) -> Peaks:
     """The ``num_peaks`` highest local maxima of each image, over all classes.
 
-    A peak is a pixel that no pixel of its ``kernel_size`` neighbourhood exceeds. Of equal neighbours the first in
+    A peak is a pixel that no pixel of its ``kernel_size`` neighborhood exceeds. Of equal neighbors the first in
     reading order is the peak, so a plateau has one and not one per pixel. Infinitely low pixels are none.
 
     On a CPU most pixels are never looked at twice: the maximum of a tile that exceeds all tiles around it is a peak, so
@@ -44,7 +44,7 @@ def find_peaks(logits: Tensor, num_peaks: int, *, kernel_size: int = 3, as_publi
     Args:
         logits: (N, C, H, W).
         num_peaks: K, cut to the number of pixels C * H * W.
-        kernel_size: Side of the neighbourhood in pixels, odd.
+        kernel_size: Side of the neighborhood in pixels, odd.
         as_published: Every pixel of a plateau is a peak, the class is the quotient in float32 (wrong for the last
             pixels of large maps), and more peaks than pixels are an error.
 
@@ -70,12 +70,12 @@ def find_peaks(logits: Tensor, num_peaks: int, *, kernel_size: int = 3, as_publi
 
 
 def local_maxima(maps: Tensor, kernel_size: int = 3, ties: Ties = "first") -> Tensor:
-    """Where a pixel is the highest of its neighbourhood.
+    """Where a pixel is the highest of its neighborhood.
 
     Args:
         maps: (..., H, W).
-        kernel_size: Side of the neighbourhood, odd.
-        ties: What happens to equal neighbours: the first in reading order counts, all do, or none.
+        kernel_size: Side of the neighborhood, odd.
+        ties: What happens to equal neighbors: the first in reading order counts, all do, or none.
 
     Returns:
         Bool, the shape of ``maps``. Infinitely low pixels are no maxima.
@@ -92,7 +92,7 @@ def local_maxima(maps: Tensor, kernel_size: int = 3, ties: Ties = "first") -> Te
 
 
 def _excludes(step: int, kernel_size: int, ties: Ties) -> bool:
-    """Whether an equal neighbour, the ``step``-th of its neighbourhood in reading order, excludes a pixel."""
+    """Whether an equal neighbor, the ``step``-th of its neighborhood in reading order, excludes a pixel."""
     return ties == "none" or (ties == "first" and step < kernel_size**2 // 2)
 
 

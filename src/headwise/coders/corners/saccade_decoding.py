@@ -98,7 +98,7 @@ def saccade_inference(
     """Look at the whole picture, then at crops around what attention and first boxes point to.
 
     Args:
-        run_network: Crops (n, channels, window, window) -> the network's outputs with attention. It normalises.
+        run_network: Crops (n, channels, window, window) -> the network's outputs with attention. It normalizes.
         image: (channels, H, W) floating, on the device of the network; zeros surround it.
         window: Side of a crop in pixels.
         sizes: Long sides of the picture in the first look.

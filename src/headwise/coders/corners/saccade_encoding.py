@@ -54,7 +54,7 @@ def encode_saccade(
     An object takes part if more than ``min_kept`` of it is inside the crop and its longer side, both ends cut to whole
     pixels, is at least ``min_side``: it is encoded as by `encode_corners`. Any other box makes the windows of its two
     bumps invalid in its class. Every box, taking part or not, is a 1 in the attention map of its size, at the cell of
-    its centre.
+    its center.
 
     Args:
         boxes: Per crop (n, 4), x1, y1, x2, y2 in its pixels; may extend beyond it.
@@ -174,7 +174,7 @@ def _attention(
     side, (low, high) = _longer_side(objects.boxes), limits
     chosen = (side >= low) & ((side <= high) if legacy else (side < high))
     centers = (objects.boxes[chosen, :2] + objects.boxes[chosen, 2:]) / 2
-    # The centre of a box thinner than float32's spacing may round to the picture's very edge.
+    # The center of a box thinner than float32's spacing may round to the picture's very edge.
     last = centers.new_tensor([width - 1, height - 1])
     column, row = torch.minimum(centers / stride, last).long().unbind(1)
     maps = torch.zeros((objects.num_images, 1, height, width), dtype=torch.float32, device=side.device)

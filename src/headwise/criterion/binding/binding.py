@@ -208,7 +208,7 @@ def bind_targets(term: AnyTerm, targets: Any) -> tuple[list[Level], tuple[Bindin
     mask_paths = term.mask_expression.paths if term.mask_expression else ()
     roles = [("target", path) for path in term.targets.paths] + [("mask", path) for path in mask_paths]
     found = [(role, path, places_of(term, role, path, targets)) for role, path in roles]
-    # In one order whatever the order of the structure's keys: denominators are totalled over calls by position.
+    # In one order whatever the order of the structure's keys: denominators are totaled over calls by position.
     levels = sorted(widest_levels([(path, places) for _, path, places in found]), key=_order)
     for role, path, places in found:
         check_same_levels(term, role, path, places, levels)

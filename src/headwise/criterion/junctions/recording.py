@@ -82,7 +82,7 @@ class Bookkeeper(Protocol):
         Args:
             layout: Who reads what.
             roots: The outputs.
-            pooled: Whether the denominators were totalled over the step.
+            pooled: Whether the denominators were totaled over the step.
         """
         ...
 
@@ -100,7 +100,7 @@ class Claimant(Protocol):
         Args:
             total: What backward may be called on.
             record: Its books, if they are kept.
-            pooled: Whether the denominators were totalled over the step.
+            pooled: Whether the denominators were totaled over the step.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Norms and inner products of gradients, on the device, without a synchronisation."""
+"""Norms and inner products of gradients, on the device, without a synchronization."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def evaluate(plan: Plan, views: Sequence[Tensor], targets: Sequence[Tensor], giv
         plan: Of the call.
         views: What every reading reads.
         targets: The leaves of the targets.
-        given: Totalled denominators (and ratios of a `RatioTerm`), or None.
+        given: Totaled denominators (and ratios of a `RatioTerm`), or None.
 
     Returns:
         Each term's sums; the weights of its levels are not among them.
@@ -52,7 +52,7 @@ def evaluate_as_one(
         plan: Of the call.
         views: What every reading reads.
         targets: The leaves of the targets.
-        given: Totalled denominators, or None.
+        given: Totaled denominators, or None.
 
     Returns:
         The numerators, and the sums without them; None, and the sums with them, where they differ in dtype or device.

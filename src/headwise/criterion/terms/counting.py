@@ -42,7 +42,7 @@ class Count:
         function: The count, with the options that it shares with the loss; or a number.
         call: How it is called.
         least: The least that the total is.
-        constant: Whether it is not totalled over micro-batches and ranks.
+        constant: Whether it is not totaled over micro-batches and ranks.
         trusted: Whether it is Headwise's own, which returns what a count may be.
     """
 

@@ -29,7 +29,7 @@ class Levels:
         least: The pooled count of ``pool="all"`` is at least this; 0 leaves it as it is (and a count of 0 gives 0).
         normalize: Divide the weights by their sum.
         strides: Set it where the targets exist at the finest size only: level l then reads targets of
-            ``ceil(size / strides[l])``, picked at the pixel nearest to each cell's centre, so that labels stay labels.
+            ``ceil(size / strides[l])``, picked at the pixel nearest to each cell's center, so that labels stay labels.
         num_spatial: How many last dimensions of a target are spatial (3 for volumes); used with `strides`.
 
     Raises:
@@ -85,7 +85,7 @@ class Levels:
 
         Args:
             num_levels: How many levels the outputs have.
-            step: Optimiser steps taken so far.
+            step: Optimizer steps taken so far.
 
         Returns:
             One float a level.
@@ -108,7 +108,7 @@ def _weight(weight: LevelWeight, step: int) -> float:
 
 
 def shrink(target: Tensor, stride: int, num_spatial: int = 2) -> Tensor:
-    """Picks the pixels nearest to the centres of a coarser grid: labels, masks and maps keep their values.
+    """Picks the pixels nearest to the centers of a coarser grid: labels, masks and maps keep their values.
 
     Cell i of the coarse grid covers the fine pixels ``i * size / coarse`` to ``(i + 1) * size / coarse``; the pixel at
     the middle of that range is taken.
@@ -126,6 +126,6 @@ def shrink(target: Tensor, stride: int, num_spatial: int = 2) -> Tensor:
     for dim in range(target.dim() - num_spatial, target.dim()):
         size = target.shape[dim]
         coarse = -(-size // stride)
-        centres = (torch.arange(coarse, device=target.device) * 2 + 1) * size // (2 * coarse)
-        target = target.index_select(dim, centres)
+        centers = (torch.arange(coarse, device=target.device) * 2 + 1) * size // (2 * coarse)
+        target = target.index_select(dim, centers)
     return target

@@ -174,7 +174,7 @@ class Term(_TermFields):
 
     @property
     def split_variant(self) -> str | None:
-        """Why the gradient depends on how a batch is split, denominators totalled or not; None if it does not."""
+        """Why the gradient depends on how a batch is split, denominators totaled or not; None if it does not."""
         return why_split_variant(self.function) or why_split_variant(self.divisor.function)
 
     @property

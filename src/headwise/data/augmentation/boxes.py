@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from headwise.data.annotation import BoxAnnotation, Picture
 from headwise.data.augmentation.colors import CORNER_MEAN, CORNER_STD, distort_colors
-from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD, normalise
+from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD, normalize
 from headwise.data.augmentation.windows import Window, keep_visible, mirror
 
 CORNER_SCALES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
@@ -22,15 +22,15 @@ _LEAST_CROPPED = 4  # pixels; torchvision's crop of what is smaller may have no 
 class CornerAugmentation:
     """The training pictures of CornerNet, CornerNet-Squeeze and CenterNet.
 
-    A window of ``view`` times a random scale is centred on a random pixel that is at least ``border`` from the
+    A window of ``view`` times a random scale is centered on a random pixel that is at least ``border`` from the
     picture's edges (half, a quarter, ... of that where the picture is too small), resized, perhaps mirrored, and
-    distorted in colour. What is outside of the picture has the mean colour; boxes are clipped to the window.
+    distorted in color. What is outside of the picture has the mean color; boxes are clipped to the window.
 
     Args:
         size: height and width of the result, pixels; published 511.
         view: height and width of the window at scale 1, pixels of the picture; None is the size, as published.
         scales: of the window, one of which is drawn.
-        border: least distance of the window's centre from the picture's edges, pixels.
+        border: least distance of the window's center from the picture's edges, pixels.
         mirror: probability of a mirrored picture.
         jitter: largest relative change of brightness, contrast and saturation.
         lighting: standard deviation of the change of light; see `distort_colors`.
@@ -43,7 +43,7 @@ class CornerAugmentation:
 
     Differs:
         Mirrored edges go to W - x, not W - 1 - x; boxes are clipped at W, not W - 1; shrinking averages; outside of
-        the picture is the mean colour, not black; red, green, blue in place of blue, green, red: a published
+        the picture is the mean color, not black; red, green, blue in place of blue, green, red: a published
         checkpoint needs ``image.flip(0)``.
     """
 
@@ -76,7 +76,7 @@ class CornerAugmentation:
             seed: decides everything random.
 
         Returns:
-            The picture (3, size, size) as float32, normalised by `CORNER_MEAN` and `CORNER_STD`, and its boxes.
+            The picture (3, size, size) as float32, normalized by `CORNER_MEAN` and `CORNER_STD`, and its boxes.
         """
         generator = np.random.default_rng(seed)
         side = max(int(self.view * generator.choice(self.scales)), 1)
@@ -92,7 +92,7 @@ class CornerAugmentation:
         return finish(image, generator, self.jitter, self.lighting), annotation
 
     def _center(self, generator: np.random.Generator, length: int) -> int:
-        """Draw a position of the window's centre along one axis."""
+        """Draw a position of the window's center along one axis."""
         border = self.border
         while length <= 2 * border:
             border //= 2
@@ -102,16 +102,16 @@ class CornerAugmentation:
 class BoxAugmentation:
     """The training pictures of detectors with anchors: by default SSD's, by torchvision.
 
-    In this order: colours, zooming out (the picture on a larger canvas of the mean colour), a crop that overlaps
-    enough with some object, resizing and mirroring. An object whose centre is outside of the crop is dropped.
+    In this order: colors, zooming out (the picture on a larger canvas of the mean color), a crop that overlaps
+    enough with some object, resizing and mirroring. An object whose center is outside of the crop is dropped.
 
     Args:
         size: height and width of the result, pixels.
-        distort: probability of each change of colour; 0 for none.
+        distort: probability of each change of color; 0 for none.
         zoom_out: greatest factor of the canvas, at a probability of one half; 1 for none.
         crop: whether to crop.
         mirror: probability of a mirrored picture.
-        mean: of red, green and blue, in [0, 1], by which the picture is normalised; by default ImageNet's.
+        mean: of red, green and blue, in [0, 1], by which the picture is normalized; by default ImageNet's.
         std: of red, green and blue.
 
     Reference:
@@ -146,7 +146,7 @@ class BoxAugmentation:
             seed: decides everything random; the global random state is neither read nor changed.
 
         Returns:
-            The picture (3, size, size) as float32, normalised by `mean` and `std`, and its boxes.
+            The picture (3, size, size) as float32, normalized by `mean` and `std`, and its boxes.
         """
         image = tv_tensors.Image(torch.from_numpy(picture.image).permute(2, 0, 1))
         boxes = tv_tensors.BoundingBoxes(
@@ -159,11 +159,11 @@ class BoxAugmentation:
             image, boxes = (self._transform if min(image.shape[1:]) >= _LEAST_CROPPED else self._resize)(image, boxes)
         moved: NDArray[np.float64] = boxes.as_subclass(Tensor).numpy()
         annotation, _ = keep_visible(picture.annotation, moved, np.zeros(4), np.full(4, float(self.size)))
-        return normalise(image, self.mean, self.std), annotation
+        return normalize(image, self.mean, self.std), annotation
 
 
 def finish(image: Tensor, generator: np.random.Generator, jitter: float, lighting: float) -> Tensor:
-    """Distort the colours of a (3, H, W) uint8 picture and normalise it for the corner detectors.
+    """Distort the colors of a (3, H, W) uint8 picture and normalize it for the corner detectors.
 
     Args:
         image: RGB.

@@ -1,4 +1,4 @@
-"""The corner detectors' colours: what they expect, and how their training pictures are distorted."""
+"""The corner detectors' colors: what they expect, and how their training pictures are distorted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CORNER_MEAN = (0.47026115, 0.44719302, 0.40789654)
 CORNER_STD = (0.27809835, 0.27408164, 0.28863828)
 """Their standard deviations."""
 
-# Principal components of the colours of ImageNet's pixels: variances, and red, green and blue in rows.
+# Principal components of the colors of ImageNet's pixels: variances, and red, green and blue in rows.
 _VARIANCES = np.array([0.2141788, 0.01817699, 0.00341571])
 _COMPONENTS = np.array(
     [
@@ -29,8 +29,8 @@ def distort_colors(image: Tensor, generator: np.random.Generator, jitter: float,
     """Change brightness, contrast and saturation, in random order, then the light.
 
     With factors f drawn from [1 - jitter, 1 + jitter]: brightness multiplies by f; contrast and saturation blend,
-    f * image + (1 - f) * grey, with the mean brightness of the undistorted picture and with its grey version. Light
-    adds to all pixels the principal components of ImageNet's colours, scaled by their variances and by normal draws.
+    f * image + (1 - f) * gray, with the mean brightness of the undistorted picture and with its gray version. Light
+    adds to all pixels the principal components of ImageNet's colors, scaled by their variances and by normal draws.
     Nothing is clipped.
 
     Args:
@@ -46,8 +46,8 @@ def distort_colors(image: Tensor, generator: np.random.Generator, jitter: float,
         Krizhevsky et al., NIPS 2012, section 4.1 (light); princeton-vl/CornerNet-Lite at 6a54505d,
         core/sample/utils.py.
     """
-    grey = torch.tensordot(torch.tensor(_LUMA), image, dims=1)
-    others = {"brightness": 0.0, "contrast": float(grey.mean()), "saturation": grey}
+    gray = torch.tensordot(torch.tensor(_LUMA), image, dims=1)
+    others = {"brightness": 0.0, "contrast": float(gray.mean()), "saturation": gray}
     for name in generator.permutation(list(others)):
         factor = 1 + generator.uniform(-jitter, jitter)
         image = factor * image + (1 - factor) * others[name]

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from headwise.data.annotation import Picture
-from headwise.data.augmentation.text import normalise
+from headwise.data.augmentation.text import normalize
 from headwise.data.instances import InstanceAnnotation
 
 _SLACK = 8  # pixels around the crop, for what the deformation pulls in
@@ -83,7 +83,7 @@ class InstanceAugmentation:
             seed: decides everything random; the global random state is neither read nor changed.
 
         Returns:
-            The picture (3, size, size) as float32, normalised, and the instance map (size, size) int64.
+            The picture (3, size, size) as float32, normalized, and the instance map (size, size) int64.
         """
         pixels, numbers = _enlarge(picture.image, self._around), _enlarge(picture.annotation.label, self._around)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
@@ -91,7 +91,7 @@ class InstanceAugmentation:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             image, label = self._transform(image, label)
-        return normalise(image), label.as_subclass(Tensor)[0]
+        return normalize(image), label.as_subclass(Tensor)[0]
 
 
 class _Elastic(v2.Transform):  # type: ignore[misc]  # torchvision has no types

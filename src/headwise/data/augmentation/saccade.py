@@ -13,14 +13,14 @@ from headwise.data.augmentation.windows import Boxes, Window, keep_visible, mirr
 SACCADE_RANGES = ((16.0, 32.0), (32.0, 96.0), (96.0, 255.0))
 SACCADE_SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-_NEAR_CENTER = 15  # pixels by which a centred crop may miss the object's centre, and one more draw of as much
+_NEAR_CENTER = 15  # pixels by which a centered crop may miss the object's center, and one more draw of as much
 
 
 class SaccadeAugmentation:
     """Crops around a random object that is scaled to a random size of its own range.
 
     A reference object is drawn; its longer side decides the range (small, medium, large), from which the side that
-    it shall have is drawn, and so the scale of the picture. Half of the crops are centred near the object, the others
+    it shall have is drawn, and so the scale of the picture. Half of the crops are centered near the object, the others
     hold all of it anywhere. A picture without objects is scaled and cropped at random.
 
     Args:
@@ -70,7 +70,7 @@ class SaccadeAugmentation:
             seed: decides everything random.
 
         Returns:
-            The crop (3, size, size) as float32, normalised by `CORNER_MEAN` and `CORNER_STD`; its boxes, clipped; and
+            The crop (3, size, size) as float32, normalized by `CORNER_MEAN` and `CORNER_STD`; its boxes, clipped; and
             for each the share of its area that is left, (n,), which `encode_saccade` takes as ``kept``.
         """
         generator = np.random.default_rng(seed)

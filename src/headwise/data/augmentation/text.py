@@ -1,7 +1,7 @@
 """Augmentation of pictures with their polygons, by torchvision's transforms v2.
 
-torchvision mirrors key points about pixel centres (x to W - 1 - x) but scales and rotates them as if the
-middle of the first pixel were (0.5, 0.5). Ours are pixel centres throughout, so they are shifted by half a
+torchvision mirrors key points about pixel centers (x to W - 1 - x) but scales and rotates them as if the
+middle of the first pixel were (0.5, 0.5). Ours are pixel centers throughout, so they are shifted by half a
 pixel around those two.
 """
 
@@ -69,7 +69,7 @@ class TextAugmentation:
             seed: decides everything random; the global random state is neither read nor changed.
 
         Returns:
-            The picture (3, size, size) as float32, normalised, and its annotation.
+            The picture (3, size, size) as float32, normalized, and its annotation.
         """
         annotation = picture.annotation
         image = tv_tensors.Image(torch.from_numpy(picture.image).permute(2, 0, 1))
@@ -80,7 +80,7 @@ class TextAugmentation:
             image, key_points = self._transform(image, key_points)
         lengths = [len(polygon) for polygon in annotation.polygons]
         moved = np.split(key_points.numpy(), np.cumsum(lengths)[:-1]) if lengths else []
-        return normalise(image), self._sift(annotation, moved)
+        return normalize(image), self._sift(annotation, moved)
 
     def _sift(self, annotation: TextAnnotation, polygons: list[NDArray[np.float64]]) -> TextAnnotation:
         """Drop the words that left the crop and ignore those that were cut."""
@@ -93,7 +93,7 @@ class TextAugmentation:
         )
 
 
-def normalise(
+def normalize(
     image: Tensor | NDArray[np.uint8],
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,

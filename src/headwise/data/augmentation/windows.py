@@ -38,7 +38,7 @@ class Window:
     size: int
 
     def cut(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return what is seen through the window, in the mean colour where that is outside of the picture.
+        """Return what is seen through the window, in the mean color where that is outside of the picture.
 
         Args:
             image: (H, W, 3), not yet scaled.
@@ -62,7 +62,7 @@ class Window:
     def _enlarge(self, image: NDArray[np.uint8]) -> Tensor:
         """Read the window's pixels only, however large the scaled picture would be."""
         y, x = self.height / image.shape[0], self.width / image.shape[1]
-        # OpenCV counts from pixel centres: (c + 0.5) * scale - start - 0.5.
+        # OpenCV counts from pixel centers: (c + 0.5) * scale - start - 0.5.
         matrix = np.array([[x, 0, (x - 1) / 2 - self.left], [0, y, (y - 1) / 2 - self.top]])
         seen = cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR, borderValue=_MEAN_COLOR)
         return _to_tensor(np.asarray(seen, np.uint8))

@@ -30,7 +30,7 @@ _STREAM = 1  # keeps the draws apart from those of the embedded words
 _ATTEMPTS = 20
 _MOST_COVERED = 0.25  # share of a digit's box that another's may cover
 _ENLARGED = 128  # pixels per side of an enlarged scan; larger than most objects, so that edges stay sharp
-_SOFTNESS = 0.08  # half the range of grey levels over which ink begins
+_SOFTNESS = 0.08  # half the range of gray levels over which ink begins
 
 
 class EmbeddedDigits:
@@ -108,7 +108,7 @@ def embedded_digits(
     """Return the embedded detection data: handwritten digits on real photographs.
 
     A digit's longer side is drawn log-uniformly; it is turned by up to 12 degrees and stretched by up to a
-    fifth, and painted in a colour that differs in brightness from what lies behind it. At most a quarter of
+    fifth, and painted in a color that differs in brightness from what lies behind it. At most a quarter of
     one digit's box is covered by another's; where no such place is found a digit is left out, so a picture
     may hold fewer than were drawn, but never none.
 
@@ -200,7 +200,7 @@ def _covered(one: Box, other: Box) -> float:
 
 
 def _paint(generator: np.random.Generator, image: Pixels, ink: Ink, box: Box) -> None:
-    """Paint a digit in a visible colour, in place."""
+    """Paint a digit in a visible color, in place."""
     left, top, right, bottom = box
     patch = image[top:bottom, left:right]
     luma = float(patch.reshape(-1, 3).mean(axis=0) @ LUMA)

@@ -1,4 +1,4 @@
-"""Printing a flat word along a curve onto a picture, in a colour that can be seen there."""
+"""Printing a flat word along a curve onto a picture, in a color that can be seen there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def print_word(generator: np.random.Generator, image: Pixels, word: FlatWord, cu
     """Print a word onto a picture, in place.
 
     Args:
-        generator: the source of chance: colour, opacity, and whether there is an outline around the letters.
+        generator: the source of chance: color, opacity, and whether there is an outline around the letters.
         image: (H, W, 3).
         word: the ink.
         curve: where it goes.
@@ -80,7 +80,7 @@ def _sample(ink: Ink, where: Ink) -> Ink:
 
 
 def visible_color(generator: np.random.Generator, luma: float, contrast: float) -> Color:
-    """Draw a colour whose luma differs from the given one by about `contrast`, or by what room there is.
+    """Draw a color whose luma differs from the given one by about `contrast`, or by what room there is.
 
     Args:
         generator: the source of chance.

@@ -1,4 +1,4 @@
-"""The corner detectors: stacked hourglasses, corner, cascade corner and centre pooling, and their heads."""
+"""The corner detectors: stacked hourglasses, corner, cascade corner and center pooling, and their heads."""
 
 from headwise.networks.corners.detector import CornerDetector
 from headwise.networks.corners.pooling import pool_bottom, pool_column, pool_left, pool_right, pool_row, pool_top

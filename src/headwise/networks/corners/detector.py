@@ -46,7 +46,7 @@ class Parts:
     Args:
         fire: fire modules, transposed convolutions and 1x1 heads (Squeeze) instead of residual blocks.
         attention: heads at the merged features of each hourglass (Saccade).
-        center: centre heads, and cascade corner pooling (CenterNet).
+        center: center heads, and cascade corner pooling (CenterNet).
     """
 
     fire: bool = False

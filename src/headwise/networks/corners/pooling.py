@@ -1,4 +1,4 @@
-"""Corner pooling: running maxima along rows and columns, and centre pooling, their maxima over whole lines."""
+"""Corner pooling: running maxima along rows and columns, and center pooling, their maxima over whole lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The modules around the poolings: corner pooling, cascade corner pooling, centre pooling."""
+"""The modules around the poolings: corner pooling, cascade corner pooling, center pooling."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CascadeCornerPool(nn.Module):
 
 
 class CenterPool(nn.Module):
-    """Centre pooling: the maximum of the whole column of one branch and of the whole row of the other."""
+    """Center pooling: the maximum of the whole column of one branch and of the whole row of the other."""
 
     def __init__(self, width: int, pooled: int) -> None:
         super().__init__()

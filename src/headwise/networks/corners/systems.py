@@ -107,7 +107,7 @@ def cornernet_saccade(
 def centernet(
     num_classes: int = 80, *, size: Literal[104, 52, "tiny"] = 104, num_stacks: int | None = None
 ) -> CornerDetector:
-    """Build CenterNet: CornerNet with cascade corner pooling, and centre pooling with centre heads.
+    """Build CenterNet: CornerNet with cascade corner pooling, and center pooling with center heads.
 
     Args:
         num_classes: classes, without background.

@@ -143,7 +143,7 @@ SSD = replace(
     zoom_out=4.0,
     crop=True,
 )
-"""SSD300's training in the paper (section 3.1), with torchvision's normalisation for its VGG16."""
+"""SSD300's training in the paper (section 3.1), with torchvision's normalization for its VGG16."""
 
 ssd: Recipe[SSDConfiguration] = Recipe(
     "ssd",

@@ -32,9 +32,9 @@ class AnchorConfiguration(BoxConfiguration):
     Args:
         network: its size, "full" or "tiny".
         backbone: of the full size; None for the network's own.
-        mean: of red, green and blue, which pictures are normalised by.
+        mean: of red, green and blue, which pictures are normalized by.
         std: of red, green and blue.
-        distort: how often each kind of colour change is made.
+        distort: how often each kind of color change is made.
         zoom_out: largest canvas that a training picture is put on, in its own size.
         crop: whether training pictures are cropped around objects.
         foreground: overlap from which an anchor belongs to a box.
@@ -164,14 +164,14 @@ def read_anchors(
 
 
 def _as_input(images: Sequence[NDArray[np.uint8]], configuration: AnchorConfiguration, network: nn.Module) -> Tensor:
-    """The pictures (N, 3, side, side), stretched, normalised, on the network's device."""
+    """The pictures (N, 3, side, side), stretched, normalized, on the network's device."""
     from torchvision.transforms.v2 import functional
 
-    from headwise.data import normalise
+    from headwise.data import normalize
 
     side = [configuration.image_size] * 2
     pixels = [functional.resize(torch.from_numpy(image).permute(2, 0, 1), side, antialias=True) for image in images]
-    normal = torch.stack([normalise(each, configuration.mean, configuration.std) for each in pixels])
+    normal = torch.stack([normalize(each, configuration.mean, configuration.std) for each in pixels])
     return normal.to(next(network.parameters()).device, memory_format=torch.channels_last)
 
 
@@ -218,10 +218,10 @@ def _probability(logits: Tensor, configuration: AnchorConfiguration) -> Tensor:
 
 
 def _cells_of(anchors: Tensor) -> int:
-    """Cells along a side of a square level: how many centres its anchors have in a row, but for their rounding."""
+    """Cells along a side of a square level: how many centers its anchors have in a row, but for their rounding."""
     centers = ((anchors[:, 0] + anchors[:, 2]) / 2).sort().values
     return 1 + int((centers.diff() > _ROUNDING * centers[-1]).sum())
 
 
 _ROUNDING = 1e-4
-"""Of a centre, which boxes of several shapes give by their corners, in parts of the picture's side."""
+"""Of a center, which boxes of several shapes give by their corners, in parts of the picture's side."""

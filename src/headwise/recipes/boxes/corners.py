@@ -64,7 +64,7 @@ class WholeConfiguration(CornerConfiguration):
     Args:
         coarsest: pixels a cell of the network's coarsest features; pictures are padded to its multiples, less 1.
         crop_scales: of the windows that training pictures are cut with, in sizes of the picture that is seen.
-        crop_border: least distance of a window's centre from the picture's edges, pixels; half, a quarter, ... of that
+        crop_border: least distance of a window's center from the picture's edges, pixels; half, a quarter, ... of that
             where the picture is too small.
         min_kept: objects of which less than this share is left in a training picture do not count; published 0.
         scales: at which a picture is read.
@@ -85,7 +85,7 @@ class CornerCollate:
 
     Args:
         configuration: of the run.
-        center: encode centres too.
+        center: encode centers too.
     """
 
     configuration: CornerConfiguration
@@ -128,7 +128,7 @@ SLOTS = 128
 
 
 def as_input(image: NDArray[np.uint8], network: nn.Module) -> Tensor:
-    """Return a picture as a corner detector takes it: normalised, on its device.
+    """Return a picture as a corner detector takes it: normalized, on its device.
 
     Args:
         image: (H, W, 3) uint8.
@@ -137,10 +137,10 @@ def as_input(image: NDArray[np.uint8], network: nn.Module) -> Tensor:
     Returns:
         (3, H, W) float32.
     """
-    from headwise.data import normalise
+    from headwise.data import normalize
     from headwise.data.augmentation.colors import CORNER_MEAN, CORNER_STD
 
-    return normalise(image, CORNER_MEAN, CORNER_STD).to(next(network.parameters()).device)
+    return normalize(image, CORNER_MEAN, CORNER_STD).to(next(network.parameters()).device)
 
 
 def read_corners(
@@ -156,7 +156,7 @@ def read_corners(
         network: in evaluation mode.
         configuration: of the run.
         images: each (H, W, 3) uint8.
-        center: let centres confirm boxes (CenterNet).
+        center: let centers confirm boxes (CenterNet).
 
     Returns:
         For each ``boxes`` (n, 4) in pixels of the picture, ``scores``, ``labels``, on the CPU, the best first.
@@ -247,7 +247,7 @@ def shrink_picture(picture: Picture[BoxAnnotation], side: int) -> tuple[NDArray[
     return image, replace(known, boxes=boxes)
 
 
-TITLES = {"top_left": "top-left corners", "bottom_right": "bottom-right corners", "center": "centres"}
+TITLES = {"top_left": "top-left corners", "bottom_right": "bottom-right corners", "center": "centers"}
 NOTE = (
     "Probabilities of the last stack, the largest over all classes, over their targets. On the line, the two corners "
     "of one object should lie on each other (pull), those of different objects at least 1 apart (push)."

@@ -88,7 +88,7 @@ def _record(
 
 
 def _overlay(image: NDArray[np.uint8], found: Mapping[str, Any], configuration: BoxConfiguration) -> bytes:
-    """Draw the boxes, the best on top, each in the colour of its class; return the bytes of a PNG."""
+    """Draw the boxes, the best on top, each in the color of its class; return the bytes of a PNG."""
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.fromarray(image)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_OBJECTS = 2**16 - 1  # that a 16-bit PNG can number
-_TURN = 0.618034  # of the colour circle between two numbers: neighbours never look alike
+_TURN = 0.618034  # of the color circle between two numbers: neighbors never look alike
 
 
 ENDINGS = (".png", "_label.png")
@@ -89,7 +89,7 @@ def _label(found: FoundInstances) -> bytes:
 
 
 def _overlay(image: NDArray[np.uint8], found: FoundInstances) -> bytes:
-    """Tint each object in a colour of its own, and draw its border."""
+    """Tint each object in a color of its own, and draw its border."""
     import colorsys
 
     import numpy as np
@@ -97,7 +97,7 @@ def _overlay(image: NDArray[np.uint8], found: FoundInstances) -> bytes:
 
     label = found.label.numpy()
     hues = [colorsys.hsv_to_rgb(number * _TURN % 1, 0.85, 1) for number in range(int(label.max()) + 1)]
-    colours = (255 * np.array(hues))[label]
-    shrunk = ndimage.grey_erosion(label, 3) == ndimage.grey_dilation(label, 3)
+    colors = (255 * np.array(hues))[label]
+    shrunk = ndimage.gray_erosion(label, 3) == ndimage.gray_dilation(label, 3)
     share = np.where(label == 0, 0.0, np.where(shrunk, 0.3, 1.0))[:, :, None]
-    return encode_png((share * colours + (1 - share) * image).round().astype(np.uint8))
+    return encode_png((share * colors + (1 - share) * image).round().astype(np.uint8))

@@ -6,7 +6,7 @@ const MARKS = [
   "M-4 -1.3H-1.3V-4H1.3V-1.3H4V1.3H1.3V4H-1.3V1.3H-4Z", "M0 4.2L4 -3H-4Z", "M-4 -1.6H4V1.6H-4Z", "M-1.6 -4H1.6V4H-1.6Z",
 ];
 
-// From the ninth curve on colours come again, with other strokes.
+// From the ninth curve on colors come again, with other strokes.
 const style = (index) => (index + 3 * Math.floor(index / 8)) % 8;
 
 class Chart {
@@ -65,8 +65,8 @@ class Chart {
     const longest = Math.max(0, ...this.data.names.map((name) => name.length));
     const room = 16 + 8.2 * longest;
     // Names stand at the curves' ends where all of them fit whole; the legend has them anyway.
-    this.labelled = room < this.width * 0.36 && this.data.names.length * 15 < this.height - 60;
-    const labels = this.labelled ? room : 16;
+    this.labeled = room < this.width * 0.36 && this.data.names.length * 15 < this.height - 60;
+    const labels = this.labeled ? room : 16;
     this.box = { left: 52, right: this.width - labels, top: 26, bottom: this.height - 34 };
     this.svg = svg("svg", { width: this.width, height: this.height, tabindex: 0, role: "img",
       "aria-label": this.data.title + ". Left and right arrow keys read the numbers." });
@@ -134,14 +134,14 @@ class Chart {
     const layer = svg("g", { "clip-path": `url(#${clip})` }, this.plot);
     const labels = [];
     for (const index of this.shown) {
-      const colour = "c" + (index % 8);
-      if (this.options.smooth && this.data.smooth) this.path(this.data.values[index], `line pale ${colour}`, "", layer);
-      const points = this.path(this.column(index), `line ${colour}`, this.data.dashes[index], layer);
+      const color = "c" + (index % 8);
+      if (this.options.smooth && this.data.smooth) this.path(this.data.values[index], `line pale ${color}`, "", layer);
+      const points = this.path(this.column(index), `line ${color}`, this.data.dashes[index], layer);
       this.marks(points, index, layer);
       this.broken(index, layer);
       const name = this.data.names[index];
-      if (points.length) labels.push({ y: points.at(-1)[1] + 4, name, colour });
-      else if (this.data.values[index].includes(0)) labels.push({ y: this.box.bottom, name: `0: ${name}`, colour });
+      if (points.length) labels.push({ y: points.at(-1)[1] + 4, name, color });
+      else if (this.data.values[index].includes(0)) labels.push({ y: this.box.bottom, name: `0: ${name}`, color });
     }
     this.labels(labels);
   }
@@ -193,16 +193,16 @@ class Chart {
         .map(([level, row]) => point(level, row)).join("L") + "Z";
       svg("path", { d, class: `fill c${index % 8}` }, this.plot);
       svg("path", { d, class: `hatch h${style(index)}` }, this.plot);
-      labels.push({ y: this.y.place((base.at(-1) + lower.at(-1)) / 2) + 4, name: this.data.names[index], colour: "c" + (index % 8) });
+      labels.push({ y: this.y.place((base.at(-1) + lower.at(-1)) / 2) + 4, name: this.data.names[index], color: "c" + (index % 8) });
     }
     this.labels(labels);
   }
 
   labels(labels) {
-    if (!this.labelled) return;
+    if (!this.labeled) return;
     const room = this.width - this.box.right - 10;
     for (const label of spread(labels, 15, this.box.top + 4, this.box.bottom + 2)) {
-      const text = svg("text", { x: this.box.right + 8, y: label.y, class: `end ${label.colour}` }, this.plot, label.name);
+      const text = svg("text", { x: this.box.right + 8, y: label.y, class: `end ${label.color}` }, this.plot, label.name);
       for (let kept = label.name.length - 1; kept > 0 && text.getComputedTextLength() > room; kept--) {
         text.textContent = label.name.slice(0, kept) + "…";
       }

@@ -13,7 +13,7 @@ from headwise.report.page import Table, figure
 from headwise.runs.columns import Values, finite, logged
 
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "12 3 3 3 3 3", "1 2", "16 4")
-"""Line styles, so that curves differ without colour."""
+"""Line styles, so that curves differ without color."""
 
 _SMOOTH_FROM = 60
 
@@ -143,7 +143,7 @@ def summary(steps: Sequence[int], values: Values) -> list[float | int | None]:
 
 
 def stroke(index: int) -> int:
-    """Which of eight line styles, marks or hatches a curve has: from the ninth on colours come again, with others."""
+    """Which of eight line styles, marks or hatches a curve has: from the ninth on colors come again, with others."""
     return (index + 3 * (index // 8)) % 8
 
 
@@ -152,7 +152,7 @@ def _switch(option: str, label: str, on: bool) -> Markup:
 
 
 def swatch(index: int, *, area: bool = False) -> Markup:
-    """A short piece of curve `index`, in its colour and line style."""
+    """A short piece of curve `index`, in its color and line style."""
     if area:
         shape = element("rect", width=18, height=10, y=1, class_=f"fill c{index % 8}")
         hatch = element("rect", width=18, height=10, y=1, class_=f"hatch h{stroke(index)}")

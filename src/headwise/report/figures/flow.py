@@ -23,7 +23,7 @@ class Link:
         source: name of a node.
         target: name of a node in a later stage.
         amount: not negative; 0 and non-finite amounts are listed, and drawn as a dotted line.
-        term: the loss it began at, which gives the colour; empty means the source.
+        term: the loss it began at, which gives the color; empty means the source.
     """
 
     source: str
@@ -42,7 +42,7 @@ class Flow:
         links: what goes where.
         unit: of the amounts.
         caption: what was measured, at which level, and how to read it.
-        terms: the losses in the order of their colours; empty: the first stage's order.
+        terms: the losses in the order of their colors; empty: the first stage's order.
     """
 
     title: str
@@ -175,7 +175,7 @@ class Flow:
     def _ribbons(self, places: Mapping[str, tuple[float, float, float]]) -> list[Markup]:
         used_out, used_in = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0)
         terms = self.terms or next(iter(self.stages.values()), ())
-        colours = {name: index % 8 for index, name in enumerate(terms)}
+        colors = {name: index % 8 for index, name in enumerate(terms)}
         ribbons = []
         for link in sorted(self.links, key=lambda link: (places[link.source][1], places[link.target][1])):
             x0, y0, height = places[link.source]
@@ -190,7 +190,7 @@ class Flow:
             ribbons.append(element(
                 "path", d=f"M{x0 + _BAR:.1f} {start:.1f}C{middle:.1f} {start:.1f}"
                 f" {middle:.1f} {end:.1f} {x1:.1f} {end:.1f}",
-                class_=f"ribbon c{colours.get(link.term or link.source, 7)}" + ("" if thick else " silent"),
+                class_=f"ribbon c{colors.get(link.term or link.source, 7)}" + ("" if thick else " silent"),
                 stroke_width=f"{max(thick, 1.5):.2f}", tabindex=0, data_tip=f"{tip} {self.unit}".strip(),
             ))  # fmt: skip
         return ribbons

@@ -1,4 +1,4 @@
-"""Matrices of numbers as coloured cells that keep their numbers."""
+"""Matrices of numbers as colored cells that keep their numbers."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class HeatMap:
         return (min(shown), max(shown)) if shown else (0.0, 0.0)
 
     def _key(self) -> Markup:
-        """The colour scale with its ends named."""
+        """The color scale with its ends named."""
         if self.diverging:
             ends = ("-1 against each other (hatched)", "+1 the same way")
         else:

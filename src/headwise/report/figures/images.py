@@ -24,7 +24,7 @@ def fitted(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def encode(image: NDArray[np.uint8], kind: Literal["JPEG", "PNG"]) -> bytes:
-    """The bytes of a picture (H, W, 3); as PNG in at most 128 colours."""
+    """The bytes of a picture (H, W, 3); as PNG in at most 128 colors."""
     from PIL import Image
 
     content = io.BytesIO()

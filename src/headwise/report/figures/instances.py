@@ -1,4 +1,4 @@
-"""Label maps over the photograph: one colour and a border per object."""
+"""Label maps over the photograph: one color and a border per object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SIDE = 512
-_GOLDEN = 0.618033988749895  # of the colour circle: neighbouring numbers get colours far apart
+_GOLDEN = 0.618033988749895  # of the color circle: neighboring numbers get colors far apart
 
 
 def instance_tiles(sample: SavedSample) -> list[Markup]:
@@ -43,7 +43,7 @@ def _tile(sample: SavedSample, role: str, labels: NDArray[np.int32]) -> Markup:
 
 
 def painted(image: NDArray[np.uint8], labels: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """The photograph in grey, objects in their colours, with a light border round each.
+    """The photograph in gray, objects in their colors, with a light border round each.
 
     Args:
         image: (H, W, 3).
@@ -59,13 +59,13 @@ def painted(image: NDArray[np.uint8], labels: NDArray[np.int32]) -> NDArray[np.u
     rows = (np.arange(height) * labels.shape[0]) // height
     columns = (np.arange(width) * labels.shape[1]) // width
     numbers = labels[rows][:, columns]
-    grey = np.repeat(shown.mean(axis=2, keepdims=True), 3, axis=2)
-    mixed = np.where((numbers != 0)[..., None], 0.45 * grey + 0.55 * _colours(numbers), 0.8 * grey)
+    gray = np.repeat(shown.mean(axis=2, keepdims=True), 3, axis=2)
+    mixed = np.where((numbers != 0)[..., None], 0.45 * gray + 0.55 * _colors(numbers), 0.8 * gray)
     return np.where(_borders(numbers)[..., None], 250.0, mixed).astype(np.uint8)
 
 
-def _colours(numbers: NDArray[np.int32]) -> NDArray[np.float64]:
-    """A colour (H, W, 3) in 0 to 255 for each number, the same for the same number."""
+def _colors(numbers: NDArray[np.int32]) -> NDArray[np.float64]:
+    """A color (H, W, 3) in 0 to 255 for each number, the same for the same number."""
     import numpy as np
     from matplotlib.colors import hsv_to_rgb
 
@@ -76,7 +76,7 @@ def _colours(numbers: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 def _borders(numbers: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Where an object's pixel has a neighbour, to the right or below, of another number."""
+    """Where an object's pixel has a neighbor, to the right or below, of another number."""
     import numpy as np
 
     border = np.zeros(numbers.shape, bool)

@@ -1,4 +1,4 @@
-"""Output maps over their targets, each pair on one colour scale."""
+"""Output maps over their targets, each pair on one color scale."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COARSE = 40  # cells a side; from here down a cell is shown as a square, not sm
 
 
 def map_tiles(sample: SavedSample) -> list[Markup]:
-    """A column per map: the output, its target, and the colour scale they share.
+    """A column per map: the output, its target, and the color scale they share.
 
     Args:
         sample: the picture whose maps to show.
@@ -38,7 +38,7 @@ def _pair(pair: SampleMap, line: Markup) -> Markup:
     pictures = [
         element(
             "div",
-            element("img", src=data_uri(encode(coloured(as_array(values), pair, _MAP_SIDE), "PNG"), "png"),
+            element("img", src=data_uri(encode(colored(as_array(values), pair, _MAP_SIDE), "PNG"), "png"),
                     alt=f"{pair.title}, {role}"),
             line,
             class_=f"tile{coarse}",
@@ -46,8 +46,8 @@ def _pair(pair: SampleMap, line: Markup) -> Markup:
         for role, values in shown
     ]  # fmt: skip
     low, high = pair.limits
-    bar = element("img", src=data_uri(_bar(pair.colours), "png"), alt="", class_="bar")
-    scale = element("div", element("span", number(low)), bar, element("span", number(high)), class_="colours")
+    bar = element("img", src=data_uri(_bar(pair.colors), "png"), alt="", class_="bar")
+    scale = element("div", element("span", number(low)), bar, element("span", number(high)), class_="colors")
     height, width = pair.values.shape
     tip = f"{pair.title}: {width} x {height}"
     return element("div", element("p", pair.title), *pictures, scale, class_="pair", data_tip=tip)
@@ -72,20 +72,20 @@ def outlines(mask: NDArray[np.bool_]) -> list[Points]:
     return [line[:: 2 if len(line) > 24 else 1] for line in lines]
 
 
-def coloured(values: NDArray[Any], pair: SampleMap, side: int) -> NDArray[np.uint8]:
-    """A map in its colours, at most about `side` pixels a side; values that are not finite are grey."""
+def colored(values: NDArray[Any], pair: SampleMap, side: int) -> NDArray[np.uint8]:
+    """A map in its colors, at most about `side` pixels a side; values that are not finite are gray."""
     import numpy as np
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
-    colours = colormaps[pair.colours].with_extremes(bad="#808080")
+    colors = colormaps[pair.colors].with_extremes(bad="#808080")
     stride = max(1, -(-max(values.shape) // side))
-    pixels = colours(Normalize(*pair.limits, clip=True)(np.ma.masked_invalid(values[::stride, ::stride])), bytes=True)
+    pixels = colors(Normalize(*pair.limits, clip=True)(np.ma.masked_invalid(values[::stride, ::stride])), bytes=True)
     return np.ascontiguousarray(pixels[..., :3])
 
 
-def _bar(colours: str) -> bytes:
+def _bar(colors: str) -> bytes:
     import numpy as np
     from matplotlib import colormaps
 
-    return encode(np.ascontiguousarray(colormaps[colours](np.linspace(0, 1, 128)[None], bytes=True)[..., :3]), "PNG")
+    return encode(np.ascontiguousarray(colormaps[colors](np.linspace(0, 1, 128)[None], bytes=True)[..., :3]), "PNG")

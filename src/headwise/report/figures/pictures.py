@@ -75,11 +75,11 @@ class SampleFigure:
         ignored = f", {num_ignored} of them ignored (dotted)" if num_ignored else ""
         told = [f"{len(sample.found)} found (solid), {len(sample.annotated)} annotated (dashed){ignored}."]
         if sample.instances is not None and not sample.found and not sample.annotated:
-            told = ["Each colour is one object; the colours of found and annotated objects need not agree."]
+            told = ["Each color is one object; the colors of found and annotated objects need not agree."]
         broken = sum(not is_finite(shape) for shape in (*sample.annotated, *sample.found))
         told += [f"{broken} with coordinates that are not finite are not drawn."] if broken else []
         if any(pair.target is not None for pair in sample.maps):
-            told.append("Maps: output above, target below, on one colour scale.")
+            told.append("Maps: output above, target below, on one color scale.")
         return " ".join([*told, *([sample.note] if sample.note else [])])
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0067b0", "#c94f08", "#00875f", "#a0418f", "#a06a00", "#2f8fc4", "#c2325c", "#5d6470")
+COLORS = ("#0067b0", "#c94f08", "#00875f", "#a0418f", "#a06a00", "#2f8fc4", "#c2325c", "#5d6470")
 _STYLES: Sequence[object] = ("-", "--", ":", "-.", (0, (5, 2)), (0, (10, 2, 2, 2)), (0, (1, 2)), (0, (12, 4)))
 _MARKERS = "os^DPv_|"
 _HATCHES = ("", "//", "\\\\", "||", "--", "xx", "++", "..")
@@ -54,13 +54,13 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
     rows = curves.rows
     steps = [curves.steps[row] for row in rows]
     for index, (name, values) in enumerate(curves.series.items()):
-        colour = COLOURS[index % 8]
+        color = COLORS[index % 8]
         drawn = [_number(values[row]) for row in rows]
         if curves.half_width:
-            axes.plot(steps, drawn, color=colour, alpha=0.22, linewidth=0.8)
+            axes.plot(steps, drawn, color=color, alpha=0.22, linewidth=0.8)
             drawn = [_number(mean) for mean in curves.means[index]]
         axes.plot(
-            steps, drawn, label=literal(name), color=colour, linestyle=_STYLES[stroke(index)], linewidth=1.8,
+            steps, drawn, label=literal(name), color=color, linestyle=_STYLES[stroke(index)], linewidth=1.8,
             marker=_MARKERS[stroke(index)], markevery=max(1, len(rows) // 7), markersize=5,
         )  # fmt: skip
     if curves.log and any(v > 0 for values in curves.series.values() for v in values if v is not None):
@@ -72,7 +72,7 @@ def _draw_areas(curves: Curves, axes: Axes) -> None:
     means = curves.means or [[values[row] for row in rows] for values in curves.series.values()]
     heights = [[v if math.isfinite(v := _number(mean)) else 0.0 for mean in column] for column in means]
     areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[literal(n) for n in curves.series],
-                           colors=[COLOURS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
+                           colors=[COLORS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
     for index, area in enumerate(areas):
         area.set_hatch(_HATCHES[stroke(index)])
         area.set_edgecolor("white")

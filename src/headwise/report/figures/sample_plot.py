@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from headwise.report.figures.instances import painted
 from headwise.report.figures.pictures import is_finite
-from headwise.report.figures.plots import COLOURS, blank, literal, save
+from headwise.report.figures.plots import COLORS, blank, literal, save
 from headwise.report.figures.strips import drawn_rows
 from headwise.runs.samples import PointPairs, SampleMap, SavedSample, Shape
 
@@ -56,9 +56,9 @@ def _draw_panels(figure: Figure, grid: GridSpecFromSubplotSpec, sample: SavedSam
     photograph = figure.add_subplot(grid[0, 0])
     height, width = sample.image.shape[:2]
     photograph.imshow(sample.image, extent=(0, width, height, 0))
-    for role, colour, style in _ROLES:
+    for role, color, style in _ROLES:
         for shape in filter(is_finite, getattr(sample, role)):
-            _draw_shape(photograph, shape, colour, style, above=role == "found")
+            _draw_shape(photograph, shape, color, style, above=role == "found")
     photograph.set(xlim=(0, width), ylim=(height, 0))
     outlined = ": annotated (dashed), found (solid)" if sample.annotated or sample.found else ""
     photograph.set_title(f"{literal(sample.title)}{outlined}", loc="left", fontsize=11)
@@ -71,18 +71,18 @@ def _draw_panels(figure: Figure, grid: GridSpecFromSubplotSpec, sample: SavedSam
             axes.axis("off")
 
 
-def _draw_shape(axes: Axes, shape: Shape, colour: str, style: str, *, above: bool) -> None:
+def _draw_shape(axes: Axes, shape: Shape, color: str, style: str, *, above: bool) -> None:
     from matplotlib.patheffects import withStroke
 
     ring = [*shape.points.tolist(), shape.points[0].tolist()]
     line = ":" if shape.ignored else style
-    for thickness, shade in ((3.4, "black"), (1.7, colour)):
+    for thickness, shade in ((3.4, "black"), (1.7, color)):
         axes.plot(*zip(*ring, strict=True), color=shade, linestyle=line, linewidth=thickness)
     if shape.label:
         score = "" if math.isnan(shape.score) else f" {shape.score:.2f}"
         y = shape.points[:, 1].min() if above else shape.points[:, 1].max()
         around = [withStroke(linewidth=2.5, foreground="black")]
-        axes.text(shape.points[:, 0].min(), y, literal(shape.label) + score, color=colour, fontsize=9, clip_on=True,
+        axes.text(shape.points[:, 0].min(), y, literal(shape.label) + score, color=color, fontsize=9, clip_on=True,
                   va="bottom" if above else "top", path_effects=around)  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _draw_map(axes: Axes, pair: SampleMap, sample: SavedSample, *, target: bool)
     assert values is not None
     height, width = sample.image.shape[:2]
     extent = (0.0, width, height, 0.0)  # maps of any grid lie over the same picture
-    image = axes.imshow(values, cmap=pair.colours, vmin=pair.limits[0], vmax=pair.limits[1], extent=extent)
+    image = axes.imshow(values, cmap=pair.colors, vmin=pair.limits[0], vmax=pair.limits[1], extent=extent)
     if sample.outline is not None and sample.outline.any() and not sample.outline.all():
         axes.contour(sample.outline.astype(float), [0.5], colors="black", linewidths=0.7, extent=extent, origin="upper")
     axes.set_title("target" if target else literal(pair.title), fontsize=9)
@@ -110,10 +110,10 @@ def _draw_map(axes: Axes, pair: SampleMap, sample: SavedSample, *, target: bool)
 
 def _draw_pairs(axes: Axes, pairs: PointPairs) -> None:
     for index, (first, second, _) in enumerate(rows := drawn_rows(pairs)):
-        colour = COLOURS[index % len(COLOURS)]
-        axes.plot([first, second], [index, index], color=colour, linewidth=1.5)
-        axes.plot([first], [index], "o", color=colour, markersize=5)
-        axes.plot([second], [index], "s", color=colour, markersize=8, markerfacecolor="none")
+        color = COLORS[index % len(COLORS)]
+        axes.plot([first, second], [index, index], color=color, linewidth=1.5)
+        axes.plot([first], [index], "o", color=color, markersize=5)
+        axes.plot([second], [index], "s", color=color, markersize=8, markerfacecolor="none")
     axes.set_yticks(range(len(rows)), [literal(label) for _, _, label in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_title(literal(pairs.title), loc="left", fontsize=10)

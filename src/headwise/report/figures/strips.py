@@ -78,22 +78,22 @@ def _row(pairs: PointPairs, row: Pair, index: int, place: _Scale, base: float) -
     y = _TOP + _ROW * (index + 0.5)
     name = label or f"object {index + 1}"
     tip = f"{name}: {pairs.names[0]} {number(first)}, {pairs.names[1]} {number(second)}"
-    colour = f"c{index % 8}"
+    color = f"c{index % 8}"
     marks = [
-        element("line", x1=place(first), x2=place(second), y1=y, y2=y, class_=f"join {colour}"),
-        *_marks(place(first), place(second), y, colour),
-        *_marks(place(first), place(second), base, colour),
+        element("line", x1=place(first), x2=place(second), y1=y, y2=y, class_=f"join {color}"),
+        *_marks(place(first), place(second), y, color),
+        *_marks(place(first), place(second), base, color),
     ]
     short = label if len(label) <= 18 else f"{label[:17]}…"
     text = element("text", short, x=place.left - 8, y=y + 4, text_anchor="end", class_="tick")
     return [element("g", text, *marks, data_tip=tip)]
 
 
-def _marks(first: float, second: float, y: float, colour: str) -> list[Markup]:
+def _marks(first: float, second: float, y: float, color: str) -> list[Markup]:
     """A dot for the first, a ring that stays visible around it for the second."""
     return [
-        element("circle", cx=first, cy=y, r=3.6, class_=f"dot {colour}"),
-        element("rect", x=second - 4.5, y=y - 4.5, width=9, height=9, class_=f"ring {colour}"),
+        element("circle", cx=first, cy=y, r=3.6, class_=f"dot {color}"),
+        element("rect", x=second - 4.5, y=y - 4.5, width=9, height=9, class_=f"ring {color}"),
     ]
 
 

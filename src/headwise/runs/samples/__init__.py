@@ -12,8 +12,8 @@ needs no pickle. Its keys, of which only ``image`` is always there:
 ``annotated_scores``           (n,) float32: NaN for none
 ``found_...``                  the same five of what the network found
 ``map_titles``                 (m,) str
-``map_spans``                  (m, 2) float32: lowest and highest value of each colour scale
-``map_colours``                (m,) str: one of `Colours`
+``map_spans``                  (m, 2) float32: lowest and highest value of each color scale
+``map_colors``                (m,) str: one of `Colors`
 ``map_<k>_values``             (h, w) float16 or float32, k from 0: an output map on its own grid; NaN for no value
 ``map_<k>_target``             (h, w): what it should be, if there is a target
 ``pairs_titles``               (p,) str

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Points = NDArray[np.float32]
     Array = NDArray[Any] | Tensor
 
-Colours = Literal["magma", "viridis", "cividis", "RdBu"]
+Colors = Literal["magma", "viridis", "cividis", "RdBu"]
 
 
 class Shape(NamedTuple):
@@ -72,15 +72,15 @@ class SampleMap:
         title: What the map holds, such as "top-left corners (probability)"; short, it stands over a small picture.
         values: (h, w), on the output's own grid; NaN for no value. Probabilities, not logits, where it is meant so.
         target: (h, w), or None.
-        span: Lowest and highest value of the colour scale; None for those of values and target together.
-        colours: "magma" for probabilities, "viridis" for sizes, "RdBu" for signed values (give a symmetric span).
+        span: Lowest and highest value of the color scale; None for those of values and target together.
+        colors: "magma" for probabilities, "viridis" for sizes, "RdBu" for signed values (give a symmetric span).
     """
 
     title: str
     values: Array
     target: Array | None = None
     span: tuple[float, float] | None = None
-    colours: Colours = "magma"
+    colors: Colors = "magma"
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -151,7 +151,7 @@ def box_shapes(
     scores: Array | None = None,
     least_score: float = 0.0,
 ) -> Shapes:
-    """Boxes as shapes, labelled with the names of their classes.
+    """Boxes as shapes, labeled with the names of their classes.
 
     Args:
         boxes: (n, 4) x1, y1, x2, y2 in pixels of the picture.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from headwise.runs.samples.parts import Colours, Instances, PointPairs, SampleMap, Shapes
+from headwise.runs.samples.parts import Colors, Instances, PointPairs, SampleMap, Shapes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,14 +100,14 @@ def _maps(arrays: Arrays) -> list[SampleMap]:
 
     if "map_titles" not in arrays:
         return []
-    rows = zip(arrays["map_titles"].tolist(), arrays["map_spans"].tolist(), arrays["map_colours"].tolist(), strict=True)
+    rows = zip(arrays["map_titles"].tolist(), arrays["map_spans"].tolist(), arrays["map_colors"].tolist(), strict=True)
     found = []
-    for k, (title, (low, high), colours) in enumerate(rows):
-        if colours not in get_args(Colours):
-            raise ValueError(f"map {title!r} has colours {colours!r}")
+    for k, (title, (low, high), colors) in enumerate(rows):
+        if colors not in get_args(Colors):
+            raise ValueError(f"map {title!r} has colors {colors!r}")
         target = _plane(arrays, f"map_{k}_target").astype(np.float32) if f"map_{k}_target" in arrays else None
         values = _plane(arrays, f"map_{k}_values").astype(np.float32)
-        found.append(SampleMap(title, values, target, (float(low), float(high)), colours))
+        found.append(SampleMap(title, values, target, (float(low), float(high)), colors))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from headwise.files import write_atomically
-from headwise.runs.samples.parts import Colours, Instances, PointPairs, SampleMap, Shapes, as_array
+from headwise.runs.samples.parts import Colors, Instances, PointPairs, SampleMap, Shapes, as_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,9 +113,9 @@ def _maps(maps: Sequence[SampleMap], where: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     spans = []
     for k, each in enumerate(maps):
-        if each.colours not in get_args(Colours):
-            known = ", ".join(get_args(Colours))
-            raise ValueError(f"{where}: map {each.title!r} has colours {each.colours!r}; choose one of {known}.")
+        if each.colors not in get_args(Colors):
+            known = ", ".join(get_args(Colors))
+            raise ValueError(f"{where}: map {each.title!r} has colors {each.colors!r}; choose one of {known}.")
         planes = {"values": _plane(each.values, f"map {each.title!r}", where)}
         if each.target is not None:
             planes["target"] = _plane(each.target, f"target of map {each.title!r}", where)
@@ -127,7 +127,7 @@ def _maps(maps: Sequence[SampleMap], where: str) -> dict[str, Any]:
     if maps:
         found["map_titles"] = np.array([each.title for each in maps], np.str_)
         found["map_spans"] = np.array(spans, np.float32)
-        found["map_colours"] = np.array([each.colours for each in maps], np.str_)
+        found["map_colors"] = np.array([each.colors for each in maps], np.str_)
     return found
 
 

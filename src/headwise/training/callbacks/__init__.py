@@ -1,6 +1,6 @@
 """The books in other people's loops: Lightning, the Hugging Face Trainer, Accelerate.
 
-Each logs the books of one optimiser step, at the loop's own logging interval, to whatever logger the loop has::
+Each logs the books of one optimizer step, at the loop's own logging interval, to whatever logger the loop has::
 
     headwise/<term>/value       the term's sum over its denominator
     headwise/<term>/share       weight * value / total

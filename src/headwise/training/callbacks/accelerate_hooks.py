@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class AccelerateHooks:
-    """Logs the books of every n-th optimiser step to the accelerator's trackers; see `accelerate_hooks`.
+    """Logs the books of every n-th optimizer step to the accelerator's trackers; see `accelerate_hooks`.
 
     Args:
         accelerator: Of the loop.
         optimizer: Prepared or not; its steps are the loop's steps.
         source: Whose books.
-        every: Log every so many optimiser steps.
+        every: Log every so many optimizer steps.
         calls: How often one micro-batch calls the criterion.
         prefix: What the keys begin with.
         run: A run folder that gets the books too.
 
     Attributes:
-        step: Optimiser steps done.
+        step: Optimizer steps done.
 
     Raises:
         ValueError: The source keeps no books, or a number is below 1.
@@ -45,11 +45,11 @@ class AccelerateHooks:
         run: Run | None = None,
     ) -> None:
         if every < 1:
-            raise ValueError(f"every: log every so many optimiser steps, at least 1; found {every}.")
+            raise ValueError(f"every: log every so many optimizer steps, at least 1; found {every}.")
         self.step = 0
         self._accelerator, self._every, self._prefix = accelerator, every, prefix
         self._keeper = Keeper(source, calls, run)
-        # What `prepare` returns passes a step on only when gradients are complete; the optimiser inside sees those.
+        # What `prepare` returns passes a step on only when gradients are complete; the optimizer inside sees those.
         inside: Optimizer = getattr(optimizer, "optimizer", optimizer)
         self._handle = inside.register_step_post_hook(self._after_step)
         self._keeper.begin(accelerator.gradient_accumulation_steps)
@@ -68,7 +68,7 @@ class AccelerateHooks:
         self._keeper.begin(self._accelerator.gradient_accumulation_steps)
 
     def close(self) -> None:
-        """Take the hook off the optimiser and close the books."""
+        """Take the hook off the optimizer and close the books."""
         self._handle.remove()
         self._keeper.close()
 
@@ -100,9 +100,9 @@ def accelerate_hooks(
 
     Args:
         accelerator: Its trackers get the entries; its ``gradient_accumulation_steps`` are counted.
-        optimizer: The optimiser, prepared or not.
+        optimizer: The optimizer, prepared or not.
         source: The `Criterion` that the loop calls; a `Ledger` of it; or a wrapped foreign criterion. See `Keeper`.
-        every: Log every so many optimiser steps.
+        every: Log every so many optimizer steps.
         calls: How often one micro-batch calls the criterion.
         prefix: What the keys begin with.
         run: A run folder (`headwise.Run`) that gets the books too, for the page, the comparison and the alerts.

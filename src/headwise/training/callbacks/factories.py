@@ -20,7 +20,7 @@ def lightning_callback(
 
     Args:
         source: The `Criterion` that the module calls; a `Ledger` of it; or a wrapped foreign criterion. See `Keeper`.
-        every: Log every so many optimiser steps; None: the trainer's ``log_every_n_steps``.
+        every: Log every so many optimizer steps; None: the trainer's ``log_every_n_steps``.
         calls: How often ``training_step`` calls the criterion.
         prefix: What the keys begin with.
         run: A run folder (`headwise.Run`) that gets the books too, for the page, the comparison and the alerts.

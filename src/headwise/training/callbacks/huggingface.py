@@ -42,12 +42,12 @@ class HuggingFaceBooks(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """An optimiser step begins: open its books."""
+        """An optimizer step begins: open its books."""
         self._keeper.begin(args.gradient_accumulation_steps)
         self._step_ended = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """An optimiser step ends: its books may be read."""
+        """An optimizer step ends: its books may be read."""
         self._step_ended = True
 
     def on_log(

@@ -29,7 +29,7 @@ Source = Criterion | Readable | HasLedger
 class Keeper:
     """Keeps the books of one criterion while a loop runs, a step of the loop at a time.
 
-    Given a criterion, it opens a ledger of its own for every optimiser step, so that a step with fewer micro-batches
+    Given a criterion, it opens a ledger of its own for every optimizer step, so that a step with fewer micro-batches
     than the others (the last of an epoch) is booked as what it was. A ledger of yours is read as it is: give it
     `micro_batches` yourself. A wrapped criterion books every call as a step of its own, so that under gradient
     accumulation its books are those of the last micro-batch.
@@ -56,7 +56,7 @@ class Keeper:
         self._own: Ledger | None = None
 
     def begin(self, micro_batches: int) -> None:
-        """An optimiser step begins.
+        """An optimizer step begins.
 
         Args:
             micro_batches: The most backward passes that it may take.

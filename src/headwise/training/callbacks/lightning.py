@@ -16,11 +16,11 @@ except ImportError as error:
 
 
 class LightningBooks(Callback):
-    """Logs the books of every n-th optimiser step to the trainer's loggers; see `lightning_callback`.
+    """Logs the books of every n-th optimizer step to the trainer's loggers; see `lightning_callback`.
 
     Args:
         source: Whose books.
-        every: Log every so many optimiser steps; None: the trainer's ``log_every_n_steps``.
+        every: Log every so many optimizer steps; None: the trainer's ``log_every_n_steps``.
         calls: How often ``training_step`` calls the criterion.
         prefix: What the keys begin with.
         run: A run folder that gets the books too.
@@ -38,7 +38,7 @@ class LightningBooks(Callback):
         run: Run | None = None,
     ) -> None:
         if every is not None and every < 1:
-            raise ValueError(f"every: log every so many optimiser steps, at least 1; found {every}.")
+            raise ValueError(f"every: log every so many optimizer steps, at least 1; found {every}.")
         self._keeper, self._every, self._prefix = Keeper(source, calls, run), every, prefix
         self._step: int | None = None
 
@@ -48,7 +48,7 @@ class LightningBooks(Callback):
         return self._keeper.history
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The first micro-batch of an optimiser step opens the books of it."""
+        """The first micro-batch of an optimizer step opens the books of it."""
         if self._step != trainer.global_step:
             self._step = trainer.global_step
             self._keeper.begin(trainer.accumulate_grad_batches)
@@ -56,7 +56,7 @@ class LightningBooks(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The last micro-batch of an optimiser step has its books read, where it is time to log."""
+        """The last micro-batch of an optimizer step has its books read, where it is time to log."""
         every = self._every or trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its connector
         if trainer.global_step == self._step or not every or trainer.global_step % every or not trainer.is_global_zero:
             return

@@ -40,7 +40,7 @@ class Writers:
 
         Args:
             entries: Key to number.
-            step: Optimiser steps done.
+            step: Optimizer steps done.
         """
         if self._board is not None:
             for key, value in entries.items():

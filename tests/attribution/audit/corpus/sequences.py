@@ -348,7 +348,7 @@ def learned_weights():
 
 
 def weighed_samples():
-    """Per sample, each with a weight of its own, beside a scalar regulariser."""
+    """Per sample, each with a weight of its own, beside a scalar regularizer."""
 
     def criterion(out, batch):
         shift, turn, atoms = out

@@ -57,7 +57,7 @@ def book(
         loss: A function of the tensor that returns the loss; or the loss itself, of which the gradient norm costs one
             more pass over its own graph, while books are kept. The loss is a tensor of one element, which is the mean
             of this call's samples; or a `Ratio` or pair ``(sum, count)``. Where the criterion is given denominators
-            that are totalled over micro-batches and ranks, the loss is a pair, and its count is that of the whole step.
+            that are totaled over micro-batches and ranks, the loss is a pair, and its count is that of the whole step.
         weight: What the loss is multiplied by; a `Parameter` is learned.
         scaler: The loop's factor (a GradScaler, a number, or a function that returns one), for loops without a
             `Criterion`: every `backward` that comes by adds the loss.
@@ -67,7 +67,7 @@ def book(
 
     Raises:
         ValueError: The name or the tensor is not of this form, the loss is not one number, has no graph, or is a mean
-            where denominators are totalled.
+            where denominators are totaled.
         RuntimeError: In the backward pass: the loop's factor is not known. Or in the call: it is inside of a transform
             of `torch.func`.
     """
@@ -353,7 +353,7 @@ def _claim(total: Tensor, record: Record | None, pooled: bool) -> None:
         if pooled and injected.is_mean:
             raise ValueError(
                 f"book {injected.name!r}: the loss is a mean of its own call, and this criterion was given "
-                "denominators that are totalled over the step. Give a pair (sum, count) with the count of the whole "
+                "denominators that are totaled over the step. Give a pair (sum, count) with the count of the whole "
                 "step; (mean, number of micro-batches times ranks) is the mean over these"
             )
         injected.call = call

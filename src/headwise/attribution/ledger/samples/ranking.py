@@ -49,7 +49,7 @@ class Ranked:
             ids: What the batch calls its samples, or None.
             lengths: Of dimension 0 of the outputs: the first is how many samples there are where ids do not say.
             device: Of the outputs.
-            pooled: Whether the denominators were totalled over the step.
+            pooled: Whether the denominators were totaled over the step.
 
         Returns:
             The call; None where nothing is in dimension 0.

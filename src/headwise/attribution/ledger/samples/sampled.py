@@ -33,7 +33,7 @@ class SampledCall:
     Args:
         numbers: Of its N samples: whole numbers, or a tensor of them on the device, whose numbers nobody waits for.
         device: Of the outputs.
-        pooled: Whether the denominators were totalled over the step.
+        pooled: Whether the denominators were totaled over the step.
         values: Per term its values (N,), where they were measured.
         unsplit: Per term the output that does not hold the samples in dimension 0.
     """

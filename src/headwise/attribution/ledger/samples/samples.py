@@ -22,7 +22,7 @@ class Sample:
         id: What the batch called it; without ids (call, place in the batch).
         grad_norm: Norm of d(weight * value_i) / d(what the term reads of this sample), the loop's factor divided out.
             ``value_i`` is N times the sample's part of the term's value, so that batches of any size compare; with
-            totalled denominators it is the part itself.
+            totaled denominators it is the part itself.
         value: ``value_i``, before the weight; None where it was not measured in that call.
         step: The ledger's step in which it came.
     """

@@ -41,7 +41,7 @@ def _shares(batch: Rows, site: str) -> dict[str, float]:
     norms = {}
     for name in single_losses(batch):
         if batch.outputs and not batch.read[name]:
-            continue  # a regulariser of parameters is small by intent
+            continue  # a regularizer of parameters is small by intent
         factor = batch.factor(name)
         norm = batch.norm(name, [site]) * abs(1.0 if factor is None else factor)
         if norm > 0:

@@ -70,7 +70,7 @@ def _reads_frozen(seen: Seen, name: str) -> bool:
 
 
 def _only_own_parameters(seen: Seen, name: str, values: list[float]) -> bool:
-    """A regulariser of the criterion's own parameters does not depend on the batch."""
+    """A regularizer of the criterion's own parameters does not depend on the batch."""
     own = any(batch.reached[name] & set(seen.declared.criterion_parameters) for batch in seen.holding(name))
     return own and max(values) - min(values) <= 1e-6 * max(map(abs, values)) and len(values) > 1
 
