@@ -17,8 +17,8 @@ from headwise.attribution.apart.dissect import LAST, Candidate
 from headwise.attribution.apart.words import says_total
 
 _KEY, _ATTRIBUTE, _VARIABLE, _POSITION = range(4)
-_HERE = str(Path(__file__).resolve().parents[2]) + os.sep
-_TORCH = str(Path(torch.__file__).resolve().parent) + os.sep  # torchvision, torchmetrics and the like are not torch
+_HERE = f"{Path(__file__).parents[2]}{os.sep}"  # not resolved: frames have the path of the import, which may be a link
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # torchvision, torchmetrics and the like are not torch
 _MANY = 4096
 
 
@@ -70,15 +70,16 @@ def candidates_in(frames: Sequence[FrameType]) -> list[Candidate]:
         Scalars with a graph, each tensor once: by the key of a dict rather than by an attribute, a variable or a
         position in a list; of two variables by the one that is longer.
     """
-    best: dict[int, tuple[tuple[int, int, int], str, Tensor]] = {}
+    best: dict[int, tuple[tuple[bool, int, int, int], str, Tensor]] = {}
     for level, frame in enumerate(frames):
         for kind, name, tensor in _held(frame.f_locals):
-            order = (kind, level, -len(name))
+            # What was added up in place is the total, whatever loss it began as: `total = loss_a; total += loss_b`.
+            order = (tensor._version > 0 and not says_total(name), kind, level, -len(name))
             if id(tensor) not in best or order < best[id(tensor)][0]:
                 best[id(tensor)] = (order, name, tensor)
     taken: dict[str, int] = {}
     found = []
-    for (kind, level, _), name, tensor in sorted(best.values(), key=lambda each: each[0][1:]):
+    for (_, kind, level, _), name, tensor in sorted(best.values(), key=lambda each: each[0][2:]):
         taken[name] = taken.get(name, 0) + 1
         unique = name if taken[name] == 1 else f"{name} ({taken[name]})"
         found.append(Candidate(unique, tensor, LAST * says_total(name) + 10 * kind + min(level, 9)))

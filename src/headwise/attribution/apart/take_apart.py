@@ -19,6 +19,7 @@ from headwise.attribution.apart.returned import candidates, entries
 from headwise.attribution.apart.solve import weights_of
 from headwise.attribution.apart.table import Summand, TakenApart
 from headwise.attribution.apart.walk import walk_sum
+from headwise.attribution.apart.words import says_total
 from headwise.graph import Edge, gradient_edge, leaf_masks, walk
 from headwise.structure import by_path
 
@@ -87,9 +88,21 @@ def variables_of(roots: Sequence[tuple[Edge, Tensor]], frames: Sequence[FrameTyp
     """
     found = candidates_in(frames)
     held = {each.edge for each in found}
-    made = candidates_at(edge for edge in walk_sum(roots).passed if edge not in held)
+    made = {each.name: each for each in candidates_at(edge for edge in walk_sum(roots).passed if edge not in held)}
+    edges = held | {each.edge for each in made.values()}
+    over = [each for each in found if each.name in made and _is_written_over(each, made[each.name], edges)]
+    found = [replace(each, name=f"{each.name} (sum)") if each in over else each for each in found]
     taken = {each.name for each in found}
-    return [*found, *(each for each in made if each.name not in taken)]
+    return [*found, *(each for each in made.values() if each.name not in taken)]
+
+
+def _is_written_over(variable: Candidate, made: Candidate, named: Collection[Edge]) -> bool:
+    """Whether a variable has become a sum of losses, of which one was made under its name: ``a = ...; a += b``."""
+    if says_total(variable.name):
+        return False
+    below = walk_sum([(variable.edge, variable.seed)], ends={*named} - {variable.edge}).points.keys()
+    own = walk_sum([(made.edge, made.seed)], ends={*named} - {made.edge}).points.keys()
+    return made.edge in below and len(below) > 1 and below <= {*named} and not own & {*named} - {made.edge}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -156,6 +156,29 @@ def gradients(unit: Unit, places: OutputEdges) -> dict[str, Tensor]:
     return {path: grad.detach() for path, grad in zip(paths, found, strict=True) if grad is not None}
 
 
+def mixed(units: Sequence[Unit], places: OutputEdges) -> OutputEdges:
+    """The outputs of which a loss and the network read one result: the hidden layer behind ``relu(layer(x))``.
+
+    What the network sends back to them cannot be heard apart from what the loss sends.
+
+    Args:
+        units: What is booked.
+        places: Where the outputs are.
+
+    Returns:
+        Those of them, by path.
+    """
+    stack = [edge for unit in units for edge, _ in unit.edges]
+    ends, own = set(places.values()), set[Node]()
+    while stack:
+        edge = stack.pop()
+        if edge not in ends and edge[0] not in own:
+            own.add(edge[0])
+            stack += [(child, port) for child, port in edge[0].next_functions if child is not None]
+    below = used_below(list(places.values()))
+    return {path: place for path, place in places.items() if any(node in own for node, _ in below.get(place, ()))}
+
+
 def within(grads: Mapping[str, Tensor], slices: Slices | None) -> dict[str, Tensor]:
     """The part of what a loss sends that is booked for it.
 
@@ -189,13 +212,19 @@ class Arrivals:
         places: Where the outputs are.
         booked: What was booked there, all units together.
         nested: Whether the network computes some of the outputs from others: what it sends back is no stranger.
+        whole: Paths at which `booked` holds that too; see `mixed`.
         into: Takes the squared norms of the difference and of what arrived, per path.
     """
 
     def __init__(
-        self, places: OutputEdges, booked: Mapping[str, Tensor], nested: bool, into: dict[Key, Tensor]
+        self,
+        places: OutputEdges,
+        booked: Mapping[str, Tensor],
+        nested: bool,
+        whole: Collection[str],
+        into: dict[Key, Tensor],
     ) -> None:
-        self._booked, self._into = dict(booked), into
+        self._booked, self._whole, self._into = dict(booked), whole, into
         self._again: dict[str, Tensor] = {}
         by_node: dict[Node, list[tuple[str, int]]] = {}
         for path, (node, port) in places.items():
@@ -204,8 +233,8 @@ class Arrivals:
             node.register_prehook(_Listener(self, paths)) for node, paths in by_node.items()
         ]
         below = used_below(list(places.values())) if nested else {}
-        for path, place in places.items():
-            for node, number in below.get(place, ()):
+        for path in places.keys() - set(whole):
+            for node, number in below.get(places[path], ()):
                 self._handles.append(node.register_hook(partial(self._sent_again, path, number)))
 
     def _sent_again(self, path: str, number: int, grads: tuple[Tensor | None, ...], _: Any) -> None:
@@ -226,8 +255,9 @@ class Arrivals:
         difference = booked
         if grad is not None:
             difference = grad.detach() if booked is None else grad.detach() - booked.to(grad.dtype)
-            if again is not None:  # the engine has added the two up in the dtype of the output
-                noise = 4 * torch.finfo(grad.dtype).eps * grad.detach().norm()
+            if again is not None or path in self._whole:
+                # The engine has added the two up in the dtype of the output; or layers between were computed twice.
+                noise = (64 if path in self._whole else 4) * torch.finfo(grad.dtype).eps * grad.detach().norm()
                 difference = torch.where(difference.norm() <= noise, torch.zeros_like(difference), difference)
         if difference is not None:
             self._into["unbooked", path] = wide(difference).square().sum()

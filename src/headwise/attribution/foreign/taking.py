@@ -18,6 +18,7 @@ from headwise.attribution.foreign.calls import (
     Key,
     Unit,
     gradients,
+    mixed,
     wide,
     within,
 )
@@ -65,7 +66,9 @@ class Taking:
         self._copied = tuple(tuple(loss.name for loss in each.losses) for each in anatomy.copies)
         with GraphEnds(places) as outputs:
             booked = self._book(units, places)
-        self._arrivals = Arrivals(places, booked, outputs.nested, self._values)
+        together = mixed(units, places) if outputs.nested else {}
+        booked |= self._whole(units, together)
+        self._arrivals = Arrivals(places, booked, outputs.nested, together, self._values)
         if keeps_rest:
             LISTENERS.append(self._listen)
 
@@ -135,6 +138,15 @@ class Taking:
                 return
         if self.call.scale is not None:
             self._values["common",] = wide(self.call.scale)
+
+    def _whole(self, units: Sequence[Unit], places: Mapping[str, Edge]) -> dict[str, Tensor]:
+        """What all units send to some outputs, by way of other outputs too."""
+        edges = [
+            (edge, derivative if unit.factor is None else derivative * unit.factor)
+            for unit in units
+            for edge, derivative in (unit.edges if unit.trains else ())
+        ]
+        return gradients(Unit(REST, tuple(edges)), places)
 
     def _book(self, units: Sequence[Unit], places: Mapping[str, Edge]) -> dict[str, Tensor]:
         """Books squares and products at the outputs; returns what all units together send there."""

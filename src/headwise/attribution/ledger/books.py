@@ -129,6 +129,12 @@ class LoopFactor:
     value: float = 1.0
     known: Literal["seen", "given", "unknown"] = "seen"
 
+    def __str__(self) -> str:
+        """The factor in the heading of a table; nothing where it is known to be 1."""
+        if self.known == "unknown":
+            return ", loop's factor unknown"
+        return "" if self.known == "seen" and self.value == 1 else f", loop's factor {self.value:.4g} divided out"
+
 
 @dataclass(frozen=True)
 class Unbooked:
@@ -306,7 +312,6 @@ class Books(Mapping[str, TermBooks], Tabular):
                 f"{'' if rest.finite else '  NO'}"
             )
         end = f"{'total':<{width}} {'':>11} {'':>9} {self.total:>11.5g}"
-        factor = "" if self.factor.known == "seen" else f", loop's factor {self.factor.known}"
-        return "\n".join([f"step {self.step} ({self.scope}, at outputs{factor})", head, *rows, end])
+        return "\n".join([f"step {self.step} ({self.scope}, at outputs{self.factor})", head, *rows, end])
 
     __repr__ = __str__

@@ -16,7 +16,7 @@ from types import ModuleType, TracebackType
 
 from headwise.attribution.run.script import Enough
 
-_OWN = (str(Path(__file__).resolve().parent), os.path.dirname(runpy.__file__) + "/runpy.py", "<frozen runpy>")
+_OWN = (str(Path(__file__).parent), os.path.dirname(runpy.__file__) + "/runpy.py", "<frozen runpy>")
 
 
 def execute(target: str, arguments: Sequence[str], *, is_module: bool) -> int:

@@ -17,6 +17,7 @@ class Notes:
         self._absent: dict[str, None] = {}
         self._used: set[str] = set()
         self._told: dict[str, None] = {}
+        self._cut: dict[str, list[float]] = {}
         self._dead: dict[str, int] = {}
         self._off: dict[str, int] = {}
         self._trained: dict[str, list[str]] = {}
@@ -62,9 +63,7 @@ class Notes:
             if not term.finite:
                 self._told[f"{name}: the value or the gradient is not finite ({site})"] = None
             elif name == UNBOOKED and term.share and not term.grad_norm and not term.trained:
-                self._told[
-                    f"{abs(term.share):.0%} of the number in {site} has no gradient: a constant, or a detached loss"
-                ] = None
+                self._cut.setdefault(site, []).append(abs(term.share))
             elif name != UNBOOKED:
                 _count(self._off, name, term.weight == 0)
                 if term.weight and term.outputs:
@@ -81,6 +80,9 @@ class Notes:
             Sentences, the gravest first.
         """
         found = list(self._told)
+        for site, shares in self._cut.items():
+            much = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(shares), max(shares))))
+            found.append(f"{much} of the number in {site} has no gradient: a constant, or a detached loss")
         for counts, what in (
             (self._off, "its factor in the total is 0"),
             (self._dead, "its gradient is 0 at every output that it reads"),
