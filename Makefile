@@ -64,16 +64,15 @@ test-lower-bound: $(LOWER)/.ready
 	$(LOWER)/bin/python -m pytest -n 2 --dist load -k one_graph tests/presets
 
 # Other libraries, in an environment of its own that takes torch, and what else is there, from $(VENV). What cannot be had is
-# said, and its tests are skipped. torchtitan asks for older data sets than TRL; what it does with them is not tested here.
+# said, and its tests are skipped.
 FRAMEWORKS := .venv-frameworks
 SITE := -c "import site; print(site.getsitepackages()[0])"
-GROUP := -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['frameworks'])"
-TITAN := torchtitan spmd_types torch_checkpointing torchdata tyro docstring_parser typeguard
+GROUP := -c "import sys, tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups'][sys.argv[1]])"
 
 $(FRAMEWORKS)/.ready: pyproject.toml $(VENV)/.ready
 	test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
 	(cd $(BIN) && ./python $(SITE); echo $(CURDIR)/src) > $$($(FRAMEWORKS)/bin/python $(SITE))/headwise.pth
-	for each in "pip>=25.1" $$($(BIN)/python $(GROUP)) "--no-deps $(TITAN)"; do \
+	for each in "pip>=25.1" $$($(BIN)/python $(GROUP) frameworks) "--no-deps $$($(BIN)/python $(GROUP) torchtitan)"; do \
 		$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed $$each \
 			|| echo "$$each: could not be installed, and is NOT tested"; \
 	done
