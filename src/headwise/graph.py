@@ -1,10 +1,7 @@
-"""Walk the autograd graph below several losses at once.
+"""The autograd graph: its nodes, edges, shapes and what nodes saved.
 
-Every node gets one integer: bit k says that loss k reaches it, bit K + k that it does so through more than a
-factor known to be zero. One pass in topological order fills them in.
-
-A node-level mask merges what passes side by side through one node. Two kinds of node say which of their outputs
-belongs to which of their inputs, and are walked output by output:
+`headwise.reach` carries down it which losses reach what. Two kinds of node say which of their outputs belongs to which
+of their inputs, and are walked output by output:
 
 - DistributedDataParallel's sink, output i of which is input i;
 - any custom Function whose node has an attribute `headwise_routes`, a tuple of
@@ -20,15 +17,15 @@ and `PRIVATE_NAMES` (all others); a test finds them in the source, and asks that
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
+T = TypeVar("T", bound=Hashable)
 Edge: TypeAlias = tuple[Node, int]
 Route: TypeAlias = tuple[int, int, int | None, int | None, int | None]
 
@@ -62,6 +59,7 @@ PRIVATE_NAMES: tuple[str, ...] = (
     "torch._functorch.config.aggressive_recomputation",  # compiled kernels recompute
     "torch._inductor.compile",  # the same, as the backend that the setting is made for
     "torch._functorch.config.donated_buffer",  # whether a compiled part frees what a second pass needs
+    "torch.nn.Module._parameters",  # the parameters and the modules of a model in one walk
     "torch.nn.Module._compiled_call_impl",  # whether a module was compiled in place
     "torch.overrides._get_current_function_mode_stack",  # a mode is left only where it is the innermost
     "torch._foreach_norm",  # the norms of many tensors in one launch
@@ -82,6 +80,8 @@ def is_batched(*tensors: Tensor) -> bool:
     return any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))
 
 
+LEAF = "torch::autograd::AccumulateGrad"
+"""The name of a node that stands for a leaf tensor, its `variable`."""
 _ONE_NODE = "is one node, every input of which counts as reached by every loss behind it"
 _OPAQUE = {
     "CompiledFunctionBackward": f"a compiled part {_ONE_NODE}",
@@ -100,18 +100,14 @@ def gradient_edge(tensor: Tensor) -> Edge | None:
     return edge.node, edge.output_nr
 
 
-def opaque_reason(node: Node) -> str | None:
-    """Why the walk cannot see into a node, or None if it can."""
-    return _opaque_reason(node.name())
-
-
 @lru_cache(maxsize=1024)
-def _opaque_reason(name: str) -> str | None:
-    return next((reason for key, reason in _OPAQUE.items() if key in name), None)
+def opaque_reason(kind: str) -> str | None:
+    """Why the walk cannot see into a node of some name, or None if it can."""
+    return next((reason for key, reason in _OPAQUE.items() if key in kind), None)
 
 
 def routes_of(node: Node) -> tuple[Route, ...] | None:
-    """Which output of a node comes from which input, where the node tells."""
+    """Which output of a node comes from which input, where the node tells: custom Functions alone can."""
     routes: tuple[Route, ...] | None = getattr(node, "headwise_routes", None)
     return _sink_routes(node) if routes is None and node.name() == "_DDPSinkBackward" else routes
 
@@ -154,19 +150,32 @@ def _shape(entry: Any) -> tuple[int, ...] | None:
 
 def topological(roots: Iterable[Node]) -> list[Node]:
     """All nodes below the roots, each before everything it passes a gradient to."""
-    order: list[Node] = []
-    seen: set[Node] = set()
+    return ordered(roots, children)
+
+
+def ordered(roots: Iterable[T], below: Callable[[T], Iterable[T]]) -> list[T]:
+    """Everything below some roots, each before what is below it.
+
+    Args:
+        roots: Where it starts.
+        below: What is below one.
+
+    Returns:
+        All of them.
+    """
+    order: list[T] = []
+    seen: set[T] = set()
     for root in roots:
         if root in seen:
             continue
         seen.add(root)
-        stack = [(root, iter(root.next_functions))]
+        stack = [(root, iter(below(root)))]
         while stack:
-            node, edges = stack[-1]
-            for child, _ in edges:
-                if child is not None and child not in seen:
+            node, rest = stack[-1]
+            for child in rest:
+                if child not in seen:
                     seen.add(child)
-                    stack.append((child, iter(child.next_functions)))
+                    stack.append((child, iter(below(child))))
                     break
             else:
                 order.append(node)
@@ -215,98 +224,3 @@ def saved(node: Node, attribute: str) -> Any:
     if any(getattr(each, "unpack_hook", None) is not None for each in (raw if isinstance(raw, tuple) else (raw,))):
         raise AttributeError(f"{attribute} is held by a hook")
     return getattr(node, attribute)
-
-
-def zero_factor_edges(node: Node) -> frozenset[int]:
-    """The inputs of a product whose other factor is a single number known to be zero."""
-    factors = (getattr(node, "_raw_saved_other", None), getattr(node, "_raw_saved_self", None))
-    return frozenset(index for index, factor in enumerate(factors) if _is_zero(factor))
-
-
-def _is_zero(saved: Any) -> bool:
-    # Unpacking under a hook would run a checkpoint again or copy from another device: leave it unknown.
-    if saved is None or getattr(saved, "unpack_hook", None) is not None:
-        return False
-    try:
-        value = saved.data
-    except RuntimeError:
-        return False
-    small = isinstance(value, Tensor) and value.numel() == 1 and value.device.type == "cpu"
-    return small and value.item() == 0
-
-
-@dataclass(frozen=True)
-class Walk:
-    """The graph below the losses, with one mask per node and per watched edge.
-
-    Attributes:
-        nodes: All nodes in topological order, losses first.
-        masks: Bit k: loss k reaches the node; bit K + k: through more than zero weight.
-        ports: The same per output number, for the nodes that are watched or routed.
-        num_losses: K.
-    """
-
-    nodes: tuple[Node, ...]
-    masks: Mapping[Node, int]
-    ports: Mapping[Node, Mapping[int, int]]
-    num_losses: int
-
-    def edge_mask(self, edge: Edge | None) -> int:
-        """The mask of one edge that was watched; 0 where no loss reaches it."""
-        return self.ports.get(edge[0], {}).get(edge[1], 0) if edge is not None else 0
-
-    def reached(self, mask: int) -> int:
-        """The bits of the losses that reach."""
-        return mask & ((1 << self.num_losses) - 1)
-
-    def live(self, mask: int) -> int:
-        """The bits of the losses that reach through more than zero weight."""
-        return mask >> self.num_losses
-
-
-def walk(roots: Sequence[tuple[Edge, int]], num_losses: int, watched: Iterable[Edge] = ()) -> Walk:
-    """Carry the masks of the losses down the graph, all at once.
-
-    Args:
-        roots: Gradient edge of each loss with its starting bits.
-        num_losses: K.
-        watched: Edges whose own masks are wanted, not only those of their nodes.
-
-    Returns:
-        The nodes and their masks.
-    """
-    low = (1 << num_losses) - 1
-    ports: dict[Node, dict[int, int]] = {node: {} for node, _ in watched}
-    nodes = topological(edge[0] for edge, _ in roots)
-    masks = dict.fromkeys(nodes, 0)
-    for node in nodes:
-        if routes_of(node) is not None:
-            ports.setdefault(node, {})
-
-    def send(child: Node, port: int, bits: int) -> None:
-        masks[child] |= bits
-        if child in ports:
-            ports[child][port] = ports[child].get(port, 0) | bits
-
-    for (node, port), bits in roots:
-        send(node, port, bits)
-    for node in nodes:
-        mask = masks[node]
-        routes = routes_of(node) if node in ports else None
-        if routes is not None:
-            for output_nr, input_nr, *_ in routes:
-                child, port = node.next_functions[input_nr]
-                if child is not None:
-                    send(child, port, ports[node].get(output_nr, 0))
-            continue
-        zeros = zero_factor_edges(node) if node.name() == "MulBackward0" else ()
-        for index, (child, port) in enumerate(node.next_functions):
-            if child is not None:
-                send(child, port, mask & low if index in zeros else mask)
-    return Walk(tuple(nodes), masks, ports, num_losses)
-
-
-def leaf_masks(traced: Walk) -> dict[int, int]:
-    """The masks of the leaves, by the identity of the leaf tensor."""
-    leaves = ((getattr(node, "variable", None), mask) for node, mask in traced.masks.items())
-    return {id(leaf): mask for leaf, mask in leaves if leaf is not None}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headwise import graph
+from headwise import reach
 from headwise.attribution.tracing.trace import trace
 from headwise.graph import PRIVATE_ATTRIBUTES
 from tests.attribution.brute import Net, rows, setup
@@ -230,14 +230,14 @@ def test_unknown_names_are_refused() -> None:
 def test_all_losses_are_walked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, losses = setup()
     visited: list[int] = []
-    original = graph.topological
+    original = reach.read
 
     def counted(roots: Any) -> Any:
-        nodes = original(roots)
-        visited.append(len(nodes))
-        return nodes
+        numbers, structure = original(roots)
+        visited.append(len(numbers))
+        return numbers, structure
 
-    monkeypatch.setattr(graph, "topological", counted)
+    monkeypatch.setattr(reach, "read", counted)
     trace({"text": losses["text"]}, model)
     trace({str(k): losses["text"] * 1 for k in range(40)}, model)
     assert len(visited) == 2
@@ -275,7 +275,7 @@ def test_guard_shapes_and_saved_tensors_of_nodes() -> None:
     assert tuple(metadata[0].shape) == (2, 3)
     saved = getattr(product.grad_fn, "_raw_saved_other", None)
     assert isinstance(getattr(saved, "data", None), Tensor), (
-        f"torch {torch.__version__}: SavedTensor.data is gone (graph._is_zero)"
+        f"torch {torch.__version__}: SavedTensor.data is gone (reach._is_zero)"
     )
     assert hasattr(saved, "unpack_hook"), f"torch {torch.__version__}: SavedTensor.unpack_hook is gone"
 

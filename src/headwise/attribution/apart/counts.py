@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -76,8 +76,9 @@ def linear_in(total: Tensor) -> frozenset[Edge]:
 
 def _walk(root: Edge, deep: bool) -> tuple[dict[Edge, int], dict[Edge, int]]:
     counts, ends = {root: 1}, {}
-    for node in in_order([root], partial(parts_of, deep=deep)):
-        down = parts_of(node, deep)
+    parts = cache(partial(parts_of, deep=deep))
+    for node in in_order([root], parts):
+        down = parts(node)
         for port in range(max(len(output_shapes(node)), 1)):
             count = counts.get((node, port), 0)
             if not count:

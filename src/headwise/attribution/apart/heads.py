@@ -79,7 +79,7 @@ def heads_below(edges: Sequence[Edge], owners: Mapping[int, tuple[str, ...]]) ->
     while stack:
         node, port = stack.pop()
         modules = [owners[id(leaf)] for leaf in _parameters(node) if id(leaf) in owners]
-        reason = opaque_reason(node)
+        reason = opaque_reason(node.name())
         if reason is not None and (not modules or (node, port) in starts):
             opaque[f"{reason}; the loss itself is computed in it" if modules else reason] = None
         if modules:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.graph import Edge, output_shapes, routes_of
+from headwise.graph import LEAF, Edge, output_shapes, routes_of
 
 SMALL = 256
 """The most elements of a weight that is learned, and of a stack of losses."""
@@ -23,7 +23,6 @@ _PASSING = (
 )  # fmt: skip
 _NOT_PASSING = ("Addmm", "Addmv", "Addbmm", "Addr", "Addcmul", "Addcdiv", "SplitTanh", "IndexReduce", "SquaredRelu")
 _PRODUCTS = ("MulBackward", "DivBackward", "DotBackward", "VdotBackward", "MvBackward")
-_LEAF = "torch::autograd::AccumulateGrad"
 IN_PLACE = "torch::autograd::CopySlices"
 """What stands for an operation that wrote a part of a tensor; the operation itself it does not tell."""
 _OF_WEIGHTS = (
@@ -35,7 +34,7 @@ _OF_WEIGHTS = (
 
 def is_leaf(node: Node) -> bool:
     """Whether a node stands for a leaf of the graph."""
-    return node.name() == _LEAF
+    return node.name() == LEAF
 
 
 def size_of(edge: Edge) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 from torch import Tensor
 
@@ -12,7 +12,6 @@ from headwise.attribution.apart.dissect import LAST, Candidate
 from headwise.attribution.apart.words import says_total
 
 
-@runtime_checkable
 class Weighted(Protocol):
     """An entry of a `Breakdown`: anything that holds its weighted value as `weighted`."""
 
@@ -20,6 +19,11 @@ class Weighted(Protocol):
     def weighted(self) -> Tensor:
         """Weight * value."""
         ...
+
+
+def is_weighted(node: Any) -> TypeGuard[Weighted]:
+    """Whether something is such an entry."""
+    return not isinstance(node, Tensor) and hasattr(node, "weighted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +52,10 @@ class LossEntry:
     @property
     def number(self) -> float:
         """The value on the host."""
-        return float(self.value.detach().double().mean()) if isinstance(self.value, Tensor) else float(self.value)
+        if not isinstance(self.value, Tensor):
+            return float(self.value)
+        value = self.value.detach()
+        return float(value if value.numel() == 1 else value.double().mean())
 
     @property
     def is_scalar(self) -> bool:
@@ -148,7 +155,7 @@ def entries_in(node: Any, name: str = "") -> Iterator[LossEntry]:
     Yields:
         The entries, in order.
     """
-    if isinstance(node, Weighted) and not isinstance(node, Tensor):
+    if is_weighted(node):
         yield LossEntry(name, node.weighted, _number(getattr(node, "weight", None)), node)
     elif isinstance(node, Tensor):
         if node.numel() == 1 or (node.numel() and node.is_floating_point()):

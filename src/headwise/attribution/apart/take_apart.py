@@ -20,7 +20,8 @@ from headwise.attribution.apart.solve import weights_of
 from headwise.attribution.apart.table import Summand, TakenApart
 from headwise.attribution.apart.walk import walk_sum
 from headwise.attribution.apart.words import says_total
-from headwise.graph import Edge, gradient_edge, leaf_masks, walk
+from headwise.graph import Edge, gradient_edge
+from headwise.reach import walk
 from headwise.structure import by_path
 
 
@@ -228,7 +229,7 @@ class _Reader:
         """
         roots = [(edge, 1 << number) for number, part in enumerate(parts) for edge in part.edges]
         traced = walk(roots, len(parts), self._edges.values())
-        leaves = leaf_masks(traced)
+        leaves = traced.leaf_masks()
         found = []
         for number, part in enumerate(parts):
             bit = 1 << number

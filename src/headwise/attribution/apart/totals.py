@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.counts import links, region
+from headwise.attribution.apart.counts import added_below, links
 from headwise.attribution.apart.words import is_metric, says_total
 from headwise.graph import Edge
 
@@ -45,7 +45,8 @@ def find_total(
     scalars = [part for part in live if part.value.numel() == 1]
     if len(order) < 2 or not scalars:
         return None
-    held = {part.name: _held(part, live) for part in scalars}
+    below = {id(part.value): links(part.value) for part in live}
+    held = {part.name: _held(part, live, below) for part in scalars}
     said = [part for part in scalars if says_total(part.name) and _is_said(part, held[part.name], live, dead)]
     if said:
         return _outermost(said, held)
@@ -64,14 +65,14 @@ def _outermost(said: Sequence[Part], held: Mapping[str, frozenset[str]]) -> str 
     return None if different and depth else top[0].name
 
 
-def _held(part: Part, live: Sequence[Part]) -> frozenset[str]:
+def _held(part: Part, live: Sequence[Part], below: Mapping[int, list[Edge]]) -> frozenset[str]:
     """The other entries that an entry adds up."""
-    added = region(part.value).counts
-    own = links(part.value)
+    own = below[id(part.value)]
+    added = added_below(own[0])
     return frozenset(
         other.name
         for other in live
-        if other is not part and other.value is not part.value and _is_below(links(other.value), own, added)
+        if other is not part and other.value is not part.value and _is_below(below[id(other.value)], own, added)
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from headwise.attribution.apart.linear import Linearity, like
-from headwise.graph import Edge, output_shapes, routes_of
+from headwise.graph import Edge, ordered, output_shapes, routes_of
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,7 @@ def in_order(edges: Sequence[Edge], below: Callable[[Node], Sequence[Edge]]) -> 
     Returns:
         The nodes.
     """
-    order: list[Node] = []
-    seen: set[Node] = set()
-    for root, _ in edges:
-        if root in seen:
-            continue
-        seen.add(root)
-        stack = [(root, iter(below(root)))]
-        while stack:
-            node, children = stack[-1]
-            child = next((each for each, _ in children if each not in seen), None)
-            if child is None:
-                order.append(node)
-                stack.pop()
-            else:
-                seen.add(child)
-                stack.append((child, iter(below(child))))
-    order.reverse()
-    return order
+    return ordered([node for node, _ in edges], lambda node: [child for child, _ in below(node)])
 
 
 def _outputs_of(node: Node, through: Collection[int]) -> Collection[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 TOTAL_NAMES = frozenset({
     "loss", "total", "total_loss", "loss_total", "losses_total", "overall", "overall_loss", "loss_overall", "sum",
@@ -57,6 +58,7 @@ def plain_name(name: str) -> str:
     return short or text
 
 
+@lru_cache(maxsize=1024)  # asked of the same names in every step
 def _lower(name: str) -> str:
     """A name in lower case with underscores, without the keys above it."""
     text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rpartition(".")[2] or name)

@@ -16,7 +16,8 @@ from headwise.attribution.jacobians.jacobian_table import JacobianTable
 from headwise.attribution.jacobians.passes import RowPasses, deepest_first
 from headwise.attribution.jacobians.streaming import on_cpu
 from headwise.attribution.tracing.named import Losses, weighted_values
-from headwise.graph import Walk, gradient_edge, leaf_masks, walk
+from headwise.graph import gradient_edge
+from headwise.reach import Walk, walk
 from headwise.refusals import refuse_unsafe, wrapped_by_ddp
 
 
@@ -87,7 +88,7 @@ def walk_losses(values: Sequence[Tensor]) -> Walk:
 
 def reach_bits(parameters: dict[str, Tensor], traced: Walk) -> dict[str, int]:
     """Which losses reach each parameter, as bits."""
-    masks = leaf_masks(traced)
+    masks = traced.leaf_masks()
     return {name: traced.reached(masks.get(id(parameter), 0)) for name, parameter in parameters.items()}
 
 

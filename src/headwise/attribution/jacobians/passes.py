@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.jacobians.streaming import inner_product, on_cpu, square_norm, stream
-from headwise.graph import Walk
+from headwise.reach import Walk
 
 # The difference holds as much memory again as the parameters it is taken at: at most this part of all.
 MEMORY_OF_DIFFERENCE = 0.3

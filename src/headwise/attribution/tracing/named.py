@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.losses import read_losses
-from headwise.attribution.apart.returned import LossEntry, Weighted, entries_in, renamed
+from headwise.attribution.apart.returned import LossEntry, Weighted, entries_in, is_weighted, renamed
 from headwise.structure import children, join
 
 LossLike: TypeAlias = "Tensor | float | Weighted"
@@ -70,7 +70,7 @@ def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[Na
 
 
 def _refuse_strangers(node: Any, path: str) -> None:
-    if isinstance(node, Weighted) and not isinstance(node, Tensor):
+    if is_weighted(node):
         return
     parts = children(node)
     for key, part in (parts or {}).items():

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from headwise.attribution.tracing.channels import Channels, channel_dim_of, static_channels
 from headwise.attribution.tracing.named import Losses, NamedLoss, named_losses
 from headwise.attribution.tracing.probe import Probe, probed_channels, support_gradients
-from headwise.attribution.tracing.trace_table import LossRow, OpaqueRow, OutputRow, ParameterRow, Trace, module_rows
-from headwise.graph import Edge, Walk, gradient_edge, leaf_masks, opaque_reason, walk
+from headwise.attribution.tracing.trace_table import (
+    LossRow,
+    ModuleRow,
+    OpaqueRow,
+    OutputRow,
+    ParameterRow,
+    Trace,
+    module_rows,
+)
+from headwise.graph import Edge, gradient_edge, opaque_reason
+from headwise.reach import KEPT, Walk, walk
 from headwise.refusals import refuse_sharded
 from headwise.structure import by_path
+
+Reached: TypeAlias = tuple[str, tuple[int, ...], bool, int]
+"""Of a parameter: its name, shape, whether it asks for a gradient, and the bits of the losses that reach it."""
 
 
 def trace(
@@ -50,31 +63,46 @@ def trace(
         ValueError: If `losses` holds something that is no loss, or the model's parameters are sharded (FSDP2).
     """
     named = named_losses(losses, names)
-    known = dict(model.named_parameters())
+    known, kinds = _parts_of(model)
     refuse_sharded("trace", known)
     tensors = by_path(outputs)
     edges = {path: gradient_edge(tensor) for path, tensor in tensors.items()}
     traced = walk(_roots(named), len(named), [edge for edge in edges.values() if edge is not None])
-    opaque = _opaque_rows(traced, named)
-    masks = leaf_masks(traced)
-    if probe == "nan" and opaque:
+    masks = traced.leaf_masks()
+    if probe == "nan" and traced.opaque:
         _probe_parameters(named, known, masks)
-    parameters = tuple(
-        _parameter_row(name, parameter, masks.get(id(parameter), 0), traced, named) for name, parameter in known.items()
+    parameters, modules = _rows(
+        tuple(loss.name for loss in named),
+        tuple((name, each.shape, each.requires_grad, masks.get(id(each), 0)) for name, each in known.items()),
+        kinds,
     )
     kind: Probe | None = "nan" if probe == "nan" else "value" if probe else None
     channels = _all_channels(named, tensors, traced, kind, channel_dim)
     return Trace(
         losses=tuple(_loss_row(loss) for loss in named),
         parameters=parameters,
-        modules=module_rows(model, parameters),
+        modules=modules,
         outputs=tuple(
             _output_row(path, tensor, edges[path], traced, named, channels, channel_dim)
             for path, tensor in tensors.items()
         ),
-        opaque=opaque,
+        opaque=_opaque_rows(traced, named),
         channel_dim=channel_dim,
     )
+
+
+def _parts_of(model: nn.Module) -> tuple[dict[str, Tensor], tuple[tuple[str, str], ...]]:
+    """The parameters of a model, by name, and name and kind of its modules, in one walk over them."""
+    modules = dict(model.named_modules())
+    kinds = tuple((name, type(module).__name__) for name, module in modules.items())
+    if getattr(model.named_parameters, "__func__", None) is not nn.Module.named_parameters:
+        return dict(model.named_parameters()), kinds  # names of its own, as FSDP's wrapper has them
+    owned: dict[int, tuple[str, Tensor]] = {}
+    for prefix, module in modules.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owned.setdefault(id(parameter), (f"{prefix}.{name}" if prefix else name, parameter))
+    return dict(owned.values()), kinds
 
 
 def _roots(named: Sequence[NamedLoss]) -> list[tuple[Edge, int]]:
@@ -87,8 +115,8 @@ def _roots(named: Sequence[NamedLoss]) -> list[tuple[Edge, int]]:
     return roots
 
 
-def _bits(mask: int, named: Sequence[NamedLoss]) -> tuple[str, ...]:
-    return tuple(loss.name for k, loss in enumerate(named) if mask >> k & 1)
+def _bits(mask: int, losses: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for k, name in enumerate(losses) if mask >> k & 1)
 
 
 def _loss_row(loss: NamedLoss) -> LossRow:
@@ -101,18 +129,30 @@ def _loss_row(loss: NamedLoss) -> LossRow:
     return LossRow(loss.name, loss.has_graph, loss.weight, reason, loss.split_variant)
 
 
-def _parameter_row(name: str, parameter: Tensor, mask: int, traced: Walk, named: Sequence[NamedLoss]) -> ParameterRow:
-    reached, live = traced.reached(mask), traced.live(mask)
-    zero = _bits(reached & ~live, named)
-    return ParameterRow(name, tuple(parameter.shape), _bits(reached, named), zero, parameter.requires_grad)
+@lru_cache(maxsize=KEPT)
+def _rows(
+    losses: tuple[str, ...], parameters: tuple[Reached, ...], modules: tuple[tuple[str, str], ...]
+) -> tuple[tuple[ParameterRow, ...], tuple[ModuleRow, ...]]:
+    """The rows of a model that was reached like this; kept, since they are the same in every step."""
+    rows = tuple(
+        ParameterRow(name, tuple(shape), *_split(mask, losses), requires_grad)
+        for name, shape, requires_grad, mask in parameters
+    )
+    return rows, module_rows(modules, rows)
+
+
+def _split(mask: int, losses: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The losses in a mask: those that reach, and of them those that do so through zero weight only."""
+    reached = mask & ((1 << len(losses)) - 1)
+    zero = reached & ~(mask >> len(losses))
+    return _bits(reached, losses), _bits(zero, losses)
 
 
 def _opaque_rows(traced: Walk, named: Sequence[NamedLoss]) -> tuple[OpaqueRow, ...]:
-    found = ((node, opaque_reason(node)) for node in traced.nodes)
+    losses = [loss.name for loss in named]
+    kinds = [(node, node.name()) for node in traced.opaque]
     return tuple(
-        OpaqueRow(node.name(), _bits(traced.reached(traced.masks[node]), named), reason)
-        for node, reason in found
-        if reason is not None
+        OpaqueRow(kind, _split(traced.mask(node), losses)[0], opaque_reason(kind) or "") for node, kind in kinds
     )
 
 
@@ -147,13 +187,10 @@ def _output_row(
     channels: Mapping[str, Mapping[str, Channels]],
     channel_dim: int,
 ) -> OutputRow:
-    mask = traced.edge_mask(edge)
-    reached, live = traced.reached(mask), traced.live(mask)
-    losses = _bits(reached, named)
+    losses, zero = _split(traced.edge_mask(edge), [loss.name for loss in named])
     size = tensor.shape[channel_dim_of(tensor, channel_dim)] if tensor.ndim else 1
     unknown = Channels(tuple(range(size)), size, exact=False)
     cells = {loss: channels.get(loss, {}).get(path, unknown) for loss in losses}
-    zero = _bits(reached & ~live, named)
     return OutputRow(path, tuple(tensor.shape), losses, cells, zero, edge is not None)
 
 

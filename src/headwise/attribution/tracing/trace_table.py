@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
 
 from headwise.attribution.tracing.channels import Channels, ranges
 from headwise.attribution.tracing.text import columns, names, wrapped
@@ -252,12 +250,12 @@ def _mark(row: ModuleRow, loss: str) -> str:
     return "x0" if loss in row.zero_weight else "x"
 
 
-def module_rows(model: nn.Module, parameters: tuple[ParameterRow, ...]) -> tuple[ModuleRow, ...]:
+def module_rows(modules: Iterable[tuple[str, str]], parameters: Sequence[ParameterRow]) -> tuple[ModuleRow, ...]:
     """Sum the parameters' rows up over every module of a model.
 
     Args:
-        model: The model.
-        parameters: The rows of its parameters.
+        modules: The name and the kind of each module.
+        parameters: The rows of the model's parameters.
 
     Returns:
         One row per module, in the model's order.
@@ -267,13 +265,13 @@ def module_rows(model: nn.Module, parameters: tuple[ParameterRow, ...]) -> tuple
         parts = row.name.split(".")[:-1]
         for depth in range(len(parts) + 1):
             below.setdefault(".".join(parts[:depth]), []).append(row)
-    return tuple(_module_row(name, module, below.get(name, [])) for name, module in model.named_modules())
+    return tuple(_module_row(name, kind, below.get(name, [])) for name, kind in modules)
 
 
-def _module_row(name: str, module: nn.Module, rows: list[ParameterRow]) -> ModuleRow:
+def _module_row(name: str, kind: str, rows: list[ParameterRow]) -> ModuleRow:
     # Many parameters, few different ways to be reached.
     kinds = dict.fromkeys((row.losses, row.zero_weight) for row in rows)
     losses = {loss: None for reached, _ in kinds for loss in reached}
     live = {loss for reached, zero_weight in kinds for loss in reached if loss not in zero_weight}
     zero = tuple(loss for loss in losses if loss not in live)
-    return ModuleRow(name, type(module).__name__, len(rows), tuple(losses), zero)
+    return ModuleRow(name, kind, len(rows), tuple(losses), zero)

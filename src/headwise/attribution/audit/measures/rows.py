@@ -18,7 +18,8 @@ from headwise.attribution.audit.measures.gap import SumGap, gap_of
 from headwise.attribution.audit.measures.gram import gram_of
 from headwise.attribution.audit.measures.literals import is_silenced
 from headwise.attribution.audit.measures.recomputed import Again, Row, recomputed
-from headwise.graph import Edge, gradient_edge, leaf_masks, topological, walk
+from headwise.graph import Edge, gradient_edge, topological
+from headwise.reach import walk
 from headwise.refusals import refuse_unsafe
 
 TOTAL = "the total"
@@ -242,7 +243,7 @@ def _reach(total: Tensor | None, parameters: Mapping[str, Tensor]) -> frozenset[
     edge = gradient_edge(total) if total is not None else None
     if edge is None:
         return frozenset()
-    masks = leaf_masks(walk([(edge, 1)], 1))
+    masks = walk([(edge, 1)], 1).leaf_masks()
     return frozenset(name for name, parameter in parameters.items() if id(parameter) in masks)
 
 
