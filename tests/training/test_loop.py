@@ -96,7 +96,7 @@ def test_the_run_folder_is_as_reports_expect(whole):
     assert top is not None
     assert top.step == tiny.STEPS
     assert {each.name for each in top.terms["level"]["gradient"]} == {f"picture {n}" for n in range(tiny.BATCH)}
-    assert {each.step for each in top.terms["region"]["gradient"]} == {tiny.STEPS - 1}
+    assert {each.step for each in top.terms["region"]["gradient"]} == {tiny.STEPS}
     assert len(top.pictures) == tiny.BATCH
 
 

@@ -126,7 +126,7 @@ class _Run:
         self.run = run_id(folder) if ranks.rank == 0 else None
         if saved is not None:
             self._restore(saved)
-        self.first = self.logged = self.step
+        self.logged = self.step
         self.watch = Watch(task.criterion.term_weights.scheduled)
         self.log = RunLog(folder, self.step) if ranks.rank == 0 else NoLog()
         self.top = TopSamples(folder, task.show) if settings.samples else None
@@ -252,12 +252,14 @@ class _Run:
 
     def _warn(self, ledger: Ledger) -> None:
         """Name the terms whose gradient was not finite since the last log line, on whatever process that happened."""
+        history = ledger.history()
+        before = self.step - history[-1].step if history else 0
         found = [
-            f"step {self.first + books.step + 1}: the gradient of term {name!r} is not finite on process "
+            f"step {before + books.step}: the gradient of term {name!r} is not finite on process "
             f"{self.ranks.rank} (output {', '.join(p for p, output in term.outputs.items() if not output.finite)})"
-            for books in ledger.history()
+            for books in history
             for name, term in books.items()
-            if self.first + books.step >= self.logged and not term.finite
+            if before + books.step > self.logged and not term.finite
         ]
         self.logged = self.step
         for text in (text for texts in self.ranks.gather([found]) for text in texts):

@@ -85,9 +85,9 @@ class ForeignLedger:
                 "Return a scalar tensor, or a tuple, list or dict of them"
             )
         losses = tuple(candidates(found))
-        self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
         self._count += 1
-        self._rows = [call for call in self._rows if call.step >= self._count - self._capacity]
+        self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
+        self._rows = [call for call in self._rows if call.step > self._count - self._capacity]
 
     def read(self) -> Books:
         """The books of the last step that a backward pass went through, by one transfer to the host.

@@ -28,7 +28,7 @@ class SampledRow:
 
     Attributes:
         loss: Its name.
-        step: The step (call of `step`, from 0) at which it was measured.
+        step: The step (call of `step`, from 1) at which it was measured.
         groups: The groups, with their parameters.
         gram: The numbers: the loss and the gradient of the sum at the groups.
     """
@@ -64,7 +64,7 @@ class JacobianSampler:
 
     Args:
         model: The network, wrapped or not.
-        every: Sample at steps 0, every, 2 * every, ...
+        every: Sample at steps 1, every + 1, 2 * every + 1, ...
         mode: "rotating" or "full".
         parameters: As in `jacobian`.
         group: As in `jacobian`.
@@ -106,8 +106,8 @@ class JacobianSampler:
             ValueError: As `jacobian`.
         """
         self._finish()
-        count, self._count = self._count, self._count + 1
-        if count % self.every:
+        self._count += 1
+        if (self._count - 1) % self.every:
             return False
         if self.mode == "full":
             self._table = jacobian(losses, self.model, parameters=self._parameters, group=self._group)
@@ -119,7 +119,7 @@ class JacobianSampler:
             )
         name = list(values)[self._turn % len(values)]
         self._turn += 1
-        self._pending = _Unfinished(self.model, values, name, count, self._parameters, self._group)
+        self._pending = _Unfinished(self.model, values, name, self._count, self._parameters, self._group)
         return True
 
     @property
