@@ -4,7 +4,7 @@
         [--write benchmarks/results/corner_decoding.md]
 
 A picture and its mirror image: maps of 2 x 80 x 128 x 128 float32, 100 peaks of each kind, 1000 boxes. Three kinds of
-maps: ``learnt`` (bumps of 20 objects over a quiet ground, as of a trained network), ``noise`` (as of an untrained one)
+maps: ``learned`` (bumps of 20 objects over a quiet ground, as of a trained network), ``noise`` (as of an untrained one)
 and ``flat`` (one value: every pixel has to be looked at, the worst case). The authors take any pixel of a flat map, so
 its boxes are not compared; else both are checked to find the same boxes first. Runs are interleaved; each ratio is the
 median of the ratios of neighboring runs. Memory is the peak of torch's CPU allocator during one call (`measure.py`).
@@ -46,7 +46,7 @@ def maps(kind: str, num_images: int = 2, num_objects: int = 20) -> Stack:
     for name in ("top_left", "bottom_right"):
         noise = torch.randn(shape, generator=generator)
         heat = targets[f"{name}_heatmap"].clamp(3e-4, 0.9).logit() + 0.3 * noise
-        stack[f"{name}_heatmap"] = {"learnt": heat, "noise": noise - 2.19, "flat": torch.full(shape, -2.19)}[kind]
+        stack[f"{name}_heatmap"] = {"learned": heat, "noise": noise - 2.19, "flat": torch.full(shape, -2.19)}[kind]
         stack[f"{name}_embedding"] = 0.5 * torch.randn(num_images, 1, GRID, GRID, generator=generator)
         stack[f"{name}_offset"] = torch.rand(num_images, 2, GRID, GRID, generator=generator)
     return stack
@@ -97,7 +97,7 @@ def rows(kind: str, options: Options) -> list[list[str]]:
 
 def main() -> None:
     options = Options.read(__doc__, repeats=31)
-    found = [row for kind in ("learnt", "noise", "flat") for row in rows(kind, options)]
+    found = [row for kind in ("learned", "noise", "flat") for row in rows(kind, options)]
     options.publish(
         "Corners to boxes",
         f"Maps 2 x {NUM_CLASSES} x {GRID} x {GRID} float32, 100 peaks, 1000 boxes; boxes equal.\n\n"

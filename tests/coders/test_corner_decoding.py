@@ -300,7 +300,7 @@ def test_outputs_stay_as_they_are_and_want_no_gradient():
 
 
 def perfect_outputs(targets, num_cells):
-    """A network that has learnt its targets: heat maps as logits, an embedding per object, offsets in place."""
+    """A network that has learned its targets: heat maps as logits, an embedding per object, offsets in place."""
     stack = {}
     for kind in ("top_left", "bottom_right", *(["center"] if "center_index" in targets else [])):
         heat, index = targets[f"{kind}_heatmap"], targets[f"{kind}_index"]

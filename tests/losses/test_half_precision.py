@@ -61,7 +61,7 @@ def test_cross_entropy_of_many_classes_under_a_loss_scale():
     torch.manual_seed(0)
     logits = torch.randn(16, 32000).half()
     label = torch.randint(0, 32000, (16,))
-    logits[torch.arange(16), label] += 14  # as of a network that has learnt
+    logits[torch.arange(16), label] += 14  # as of a network that has learned
     y = logits.clone().requires_grad_()
     (one(losses.cross_entropy)({"y": y}, {"t": label}).total * 65536.0).backward()
     exact = logits.double().requires_grad_()

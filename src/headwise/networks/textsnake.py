@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from headwise.require import require
 
 COARSEST = 32  # stride of the deepest features: heights and widths are padded to its multiples
-TEXT_PRIOR = 0.1  # share of pixels that is text, before anything is learnt
-RADIUS_UNIT = 16.0  # pixels: radii of about 1 in this unit are learnt as fast as sines and cosines
+TEXT_PRIOR = 0.1  # share of pixels that is text, before anything is learned
+RADIUS_UNIT = 16.0  # pixels: radii of about 1 in this unit are learned as fast as sines and cosines
 
 
 def textsnake(

@@ -32,7 +32,7 @@ class Oddity(NamedTuple):
 
     Args:
         text: what, how often, and what to do.
-        hopeless: whether nothing can be learnt from such data.
+        hopeless: whether nothing can be learned from such data.
     """
 
     text: str
@@ -123,7 +123,7 @@ def _everywhere(placed: _Placed) -> Oddity | None:
     if whole.mean() <= _NEARLY_ALL or len(first) < _SEVERAL:
         return None
     counted = f"{int(whole.sum())} of {len(first)} boxes are as large as their picture"
-    return Oddity(f"{counted}: nothing of where objects are can be learnt from them. Draw them around the objects.")
+    return Oddity(f"{counted}: nothing of where objects are can be learned from them. Draw them around the objects.")
 
 
 def _repeated(boxes: BoxAnnotation, starts: NDArray[np.int64]) -> Oddity | None:

@@ -55,7 +55,7 @@ def check_splits(
 
     Raises:
         OSError: a picture does not decode.
-        ValueError: a picture does not fit its annotation, or nothing can be learnt from the data.
+        ValueError: a picture does not fit its annotation, or nothing can be learned from the data.
     """
     if os.environ.get("RANK", "0") != "0" and broken == "refuse":
         return train, held_out

@@ -13,7 +13,7 @@ from headwise.networks.corners.blocks import Fire, Residual, conv_norm_relu, hea
 from headwise.networks.corners.hourglass import Hourglass, Trunk
 from headwise.networks.corners.pools import CascadeCornerPool, CenterPool, CornerPool
 
-START = -2.19  # logit of heat maps and attention before anything is learnt: a probability of 0.1
+START = -2.19  # logit of heat maps and attention before anything is learned: a probability of 0.1
 CHANNELS = {"embedding": 1, "offset": 2}  # of heads other than heat maps
 CORNERS: tuple[Literal["top_left"], Literal["bottom_right"]] = ("top_left", "bottom_right")
 

@@ -98,6 +98,6 @@ def _overlay(image: NDArray[np.uint8], found: FoundInstances) -> bytes:
     label = found.label.numpy()
     hues = [colorsys.hsv_to_rgb(number * _TURN % 1, 0.85, 1) for number in range(int(label.max()) + 1)]
     colors = (255 * np.array(hues))[label]
-    shrunk = ndimage.gray_erosion(label, 3) == ndimage.gray_dilation(label, 3)
+    shrunk = ndimage.grey_erosion(label, 3) == ndimage.grey_dilation(label, 3)
     share = np.where(label == 0, 0.0, np.where(shrunk, 0.3, 1.0))[:, :, None]
     return encode_png((share * colors + (1 - share) * image).round().astype(np.uint8))

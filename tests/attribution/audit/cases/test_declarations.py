@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""What the user declares to the audit itself, misspelt, must not pass as a green check."""
+"""What the user declares to the audit itself, misspelled, must not pass as a green check."""
 
 import json
 import subprocess

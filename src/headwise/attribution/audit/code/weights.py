@@ -182,7 +182,7 @@ def _mapping_knobs(name: str, values: MutableMapping[Any, Any], losses: Sequence
     for key, value in list(values.items()):
         found = exact[key]
         if not found and taken:
-            # A misspelt key: the loss it was meant for is the nearest without a weight.
+            # A misspelled key: the loss it was meant for is the nearest without a weight.
             found = difflib.get_close_matches(str(key), [loss for loss in losses if loss not in taken], n=1)
         if len(found) == 1 and _is_number(value):
             yield Knob(found[0], f"{name}[{key!r}]", float(value), functools.partial(values.__setitem__, key), value)

@@ -55,8 +55,8 @@ def _dropped(seen: Seen, name: str, batches: Sequence[Rows]) -> Found | None:
         name,
         f"dropped: the total does not depend on it (factor 0 over {counted(len(telling), 'batch', 'batches')}), while "
         f"its own gradient has the norm {max(batch.norm(name) for batch in telling):.4g}",
-        "Add it to the total. Look for a misspelt key, a `.get` with a default, a list it was never appended to, or an "
-        "assignment (=) where += was meant.",
+        "Add it to the total. Look for a misspelled key, a `.get` with a default, a list it was never appended to, or "
+        "an assignment (=) where += was meant.",
         {"coefficient": 0.0, "batches": len(telling)},
     )
 
