@@ -66,6 +66,14 @@ def test_a_gradient_that_is_not_finite_behind_a_finite_value(fresh_run):
     assert text == "cos: gradient at output maps[:, 4:6] not finite at 2 logged steps (first 50, last 60)."
 
 
+def test_a_value_that_is_not_finite_is_not_told_of_its_gradient(fresh_run):
+    def change(line):
+        if line["step"] == 50:
+            line["terms"]["cos"] |= {"finite": False, "value": "inf"}
+
+    assert findings(fresh_run, change, "problem") == ["cos: value not finite at step 50."]
+
+
 @pytest.mark.parametrize(("share", "found"), [(0.995, 1), (0.989, 0)])
 def test_a_term_over_99_percent(fresh_run, share, found):
     texts = findings(fresh_run, lambda line: line["terms"]["radius"].update(share=share), "note")

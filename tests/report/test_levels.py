@@ -89,7 +89,7 @@ def test_one_level_is_no_comparison(detector):
 
 def test_cocos_numbers_are_curves_of_precision_and_of_recall(detector):
     page = page_of(detector)
-    precision = page.data["Held-out pictures, COCO average precision"]
+    precision = page.data["Held out, COCO average precision"]
     assert dict(zip(precision["names"], precision["values"], strict=True)) == {"ap": [0.2, 0.4], "ap50": [0.35, 0.7]}
     assert page.data["Held-out pictures, COCO average recall"]["names"] == ["ar1"]
     assert "ap large: nothing to measure it on." in page.text

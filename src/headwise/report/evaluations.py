@@ -1,4 +1,4 @@
-"""What a run measured on held-out pictures: curves of any measure, tables of measures with a row per class."""
+"""What a run measured on held-out data: curves of any measure, tables of measures with a row per class."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def evaluation(run: Recording) -> list[Block]:
 
 
 def _title(measure: str) -> str:
-    return f"Held-out pictures, {_TITLES.get(measure, measure.replace('_', ' '))}"
+    return f"Held out, {_TITLES.get(measure, measure.replace('_', ' '))}"
 
 
 def _curves(log: Log, measure: str) -> Iterator[Curves]:
@@ -102,7 +102,7 @@ def _curves(log: Log, measure: str) -> Iterator[Curves]:
             continue
         rest = [f"{key.replace('_', ' ')}: {_told(column)}." for key, column in chosen.items() if key not in shares]
         caption = _CAPTIONS.get(f"{measure} {start}".strip(), "")
-        title = f"Held-out pictures, {measure.upper()} {part}" if part else _title(measure)
+        title = f"Held out, {measure.upper()} {part}" if part else _title(measure)
         yield Curves(title, log.steps, shares, bounds=(0.0, 1.0), unit="score", smooth=False,
                      caption=" ".join(filter(None, [caption, *rest])))  # fmt: skip
 
@@ -127,9 +127,9 @@ def _rows(log: Log, measure: str) -> Iterator[Block]:
     if len(rows) <= _MOST_CURVES:
         columns = {name: log.column(measure, name, keys[0]) for name in rows}
         series: Mapping[str, Column] = {name: column for name, column in columns.items() if finite(column)}
-        title = f"Held-out pictures, {keys[0].replace('_', ' ')} {_TITLES.get(measure, measure.replace('_', ' '))}"
+        title = f"Held out, {keys[0].replace('_', ' ')} {_TITLES.get(measure, measure.replace('_', ' '))}"
         yield Curves(title, log.steps, series, bounds=(0.0, 1.0), unit="score", smooth=False, wide=True)
-    caption = f"At the last evaluation, step {log.steps[-1]:,}. A dash: the held-out pictures show no object to find."
+    caption = f"At the last evaluation, step {log.steps[-1]:,}. A dash: nothing to measure it on."
     yield Table(("class", *keys), cells, title=_title(measure), caption=caption)
 
 

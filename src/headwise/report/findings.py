@@ -67,20 +67,20 @@ def _held(run: Recording, name: str) -> Iterator[str]:
 
 def _not_finite(run: Recording, name: str) -> Iterator[str]:
     """Steps at which the term's value or its gradient at an output was not finite."""
-    steps = _steps_where(run, run.term(name, "value"), lambda v: not math.isfinite(v))
-    if steps:
-        yield f"{name}: value not finite at {_at(steps)}."
-    paths = run.log.names("terms", name, "outputs")
-    found = False
-    for path in paths:
+    of_value = _steps_where(run, run.term(name, "value"), lambda v: not math.isfinite(v))
+    if of_value:
+        yield f"{name}: value not finite at {_at(of_value)}."
+    explained = set(of_value)
+    for path in run.log.names("terms", name, "outputs"):
         flags = run.log.column("terms", name, "outputs", path, "finite")
         steps = _steps_where(run, flags, lambda v: v != 1.0)
         if steps:
-            found = True
+            explained.update(steps)
             yield f"{name}: gradient at output {path} not finite at {_at(steps)}."
-    steps = _steps_where(run, run.term(name, "finite"), lambda v: v != 1.0)
-    if steps and not found:
-        yield f"{name}: gradient not finite at {_at(steps)}."
+    # The flag is of value and gradient.
+    rest = [step for step in _steps_where(run, run.term(name, "finite"), lambda v: v != 1.0) if step not in explained]
+    if rest:
+        yield f"{name}: gradient not finite at {_at(rest)}."
 
 
 def _dominant(run: Recording, name: str) -> Iterator[str]:

@@ -141,8 +141,10 @@ def _save(block: Block, folder: Path, taken: set[str]) -> None:
 
 
 def _free_path(folder: Path, title: str, taken: set[str]) -> Path:
-    """A file that no other figure has: `Share of the total` becomes `share-of-the-total.png`."""
-    name = next(name for name in _numbered(slug(title)) if name not in taken)
+    """A file that no other figure and nobody else has: `Share of the total` becomes `share-of-the-total.png`."""
+    from headwise.report.figures.plots import is_free
+
+    name = next(name for name in _numbered(slug(title)) if name not in taken and is_free(folder / f"{name}.png"))
     taken.add(name)
     return folder / f"{name}.png"
 

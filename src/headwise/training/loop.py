@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from headwise.attribution.ledger.books import TermBooks
 from headwise.attribution.ledger.ledger import Ledger
 from headwise.balance.said import read_rule
 from headwise.runs.alerts import Watch
@@ -255,8 +256,7 @@ class _Run:
         history = ledger.history()
         before = self.step - history[-1].step if history else 0
         found = [
-            f"step {before + books.step}: the gradient of term {name!r} is not finite on process "
-            f"{self.ranks.rank} (output {', '.join(p for p, output in term.outputs.items() if not output.finite)})"
+            f"step {before + books.step}: {_not_finite(name, term, self.ranks.rank)}"
             for books in history
             for name, term in books.items()
             if before + books.step > self.logged and not term.finite
@@ -356,3 +356,10 @@ def _summary(scores: Mapping[str, Any]) -> str:
         told = " ".join(f"{key} {number:.3f}" for key, number in numbers if isinstance(number, int | float))
         lines += [f"{name} {told}"] if told else []
     return ", ".join(lines)
+
+
+def _not_finite(name: str, term: TermBooks, process: int) -> str:
+    """What of a term is not finite, where."""
+    paths = [path for path, output in term.outputs.items() if not output.finite]
+    what, at = ("gradient", f" (output {', '.join(paths)})") if paths else ("value", "")
+    return f"the {what} of term {name!r} is not finite on process {process}{at}"

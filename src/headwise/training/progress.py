@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -110,7 +111,7 @@ class LiveProgress:
         for name, term in entry["terms"].items():
             numbers = [f"{term['value']:.4f}", f"{term['weighted']:.4f}", f"{term['share']:.1%}"]
             style = None if term["finite"] else "bold red"
-            norm = f"{term['grad_norm']:.2e}" if term["finite"] else "not finite"
+            norm = f"{term['grad_norm']:.2e}" if math.isfinite(term["grad_norm"]) else "not finite"
             table.add_row(name, *numbers, norm, style=style)
         table.add_row("total", "", f"{entry['total']:.4f}", "", "", style="bold")
         self._live.update(Group(heading, table), refresh=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from headwise.report.markup import Markup, element, number
 from headwise.report.page import ROOM_BESIDE, Table, figure
@@ -71,14 +72,14 @@ class Flow:
         broad = max(540.0 / lanes, min(220.0, 640.0 / lanes))  # two stages or five fill the width that four have
         picture = element(
             "div",
-            self._svg(broad, "broad"),
-            self._svg(150.0, "slim"),
+            self._svg(broad, "broad", self.stages),
+            *(self._svg(150.0, "slim", stages) for stages in self._slim_parts()),
             class_="scroll",
             tabindex=0,
             role="region",
             aria_label=self.title,
         )
-        is_broad = self._width(broad) > ROOM_BESIDE
+        is_broad = self._width(broad, self.stages) > ROOM_BESIDE
         beside = element("details", element("summary", "Numbers"), table, open=not is_broad)
         body = element("div", picture, beside, class_="beside below" if is_broad else "beside")
         return figure(key, self.title, body, caption=self.caption, wide=True)
@@ -105,18 +106,31 @@ class Flow:
                     f"flow '{self.title}': {link.source} to {link.target} is {link.amount}. Amounts are not negative."
                 )
 
-    def _svg(self, lane: float, kind: str) -> Markup:
-        inner = [name for names in [*self.stages.values()][:-1] for name in names]
-        first = next(iter(self.stages.values()), ()) if kind == "broad" else ()
+    def _slim_parts(self) -> list[Mapping[str, Sequence[str]]]:
+        """What stands one below the other on a narrow screen: all stages, or where they are too wide, two and two."""
+        lane = _lane(150.0, self.stages)
+        if len(self.stages) < 3 or self._width(lane, self.stages, amounts=False) <= _NARROW:
+            return [self.stages]
+        ends = [(link.source, link.target) for link in self.links]
+        pairs = [dict(pair) for pair in combinations(self.stages.items(), 2)]
+        return [
+            pair
+            for pair in pairs
+            for first, second in [pair.values()]
+            if any(source in first and target in second for source, target in ends)
+        ]
+
+    def _svg(self, lane: float, kind: str, stages: Mapping[str, Sequence[str]]) -> Markup:
+        inner = [name for names in [*stages.values()][:-1] for name in names]
+        first = next(iter(stages.values()), ()) if kind == "broad" else ()
         margin = max((_LETTER * (len(name) + 2 + len(self._said(name))) for name in first), default=0.0)
-        lane = max(lane, _BAR + 14 + _LETTER * max(map(len, inner), default=0))  # names end before the next bar
-        places = self.layout(lane)
-        amounts = kind == "broad" or self._width(lane) <= _NARROW  # behind the last names
-        width = self._width(lane, amounts) + margin
+        lane = _lane(lane, stages)
+        places = self.layout(lane, stages)
+        amounts = kind == "broad" or self._width(lane, stages) <= _NARROW  # behind the last names
+        width = self._width(lane, stages, amounts) + margin
         bottom = max((y + h for _, y, h in places.values()), default=_HEIGHT) + 10
         heads = [
-            element("text", stage, x=f"{index * lane:.0f}", y=14, class_="stage")
-            for index, stage in enumerate(self.stages)
+            element("text", stage, x=f"{index * lane:.0f}", y=14, class_="stage") for index, stage in enumerate(stages)
         ]
         nodes = (
             self._node(name, place, lane if name in inner else None, before=name in first, last_amount=amounts)
@@ -127,24 +141,29 @@ class Flow:
                        class_=f"flow {kind}",
                        role="img", aria_label=f"{self.title}; the table with it has the numbers")  # fmt: skip
 
-    def _width(self, lane: float, amounts: bool = True) -> float:
-        longest = max((len(name) for name in [*self.stages.values()][-1]), default=0) if self.stages else 0
-        return lane * (len(self.stages) - 1) + _BAR + min(380.0, (84.0 if amounts else 28.0) + _LETTER * longest)
+    @staticmethod
+    def _width(lane: float, stages: Mapping[str, Sequence[str]], amounts: bool = True) -> float:
+        longest = max((len(name) for name in [*stages.values()][-1]), default=0) if stages else 0
+        return lane * (len(stages) - 1) + _BAR + min(380.0, (84.0 if amounts else 28.0) + _LETTER * longest)
 
-    def layout(self, lane: float = 220.0) -> dict[str, tuple[float, float, float]]:
+    def layout(
+        self, lane: float = 220.0, stages: Mapping[str, Sequence[str]] | None = None
+    ) -> dict[str, tuple[float, float, float]]:
         """Where the nodes stand.
 
         Args:
             lane: from one stage's left edge to the next one's.
+            stages: those that are drawn; all by default.
 
         Returns:
             Left edge, top and height of each node; heights share one scale over all stages.
         """
-        totals = {name: self._through(name) for names in self.stages.values() for name in names}
-        fullest = max((sum(totals[name] for name in names) for names in self.stages.values()), default=0.0)
+        stages = self.stages if stages is None else stages
+        totals = {name: self._through(name) for names in stages.values() for name in names}
+        fullest = max((sum(totals[name] for name in names) for names in stages.values()), default=0.0)
         scale = _HEIGHT / fullest if fullest > 0 else 0.0
         places = {}
-        for index, names in enumerate(self.stages.values()):
+        for index, names in enumerate(stages.values()):
             y = _TOP
             for name in names:
                 height = max(3.0, totals[name] * scale)
@@ -177,7 +196,8 @@ class Flow:
         terms = self.terms or next(iter(self.stages.values()), ())
         colors = {name: index % 8 for index, name in enumerate(terms)}
         ribbons = []
-        for link in sorted(self.links, key=lambda link: (places[link.source][1], places[link.target][1])):
+        drawn = [link for link in self.links if link.source in places and link.target in places]
+        for link in sorted(drawn, key=lambda link: (places[link.source][1], places[link.target][1])):
             x0, y0, height = places[link.source]
             x1, y1, _ = places[link.target]
             through = self._through(link.source)
@@ -219,6 +239,12 @@ class Flow:
             element("text", Markup(label), x=f"{left:.1f}", y=f"{middle:.1f}", text_anchor=anchor),
             data_tip=f"{name}: {said} {self.unit}".strip() if said else name,
         )
+
+
+def _lane(least: float, stages: Mapping[str, Sequence[str]]) -> float:
+    """From one stage to the next: names end before the next bar."""
+    inner = [len(name) for names in [*stages.values()][:-1] for name in names]
+    return max(least, _BAR + 14 + _LETTER * max(inner, default=0))
 
 
 def _finite(amount: float) -> float:

@@ -150,8 +150,30 @@ def blank(width: float, height: float) -> Figure:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all; return `path`."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
+    figure.savefig(content, format="png", dpi=120, metadata={"Software": _SOFTWARE})
     return write_atomically(path, content.getvalue())
+
+
+_SOFTWARE = "Headwise"
+_PNG_HEADER = 512
+"""Bytes of a PNG in which the software that wrote it is named."""
+
+
+def is_free(path: Path) -> bool:
+    """Whether a figure may be written there: nothing is, or an earlier figure of ours.
+
+    Args:
+        path: of a PNG file.
+
+    Returns:
+        Whether it may.
+    """
+    if not path.exists() and not path.is_symlink():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f"Software\0{_SOFTWARE}".encode() in file.read(_PNG_HEADER)
 
 
 def _number(value: float | None) -> float:
