@@ -68,6 +68,15 @@ def test_flow_is_as_wide_as_its_amounts():
     assert places["cos"][1] > places["sin"][1] + places["sin"][2]
 
 
+def test_a_flow_of_four_stages_stands_on_a_narrow_screen_in_parts():
+    stages = {"losses": ["a", "b"], "heads": ["label", "box"], "layers": ["neck.lateral"], "trunk": ["backbone"]}
+    ends = [("a", "label"), ("b", "box"), ("label", "neck.lateral"), ("box", "backbone"), ("neck.lateral", "backbone")]
+    flow = Flow("f", stages, [Link(source, target, 1.0) for source, target in ends])
+    slim = [part for part in flow.html("f").split("<svg") if 'class="flow slim"' in part]
+    assert sum(part.count("ribbon") for part in slim) == len(ends)
+    assert all(float(re.search(r'viewBox="\S+ \S+ (\S+)', part)[1]) <= 344 for part in slim)
+
+
 def test_flow_draws_every_link_and_lists_it(tmp_path):
     page = parsed(tmp_path, FLOW)
     ribbons = [a for tag, a in page.tags if tag == "path" and (a.get("class") or "").startswith("ribbon")]

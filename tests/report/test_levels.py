@@ -91,7 +91,7 @@ def test_cocos_numbers_are_curves_of_precision_and_of_recall(detector):
     page = page_of(detector)
     precision = page.data["Held out, COCO average precision"]
     assert dict(zip(precision["names"], precision["values"], strict=True)) == {"ap": [0.2, 0.4], "ap50": [0.35, 0.7]}
-    assert page.data["Held-out pictures, COCO average recall"]["names"] == ["ar1"]
+    assert page.data["Held out, COCO average recall"]["names"] == ["ar1"]
     assert "ap large: nothing to measure it on." in page.text
     assert "best AP50" in page.texts["dt"]
     assert "0.7" in page.texts["dd"]
@@ -99,13 +99,13 @@ def test_cocos_numbers_are_curves_of_precision_and_of_recall(detector):
 
 def test_a_row_per_class_is_a_table(detector):
     page = page_of(detector)
-    start = page.source.index(">Held-out pictures, per class</h3>")
+    start = page.source.index(">Held out, per class</h3>")
     table = page.source[start : page.source.index("</table>", start)]
     assert '<th scope="row">cat</th>' in table
     assert "dog &amp; co" in table
     assert 'data-value="0.5"' in table
     assert NOTHING in table
-    assert page.data["Held-out pictures, ap per class"]["names"] == ["cat"]
+    assert page.data["Held out, ap per class"]["names"] == ["cat"]
 
 
 def test_counts_are_told_and_not_drawn(fresh_run):
@@ -113,7 +113,7 @@ def test_counts_are_told_and_not_drawn(fresh_run):
     touching = {"separated": 0.9, "merged": 0.1, "pairs": 23}
     write_lines(fresh_run / "evaluation.jsonl", [{**entry, "touching": touching} for entry in entries])
     page = page_of(fresh_run)
-    assert page.data["Held-out pictures, pairs of objects that touch"]["names"] == ["separated", "merged"]
+    assert page.data["Held out, pairs of objects that touch"]["names"] == ["separated", "merged"]
     assert "pairs: 23 at the last evaluation." in page.text
 
 

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from headwise.report import write_report
 from headwise.report.write import report_page
@@ -25,8 +26,8 @@ FIGURES = [
     "Which term trains which output",
     "Conflict over time",
     "Cosine between the terms' gradients",
-    "Held-out pictures, IoU at least 0.5",
-    "Held-out pictures, DetEval",
+    "Held out, IoU at least 0.5",
+    "Held out, DetEval",
     "Throughput",
     "Learning rate",
     "Picture 000",
@@ -108,8 +109,6 @@ def test_card_configuration_and_scores_are_told(finished_run):
 
 
 def test_png_files_are_pictures(finished_run):
-    from PIL import Image
-
     files = sorted((finished_run / "report").glob("*.png"))
     assert {
         "value-of-each-term.png",
@@ -245,8 +244,8 @@ def test_any_measure_of_an_evaluation_is_drawn(fresh_run):
     entries = read_lines(fresh_run / "evaluation.jsonl")
     write_lines(fresh_run / "evaluation.jsonl", [{**entry, "deteval_published": entry["deteval"]} for entry in entries])
     page = page_of(fresh_run)
-    published = page.data["Held-out pictures, DetEval as published"]
-    assert published["values"] == page.data["Held-out pictures, DetEval"]["values"]
+    published = page.data["Held out, DetEval as published"]
+    assert published["values"] == page.data["Held out, DetEval"]["values"]
 
 
 def test_terms_that_share_no_output_have_no_curve_of_conflict(fresh_run):
@@ -331,3 +330,18 @@ def test_a_run_of_a_loop_of_ones_own_is_called_by_its_folder(tmp_path):
     page = report_page(read_run(folder))
     assert page.title == "mine"
     assert page.subtitle.startswith("seed 7 ")
+
+
+def test_a_picture_of_the_users_is_not_replaced(fresh_run):
+    folder = fresh_run / "report"
+    folder.mkdir()
+    theirs = folder / "share-of-the-total.png"
+    Image.new("RGB", (3, 3)).save(theirs)
+    before = theirs.read_bytes()
+    for _ in range(2):  # ours are replaced by ours
+        write_report(fresh_run)
+        assert theirs.read_bytes() == before
+        assert sorted(each.name for each in folder.glob("share-of*")) == [
+            "share-of-the-total-2.png",
+            "share-of-the-total.png",
+        ]

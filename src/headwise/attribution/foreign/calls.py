@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ class ForeignCall:
             number are no terms, and summands without a name get one of what computed them, each a row of its own.
         scale: What the number was multiplied by at last (a loss scale), where no total that was returned tells.
         passes: What backward passes brought.
+        thread: In which it was made.
     """
 
     step: int
@@ -52,6 +54,7 @@ class ForeignCall:
     names_rest: bool = False
     scale: Tensor | None = None
     passes: list[ForeignPass] = field(default_factory=list)
+    thread: int = field(default_factory=get_ident)
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
-_LOOKS: list[GraphEnds] = []
-"""Under way: what another ledger hears meanwhile did not arrive."""
+_LOOKING: list[int] = []
+"""Threads that look, as often as they do: what another ledger hears in one of them meanwhile did not arrive."""
 
 
 class GraphEnds:
@@ -113,6 +116,7 @@ class GraphEnds:
 
     def __init__(self, places: OutputEdges) -> None:
         self.places, self.nested = places, False
+        self._thread = get_ident()
         ports: dict[Node, set[int]] = {}
         for node, port in places.values():
             ports.setdefault(node, set()).add(port)
@@ -123,11 +127,11 @@ class GraphEnds:
         return tuple(None if port in ports else grad for port, grad in enumerate(grads))
 
     def __enter__(self) -> GraphEnds:
-        _LOOKS.append(self)
+        _LOOKING.append(self._thread)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _LOOKS.remove(self)
+        _LOOKING.remove(self._thread)
         for handle in self._handles:
             handle.remove()
 
@@ -225,6 +229,7 @@ class Arrivals:
         into: dict[Key, Tensor],
     ) -> None:
         self._booked, self._whole, self._into = dict(booked), whole, into
+        self._thread = get_ident()  # which begins the pass; that the engine runs in is another on a GPU
         self._again: dict[str, Tensor] = {}
         by_node: dict[Node, list[tuple[str, int]]] = {}
         for path, (node, port) in places.items():
@@ -239,8 +244,13 @@ class Arrivals:
 
     def _sent_again(self, path: str, number: int, grads: tuple[Tensor | None, ...], _: Any) -> None:
         grad = grads[number]
-        if grad is not None and not _LOOKS:
+        if grad is not None and not self.is_looking:
             self._again[path] = self._again[path] + grad.detach() if path in self._again else grad.detach()
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether the thread that listens has a pass of its own under way, to look."""
+        return self._thread in _LOOKING
 
     def heard(self, path: str, grad: Tensor | None) -> None:
         """Takes down what arrived at one output.
@@ -277,5 +287,5 @@ class _Listener:
         self._arrivals, self._paths = arrivals, paths
 
     def __call__(self, grads: tuple[Tensor | None, ...]) -> None:
-        for path, port in self._paths if not _LOOKS else ():
+        for path, port in self._paths if not self._arrivals.is_looking else ():
             self._arrivals.heard(path, grads[port])

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from headwise.graph import Edge, gradient_edge
 
 _WAITING = 16
 """How many calls wait for a backward pass: as long as they wait, their graph is kept."""
+_LOCK = RLock()
+"""Held while what is noted changes, for several threads may train. Of no ledger, so that these can be copied."""
 
 
 class ForeignLedger:
@@ -85,9 +88,10 @@ class ForeignLedger:
                 "Return a scalar tensor, or a tuple, list or dict of them"
             )
         losses = tuple(candidates(found))
-        self._count += 1
-        self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
-        self._rows = [call for call in self._rows if call.step > self._count - self._capacity]
+        with _LOCK:
+            self._count += 1
+            self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
+            self._rows = [call for call in self._rows if call.step > self._count - self._capacity]
 
     def read(self) -> Books:
         """The books of the last step that a backward pass went through, by one transfer to the host.
@@ -110,7 +114,9 @@ class ForeignLedger:
 
     def history(self) -> list[Books]:
         """The books of all steps that are still held, oldest first, by one transfer to the host."""
-        return read_calls(self._rows)
+        with _LOCK:
+            rows = [replace(each, passes=[*each.passes]) for each in self._rows]
+        return read_calls(rows)
 
     def table(self) -> str:
         """The last step as a printable table."""
@@ -125,13 +131,13 @@ class ForeignLedger:
     def _begin(self, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
         """Takes a backward pass apart, before it runs."""
         begun = started(roots, seeds)
-        if not begun or not self._waiting:
+        calls = self._waiting_here()
+        if not begun or not calls:
             return None
-        anatomy = self._dissected(begun)
-        calls = list(self._waiting)
+        anatomy = _dissected(begun, calls)
         reached = [number for number in range(len(calls)) if _of(anatomy, number).is_reached]
         if len(reached) == 1 and anatomy.rest and not (anatomy.direct or anatomy.copies):
-            anatomy = self._named(begun, anatomy, reached[0])
+            anatomy = _named(begun, anatomy, calls[reached[0]], f"{reached[0]}:")
         if not reached:
             self._missed = f"Backward was called on a tensor of shape {tuple(roots[0].shape)} that adds none of them. "
             return None
@@ -141,36 +147,25 @@ class ForeignLedger:
             for each in reached
         ]
         # A call that is older than one that was trained now, and was not itself, is not waited for any more.
-        self._waiting = deque(calls[reached[0] :], maxlen=_WAITING)
+        older = {each.step for each in calls[: reached[0]]}
+        with _LOCK:
+            self._waiting = deque((each for each in self._waiting if each.step not in older), _WAITING)
         return partial(self._finish, takings)
 
-    def _dissected(self, begun: Sequence[tuple[Edge, Tensor, Tensor]]) -> Anatomy:
-        """The number beside the losses of all calls that wait, each tagged with the number of its call."""
-        losses = [
-            replace(each, name=f"{number}:{each.name}")
-            for number, call in enumerate(self._waiting)
-            for each in call.losses
-        ]
-        ends = {edge for call in self._waiting for edge in call.fixed}
-        return dissect([(edge, seed) for edge, seed, _ in begun], losses, outputs=ends)
-
-    def _named(self, begun: Sequence[tuple[Edge, Tensor, Tensor]], anatomy: Anatomy, number: int) -> Anatomy:
-        """The summands of one number that a call returned, by the names that they got as they were made."""
-        roots = [(edge, seed) for edge, seed, _ in begun]
-        call = self._waiting[number]
-        returned = {each.edge for each in call.losses}
-        made = [each for each in candidates_at(walk_sum(roots).passed) if each.edge not in returned]
-        found = dissect(roots, [replace(each, name=f"{number}:{each.name}") for each in made], outputs=call.fixed)
-        call.names_rest = bool(made)
-        return replace(anatomy, direct=found.direct, copies=found.copies, rest=found.rest)
+    def _waiting_here(self) -> list[ForeignCall]:
+        """The calls that a backward pass of this thread may be of: its own, if it has made any of those that wait."""
+        with _LOCK:
+            waiting = list(self._waiting)
+        return [each for each in waiting if each.thread == get_ident()] or waiting
 
     def _finish(self, takings: Sequence[Taking], done: bool) -> None:
         for taking in takings:
             numbers = taking.over()
             if done:
-                taking.call.passes.append(numbers)
-                if all(call is not taking.call for call in self._rows):
-                    self._rows.append(taking.call)
+                with _LOCK:
+                    taking.call.passes.append(numbers)
+                    if all(call is not taking.call for call in self._rows):
+                        self._rows.append(taking.call)
 
 
 def started(roots: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> list[tuple[Edge, Tensor, Tensor]]:
@@ -188,6 +183,23 @@ def started(roots: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> list[tup
         for root, seed in zip(roots, seeds, strict=True)
         if (edge := gradient_edge(root)) is not None
     ]
+
+
+def _dissected(begun: Sequence[tuple[Edge, Tensor, Tensor]], calls: Sequence[ForeignCall]) -> Anatomy:
+    """The number beside the losses of all calls that wait, each tagged with the number of its call."""
+    losses = [replace(each, name=f"{number}:{each.name}") for number, call in enumerate(calls) for each in call.losses]
+    ends = {edge for call in calls for edge in call.fixed}
+    return dissect([(edge, seed) for edge, seed, _ in begun], losses, outputs=ends)
+
+
+def _named(begun: Sequence[tuple[Edge, Tensor, Tensor]], anatomy: Anatomy, call: ForeignCall, tag: str) -> Anatomy:
+    """The summands of one number that a call returned, by the names that they got as they were made."""
+    roots = [(edge, seed) for edge, seed, _ in begun]
+    returned = {each.edge for each in call.losses}
+    made = [each for each in candidates_at(walk_sum(roots).passed) if each.edge not in returned]
+    found = dissect(roots, [replace(each, name=f"{tag}{each.name}") for each in made], outputs=call.fixed)
+    call.names_rest = bool(made)
+    return replace(anatomy, direct=found.direct, copies=found.copies, rest=found.rest)
 
 
 def _of(anatomy: Anatomy, number: int) -> Anatomy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from threading import RLock
 from types import TracebackType
 from typing import Any, overload
 
@@ -40,6 +41,8 @@ _MOST_WAITING = 16
 """Calls whose rows are written together."""
 _MOST_HELD = 1 << 22
 """Bytes of small gradients that wait with them."""
+_LOCK = RLock()
+"""Held while rows are reserved, written and read, for several threads may train. Of no ledger: these can be copied."""
 
 
 class Ledger:
@@ -143,9 +146,10 @@ class Ledger:
         """
         if self._balancing is not None:
             self._balance_unmarked(self._balancing)
-        waiting = self._waiting
-        if len(waiting) >= _MOST_WAITING or sum(each.held for each in waiting.values()) >= _MOST_HELD:
-            self._flush()
+        with _LOCK:
+            waiting = self._waiting
+            if len(waiting) >= _MOST_WAITING or sum(each.held for each in waiting.values()) >= _MOST_HELD:
+                self._flush()
         known = self._schemas.get(id(layout))
         if known is None or known[0] is not layout:
             features = [Feature(each.name, each.readers) for each in self._junctions]
@@ -191,16 +195,18 @@ class Ledger:
         Args:
             record: The call.
         """
-        if record.place is None:
-            record.place = self._ring.reserve(record.pooled)
-            record.step = self._ring.step_of(record.place)  # before the ring forgets where steps ended
-        self._waiting[id(record)] = record
+        with _LOCK:
+            if record.place is None:
+                record.place = self._ring.reserve(record.pooled)
+                record.step = self._ring.step_of(record.place)  # before the ring forgets where steps ended
+            self._waiting[id(record)] = record
 
     def mark(self) -> None:
         """Ends a step, if a backward pass came by since the last one; called by `Criterion.advance`."""
         if self._balancing is not None:
-            self._criterion.balance = self._balancing.step(self._waiting.values())
-        self._ring.mark()
+            self._criterion.balance = self._balancing.step([*self._waiting.values()])
+        with _LOCK:
+            self._ring.mark()
 
     step = mark
 
@@ -228,20 +234,21 @@ class Ledger:
 
     def _flush(self) -> None:
         """Writes what backward passes have brought into the ring; what another thread's brings yet, later."""
-        over = [key for key, each in list(self._waiting.items()) if not each.is_elsewhere]
-        waiting = [self._waiting.pop(key) for key in over]
-        if self._balancing is not None:
-            self._balancing.take(waiting)
-        for each in rows_of(waiting):
-            self._ring.write(each.schema, each.places, each.columns, each.briefs)
-        if self._ranked is not None:
-            self._ranked.add([
-                Brought(each.samples, *joined([(one.by_sample, one.common) for one in each.trained]), each.step)
-                for each in waiting
-                if each.samples is not None
-            ])  # fmt: skip
-        for record in waiting:
-            record.written()
+        with _LOCK:
+            over = [key for key, each in list(self._waiting.items()) if not each.is_elsewhere]
+            waiting = [self._waiting.pop(key) for key in over]
+            if self._balancing is not None:
+                self._balancing.take(waiting)
+            for each in rows_of(waiting):
+                self._ring.write(each.schema, each.places, each.columns, each.briefs)
+            if self._ranked is not None:
+                self._ranked.add([
+                    Brought(each.samples, *joined([(one.by_sample, one.common) for one in each.trained]), each.step)
+                    for each in waiting
+                    if each.samples is not None
+                ])  # fmt: skip
+            for record in waiting:
+                record.written()
 
     def read(self, *, across_ranks: bool = False, group: Any = None) -> Books:
         """The books of the last step, by one transfer to the host.
@@ -258,8 +265,9 @@ class Ledger:
             RuntimeError: No backward pass has been booked yet.
             ValueError: The ranks' last steps read different outputs; raised on all of them.
         """
-        self._flush()
-        steps = self._ring.steps(1)
+        with _LOCK:
+            self._flush()
+            steps = self._ring.steps(1)
         if across_ranks:
             steps = [step_over_ranks(steps[-1] if steps else None, group)]
         if steps:
@@ -271,8 +279,10 @@ class Ledger:
 
     def history(self) -> list[Books]:
         """The books of all steps that the ring still holds, oldest first, by one transfer to the host."""
-        self._flush()
-        return [fold(step) for step in self._ring.steps(len(self._ring))]
+        with _LOCK:
+            self._flush()
+            steps = self._ring.steps(len(self._ring))
+        return [fold(step) for step in steps]
 
     def suggest(self, *, at: str = OUTPUTS, target: Target = "equal", last: int | None = None) -> Suggestion:
         """The weights that would have given each term an equal, or a given, share of the gradient's norm.
