@@ -21,6 +21,7 @@ PASSING = (
     "Clone", "ToCopy", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias", "UnsafeView", "Expand", "Where",
 )  # fmt: skip
 _STACKING = {"StackBackward0", "CatBackward0"}
+_PICKING = {"SelectBackward0", "UnbindBackward0"}
 _POOLING = ("SumBackward", "MeanBackward")
 _SCALING = {"MulBackward0", "DivBackward0"}
 
@@ -77,24 +78,27 @@ def linear_in(total: Tensor) -> frozenset[Edge]:
 def _walk(root: Edge, deep: bool) -> tuple[dict[Edge, int], dict[Edge, int]]:
     counts, ends = {root: 1}, {}
     parts = cache(partial(parts_of, deep=deep))
-    for node in in_order([root], parts):
-        down = parts(node)
-        for port in range(max(len(output_shapes(node)), 1)):
+    for node in in_order([root], lambda node: [part for port in _ports(node) for part in parts((node, port))]):
+        for port in _ports(node):
             count = counts.get((node, port), 0)
-            if not count:
-                continue
-            if not down:
+            down = parts((node, port)) if count else ()
+            if count and not down:
                 ends[node, port] = count
             for edge in down:
                 counts[edge] = counts.get(edge, 0) + count
     return counts, ends
 
 
-def parts_of(node: Node, deep: bool) -> tuple[Edge, ...]:
-    """The inputs that a node adds, scales or passes on; none where it does something else.
+def _ports(node: Node) -> range:
+    return range(max(len(output_shapes(node)), 1))
+
+
+def parts_of(edge: Edge, deep: bool) -> tuple[Edge, ...]:
+    """What an edge adds, scales or passes on; nothing where it does something else.
 
     Deep: also inside of what is not a scalar (losses per sample), and through a product of two things that are trained.
     """
+    node = edge[0]
     name = node.name()
     live = tuple((child, nr) for child, nr in node.next_functions if child is not None)
     if not live:
@@ -103,6 +107,8 @@ def parts_of(node: Node, deep: bool) -> tuple[Edge, ...]:
         return live if deep or all(size_of(edge) == 1 for edge in live) else ()
     if name.startswith(_POOLING):
         return live if deep or _is_stack(node) or size_of(live[0]) == 1 else ()
+    if name in _PICKING:
+        return _picked(edge)
     if not (deep or size_of((node, 0)) == 1 or _is_stack(node)):
         return ()
     if name in _ADDING or name.startswith(PASSING):
@@ -112,6 +118,27 @@ def parts_of(node: Node, deep: bool) -> tuple[Edge, ...]:
     if len(live) == 2:
         return live if deep and size_of((node, 0)) == 1 else ()
     return live if size_of((node, 0)) == 1 or _is_stack(node) or _scales_alike(node) else ()
+
+
+def _picked(edge: Edge) -> tuple[Edge, ...]:
+    """The loss that was taken out of a stack of losses by its number."""
+    node, number = edge
+    stack = node.next_functions[0][0]
+    for _ in range(4):
+        if stack is None or stack.name() in _STACKING or stack.name() not in _SCALING:
+            break
+        live = [child for child, _ in stack.next_functions if child is not None]
+        stack = live[0] if len(live) == 1 else None
+    if stack is None or stack.name() not in _STACKING or size_of(edge) != 1:
+        return ()
+    if node.name() == "SelectBackward0":
+        number = int(saved(node, "_saved_index"))
+        number -= 2**64 if number >= 2**63 else 0  # the index from the end, as it is kept
+    parts = stack.next_functions
+    if size_of((stack, 0)) != len(parts) or not -len(parts) <= number < len(parts):
+        return ()
+    child, port = parts[number]
+    return () if child is None else ((child, port),)
 
 
 def _is_stack(node: Node) -> bool:
@@ -154,6 +181,6 @@ def links(loss: Tensor) -> list[Edge]:
 def links_below(edge: Edge) -> list[Edge]:
     """The same of what stands at an edge."""
     found = [edge]
-    while len(parts := parts_of(found[-1][0], deep=True)) == 1:
+    while len(parts := parts_of(found[-1], deep=True)) == 1:
         found.append(parts[0])
     return found

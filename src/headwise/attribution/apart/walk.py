@@ -2,7 +2,7 @@
 
 The factors are the derivatives along the way, formed by the nodes' own formulas, from one node to the next: no hook of
 the user's fires, nothing of the network is visited, nothing that the backward pass needs is freed, and no number is
-read.
+read, but where one loss is picked from a stack.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from torch.autograd.graph import Node
 
 from headwise.attribution.apart.linear import Linearity, like
 from headwise.graph import Edge, ordered, output_shapes, routes_of
+
+_STACKING = ("Stack", "Cat")
+_PICKING = ("Select", "Unbind", "Index", "Slice", "Split", "Gather")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def walk_sum(
     for edge, derivative in roots:
         passed[edge] = passed[edge] + derivative if edge in passed else derivative
     ended = {edge for edge, _ in roots if edge in stops}
+    picked: set[Edge] = set()
     with torch.no_grad():
         for node in order:
             ports = range(max(1, len(output_shapes(node))))
@@ -70,7 +74,14 @@ def walk_sum(
             ended |= {(node, port) for port, each in enumerate(arriving) if each is not None and port not in passed_on}
             if not through:
                 continue
+            name = node.name()
+            is_stack = name.startswith(_STACKING)
+            is_picked = name.startswith(_PICKING) or any((node, port) in picked for port in ports)
             for edge, derivative in _sent(node, arriving, through):
+                # Of a stack of losses from which one was picked the others are no part; only here a number is read.
+                if is_picked and is_stack and not bool(derivative.any()):
+                    continue
+                picked |= {edge} if is_picked and not is_stack else set()
                 passed[edge] = passed[edge] + derivative if edge in passed else derivative
                 ended |= {edge} & stops
     return Sum({edge: passed[edge] for edge in passed if edge in ended}, passed)

@@ -14,8 +14,11 @@ TOTAL_NAMES = frozenset({
 
 _METRIC = re.compile(
     r"(^|_)(acc|accuracy|iou|miou|mae|rmse|psnr|ssim|f1|precision|recall|err|error|num|n|count|lr|norm|ap|map|score|top\d|"
-    r"scale|temperature|temp|ratio|rate|step|epoch|perplexity|ppl|metric|metrics|class_error|cardinality_error)(_|$)"
+    r"scale|temperature|temp|ratio|rate|step|epoch|perplexity|ppl|metric|metrics|class_error|cardinality_error|"
+    r"std|stdev|mean|median|min|max|frac|fraction|usage)(_|$)"
 )
+_NO_LOSSES = re.compile(r"(^|\.)(weights?|lambdas?|coefs?|logs?|metrics?|stats|info|meta|config|hparams)\.")
+"""Groups that hold what is told of losses, or done to them."""
 
 
 def numbered(name: str, number: int) -> str:
@@ -48,7 +51,8 @@ def says_total(name: str) -> bool:
 
 def is_metric(name: str) -> bool:
     """Whether a name is that of something measured rather than trained on."""
-    return not says_loss(name) and _METRIC.search(plain_name(last_key(name))) is not None
+    said = _METRIC.search(plain_name(last_key(name))) or _NO_LOSSES.search(name.lower())
+    return not says_loss(name) and said is not None
 
 
 def plain_name(name: str) -> str:

@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
@@ -23,6 +23,7 @@ _WEIGHTISH = re.compile(
 _OTHER = re.compile(r"(^|_)(class|classes|pos|neg|positive|negative|sample|pixel|decay|ohem|init)(_|$)", re.I)
 _MIXED = re.compile(r"(^|_)(hyp|hyps|hyper\w*|params|cfg|config|args|opts?|options|settings)(_|$)", re.I)
 _TRIED = (1.0, 2.0, 4.0)
+_SAME = 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,30 @@ class Knob:
 
 
 @dataclass(frozen=True)
-class WeightFault:
-    """A weight with which the total does not do what a weight is for.
+class Tried:
+    """What the total does when a weight is set to 1, 2 and 4.
 
     Args:
         loss: The loss.
         label: How the code calls the weight.
         value: The weight.
         power: With which power of the weight the total grows: 0 is never applied, 2 applied twice.
-        change: By how much the total changed when the weight was doubled from 1, over the total.
+        slope: By how much the total grew from 1 to 2: what the weight multiplies.
     """
 
     loss: str
     label: str
     value: float
     power: float
-    change: float
+    slope: float
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether it does not do what a weight is for."""
+        return self.value != 1 if self.power == 0 else self.power > 1.9 and self.value != 0 and self.value != 1
 
 
-def weight_faults(functions: Sequence[Any], losses: Sequence[str], total: Callable[[], float]) -> list[WeightFault]:
+def tried_weights(functions: Sequence[Any], losses: Sequence[str], total: Callable[[], float]) -> list[Tried]:
     """Try every weight that the code declares for a loss.
 
     Args:
@@ -72,19 +78,37 @@ def weight_faults(functions: Sequence[Any], losses: Sequence[str], total: Callab
         total: Calls both again and returns the value of the total.
 
     Returns:
-        The weights that are not applied once.
+        What each does, where the total stays finite.
     """
     groups: dict[tuple[str, float], list[Knob]] = {}
     for function in functions:
         for knob in _knobs(function, losses):
             # Two holders of one number (criterion and total) are one weight, and move together.
             groups.setdefault((knob.loss, knob.value), []).append(knob)
-    found = []
-    for (loss, value), knobs in groups.items():
-        fault = _try(loss, value, knobs, total)
-        if fault is not None:
-            found.append(fault)
-    return found
+    found = [_try(loss, value, knobs, total) for (loss, value), knobs in groups.items()]
+    return [each for each in found if each is not None]
+
+
+def exchanged(tried: Sequence[Tried], values: Mapping[str, float]) -> dict[str, str]:
+    """Weights that multiply each other's losses, as where weights and losses are zipped in two orders.
+
+    Args:
+        tried: The weights.
+        values: The losses' values, summed as the total is.
+
+    Returns:
+        Per weight, as the code calls it, the loss that it multiplies instead of its own.
+    """
+    own = [each for each in tried if each.value and math.isclose(each.power, 1, rel_tol=1e-3)]
+    if len(own) < 2 or len({each.loss for each in own}) < len(own) or not all(values.get(each.loss) for each in own):
+        return {}
+    # What was returned may be weighed already, by the wrong weight then.
+    for slopes in ([each.slope for each in own], [each.slope * each.value for each in own]):
+        common = math.fsum(slopes) / math.fsum(values[each.loss] for each in own)
+        met = [[e.loss for e in own if math.isclose(slope, common * values[e.loss], rel_tol=_SAME)] for slope in slopes]
+        if all(len(each) == 1 for each in met) and len({each[0] for each in met}) == len(own):
+            return {each.label: other for each, (other,) in zip(own, met, strict=True) if other != each.loss}
+    return {}
 
 
 def declared_zero(functions: Sequence[Any], losses: Sequence[str]) -> set[str]:
@@ -117,7 +141,7 @@ def _losses_of(key: str, losses: Sequence[str]) -> list[str]:
     return [loss for loss in losses if loss == key or plain_name(loss) == plain_name(key)]
 
 
-def _try(loss: str, value: float, knobs: Sequence[Knob], total: Callable[[], float]) -> WeightFault | None:
+def _try(loss: str, value: float, knobs: Sequence[Knob], total: Callable[[], float]) -> Tried | None:
     values = []
     try:
         for tried in _TRIED:
@@ -129,13 +153,11 @@ def _try(loss: str, value: float, knobs: Sequence[Knob], total: Callable[[], flo
             knob.write(knob.original)
     if not all(math.isfinite(each) for each in values):
         return None
-    scale = max(abs(each) for each in values)
     first, second = values[1] - values[0], values[2] - values[1]
-    label = knobs[0].label
-    if max(abs(first), abs(second)) <= 1e-7 * scale:
-        return None if value == 1 else WeightFault(loss, label, value, 0.0, 0.0)
+    if max(abs(first), abs(second)) <= 1e-7 * max(abs(each) for each in values):
+        return Tried(loss, knobs[0].label, value, 0.0, 0.0)
     power = math.log2(second / first) if first and second / first > 0 else math.nan
-    return WeightFault(loss, label, value, power, first / scale) if power > 1.9 and value not in (0, 1) else None
+    return Tried(loss, knobs[0].label, value, power, first)
 
 
 def _like(original: Any, number: float) -> Any:

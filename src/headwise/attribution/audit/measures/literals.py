@@ -16,18 +16,18 @@ def is_silenced(loss: Tensor) -> bool:
     root = gradient_edge(loss)
     if root is None:
         return False
-    stops, seen = [root[0]], set()
+    stops, seen = [root], set()
     while stops:
-        node = stops.pop()
-        if node in seen:
+        edge = stops.pop()
+        if edge in seen:
             continue
-        seen.add(node)
-        if has_literal_zero(node):
+        seen.add(edge)
+        if has_literal_zero(edge[0]):
             continue
-        parts = parts_of(node, deep=False)
+        parts = parts_of(edge, deep=False)
         if not parts:
             return False
-        stops.extend(child for child, _ in parts)
+        stops.extend(parts)
     return True
 
 

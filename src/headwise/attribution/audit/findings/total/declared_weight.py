@@ -12,7 +12,7 @@ import torch
 from headwise.attribution.audit.code.callables import callables_behind
 from headwise.attribution.audit.code.step import total_of
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.code.weights import WeightFault, orphans, weight_faults
+from headwise.attribution.audit.code.weights import Tried, exchanged, orphans, tried_weights
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
 from headwise.attribution.audit.measures.literals import literal_factors
 from headwise.attribution.audit.measures.rows import Measured, Rows
@@ -65,13 +65,16 @@ def _tried(seen: Seen, subject: Subject) -> Iterator[Found | Open]:
     functions = callables_behind(subject.criterion, subject.total, model=subject.model)
     yield from _orphaned(functions, names)
     try:
-        faults = weight_faults(functions, names, lambda: math.fsum(total() for total, _ in seen.measured))
+        tried = tried_weights(functions, names, lambda: math.fsum(total() for total, _ in seen.measured))
     except Exception as error:
         # Trying other weights is beyond what the code was written for; if it objects, its weights stay unjudged.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         yield Open("sum-mismatch (weights)", reason)
         return
-    for fault in faults:
+    values = {name: math.fsum(batch.values.get(name, math.nan) for batch in seen.batches) for name in seen.names}
+    instead = exchanged(tried, values)
+    yield from (_misplaced(each, instead[each.label]) for each in tried if each.label in instead)
+    for fault in (each for each in tried if each.is_fault):
         moved = fault.loss in names[known:] or any(
             {**batch.values, **batch.logs}.get(fault.loss) for batch in seen.batches
         )
@@ -79,7 +82,7 @@ def _tried(seen: Seen, subject: Subject) -> Iterator[Found | Open]:
             yield _fault(fault)
 
 
-def _fault(fault: WeightFault) -> Found:
+def _fault(fault: Tried) -> Found:
     never = fault.power == 0
     return Found(
         fault.loss,
@@ -89,6 +92,16 @@ def _fault(fault: WeightFault) -> Found:
         if never
         else "Multiply by it in the criterion or in the total, not in both.",
         {"weight": fault.value, "power": fault.power},
+    )
+
+
+def _misplaced(weight: Tried, loss: str) -> Found:
+    return Found(
+        weight.loss,
+        f"weight {weight.label} = {weight.value:g} multiplies {loss}: the total grows by that loss when it is set from "
+        "1 to 2",
+        "Take weights by the loss's key; two dicts, or a dict and a list, that are zipped must have one order.",
+        {"weight": weight.value, "slope": weight.slope},
     )
 
 
@@ -106,7 +119,7 @@ def _orphaned(functions: list[object], names: tuple[str, ...]) -> Iterator[Found
         )
 
 
-def _is_applied(seen: Seen, fault: WeightFault) -> bool:
+def _is_applied(seen: Seen, fault: Tried) -> bool:
     """Whether the number is a factor in the total or in the loss after all, kept where it was not found."""
     found = [batch.factor(fault.loss) for batch in seen.batches]
     found += [factor for _, literals in seen.measured for factor in literals.get(fault.loss, ())]
