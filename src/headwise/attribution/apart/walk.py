@@ -79,7 +79,7 @@ def walk_sum(
             is_picked = name.startswith(_PICKING) or any((node, port) in picked for port in ports)
             for edge, derivative in _sent(node, arriving, through):
                 # Of a stack of losses from which one was picked the others are no part; only here a number is read.
-                if is_picked and is_stack and not bool(derivative.any()):
+                if is_picked and is_stack and derivative.numel() == 1 and not bool(derivative):
                     continue
                 picked |= {edge} if is_picked and not is_stack else set()
                 passed[edge] = passed[edge] + derivative if edge in passed else derivative
