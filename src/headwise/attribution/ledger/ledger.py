@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.fold import fold
-from headwise.attribution.ledger.passes.clock import CLOCK, Under
+from headwise.attribution.ledger.passes.clock import Under
 from headwise.attribution.ledger.passes.leaves import Leaves
-from headwise.attribution.ledger.passes.loop_factor import Scaler, given_factor, watch_scaler
+from headwise.attribution.ledger.passes.listening import listen
+from headwise.attribution.ledger.passes.loop_factor import Scaler, given_factor
 from headwise.attribution.ledger.ranks import step_over_ranks
 from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.ring import Ring
@@ -124,14 +125,19 @@ class Ledger:
         self._balancing = None
         if balance is not None:
             self._balancing = Balancing(balance, criterion.names, self._junctions, balance_every, group)
-        for junction in self._junctions:
-            junction.open()
         optimizers = _optimizers(optimizer)
-        self._handles = [each.register_step_post_hook(lambda *_: self._stepped()) for each in optimizers]
-        self._unwatch = watch_scaler(scaler, self.step)
+        self._follows_optimizer = bool(optimizers)
         self._policy, criterion.on_nonfinite = criterion.on_nonfinite, on_nonfinite or criterion.on_nonfinite
         criterion.recorder = self
-        CLOCK.start(self._pass_ended)
+        self._silence = listen(
+            self,
+            self._pass_ended,
+            self._stepped,
+            self.step,
+            optimizers=optimizers,
+            scaler=scaler,
+            junctions=self._junctions,
+        )
 
     def open(self, layout: Layout, roots: Sequence[Tensor], pooled: bool) -> CallRecord:
         """Begins the record of one call; called by the criterion.
@@ -218,7 +224,7 @@ class Ledger:
 
     def _balance_unmarked(self, balancing: Balancing) -> None:
         """Ends the balance's step where nobody marks steps: before the first call of the next one."""
-        if not self._ring.is_marked and not self._handles:
+        if not self._ring.is_marked and not self._follows_optimizer:
             balancing.take(self._waiting.values())
             if balancing.num_calls >= self._ring.micro_batches:
                 self._criterion.balance = balancing.step(())
@@ -394,13 +400,8 @@ class Ledger:
             self._flush()
             self._criterion.recorder = self._criterion.balance = None
             self._criterion.on_nonfinite = self._policy
-            CLOCK.stop(self._pass_ended)
-            self._unwatch()
+            self._silence()
             self.leaves.close()
-            for handle in self._handles:
-                handle.remove()
-            for junction in self._junctions:
-                junction.close()
 
     @property
     def keeps_samples(self) -> bool:

@@ -107,7 +107,7 @@ class PassClock:
         """Lets a ledger know of the end of every pass.
 
         Args:
-            at_end: Called with the pass.
+            at_end: Called with the pass; held until `stop`.
         """
         self._ends.append(at_end)
         if self._watch is None:
