@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwise.attribution.apart.counts import region
-from headwise.attribution.apart.losses import read_losses
-from headwise.attribution.apart.returned import LossEntry
+from headwise.attribution.apart.returned.entries import LossEntry
+from headwise.attribution.apart.returned.losses import read_losses
+from headwise.attribution.apart.sums.counts import region
 from headwise.attribution.audit.measures.account import account_of
 from headwise.attribution.audit.measures.literals import is_silenced, literal_factors
 from headwise.attribution.audit.measures.rows import edge_gradients

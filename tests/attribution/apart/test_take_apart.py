@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headwise.attribution import TakenApart, take_apart
-from headwise.attribution.apart.places import PlaceRecorder
+from headwise.attribution.apart.naming.places import PlaceRecorder
 
 
 class Network(nn.Module):
@@ -202,7 +202,7 @@ def test_a_number_without_a_graph_is_refused():
 
 
 def test_a_node_of_autograd_is_its_own_formula():
-    """`apart/walk.py` calls nodes; they must neither fire hooks nor free what the backward pass needs."""
+    """`apart/sums/walk.py` calls nodes; they must neither fire hooks nor free what the backward pass needs."""
     first, second = two()
     total = (first * 3 + second) / 2
     node: Any = total.grad_fn

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.apart.dissect import Anatomy, Candidate, Direct, dissect
-from headwise.attribution.apart.frames import callers, candidates_in, modules_in
-from headwise.attribution.apart.heads import heads_below, names_of
-from headwise.attribution.apart.made import kept_value, made_by
-from headwise.attribution.apart.places import candidates_at, place_of
-from headwise.attribution.apart.returned import candidates, entries
-from headwise.attribution.apart.solve import weights_of
+from headwise.attribution.apart.naming.frames import callers, candidates_in, modules_in
+from headwise.attribution.apart.naming.made import kept_value, made_by
+from headwise.attribution.apart.naming.places import candidates_at, place_of
+from headwise.attribution.apart.returned.entries import candidates, entries
+from headwise.attribution.apart.sums.dissect import Anatomy, Candidate, Direct, dissect
+from headwise.attribution.apart.sums.heads import heads_below, names_of
+from headwise.attribution.apart.sums.solve import weights_of
+from headwise.attribution.apart.sums.walk import walk_sum
 from headwise.attribution.apart.table import Summand, TakenApart
-from headwise.attribution.apart.walk import walk_sum
 from headwise.attribution.apart.words import says_total
 from headwise.graph import Edge, gradient_edge
 from headwise.reach import walk

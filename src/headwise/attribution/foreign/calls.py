@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.apart.dissect import Candidate
+from headwise.attribution.apart.sums.dissect import Candidate
 from headwise.criterion.terms.paths import Slice
 from headwise.graph import Edge, used_below
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.dissect import Anatomy, Candidate, dissect
-from headwise.attribution.apart.places import candidates_at
-from headwise.attribution.apart.returned import candidates, entries
-from headwise.attribution.apart.walk import walk_sum
+from headwise.attribution.apart.naming.places import candidates_at
+from headwise.attribution.apart.returned.entries import candidates, entries
+from headwise.attribution.apart.sums.dissect import Anatomy, Candidate, dissect
+from headwise.attribution.apart.sums.walk import walk_sum
 from headwise.attribution.foreign.calls import ForeignCall, OutputEdges, Slices, wide
 from headwise.attribution.foreign.reading import read_calls
 from headwise.attribution.foreign.taking import Taking

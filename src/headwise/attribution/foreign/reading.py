@@ -9,7 +9,7 @@ from itertools import combinations
 
 import torch
 
-from headwise.attribution.apart.solve import EXACT, weights_of
+from headwise.attribution.apart.sums.solve import EXACT, weights_of
 from headwise.attribution.apart.words import is_metric
 from headwise.attribution.foreign.calls import REST, ForeignCall, ForeignPass, Key
 from headwise.attribution.gram import Gram, Where

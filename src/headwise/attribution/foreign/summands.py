@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from headwise.attribution.apart.dissect import Direct
-from headwise.attribution.apart.heads import short
-from headwise.attribution.apart.made import kept_value, made_by
-from headwise.attribution.apart.places import Place, place_of
+from headwise.attribution.apart.naming.made import kept_value, made_by
+from headwise.attribution.apart.naming.places import Place, place_of
+from headwise.attribution.apart.sums.dissect import Direct
+from headwise.attribution.apart.sums.heads import short
 from headwise.attribution.apart.words import numbered, says_total, without_number
 from headwise.attribution.foreign.calls import OutputEdges
 from headwise.graph import Edge

@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.dissect import Anatomy, Candidate, Direct
+from headwise.attribution.apart.sums.dissect import Anatomy, Candidate, Direct
 from headwise.attribution.foreign.calls import (
     REST,
     Arrivals,

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.apart.heads import heads_below, leaving, names_of
-from headwise.attribution.apart.places import PlaceRecorder
-from headwise.attribution.apart.returned import candidates, entries
+from headwise.attribution.apart.naming.places import PlaceRecorder
+from headwise.attribution.apart.returned.entries import candidates, entries
+from headwise.attribution.apart.sums.heads import heads_below, leaving, names_of
 from headwise.attribution.foreign.calls import OutputEdges
 from headwise.attribution.foreign.ledger import ForeignLedger
 from headwise.attribution.foreign.wrap import slices_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from headwise.attribution.apart.counts import links_below, region
-from headwise.attribution.apart.dissect import Anatomy
+from headwise.attribution.apart.sums.counts import links_below, region
+from headwise.attribution.apart.sums.dissect import Anatomy
 from headwise.attribution.apart.words import is_metric, plain_name, without_number
 from headwise.attribution.ledger.books import UNBOOKED, Books
 

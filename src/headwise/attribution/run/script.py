@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from headwise.attribution.apart.frames import callers, loss_scale_in, modules_in, parameters_in
-from headwise.attribution.apart.heads import heads_below, leaving, names_of
-from headwise.attribution.apart.places import PlaceRecorder, with_loss_functions
+from headwise.attribution.apart.naming.frames import callers, loss_scale_in, modules_in, parameters_in
+from headwise.attribution.apart.naming.places import PlaceRecorder, with_loss_functions
+from headwise.attribution.apart.sums.heads import heads_below, leaving, names_of
 from headwise.attribution.apart.take_apart import variables_of
 from headwise.attribution.foreign.calls import ForeignCall, wide
 from headwise.attribution.foreign.ledger import started

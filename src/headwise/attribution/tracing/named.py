@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.losses import read_losses
-from headwise.attribution.apart.returned import LossEntry, Weighted, entries_in, is_weighted, renamed
+from headwise.attribution.apart.returned.entries import LossEntry, Weighted, entries_in, is_weighted, renamed
+from headwise.attribution.apart.returned.losses import read_losses
 from headwise.structure import children, join
 
 LossLike: TypeAlias = "Tensor | float | Weighted"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.losses import Returned, read_losses
+from headwise.attribution.apart.returned.losses import Returned, read_losses
 from headwise.attribution.audit.code.guard import SubjectError, user_code
 from headwise.attribution.audit.code.structure import Snapshot, cloned, copied
 from headwise.attribution.audit.code.subject import GraphSubject, Subject

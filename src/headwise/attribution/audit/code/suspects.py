@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from headwise.attribution.apart.frames import own_line
+from headwise.attribution.apart.naming.frames import own_line
 from headwise.structure import leaves
 
 _DETACHING = {"detach", "detach_", "item", "tolist", "numpy"}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headwise.attribution.apart.frames import own_line
+from headwise.attribution.apart.naming.frames import own_line
 
 _SYNCING = {
     "aten._local_scalar_dense": "a value copied to the host",

@@ -1,8 +1,8 @@
 """How the total is made of the losses: with which factor, how often, and of what else.
 
 Factors are derivatives, as in `take_apart`; they cannot tell `a + a` from `2 * a`, which are a fault and a weight. So
-paths are counted beside them (`apart.counts`), through what adds all that it gets: `take_apart` follows all that is
-linear, where paths are no measure (a stack that is indexed twice has two paths to each loss in it, and adds it once).
+paths are counted beside them (`apart.sums.counts`), through what adds all that it gets: `take_apart` follows all that
+is linear, where paths are no measure (two columns of one table are two paths to it, and no sum).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
-from headwise.attribution.apart.counts import Region, added_below, links, region
-from headwise.attribution.apart.linear import size_of
-from headwise.attribution.apart.returned import LossEntry
+from headwise.attribution.apart.returned.entries import LossEntry
+from headwise.attribution.apart.sums.counts import Region, added_below, links, region
+from headwise.attribution.apart.sums.linear import size_of
 from headwise.attribution.audit.code.guard import PACKAGES
 from headwise.graph import Edge, gradient_edge, topological
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.apart.counts import PASSING, factors_of, links, parts_of
-from headwise.attribution.apart.linear import size_of
+from headwise.attribution.apart.sums.counts import PASSING, factors_of, links, parts_of
+from headwise.attribution.apart.sums.linear import size_of
 from headwise.graph import gradient_edge
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.counts import added_below, links
+from headwise.attribution.apart.sums.counts import added_below, links
 from headwise.attribution.apart.words import is_metric, says_total
 from headwise.graph import Edge
 

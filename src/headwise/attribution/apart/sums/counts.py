@@ -12,8 +12,8 @@ from functools import cache, partial
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.apart.linear import Linearity, size_of
-from headwise.attribution.apart.walk import in_order
+from headwise.attribution.apart.sums.linear import Linearity, size_of
+from headwise.attribution.apart.sums.walk import in_order
 from headwise.graph import Edge, gradient_edge, output_shapes, saved
 
 _ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "NegBackward0"}

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeGuard
 
 from torch import Tensor
 
-from headwise.attribution.apart.dissect import LAST, Candidate
+from headwise.attribution.apart.sums.dissect import LAST, Candidate
 from headwise.attribution.apart.words import says_total
 
 

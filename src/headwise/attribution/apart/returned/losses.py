@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.counts import Region, linear_in, links, region
-from headwise.attribution.apart.returned import LossEntry, declared_total, entries_in, renamed, split_total
-from headwise.attribution.apart.totals import Part, find_total
+from headwise.attribution.apart.returned.entries import LossEntry, declared_total, entries_in, renamed, split_total
+from headwise.attribution.apart.returned.totals import Part, find_total
+from headwise.attribution.apart.sums.counts import Region, linear_in, links, region
 from headwise.attribution.apart.words import is_metric, last_key, says_loss, says_total
 from headwise.graph import Edge, gradient_edge
 

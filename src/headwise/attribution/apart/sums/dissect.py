@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.walk import Sum, walk_sum
+from headwise.attribution.apart.sums.walk import Sum, walk_sum
 from headwise.graph import Edge, gradient_edge
 
 LAST = 100

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from headwise.attribution.apart.dissect import LAST, Anatomy, Candidate, dissect
-from headwise.attribution.apart.frames import is_ours
-from headwise.attribution.apart.linear import IN_PLACE
-from headwise.attribution.apart.spelled import RETURNED, name_of_result, text_of_result
-from headwise.attribution.apart.walk import walk_sum
+from headwise.attribution.apart.naming.frames import is_ours
+from headwise.attribution.apart.naming.spelled import RETURNED, name_of_result, text_of_result
+from headwise.attribution.apart.sums.dissect import LAST, Anatomy, Candidate, dissect
+from headwise.attribution.apart.sums.linear import IN_PLACE
+from headwise.attribution.apart.sums.walk import walk_sum
 from headwise.attribution.apart.words import numbered, says_total
 from headwise.graph import Edge
 

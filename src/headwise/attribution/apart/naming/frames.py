@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.apart.counts import factors_of
-from headwise.attribution.apart.dissect import LAST, Candidate
+from headwise.attribution.apart.sums.counts import factors_of
+from headwise.attribution.apart.sums.dissect import LAST, Candidate
 from headwise.attribution.apart.words import says_total
 
 _KEY, _ATTRIBUTE, _VARIABLE, _POSITION = range(4)
-_HERE = f"{Path(__file__).parents[2]}{os.sep}"  # not resolved: frames have the path of the import, which may be a link
+_HERE = f"{Path(__file__).parents[3]}{os.sep}"  # not resolved: frames have the path of the import, which may be a link
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # torchvision, torchmetrics and the like are not torch
 _MANY = 4096
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.apart.linear import Linearity, like
+from headwise.attribution.apart.sums.linear import Linearity, like
 from headwise.graph import Edge, ordered, output_shapes, routes_of
 
 _STACKING = ("Stack", "Cat")

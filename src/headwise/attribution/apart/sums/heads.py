@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.autograd.graph import Node
 
-from headwise.attribution.apart.linear import is_leaf
+from headwise.attribution.apart.sums.linear import is_leaf
 from headwise.graph import Edge, opaque_reason
 
 _VIEWS = ("TBackward", "Transpose", "Permute", "View", "Reshape", "ToCopy", "Unsqueeze", "Squeeze", "Expand", "Clone")

@@ -1,0 +1,1 @@
+"""Names of losses from code: variables, where losses were made, what made them."""

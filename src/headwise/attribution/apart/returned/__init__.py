@@ -1,0 +1,1 @@
+"""What training code returned: its entries, their total, and which of them are losses."""
