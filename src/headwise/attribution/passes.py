@@ -11,17 +11,18 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from headwise.closing import Closing
+
 Finish: TypeAlias = Callable[[bool], None]
 Observer: TypeAlias = Callable[[tuple[Tensor, ...], tuple[Tensor | None, ...]], Finish | None]
 
 
-class BackwardWatch:
+class BackwardWatch(Closing):
     """What `watch_backward` returns: ends the watch, by `close` or at the end of a ``with`` block.
 
     Args:
@@ -75,14 +76,6 @@ class BackwardWatch:
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    def __enter__(self) -> BackwardWatch:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Watches:

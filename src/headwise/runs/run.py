@@ -11,12 +11,12 @@ import weakref
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeGuard, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import torch
 
 from headwise.attribution.ledger.books import Books
+from headwise.closing import Closing
 from headwise.files import write_atomically
 from headwise.runs.alerts import Alert, AlertError, Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
@@ -34,7 +34,7 @@ class Readable(Protocol):
         ...
 
 
-class Run:
+class Run(Closing):
     """A run folder, which ``headwise report`` and all other readers of runs take.
 
     ::
@@ -228,14 +228,6 @@ class Run:
     def close(self) -> None:
         """Close the files; what was logged is there already. A run that is forgotten closes them itself."""
         self._end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Ranking:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 ONE_REQUEST = 5.0
@@ -59,9 +59,7 @@ class Interrupts:
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closed.set()
         self.forget()
         self._hearing.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Literal
 
 import torch
@@ -19,6 +18,7 @@ from headwise.attribution.jacobians.jacobian import jacobian, reach_bits, sum_ce
 from headwise.attribution.jacobians.jacobian_table import JacobianTable
 from headwise.attribution.jacobians.streaming import inner_product, on_gradient, square_norm, stream
 from headwise.attribution.tracing.named import Losses, weighted_values
+from headwise.closing import Closing
 from headwise.refusals import refuse_unsafe, wrapped_by_ddp
 
 
@@ -54,7 +54,7 @@ class SampledRow:
         return self.gram.where.scope
 
 
-class JacobianSampler:
+class JacobianSampler(Closing):
     """Measures rows of the table every few steps, in a loop that stays as it is.
 
     Call `step(losses)` between the forward pass and `backward`. Mode "rotating" measures one loss per sampled step with
@@ -156,14 +156,6 @@ class JacobianSampler:
     def close(self) -> None:
         """Take the hooks off the parameters."""
         self._finish()
-
-    def __enter__(self) -> JacobianSampler:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _finish(self) -> None:
         if self._pending is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from headwise.closing import Closing
 
 
 def next_update(
@@ -40,8 +42,8 @@ def next_update(
     return {named[id(old)]: new.detach() - old.detach() for old, new in pairs if id(old) in named}
 
 
-class LastUpdate:
-    """Keeps what the optimizer's last step changed, as a direction for `effect`.
+class LastUpdate(Closing):
+    """Keeps what the optimiser's last step changed, as a direction for `effect`.
 
     Holds one copy of the parameters. Use it as a context manager, or call `close`.
 
@@ -81,11 +83,3 @@ class LastUpdate:
         """Stop watching the optimizer."""
         for handle in self._handles:
             handle.remove()
-
-    def __enter__(self) -> LastUpdate:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

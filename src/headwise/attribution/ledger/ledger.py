@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from threading import RLock
-from types import TracebackType
 from typing import Any, overload
 
 import torch
@@ -31,6 +30,7 @@ from headwise.attribution.ledger.schema import Feature, Schema
 from headwise.attribution.ledger.weighing.balancing import Balancing, term_of_head
 from headwise.attribution.ledger.weighing.rule import OUTPUTS, Rule
 from headwise.attribution.ledger.weighing.suggestion import Suggestion, Target, suggest
+from headwise.closing import Closing
 from headwise.criterion.binding.layout import Layout
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.junctions.feature_junction import Junction
@@ -46,7 +46,7 @@ _LOCK = RLock()
 """Held while rows are reserved, written and read, for several threads may train. Of no ledger: these can be copied."""
 
 
-class Ledger:
+class Ledger(Closing):
     """Keeps the books of a criterion from here on.
 
     In an unchanged loop::
@@ -412,15 +412,6 @@ class Ledger:
     def scheduled(self) -> tuple[str, ...]:
         """The terms whose weight is meant to move: it follows a schedule."""
         return self._criterion.term_weights.scheduled
-
-    def __enter__(self) -> Ledger:
-        """Use as a context closes the books at the end."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _check(

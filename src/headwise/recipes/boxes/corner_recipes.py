@@ -118,15 +118,23 @@ def _saccade_data(configuration: SaccadeConfiguration) -> Data:
     return box_data(configuration, saccade_augmentation(configuration), collate, read_saccade, show_saccade)
 
 
-cornernet: Recipe[WholeConfiguration] = Recipe(
-    "cornernet",
-    {"tiny": TINY, "full": FULL},
-    partial(_network, networks.cornernet),
-    partial(_criterion, presets.cornernet),
-    partial(_data, read_corners, show_corners, False),
-    box_predictor(read_corners),
-    complete=with_classes,
-)
+def _on_whole_pictures(
+    name: str, tiny: WholeConfiguration, full: WholeConfiguration, *, center: bool = False
+) -> Recipe[WholeConfiguration]:
+    """Recipe of the network and preset of that name, which read corners, and centers, from whole pictures."""
+    read = partial(read_corners, center=center)
+    return Recipe(
+        name,
+        {"tiny": tiny, "full": full},
+        partial(_network, getattr(networks, name)),
+        partial(_criterion, getattr(presets, name)),
+        partial(_data, read, partial(show_corners, points=POINTS if center else POINTS[:2]), center),
+        box_predictor(read),
+        complete=with_classes,
+    )
+
+
+cornernet = _on_whole_pictures("cornernet", TINY, FULL)
 
 SQUEEZE = replace(
     FULL,
@@ -144,15 +152,7 @@ TINY_SQUEEZE = replace(
     TINY, steps=2000, stride=8, coarsest=32, image_size=127, picture_size=127, min_side=26, max_side=76
 )
 
-cornernet_squeeze: Recipe[WholeConfiguration] = Recipe(
-    "cornernet_squeeze",
-    {"tiny": TINY_SQUEEZE, "full": SQUEEZE},
-    partial(_network, networks.cornernet_squeeze),
-    partial(_criterion, presets.cornernet_squeeze),
-    partial(_data, read_corners, show_corners, False),
-    box_predictor(read_corners),
-    complete=with_classes,
-)
+cornernet_squeeze = _on_whole_pictures("cornernet_squeeze", TINY_SQUEEZE, SQUEEZE)
 
 CENTERNET = replace(
     FULL,
@@ -166,17 +166,7 @@ CENTERNET = replace(
     num_peaks=70,
 )
 
-_read_centers = partial(read_corners, center=True)
-
-centernet: Recipe[WholeConfiguration] = Recipe(
-    "centernet",
-    {"tiny": replace(TINY, steps=1600), "full": CENTERNET},
-    partial(_network, networks.centernet),
-    partial(_criterion, presets.centernet),
-    partial(_data, _read_centers, partial(show_corners, points=POINTS), True),
-    box_predictor(_read_centers),
-    complete=with_classes,
-)
+centernet = _on_whole_pictures("centernet", replace(TINY, steps=1600), CENTERNET, center=True)
 
 _SACCADE = {
     "num_stacks": 3,

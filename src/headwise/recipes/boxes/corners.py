@@ -108,23 +108,36 @@ class CornerCollate:
         """
         from headwise.coders.corners import encode_corners
 
-        configuration, cells = self.configuration, -(-side // self.configuration.stride)
-        return encode_corners(
-            [annotation.boxes for annotation in annotations],
-            [annotation.labels for annotation in annotations],
-            image_size=(side, side),
-            grid_size=(cells, cells),
-            num_classes=configuration.num_classes,
-            num_slots=SLOTS,
-            min_overlap=configuration.min_overlap,
-            center=self.center,
-            gaussian=configuration.gaussian,
-            ignored=[annotation.ignored for annotation in annotations],
-        )
+        return encode_corners(**drawn_from(self.configuration, annotations, side), center=self.center)
 
 
 SLOTS = 128
 """Objects a picture for which there is room at first, as published; more make more room."""
+
+
+def drawn_from(configuration: CornerConfiguration, annotations: Sequence[BoxAnnotation], side: int) -> dict[str, Any]:
+    """Return what the targets of every corner detector are drawn from.
+
+    Args:
+        configuration: of the run.
+        annotations: one a picture.
+        side: of the pictures, pixels.
+
+    Returns:
+        Arguments of `coders.corners.encode_corners`, which `encode_saccade` has too.
+    """
+    cells = -(-side // configuration.stride)
+    return {
+        "boxes": [annotation.boxes for annotation in annotations],
+        "labels": [annotation.labels for annotation in annotations],
+        "ignored": [annotation.ignored for annotation in annotations],
+        "image_size": (side, side),
+        "grid_size": (cells, cells),
+        "num_classes": configuration.num_classes,
+        "num_slots": SLOTS,
+        "min_overlap": configuration.min_overlap,
+        "gaussian": configuration.gaussian,
+    }
 
 
 def as_input(image: NDArray[np.uint8], network: nn.Module) -> Tensor:

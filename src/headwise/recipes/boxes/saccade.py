@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from headwise.recipes.boxes.corners import SLOTS, CornerConfiguration, as_input, show_corners, shrink_picture
+from headwise.recipes.boxes.corners import CornerConfiguration, as_input, drawn_from, show_corners, shrink_picture
 from headwise.recipes.boxes.evaluation import Panels
 from headwise.recipes.fields import Count, Natural, NotNegative, Positive, Share
 from headwise.runs.samples import SampleMap
@@ -90,20 +90,11 @@ def collate_saccade(
 def _encode(configuration: SaccadeConfiguration, annotations: list[BoxAnnotation], kept: Any) -> dict[str, Any]:
     from headwise.coders.corners import encode_saccade
 
-    side, cells = configuration.image_size, -(-configuration.image_size // configuration.stride)
     return encode_saccade(
-        [annotation.boxes for annotation in annotations],
-        [annotation.labels for annotation in annotations],
-        image_size=(side, side),
-        grid_size=(cells, cells),
-        num_classes=configuration.num_classes,
+        **drawn_from(configuration, annotations, configuration.image_size),
         kept=kept,
         min_side=configuration.least_side,
         attention_ranges=configuration.attention_ranges,
-        num_slots=SLOTS,
-        min_overlap=configuration.min_overlap,
-        gaussian=configuration.gaussian,
-        ignored=[annotation.ignored for annotation in annotations],
     )
 
 

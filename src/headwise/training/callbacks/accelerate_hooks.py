@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
 from headwise.attribution.ledger.books import Books
+from headwise.closing import Closing
 from headwise.runs import Run
 from headwise.training.callbacks.keeper import Keeper, Source
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class AccelerateHooks:
-    """Logs the books of every n-th optimizer step to the accelerator's trackers; see `accelerate_hooks`.
+class AccelerateHooks(Closing):
+    """Logs the books of every n-th optimiser step to the accelerator's trackers; see `accelerate_hooks`.
 
     Args:
         accelerator: Of the loop.
@@ -71,14 +71,6 @@ class AccelerateHooks:
         """Take the hook off the optimizer and close the books."""
         self._handle.remove()
         self._keeper.close()
-
-    def __enter__(self) -> AccelerateHooks:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def accelerate_hooks(
