@@ -14,9 +14,9 @@ from torch import Tensor
 import headwise as hw
 from headwise.structure import leaves, mapped
 from tests.criterion.test_junction import NoSync
-from tests.presets import test_corner_family as corners
 from tests.presets import test_pyramids_and_pixels as pyramids
-from tests.presets import test_textsnake as text
+from tests.presets.detectors import test_corner_family as corners
+from tests.presets.pixels import test_textsnake as text
 from tests.presets.samples import PRESETS, sample
 
 

@@ -1,22 +1,25 @@
-"""Published systems: each selects parts and holds no arithmetic; its card stands at the top of its file."""
+"""Published systems: each selects parts and holds no arithmetic; its card stands at the top of its file.
+
+`detectors` of boxes, systems for `pixels`, and those of `other_fields`; no folder knows another.
+"""
 
 import sys
 
-from headwise.presets.actor_critic import actor_critic
-from headwise.presets.centernet import centernet
-from headwise.presets.cornernet import cornernet
-from headwise.presets.cornernet_saccade import cornernet_saccade
-from headwise.presets.cornernet_squeeze import cornernet_squeeze
-from headwise.presets.deep_supervision import deep_supervision
-from headwise.presets.energy_and_forces import energy_and_forces
-from headwise.presets.mixture_of_experts import mixture_of_experts
-from headwise.presets.physics_informed import physics_informed
-from headwise.presets.retinanet import retinanet
-from headwise.presets.ssd import ssd
-from headwise.presets.textsnake import textsnake
-from headwise.presets.two_tower import two_tower
-from headwise.presets.vq_gan import vq_gan, vq_gan_discriminator
-from headwise.presets.weighted_unet import weighted_unet
+from headwise.presets.detectors.centernet import centernet
+from headwise.presets.detectors.cornernet import cornernet
+from headwise.presets.detectors.cornernet_saccade import cornernet_saccade
+from headwise.presets.detectors.cornernet_squeeze import cornernet_squeeze
+from headwise.presets.detectors.retinanet import retinanet
+from headwise.presets.detectors.ssd import ssd
+from headwise.presets.other_fields.actor_critic import actor_critic
+from headwise.presets.other_fields.energy_and_forces import energy_and_forces
+from headwise.presets.other_fields.mixture_of_experts import mixture_of_experts
+from headwise.presets.other_fields.physics_informed import physics_informed
+from headwise.presets.other_fields.two_tower import two_tower
+from headwise.presets.other_fields.vq_gan import vq_gan, vq_gan_discriminator
+from headwise.presets.pixels.deep_supervision import deep_supervision
+from headwise.presets.pixels.textsnake import textsnake
+from headwise.presets.pixels.weighted_unet import weighted_unet
 
 __all__ = [
     "card",

@@ -33,6 +33,7 @@ from typing import Literal
 
 from headwise import losses, normalizers
 from headwise.criterion import Criterion, Levels, Term
+from headwise.presets.detectors.anchor_terms import box_term
 
 
 def retinanet(
@@ -76,13 +77,4 @@ def retinanet(
         target="levels[*].label",
         levels=Levels(pool="all", least=1.0),
     )
-    box = Term(
-        "box",
-        losses.box_smooth_l1,
-        normalizers.count,
-        output="levels[*].deltas",
-        target="levels[*].deltas",
-        mask="levels[*].label",
-        levels=Levels(pool="all"),
-    )
-    return Criterion([classification, box], compile=compile)
+    return Criterion([classification, box_term()], compile=compile)

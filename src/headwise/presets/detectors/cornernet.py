@@ -42,7 +42,7 @@ are given):
 from __future__ import annotations
 
 from headwise.criterion import Criterion
-from headwise.presets._corners import CornerWeights, corner_terms
+from headwise.presets.detectors.corner_terms import CornerWeights, corner_terms
 
 
 def cornernet(

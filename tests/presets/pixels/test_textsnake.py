@@ -11,7 +11,7 @@ import torch
 import headwise as hw
 from tests.criterion.test_junction import NoSync
 
-GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "textsnake_loss.npz")
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "textsnake_loss.npz")
 CASES = sorted({name.split("/")[0] for name in GOLDEN.files})
 OURS = {"tr": "text_region", "tcl": "center_line", "radii": "radius", "sin": "sin", "cos": "cos"}
 

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from headwise import losses
 from headwise.criterion import Criterion, Levels, Term
-from headwise.presets._corners import CornerWeights, corner_terms
+from headwise.presets.detectors.corner_terms import CornerWeights, corner_terms
 
 
 def cornernet_saccade(

@@ -24,7 +24,7 @@ over 14 images a GPU, is ``pull_weight=1.4, push_weight=1.4`` a mean over images
 from __future__ import annotations
 
 from headwise.criterion import Criterion
-from headwise.presets.cornernet import cornernet
+from headwise.presets.detectors.cornernet import cornernet
 
 
 def cornernet_squeeze(

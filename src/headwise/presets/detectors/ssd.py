@@ -26,8 +26,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from headwise import losses, normalizers
-from headwise.criterion import Criterion, Levels, Term
+from headwise import losses
+from headwise.criterion import Criterion, Term
+from headwise.presets.detectors.anchor_terms import box_term
 
 
 def ssd(num_levels: int = 6, *, as_published: bool = False, ratio: float = 3.0, compile: bool = False) -> Criterion:
@@ -54,13 +55,4 @@ def ssd(num_levels: int = 6, *, as_published: bool = False, ratio: float = 3.0, 
         output=tuple(f"levels[{level}].logits" for level in range(num_levels)),
         target=tuple(f"levels[{level}].label" for level in range(num_levels)),
     )
-    box = Term(
-        "box",
-        losses.box_smooth_l1,
-        normalizers.count,
-        output="levels[*].deltas",
-        target="levels[*].deltas",
-        mask="levels[*].label",
-        levels=Levels(pool="all"),
-    )
-    return Criterion([classification, box], compile=compile)
+    return Criterion([classification, box_term()], compile=compile)

@@ -27,7 +27,7 @@ and offsets at the objects itself; here the losses do, from whole maps.
 from __future__ import annotations
 
 from headwise.criterion import Criterion
-from headwise.presets._corners import CornerWeights, corner_terms
+from headwise.presets.detectors.corner_terms import CornerWeights, corner_terms
 
 
 def centernet(

@@ -13,7 +13,7 @@ import torch
 import headwise as hw
 from tests.criterion.test_junction import NoSync
 
-FOLDER = Path(__file__).parent.parent / "golden"
+FOLDER = Path(__file__).parents[2] / "golden"
 POINTS = {"tl": "top_left", "br": "bottom_right", "ct": "center"}
 KINDS = {"heat": "heatmap", "tag": "embedding", "off": "offset", "ind": "index"}
 TERMS = {"pull": "pull", "push": "push", "att": "attention"} | {

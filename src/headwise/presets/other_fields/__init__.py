@@ -1,0 +1,1 @@
+"""Systems beyond detection and segmentation: language models, reinforcement learning, molecules, physics, retrieval."""
