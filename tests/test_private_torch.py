@@ -108,7 +108,7 @@ def test_the_number_of_the_backward_pass():
 
 
 def test_what_is_batched_by_a_transform_is_known():
-    """`losses/fused.py` and `criterion/junctions/sink.py` write in place only where nothing is batched."""
+    """`losses/parts/fused.py` and `criterion/junctions/sink.py` write in place only where nothing is batched."""
     assert not torch._C._are_functorch_transforms_active()
     seen = []
 

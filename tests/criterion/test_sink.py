@@ -39,7 +39,7 @@ def custom(loss):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dropped", [(), (0, 1), (2, 3, 4)])
 def test_gradients_written_in_place_are_those_of_tensors_to_the_bit(dropped, memory_format, dtype, monkeypatch):
-    monkeypatch.setattr("headwise.losses.fused._PIECE", 1000)
+    monkeypatch.setattr("headwise.losses.parts.fused._PIECE", 1000)
     x, targets = values_and_targets(memory_format, dtype)
     unread = [f"{name}[:, {dropped[0]}:{dropped[0] + 2}]" for name in "xt"] if dropped else []
     found = []

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import headwise as hw
 from headwise import losses
-from headwise.losses.published import published_direction_smooth_l1
+from headwise.losses.vision.published_geometry import published_direction_smooth_l1
 
 LOGITS = torch.zeros(2, 3, 4, 4)
 LABELS = torch.zeros(2, 4, 4, dtype=torch.long)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headwise import normalizers
 from headwise.declaration import Declaration, unwrapped
-from headwise.losses.checks import (
+from headwise.losses.parts.checks import (
     as_probability,
     check_elements,
     check_labels,

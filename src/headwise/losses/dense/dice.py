@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from headwise.losses.checks import as_probability, check_elements, check_probabilities, select, working_dtype
+from headwise.losses.parts.checks import as_probability, check_elements, check_probabilities, select, working_dtype
 from headwise.masks import spread_mask
 from headwise.ratio import Ratio
 

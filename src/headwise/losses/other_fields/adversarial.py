@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_output, working_dtype
+from headwise.losses.parts.checks import check_output, working_dtype
 
 
 @declared(count=normalizers.images)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_elements, working_dtype
-from headwise.losses.geometry import check_direction
+from headwise.losses.parts.checks import check_elements, working_dtype
+from headwise.losses.vision.geometry import check_direction
 from headwise.masks import as_mask
 
 _ANY_VALID = "one valid pixel in the micro-batch lets all others count; as_published=False is exact"

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_labels
-from headwise.losses.cross_entropy import class_losses, cross_entropy
-from headwise.losses.elementwise import smooth_l1
-from headwise.losses.hard_negative import hard_negative_cross_entropy
-from headwise.losses.mining import hardest
+from headwise.losses.dense.cross_entropy import class_losses, cross_entropy
+from headwise.losses.dense.elementwise import smooth_l1
+from headwise.losses.dense.hard_negative import hard_negative_cross_entropy
+from headwise.losses.parts.checks import check_labels
+from headwise.losses.parts.mining import hardest
 from headwise.masks import as_mask, times
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.losses.fused import is_plain
+from headwise.losses.parts.fused import is_plain
 from headwise.masks import spread_mask
 
 # How far a target may leave [0, 1]: what was resized or smoothed may overshoot, what is no probability goes further.

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_output, select, working_dtype
-from headwise.losses.elementwise import check_beta
+from headwise.losses.dense.elementwise import check_beta
+from headwise.losses.parts.checks import check_output, select, working_dtype
 from headwise.masks import as_mask
 
 

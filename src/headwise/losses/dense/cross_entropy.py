@@ -8,8 +8,8 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_labels, check_output, no_such_class, select, working_dtype
-from headwise.losses.fused import fused_sum
+from headwise.losses.parts.checks import check_labels, check_output, no_such_class, select, working_dtype
+from headwise.losses.parts.fused import fused_sum
 from headwise.masks import as_mask, other_than
 
 # log1p(exp(x)) equals x to float64 precision from here on, and exp cannot overflow before.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import as_probability, check_elements, check_probabilities, select, working_dtype
-from headwise.losses.fused import fused_sum, is_native
+from headwise.losses.parts.checks import as_probability, check_elements, check_probabilities, select, working_dtype
+from headwise.losses.parts.fused import fused_sum, is_native
 from headwise.masks import spread_mask
 
 

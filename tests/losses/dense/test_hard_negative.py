@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwise import losses, normalizers
-from headwise.losses.mining import _by_counting, _by_histograms, _by_sorting, _keys, hardest
+from headwise.losses.parts.mining import _by_counting, _by_histograms, _by_sorting, _keys, hardest
 from tests.reference.losses import mined_negatives
 
 

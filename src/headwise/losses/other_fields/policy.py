@@ -7,7 +7,7 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_elements, select, working_dtype
+from headwise.losses.parts.checks import check_elements, select, working_dtype
 from headwise.masks import spread_mask
 
 

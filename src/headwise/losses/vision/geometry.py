@@ -9,10 +9,10 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_elements, check_output, select, working_dtype
-from headwise.losses.cross_entropy import channel_pair
-from headwise.losses.elementwise import check_beta, smooth_l1_slope, smooth_l1_sum
-from headwise.losses.fused import fused_sum
+from headwise.losses.dense.cross_entropy import channel_pair
+from headwise.losses.dense.elementwise import check_beta, smooth_l1_slope, smooth_l1_sum
+from headwise.losses.parts.checks import check_elements, check_output, select, working_dtype
+from headwise.losses.parts.fused import fused_sum
 from headwise.masks import spread_mask
 
 

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_labels, no_such_class, seen, working_dtype
-from headwise.losses.cross_entropy import (
+from headwise.losses.dense.cross_entropy import (
     class_losses,
     cross_entropy_gradient,
     cross_entropy_value,
     two_class_margin,
 )
-from headwise.losses.fused import fused_sum, is_plain, pieces
-from headwise.losses.mining import hardest
+from headwise.losses.parts.checks import check_labels, no_such_class, seen, working_dtype
+from headwise.losses.parts.fused import fused_sum, is_plain, pieces
+from headwise.losses.parts.mining import hardest
 from headwise.masks import as_mask, times
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_elements, select, working_dtype
-from headwise.losses.cross_entropy import margin_losses
-from headwise.losses.fused import Patch, fused_sum
-from headwise.losses.gathered import check_index
+from headwise.losses.dense.cross_entropy import margin_losses
+from headwise.losses.parts.checks import check_elements, select, working_dtype
+from headwise.losses.parts.fused import Patch, fused_sum
+from headwise.losses.vision.gathered import check_index
 from headwise.masks import LowPeaks, spread_mask
 
 # The authors keep probabilities this far from 0 and 1.

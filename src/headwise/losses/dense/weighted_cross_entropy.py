@@ -7,9 +7,9 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_labels, working_dtype
-from headwise.losses.cross_entropy import class_gradient, class_losses
-from headwise.losses.fused import fused_sum
+from headwise.losses.dense.cross_entropy import class_gradient, class_losses
+from headwise.losses.parts.checks import check_labels, working_dtype
+from headwise.losses.parts.fused import fused_sum
 from headwise.masks import as_mask, other_than
 
 

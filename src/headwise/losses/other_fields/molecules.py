@@ -7,8 +7,8 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_elements, select, working_dtype
-from headwise.losses.elementwise import squared_error
+from headwise.losses.dense.elementwise import squared_error
+from headwise.losses.parts.checks import check_elements, select, working_dtype
 from headwise.masks import as_mask, spread_mask
 
 

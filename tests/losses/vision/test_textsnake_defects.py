@@ -9,7 +9,7 @@ from benchmarks.authors.textsnake import textsnake_loss
 
 from headwise import losses, normalizers
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "textsnake_loss.npz")
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "textsnake_loss.npz")
 CASES = sorted({name.split("/")[0] for name in GOLDEN.files})
 ORDER = ("tr", "tcl", "radii", "sin", "cos")
 

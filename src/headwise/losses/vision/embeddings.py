@@ -9,8 +9,8 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_output
-from headwise.losses.gathered import at_objects, check_index
+from headwise.losses.parts.checks import check_output
+from headwise.losses.vision.gathered import at_objects, check_index
 from headwise.masks import as_mask
 
 # What the authors add to every count.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.checks import check_output, working_dtype
-from headwise.losses.fused import fused_sum
+from headwise.losses.parts.checks import check_output, working_dtype
+from headwise.losses.parts.fused import fused_sum
 from headwise.masks import as_mask
 
 _ALL_RIGHT = -1e4  # a margin whose sigmoid and softplus are exactly 0 in float32 and float64

@@ -1,0 +1,1 @@
+"""Losses of any output that has a target at every element: classes, labels of 0 and 1, values."""
