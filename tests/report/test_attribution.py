@@ -12,8 +12,8 @@ from headwise.attribution import effect, jacobian, trace
 from headwise.attribution.gram import Gram
 from headwise.report import Curves, Flow, HeatMap, Remarks, Table
 from headwise.report.attribution import attribution_page, write_attribution
-from headwise.report.layers import Layer, at_most, measured_layers, span, traced_layers
-from headwise.report.streams import loss_flow
+from headwise.report.sections.layers import Layer, at_most, measured_layers, span, traced_layers
+from headwise.report.sections.streams import loss_flow
 from tests.report.parsed import ParsedPage
 
 

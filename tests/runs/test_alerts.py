@@ -9,7 +9,7 @@ import pytest
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.ledger.books import Books, LoopFactor, OutputBooks, TermBooks, Unbooked
 from headwise.cli import main
-from headwise.report.findings import find
+from headwise.report.sections.findings import find
 from headwise.runs import Run
 from headwise.runs.alerts import Alert, AlertError, Watch, replay
 from headwise.runs.entries import step_entry

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from headwise.attribution.audit import audit_target
     from headwise.files import refuse_to_replace, write_atomically
     from headwise.report.audit import write_audit
-    from headwise.report.page import refuse_other_page
+    from headwise.report.page.page import refuse_other_page
 
     if arguments.json is not None:
         refuse_to_replace(arguments.json, "{", "audit in JSON")

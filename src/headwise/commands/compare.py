@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code.
     """
     from headwise.report.compare import told, write_comparison
-    from headwise.report.page import refuse_other_page
+    from headwise.report.page.page import refuse_other_page
     from headwise.runs.comparing import compare
     from headwise.runs.reading import read_run
 

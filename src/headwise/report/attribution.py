@@ -12,9 +12,10 @@ from headwise.attribution.ledger.books import Books
 from headwise.attribution.tracing.trace_table import Trace
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.layers import Layer, at_most, measured_layers, merged, traced_layers
-from headwise.report.page import Block, Page, Remarks, Section, Table
-from headwise.report.streams import loss_flow
+from headwise.report.page.blocks import Block, Remarks, Table
+from headwise.report.page.page import Page, Section
+from headwise.report.sections.layers import Layer, at_most, measured_layers, merged, traced_layers
+from headwise.report.sections.streams import loss_flow
 
 _MOST_LAYERS = 32
 _MOST_PAIRS = 12

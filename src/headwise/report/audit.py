@@ -8,7 +8,8 @@ from pathlib import Path
 from headwise.attribution import AuditReport, Finding
 from headwise.report.figures.flow import Flow, Link
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.page import Block, Page, Remarks, Section, Table, Tiles
+from headwise.report.page.blocks import Block, Remarks, Table, Tiles
+from headwise.report.page.page import Page, Section
 
 
 def write_audit(report: AuditReport, path: Path, title: str = "") -> Path:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headwise.report.figures.charts import Curves
-from headwise.report.page import Block, Page, Remarks, Section, Table
+from headwise.report.page.blocks import Block, Remarks, Table
+from headwise.report.page.page import Page, Section
 from headwise.report.terminal import render_table
 from headwise.runs.columns import Values
 from headwise.runs.comparing import QUANTITIES, Comparison, Departure

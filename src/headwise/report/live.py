@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from headwise.report.figures.charts import Curves
-from headwise.report.findings import find
-from headwise.report.page import Block, Page, Remarks, Section, Tiles
+from headwise.report.page.blocks import Block, Remarks, Tiles
+from headwise.report.page.page import Page, Section
+from headwise.report.sections.findings import find
 from headwise.report.write import number_sections, opening
 from headwise.runs.reading import LogReader, Recording, read_run
 

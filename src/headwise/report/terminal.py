@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from headwise.report.markup import number
+from headwise.report.page.markup import number
 
 _STYLES = {"plain": "", "bold": "1", "dim": "2", "good": "32", "warning": "33", "bad": "31;1"}
 _NARROWEST = 8

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from headwise.report import sections
-from headwise.report.evaluations import evaluation
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.findings import find
-from headwise.report.levels import levels
-from headwise.report.markup import slug
-from headwise.report.page import Block, Page, Remarks, Section, refuse_other_page
-from headwise.report.sentences import alerts, sentences
+from headwise.report.page.blocks import Block, Remarks
+from headwise.report.page.markup import slug
+from headwise.report.page.page import Page, Section, refuse_other_page
+from headwise.report.sections import run_sections as sections
+from headwise.report.sections.evaluations import evaluation
+from headwise.report.sections.findings import find
+from headwise.report.sections.levels import levels
+from headwise.report.sections.sentences import alerts, sentences
 from headwise.require import require
 from headwise.runs.reading import Recording, read_run
 
@@ -128,9 +129,9 @@ def _groups(run: Recording) -> list[tuple[str, str, Sequence[Block]]]:
 
 def _save(block: Block, folder: Path, taken: set[str]) -> None:
     """Write a figure as a PNG file too, under a name that no other has; other blocks are for the page alone."""
-    from headwise.report.figures.pictures import SampleFigure
     from headwise.report.figures.plots import plot_curves, plot_heat_map
-    from headwise.report.figures.sample_plot import plot_sample
+    from headwise.report.pictures.pictures import SampleFigure
+    from headwise.report.pictures.sample_plot import plot_sample
 
     if isinstance(block, Curves):
         plot_curves(block, _free_path(folder, block.title, taken))
@@ -156,7 +157,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 def _pictures(run: Recording) -> tuple[list[Block], list[tuple[str, str]]]:
     """Held-out pictures, as many as the page can hold, and remarks on those not shown."""
-    from headwise.report.figures.pictures import SampleFigure
+    from headwise.report.pictures.pictures import SampleFigure
     from headwise.runs.samples import read_sample
 
     shown: list[Block] = []

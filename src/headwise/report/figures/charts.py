@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from headwise.report.figures.sampling import moving_mean, rows_to_draw
-from headwise.report.markup import Markup, element, embedded_json, join, plain
-from headwise.report.page import Table, figure
+from headwise.report.page.blocks import Table, figure
+from headwise.report.page.markup import Markup, element, embedded_json, join, plain
 from headwise.runs.columns import Values, finite, logged
 
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "12 3 3 3 3 3", "1 2", "16 4")

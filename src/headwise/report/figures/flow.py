@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from headwise.report.markup import Markup, element, number
-from headwise.report.page import ROOM_BESIDE, Table, figure
+from headwise.report.page.blocks import ROOM_BESIDE, Table, figure
+from headwise.report.page.markup import Markup, element, number
 
 _HEIGHT, _BAR, _GAP, _TOP = 300.0, 14.0, 18.0, 34.0
 _LETTER = 7.6  # width of one, roughly

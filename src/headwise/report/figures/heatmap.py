@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from headwise.report.markup import NOTHING, Markup, breakable, element, number
-from headwise.report.page import ROOM_BESIDE, SHADES, Table, figure
+from headwise.report.page.blocks import ROOM_BESIDE, Table, figure
+from headwise.report.page.markup import NOTHING, Markup, breakable, element, number
+from headwise.report.page.page import SHADES
 
 _PRINTED_COLUMNS = 12
 _TALL = 14  # rows; from here on they are slim

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from headwise.files import write_atomically
 from headwise.report.figures.charts import Curves, stroke
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.markup import NOTHING, shortened, visible
+from headwise.report.page.markup import NOTHING, shortened, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headwise.report.findings import find
+from headwise.report.sections.findings import find
 from headwise.runs.reading import read_run
 from tests.report.builder import build_run, read_lines, write_lines
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headwise.report.figures.images import data_uri, encode, fitted
-from headwise.report.markup import Markup, element
+from headwise.report.page.markup import Markup, element
+from headwise.report.pictures.images import data_uri, encode, fitted
 from headwise.runs.samples import SavedSample
 from headwise.runs.samples.parts import as_array
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headwise.attribution.ledger.samples.samples import By
-from headwise.report.figures.images import data_uri
-from headwise.report.markup import Markup, breakable, element, number
-from headwise.report.page import figure
+from headwise.report.page.blocks import figure
+from headwise.report.page.markup import Markup, breakable, element, number
+from headwise.report.pictures.images import data_uri
 from headwise.runs.top_samples import ReadSamples, TopSample
 
 TITLE = "Samples that make each term"

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from headwise.report.figures.images import data_uri, encode, fitted
-from headwise.report.figures.instances import instance_tiles
-from headwise.report.figures.maps import map_tiles
-from headwise.report.figures.strips import strip
-from headwise.report.markup import Markup, element, number
-from headwise.report.page import figure
+from headwise.report.page.blocks import figure
+from headwise.report.page.markup import Markup, element, number
+from headwise.report.pictures.images import data_uri, encode, fitted
+from headwise.report.pictures.instances import instance_tiles
+from headwise.report.pictures.maps import map_tiles
+from headwise.report.pictures.strips import strip
 from headwise.runs.samples import SavedSample, Shape
 
 _PHOTOGRAPH_SIDE = 640

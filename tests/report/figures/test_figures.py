@@ -6,7 +6,7 @@ import re
 import pytest
 
 from headwise.report import Curves, Flow, HeatMap, Link, Page, Section, Table
-from headwise.report.page import SHADES
+from headwise.report.page.page import SHADES
 from tests.report.parsed import ParsedPage
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headwise.report.markup import Markup, element, join
-from headwise.report.page import Block, Table, Text
+from headwise.report.page.blocks import Block, Table, Text
+from headwise.report.page.markup import Markup, element, join
 
 TITLE = "The preset's card"
 

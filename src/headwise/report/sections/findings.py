@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from headwise.report.evaluations import headline
-from headwise.report.markup import number, percent
+from headwise.report.page.markup import number, percent
+from headwise.report.sections.evaluations import headline
 from headwise.runs.reading import Column, Recording
 
 Finding = tuple[str, str]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from headwise.report.figures.charts import Curves
-from headwise.report.markup import number
-from headwise.report.page import Block, Table
+from headwise.report.page.blocks import Block, Table
+from headwise.report.page.markup import number
 from headwise.runs.columns import finite, last
 from headwise.runs.reading import Column, Log, Recording
 

@@ -6,8 +6,8 @@ import pytest
 
 from headwise import presets
 from headwise.presets import card
-from headwise.report.card import Prose, card_blocks
-from headwise.report.page import Table, Text
+from headwise.report.page.blocks import Table, Text
+from headwise.report.sections.card import Prose, card_blocks
 
 NAMES = [name for name in presets.__all__ if name not in ("card", "vq_gan_discriminator")]
 

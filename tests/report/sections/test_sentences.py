@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from headwise.report.page import anchor
-from headwise.report.sentences import repeated, sentences
+from headwise.report.page.blocks import anchor
+from headwise.report.sections.sentences import repeated, sentences
 from headwise.report.write import report_page
 from headwise.runs.alerts import Alert
 from headwise.runs.reading import read_run

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from headwise.report.figures.instances import painted
-from headwise.report.figures.pictures import SampleFigure
-from headwise.report.figures.sample_plot import plot_sample
-from headwise.report.figures.strips import MOST_ROWS, bounds, drawn_rows
 from headwise.report.figures.ticks import ticks
-from headwise.report.markup import visible
-from headwise.report.page import Page, Section
+from headwise.report.page.markup import visible
+from headwise.report.page.page import Page, Section
+from headwise.report.pictures.instances import painted
+from headwise.report.pictures.pictures import SampleFigure
+from headwise.report.pictures.sample_plot import plot_sample
+from headwise.report.pictures.strips import MOST_ROWS, bounds, drawn_rows
 from headwise.runs.samples import Instances, PointPairs, SampleMap, Shapes, box_shapes, read_sample, save_sample
 from tests.report.parsed import ParsedPage
 

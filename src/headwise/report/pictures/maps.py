@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headwise.report.figures.images import data_uri, encode
-from headwise.report.markup import Markup, element, number
+from headwise.report.page.markup import Markup, element, number
+from headwise.report.pictures.images import data_uri, encode
 from headwise.runs.samples import SampleMap, SavedSample
 from headwise.runs.samples.parts import as_array
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from headwise.attribution.ledger.weighing.suggestion import suggest
-from headwise.report.evaluations import headline
-from headwise.report.markup import number
-from headwise.report.page import Remark
+from headwise.report.page.blocks import Remark
+from headwise.report.page.markup import number
+from headwise.report.sections.evaluations import headline
 from headwise.runs.alerts import Alert, replay
 from headwise.runs.columns import finite, logged, median
 from headwise.runs.reading import Column, Recording

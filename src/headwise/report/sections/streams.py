@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 
 from headwise.report.figures.flow import Flow, Link
-from headwise.report.layers import Layer, merged, span
+from headwise.report.sections.layers import Layer, merged, span
 
 _REACH = "reached"
 

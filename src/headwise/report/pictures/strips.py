@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from headwise.report.figures.ticks import ticks
-from headwise.report.markup import Markup, element, number
+from headwise.report.page.markup import Markup, element, number
 from headwise.runs.samples import PointPairs
 from headwise.runs.samples.parts import as_array
 

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from headwise.report.evaluations import headline
-from headwise.report.markup import NOTHING
+from headwise.report.page.markup import NOTHING
+from headwise.report.sections.evaluations import headline
 from headwise.report.write import report_page
 from headwise.runs.reading import read_run
 from tests.report.builder import build_run, read_lines, write_lines

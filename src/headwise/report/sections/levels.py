@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headwise.report.figures.charts import Curves
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.page import Block
+from headwise.report.page.blocks import Block
 from headwise.runs.columns import median
 from headwise.runs.reading import Recording
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from headwise.report.card import card_blocks
-from headwise.report.evaluations import headline
 from headwise.report.figures.charts import Curves, sparkline
 from headwise.report.figures.flow import Flow, Link
 from headwise.report.figures.heatmap import HeatMap
-from headwise.report.figures.top import TopRows
-from headwise.report.markup import NOTHING, number, percent
-from headwise.report.page import Block, Section, Table, Tiles
+from headwise.report.page.blocks import Block, Table, Tiles
+from headwise.report.page.markup import NOTHING, number, percent
+from headwise.report.page.page import Section
+from headwise.report.pictures.top import TopRows
+from headwise.report.sections.card import card_blocks
+from headwise.report.sections.evaluations import headline
 from headwise.runs.columns import finite, first, last, logged, median
 from headwise.runs.reading import LOOP, Recording
 from headwise.runs.top_samples import read_top_samples

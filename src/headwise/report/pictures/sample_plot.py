@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headwise.report.figures.instances import painted
-from headwise.report.figures.pictures import is_finite
-from headwise.report.figures.plots import COLORS, blank, literal, save
-from headwise.report.figures.strips import drawn_rows
+from headwise.report.figures.plots import COLOURS, blank, literal, save
+from headwise.report.pictures.instances import painted
+from headwise.report.pictures.pictures import is_finite
+from headwise.report.pictures.strips import drawn_rows
 from headwise.runs.samples import PointPairs, SampleMap, SavedSample, Shape
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import base64
 import io
 from typing import TYPE_CHECKING, Literal
 
-from headwise.report.markup import Markup
+from headwise.report.page.markup import Markup
 
 if TYPE_CHECKING:
     import numpy as np
