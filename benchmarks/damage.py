@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from headwise.training.checkpoints import newest_checkpoint, save_checkpoint
+from headwise.training.folder.checkpoints import newest_checkpoint, save_checkpoint
 
 RESULT = Path(__file__).parent / "results" / "damage.md"
 

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from tests.distributed import runs
 
-from headwise.training.checkpoints import list_checkpoints, load_checkpoint
+from headwise.training.folder.checkpoints import list_checkpoints, load_checkpoint
 
 STEPS, KILLS_A_RUN = 100, 10
 EARLY, MOST_STEPS, LATEST = 0.2, 16, 0.2

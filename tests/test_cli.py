@@ -16,7 +16,7 @@ from PIL import Image
 from headwise.cli import VERBS, main
 from headwise.recipes import textsnake
 from headwise.recipes.text.configuration import TINY, TextConfiguration
-from headwise.training.checkpoints import list_checkpoints, save_checkpoint
+from headwise.training.folder.checkpoints import list_checkpoints, save_checkpoint
 
 SMALL = replace(
     TINY,

@@ -16,8 +16,8 @@ import headwise as hw
 from headwise.cli import main
 from headwise.report import write_report
 from headwise.runs.samples import read_sample
-from headwise.training import checkpoints
-from headwise.training.checkpoints import load_checkpoint, save_checkpoint
+from headwise.training.folder import checkpoints
+from headwise.training.folder.checkpoints import load_checkpoint, save_checkpoint
 from tests.reliability import kit
 
 

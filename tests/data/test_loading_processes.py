@@ -62,7 +62,7 @@ def test_a_scheduler_s_sigterm_is_left_to_the_loop_and_the_loop_s_own_ends_them(
 
 STOPPED = """
 import multiprocessing, os, signal, time
-from headwise.training.interrupts import end_daemons_at_exit
+from headwise.training.processes.interrupts import end_daemons_at_exit
 
 child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
 child.start()

@@ -34,7 +34,7 @@ from headwise.data import Picture, TextAnnotation
 from headwise.recipes.batches import Batches
 from headwise.recipes.configuration import Configuration
 from headwise.training import Batch, Settings, Task, engine, lifeline, train
-from headwise.training.ranks import Ranks
+from headwise.training.processes.ranks import Ranks
 
 NUM_PICTURES, BATCH = 11, 5
 CLIP_NORM = 0.05

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headwise.training.checkpoints import list_checkpoints
+from headwise.training.folder.checkpoints import list_checkpoints
 from tests.own_data import kit
 
 LONG = ["train", "weighted_unet", "--size", "tiny", "--steps", "100000", "--workers", "0"]

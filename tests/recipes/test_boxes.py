@@ -16,7 +16,7 @@ from headwise.recipes.boxes.anchors import show_anchors
 from headwise.recipes.boxes.corners import CornerCollate
 from headwise.recipes.prediction import load_network, predict
 from headwise.report import write_report
-from headwise.training.checkpoints import list_checkpoints
+from headwise.training.folder.checkpoints import list_checkpoints
 
 STEPS = 2
 SMALL: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.recipes import RECIPES
-from headwise.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from headwise.training.folder.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from tests.reliability import kit
 
 

@@ -16,9 +16,9 @@ import torch
 
 from headwise.runs.top_samples import read_top_samples
 from headwise.training import Batch, Task, train
-from headwise.training.checkpoints import list_checkpoints, load_checkpoint
-from headwise.training.interrupts import ONE_REQUEST, Interrupts
-from headwise.training.ranks import Ranks
+from headwise.training.folder.checkpoints import list_checkpoints, load_checkpoint
+from headwise.training.processes.interrupts import ONE_REQUEST, Interrupts
+from headwise.training.processes.ranks import Ranks
 from tests.training import tiny
 
 

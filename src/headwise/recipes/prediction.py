@@ -18,7 +18,7 @@ from headwise.recipes.configuration import Configuration
 from headwise.recipes.places import INDEX, RESULTS, PlannedPicture, plan_places
 from headwise.recipes.run import PictureFile, Prediction, Recipe
 from headwise.recipes.start import find_checkpoint
-from headwise.training.checkpoints import load_checkpoint
+from headwise.training.folder.checkpoints import load_checkpoint
 
 Done = Callable[[Path | None, int], None]
 Failed = dict[Path, str]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from headwise.training.checkpoints import list_checkpoints, load_checkpoint
+from headwise.training.folder.checkpoints import list_checkpoints, load_checkpoint
 
 PRETRAINED: Final = "DEFAULT"
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -1,6 +1,10 @@
-"""Training: one step, the loop on Lightning Fabric, checkpoints."""
+"""Training: one step, the loop on Lightning Fabric, checkpoints.
 
-from headwise.training.checkpoints import load_checkpoint, save_checkpoint
+`loop` goes from step to step with what is `trained`, which Fabric's `engine` sets up, by the `processes` that share the
+run, in a `folder`; a `task` says what and how. `callbacks` keep the books in loops of others.
+"""
+
+from headwise.training.folder.checkpoints import load_checkpoint, save_checkpoint
 from headwise.training.loop import train
 from headwise.training.step import training_step
 from headwise.training.task import Batch, Outcome, Settings, Task

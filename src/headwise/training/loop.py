@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -10,33 +9,22 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from headwise.attribution.ledger.books import TermBooks
 from headwise.attribution.ledger.ledger import Ledger
 from headwise.balance.said import read_rule
 from headwise.runs.alerts import Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.runs.top_samples import TopSamples
-from headwise.training.checkpoints import save_checkpoint
-from headwise.training.engine import (
-    load_network,
-    load_optimizer,
-    open_fabric,
-    seed_step,
-    set_up,
-    share_from_first,
-    whole,
-)
-from headwise.training.folder_lock import check_sole, sole_run
-from headwise.training.interrupts import Interrupts, Stop, end_daemons_at_exit
-from headwise.training.precision import load_scaler, scaler_state
+from headwise.training.engine import open_fabric
+from headwise.training.folder.checkpoints import save_checkpoint
+from headwise.training.folder.folder_lock import check_sole, sole_run
+from headwise.training.folder.run_folder import note_saved, open_folder, run_id
+from headwise.training.processes.interrupts import Interrupts, Stop, end_daemons_at_exit
+from headwise.training.processes.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
 from headwise.training.progress import NoProgress, Progress, open_progress
-from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
-from headwise.training.run_folder import note_saved, open_folder, run_id
-from headwise.training.step import training_step
 from headwise.training.stopwatch import Stopwatch
 from headwise.training.task import Batch, Outcome, Settings, Task
+from headwise.training.trained import Trained
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -77,7 +65,7 @@ def train(task: Task, settings: Settings, folder: str | Path, *, resume: bool = 
         _shown(ranks) as progress,
         _alone_in(folder, ranks, progress),
     ):
-        run = _Run(task, settings, folder, fabric, progress, ranks, resume=resume or restarted_by_torchrun())
+        run = _Training(task, settings, folder, fabric, progress, ranks, resume=resume or restarted_by_torchrun())
         with closing(run.log), run.open_ledger() as ledger:
             return run.finish(ledger, interrupts)
 
@@ -97,7 +85,7 @@ def _alone_in(folder: Path, ranks: Ranks, progress: Progress) -> Iterator[None]:
         yield
 
 
-class _Run:
+class _Training:
     """A run under way: what moves from step to step."""
 
     def __init__(
@@ -113,17 +101,12 @@ class _Run:
     ) -> None:
         saved = ranks.on_first(lambda: open_folder(folder, task, settings, progress.say, resume=resume))
         self.task, self.settings, self.folder = task, settings, folder
-        self.fabric, self.progress, self.ranks = fabric, progress, ranks
+        self.progress, self.ranks = progress, ranks
         self.step = self.saved = 0
         self.clock = Stopwatch(0.0)
         self.scores: Mapping[str, Any] = {}
         self.books: Mapping[str, Any] = {}  # what the ledger goes on from
-        share_from_first(task.network.state_dict().values(), ranks)
-        self.sharded = ranks.count > 1 and settings.strategy == "fsdp2"
-        self.plain = copy.deepcopy(task.network) if self.sharded else task.network
-        dense = settings.channels_last and not self.sharded
-        self.network, self.optimizer = set_up(fabric, task.network, task.optimizer, channels_last=dense)
-        task.criterion.to(fabric.device)
+        self.trained = Trained(task, settings, fabric, ranks)
         self.run = run_id(folder) if ranks.rank == 0 else None
         if saved is not None:
             self._restore(saved)
@@ -199,8 +182,10 @@ class _Run:
 
     def _do(self, batches: list[Batch], ledger: Ledger) -> None:
         """Train on the batches of a step, and do what is due after it."""
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        self._train_one(batches)
+        rate = self.trained.rate
+        self.trained.train(batches, self.step)
+        self.step += 1
+        self.clock.count(sum(len(batch.images) for batch in batches) * self.ranks.count)
         if self._due(self.settings.log_every) or self.step == 1:
             self._log(ledger, rate)
         if self._due(self.settings.evaluate_every):
@@ -210,21 +195,6 @@ class _Run:
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.settings.steps
-
-    def _train_one(self, batches: list[Batch]) -> None:
-        seed_step(self.settings.seed, self.step, self.ranks.rank)
-        training_step(
-            self.fabric,
-            self.network,
-            self.task.criterion,
-            self.optimizer,
-            batches,
-            clip_norm=self.settings.clip_norm,
-            channels_last=self.settings.channels_last,
-        )
-        self.task.scheduler.step()
-        self.step += 1
-        self.clock.count(sum(len(batch.images) for batch in batches) * self.ranks.count)
 
     def _log(self, ledger: Ledger, rate: float) -> None:
         if self.ranks.rank == 0:
@@ -270,22 +240,11 @@ class _Run:
         if self.task.evaluate is None:
             return
         samples = self.folder / "samples" if self.step == self.settings.steps else None
-        with self._evaluated() as network:
+        with self.trained.evaluated() as network:
             self.scores = self.task.evaluate(network, samples, self.ranks)
         self.log.evaluation(self.step, self.scores)
         self.progress.say(f"step {self.step} held out: {_summary(self.scores)}")
         self.clock.skip()
-
-    @contextmanager
-    def _evaluated(self) -> Iterator[nn.Module]:
-        """The network with the same weights and running statistics everywhere, to be used by each process alone."""
-        if self.sharded:
-            self.plain.load_state_dict(whole(self.task.network.state_dict()))
-        self.plain.to(self.fabric.device)
-        share_from_first(self.plain.buffers(), self.ranks)
-        yield self.plain
-        if self.sharded:
-            self.plain.to("cpu")
 
     def _save(self) -> None:
         """Write a checkpoint on the first process, after the logs that it vouches for; all wait for it."""
@@ -296,11 +255,7 @@ class _Run:
             "recipe": self.task.recipe,
             "preset": self.task.preset,
             "arguments": dict(self.task.arguments),
-            "network": whole(self.task.network.state_dict(), keep=keep),
-            "criterion": self.task.criterion.state_dict(),
-            "optimizer": whole(self.optimizer.state_dict(), keep=keep),
-            "scheduler": self.task.scheduler.state_dict(),
-            "scaler": scaler_state(self.fabric),
+            **self.trained.state_dict(keep=keep),
             "books": self.ledger.state_dict(),
             "seconds": self.clock.seconds,
             "scores": dict(self.scores),
@@ -317,11 +272,7 @@ class _Run:
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         try:
-            load_network(self.task.network, saved["network"])
-            self.task.criterion.load_state_dict(saved["criterion"])
-            load_optimizer(self.optimizer, saved["optimizer"])
-            self.task.scheduler.load_state_dict(saved["scheduler"])
-            load_scaler(self.fabric, saved.get("scaler", {}))
+            self.trained.load_state_dict(saved)
             self.books = saved.get("books", {})
             self.clock, self.scores = Stopwatch(saved["seconds"]), saved["scores"]
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:

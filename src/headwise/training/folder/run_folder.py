@@ -14,7 +14,7 @@ import torch
 
 from headwise.files import write_atomically
 from headwise.runs.reading import LOOP
-from headwise.training.checkpoints import list_checkpoints, newest_checkpoint
+from headwise.training.folder.checkpoints import list_checkpoints, newest_checkpoint
 from headwise.training.task import Settings, Task
 
 _PACKAGES = ("headwise", "torch", "torchvision", "lightning-fabric", "numpy")

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from headwise.files import write_atomically
-from headwise.training import checkpoints
-from headwise.training.checkpoints import (
+from headwise.training.folder import checkpoints
+from headwise.training.folder.checkpoints import (
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -112,7 +112,7 @@ def test_a_limit_of_the_system_on_file_sizes_acts_like_a_full_disk(tmp_path):
     script = (
         "import resource, signal, sys, torch\n"
         "from pathlib import Path\n"
-        "from headwise.training.checkpoints import save_checkpoint\n"
+        "from headwise.training.folder.checkpoints import save_checkpoint\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n"

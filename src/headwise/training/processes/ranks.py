@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from headwise.training.interrupts import wake_daemons
-from headwise.training.lifeline import open_lifeline, stopping
+from headwise.training.processes.interrupts import wake_daemons
+from headwise.training.processes.lifeline import open_lifeline, stopping
 
 PATIENCE = 300.0
 """Seconds without a sign of life after which a process counts as lost, if nothing else is said."""

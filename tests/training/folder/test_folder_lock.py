@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from headwise.training.folder_lock import check_sole, sole_run
+from headwise.training.folder.folder_lock import check_sole, sole_run
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from headwise.training.folder_lock import sole_run
+from headwise.training.folder.folder_lock import sole_run
 
 with sole_run(Path(sys.argv[1]), print):
     print("held", flush=True)
