@@ -18,7 +18,8 @@ from headwise.report.page.blocks import Block, Remarks, Tiles
 from headwise.report.page.page import Page, Section
 from headwise.report.sections.findings import find
 from headwise.report.write import number_sections, opening
-from headwise.runs.reading import LogReader, Recording, read_run
+from headwise.runs.log_reading import LogReader
+from headwise.runs.reading import Recording, read_run
 
 ADDRESS = "127.0.0.1"
 _REST = 3.0

@@ -9,7 +9,8 @@ from headwise.report.figures.charts import Curves
 from headwise.report.page.blocks import Block, Table
 from headwise.report.page.markup import number
 from headwise.runs.columns import finite, last
-from headwise.runs.reading import Column, Log, Recording
+from headwise.runs.log_reading import Column, Log
+from headwise.runs.reading import Recording
 
 _MOST_CURVES = 12
 

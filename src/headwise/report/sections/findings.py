@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from headwise.report.page.markup import number, percent
 from headwise.report.sections.evaluations import headline
-from headwise.runs.reading import Column, Recording
+from headwise.runs.log_reading import Column
+from headwise.runs.reading import Recording
 
 Finding = tuple[str, str]
 """A kind (problem, note or good) and a sentence."""

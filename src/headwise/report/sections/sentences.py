@@ -12,7 +12,8 @@ from headwise.report.page.markup import number
 from headwise.report.sections.evaluations import headline
 from headwise.runs.alerts import Alert, replay
 from headwise.runs.columns import finite, logged, median
-from headwise.runs.reading import Column, Recording
+from headwise.runs.log_reading import Column
+from headwise.runs.reading import Recording
 
 VALUES = "Value of each term"
 NORMS = "Gradient norm of each term"
