@@ -123,13 +123,13 @@ def cells_of_windows(planes: Tensor, first: Tensor, last: Tensor, size: tuple[in
     Returns:
         (T,) int64; a cell of two rectangles is there twice.
     """
-    rows = _Rows.of(planes, first, last, size)
+    rows = _RectangleRows.of(planes, first, last, size)
     row, step = _runs(rows.length)
     return rows.start[row] + step
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _RectangleRows:
     """All rows of M rectangles, one rectangle after the other."""
 
     owner: Tensor  # which rectangle each row belongs to
@@ -138,7 +138,7 @@ class _Rows:
     length: Tensor
 
     @classmethod
-    def of(cls, planes: Tensor, first: Tensor, last: Tensor, size: tuple[int, int]) -> _Rows:
+    def of(cls, planes: Tensor, first: Tensor, last: Tensor, size: tuple[int, int]) -> _RectangleRows:
         owner, step = _runs(last[:, 1] - first[:, 1] + 1)
         table = torch.stack([planes, first[:, 0], first[:, 1], last[:, 0]])[:, owner]
         y = table[2] + step
@@ -159,7 +159,7 @@ class _Bumps:
         limits = self.centers.new_tensor([size[1] - 1, size[0] - 1])
         first = (self.centers - self.radii[:, None]).clamp(min=0)
         last = torch.minimum(self.centers + self.radii[:, None], limits)
-        rows = _Rows.of(self.planes, first, last, size)
+        rows = _RectangleRows.of(self.planes, first, last, size)
         # exp(-(dx^2 + dy^2) / (2 s^2)) is the product of two profiles; the one along y is computed once a row.
         steepness = (-0.5 * (self.sigmas_per_diameter / (2 * self.radii + 1)).square())[rows.owner]
         row_height = torch.exp(steepness * (rows.y - self.centers[:, 1][rows.owner]).square())

@@ -112,7 +112,7 @@ def soft_nms(
     dtype = torch.promote_types(boxes.dtype, torch.float32)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
     layout = _rows_by_class(torch.zeros_like(scores, dtype=torch.long) if labels is None else labels)
-    table = _Table(boxes, scores, corner_scores, layout)
+    table = _Remaining(boxes, scores, corner_scores, layout)
     for _ in range(layout.shape[1]):
         if not table.take_best(rule):
             break
@@ -130,7 +130,7 @@ def overlaps(box: Tensor, boxes: Tensor, plus_one: bool = False) -> Tensor:
     return torch.where(shared > 0, shared / (areas[0] + areas[1] - shared), 0.0)
 
 
-class _Table:
+class _Remaining:
     """Boxes laid out as (classes, most boxes of a class), and what is left of their scores."""
 
     def __init__(self, boxes: Tensor, scores: Tensor, corner_scores: Tensor | None, rows: Tensor) -> None:

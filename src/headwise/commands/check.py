@@ -12,7 +12,7 @@ MARK = "headwise_check.json"
 _LISTED = 10  # broken pictures that are named
 
 
-class _Split(NamedTuple):
+class _Inspected(NamedTuple):
     """A split, and what was found of it."""
 
     name: str
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     splits = []
     for name in configuration.name_splits():
         data = configuration.read_split(name)
-        splits.append(_Split(name, data, inspect(data, show_progress)))
+        splits.append(_Inspected(name, data, inspect(data, show_progress)))
     told = [each for split in splits for each in judge(split.data, split.inspection)]
     told += find_shared(splits[0].data, splits[1].data, splits[0].inspection, splits[1].inspection)
     for split in splits:
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if told else 0
 
 
-def _print_split(split: _Split) -> None:
+def _print_split(split: _Inspected) -> None:
     """Say how many pictures there are, how large, and which cannot be used."""
     sizes = [look.size for look in split.inspection.looks]
     span = f", {min(sizes)[1]} x {min(sizes)[0]} to {max(sizes)[1]} x {max(sizes)[0]} pixels" if sizes else ""
@@ -95,7 +95,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _draw(folder: Path, splits: list[_Split], number: int, told: list[str]) -> None:
+def _draw(folder: Path, splits: list[_Inspected], number: int, told: list[str]) -> None:
     """Draw some pictures of each split, spread over it."""
     import json
 

@@ -25,7 +25,7 @@ _LINE = re.compile(
 )
 
 
-class _Word(NamedTuple):
+class _AnnotatedWord(NamedTuple):
     polygon: Polygon
     text: str
 
@@ -211,7 +211,7 @@ def _read(path: Path, mistakes: Mistakes) -> TextAnnotation | None:
     return None
 
 
-def _annotation(words: Iterable[_Word]) -> TextAnnotation:
+def _annotation(words: Iterable[_AnnotatedWord]) -> TextAnnotation:
     words = list(words)
     annotation = TextAnnotation(
         tuple(word.polygon for word in words),
@@ -229,7 +229,7 @@ def _is_mark(text: str) -> bool:
     return set(text) == {"#"}
 
 
-def _txt_words(path: Path) -> Iterator[_Word]:
+def _txt_words(path: Path) -> Iterator[_AnnotatedWord]:
     """Read the textual format, in which long lists of numbers run over several lines."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     unread = _LINE.sub("", text).split("\n")
@@ -249,7 +249,7 @@ def _numbers(word: int, text: str) -> list[float]:
         raise ValueError(f"word {word}: {error}. Correct the file.") from None
 
 
-def _mat_words(path: Path) -> Iterator[_Word]:
+def _mat_words(path: Path) -> Iterator[_AnnotatedWord]:
     """Read MATLAB's cells; a row is 'x:', xs, 'y:', ys, the word, the orientation."""
     from scipy.io import loadmat
 
@@ -268,7 +268,7 @@ def _mat_words(path: Path) -> Iterator[_Word]:
         yield _word(number, np.ravel(row[1]), np.ravel(row[3]), str(text[0]) if len(text) else "#")
 
 
-def _word(number: int, x: Any, y: Any, text: str) -> _Word:
+def _word(number: int, x: Any, y: Any, text: str) -> _AnnotatedWord:
     if len(x) != len(y):
         raise ValueError(f"word {number} ({text!r}) has {len(x)} x and {len(y)} y. Correct the file.")
-    return _Word(np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=-1), text)
+    return _AnnotatedWord(np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=-1), text)

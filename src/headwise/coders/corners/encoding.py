@@ -26,7 +26,7 @@ SIGMAS = {"top_left": 6.0, "bottom_right": 6.0, "center": 5.0}
 
 
 @dataclass(frozen=True)
-class Bumps:
+class BumpRule:
     """How wide the bumps are."""
 
     min_overlap: float
@@ -108,14 +108,14 @@ def encode_corners(
     left_out = ignored_objects(ignored, objects)
     clipped = clip(objects, image_size, legacy_clip)
     keep = has_area(clipped) if left_out is None else has_area(clipped) & ~left_out
-    bumps = Bumps(min_overlap, legacy_radius, gaussian)
+    bumps = BumpRule(min_overlap, legacy_radius, gaussian)
     return point_targets(clipped.where(keep), sizes, bumps, num_slots, center, out)
 
 
 def point_targets(
     objects: Objects,
     sizes: Sizes,
-    bumps: Bumps,
+    bumps: BumpRule,
     num_slots: int,
     center: bool,
     out: Mapping[str, Tensor] | None = None,

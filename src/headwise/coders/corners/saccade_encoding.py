@@ -21,7 +21,7 @@ from headwise.coders.corners.annotation import (
     points_of,
     to_cells,
 )
-from headwise.coders.corners.encoding import Bumps, point_targets
+from headwise.coders.corners.encoding import BumpRule, point_targets
 from headwise.coders.heatmaps import cells_of_windows
 
 # Pixels a cell of each attention map, coarse to fine, and the least and greatest longer side it is for.
@@ -93,7 +93,7 @@ def encode_saccade(
         Attention's ranges are half-open by default; crowds, ordinary objects there, are regions that do not count; the
         widest range has no end.
     """
-    sizes, bumps = Sizes(image_size, grid_size, num_classes), Bumps(min_overlap, legacy_radius, gaussian)
+    sizes, bumps = Sizes(image_size, grid_size, num_classes), BumpRule(min_overlap, legacy_radius, gaussian)
     _check_options(min_kept, min_side, attention_strides, attention_ranges)
     objects = gather_objects(boxes, labels, num_classes)
     clipped = clip(objects, image_size, legacy_clip)
@@ -145,7 +145,7 @@ def _kept_shares(kept: Sequence[Array] | None, objects: Objects, clipped: Object
 
 
 def _valid_maps(
-    targets: dict[str, Tensor], clipped: Objects, groups: tuple[Tensor, Tensor], sizes: Sizes, bumps: Bumps
+    targets: dict[str, Tensor], clipped: Objects, groups: tuple[Tensor, Tensor], sizes: Sizes, bumps: BumpRule
 ) -> dict[str, Tensor]:
     """What counts: neither in a region that is ignored (peaks in it do count) nor near an object that takes no part."""
     regions, no_part = (clipped.where(group) for group in groups)

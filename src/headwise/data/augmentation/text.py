@@ -51,10 +51,10 @@ class TextAugmentation:
         rotation = v2.RandomRotation([-degrees, degrees], interpolation=v2.InterpolationMode.BILINEAR)
         self._transform = v2.Compose(
             [
-                _Shift(0.5),
+                _MovedPoints(0.5),
                 v2.RandomApply([rotation], p=0.5 if degrees else 0.0),
                 v2.RandomResizedCrop(size, scale=scale, ratio=(0.8, 1.25), antialias=True),
-                _Shift(-0.5),
+                _MovedPoints(-0.5),
                 v2.RandomHorizontalFlip(mirror),
                 v2.RandomPhotometricDistort(p=0.4),
                 v2.RandomGrayscale(0.1),
@@ -117,7 +117,7 @@ def _column(values: tuple[float, float, float]) -> Tensor:
     return torch.tensor(values).reshape(3, 1, 1)
 
 
-class _Shift(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+class _MovedPoints(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Shift key points by a constant; pictures pass."""
 
     def __init__(self, offset: float) -> None:

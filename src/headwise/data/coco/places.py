@@ -24,7 +24,7 @@ class _Listing(NamedTuple):
     composed: dict[str, str]
 
 
-class _Place(NamedTuple):
+class _Root(NamedTuple):
     """A folder, and how many leading parts of each ``file_name`` are not meant below it."""
 
     folder: str
@@ -89,14 +89,14 @@ class _Looker:
             lambda folder: {_bare(name): name for name in sorted(self._list(folder).names)}
         )
 
-    def best_place(self, folders: Sequence[str], names: Sequence[str]) -> _Place | None:
+    def best_place(self, folders: Sequence[str], names: Sequence[str]) -> _Root | None:
         """The place that holds most pictures of a sample; of several, where least is dropped, then the likeliest."""
         # Drawn, for every second or tenth name may be of a kind of its own.
         sample = random.Random(0).sample(names, min(len(names), _SAMPLED))
         best, most = None, 0
         for dropped in range(max(name.replace("\\", "/").count("/") for name in sample) + 1):
             for folder in folders:
-                place = _Place(folder, dropped)
+                place = _Root(folder, dropped)
                 held = [path for path in (self.find(place, name) for name in sample) if path is not None]
                 # Without their leading parts, the names of different pictures may be the same.
                 count = len(held) if not dropped or len(set(held)) == len(sample) else 0
@@ -106,7 +106,7 @@ class _Looker:
                 break
         return best
 
-    def find(self, place: _Place, name: str) -> str | None:
+    def find(self, place: _Root, name: str) -> str | None:
         """The picture of that name, or None."""
         for reading in _readings(name):
             below = _below(place, reading)
@@ -121,7 +121,7 @@ class _Looker:
                     return f"{spelling}/{called}"
         return None
 
-    def missing(self, place: _Place, name: str, file: Path, number: int) -> str:
+    def missing(self, place: _Root, name: str, file: Path, number: int) -> str:
         """What is said of a picture that is not there."""
         path = Path(_below(place, list(_readings(name))[-1]) or name)
         hint = self.hint([str(path.parent)], path.name)
@@ -146,7 +146,7 @@ def _readings(name: str) -> list[str]:
     return [name, name.replace("\\", "/")] if "\\" in name else [name]
 
 
-def _below(place: _Place, name: str) -> str | None:
+def _below(place: _Root, name: str) -> str | None:
     """The path of a name at a place; None where too much is dropped of it, or the name of another split."""
     if not place.dropped:
         return name if name.startswith("/") else f"{place.folder}/{name}"

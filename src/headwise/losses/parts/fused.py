@@ -27,7 +27,7 @@ Write = Callable[[Tensor, bool], None]
 _PIECE = 1 << 17
 
 
-class Sink(Protocol):
+class TakesGradients(Protocol):
     """Takes gradients as functions that write them; an output that has one carries it as `headwise_sink`."""
 
     def offer(self, write: Write) -> bool:
@@ -148,7 +148,7 @@ class _FusedSum(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(form: _Form, sink: Sink | None, *tensors: Tensor | None) -> Tensor:
+    def forward(form: _Form, sink: TakesGradients | None, *tensors: Tensor | None) -> Tensor:
         return form.value(*tensors)
 
     @staticmethod
@@ -170,7 +170,7 @@ class _EagerSum(torch.autograd.Function):
     """The same without `setup_context`, for which torch inspects the signature of `forward` at every call."""
 
     @staticmethod
-    def forward(ctx: Any, form: _Form, sink: Sink | None, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, form: _Form, sink: TakesGradients | None, *tensors: Tensor | None) -> Tensor:
         _keep(ctx, form, sink, *tensors)
         return form.value(*tensors)
 
@@ -183,7 +183,7 @@ class _EagerSum(torch.autograd.Function):
         return _directional(ctx, tangent)
 
 
-def _keep(ctx: Any, form: _Form, sink: Sink | None, *tensors: Tensor | None) -> None:
+def _keep(ctx: Any, form: _Form, sink: TakesGradients | None, *tensors: Tensor | None) -> None:
     ctx.form, ctx.sink, ctx.num_others = form, sink, len(tensors) - 1
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)

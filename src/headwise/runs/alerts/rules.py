@@ -219,7 +219,7 @@ class Drifting:
         )  # fmt: skip
 
 
-class Unbooked:
+class Stray:
     """Loss or gradient that belongs to no term."""
 
     def __init__(self) -> None:

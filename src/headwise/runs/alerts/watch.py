@@ -34,7 +34,7 @@ class Watch:
         self._scheduled = frozenset(scheduled)
         self._terms: defaultdict[str, _TermHistory] = defaultdict(_TermHistory)
         self._pairs: defaultdict[str, rules.Fighting] = defaultdict(rules.Fighting)
-        self._total, self._unbooked = rules.Total(), rules.Unbooked()
+        self._total, self._unbooked = rules.Total(), rules.Stray()
         self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def see(self, entry: Mapping[str, Any]) -> list[Alert]:
