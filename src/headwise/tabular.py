@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from headwise.require import require
 
@@ -80,7 +80,7 @@ def table_html(columns: Mapping[str, Sequence[Any]], title: str) -> str:
 
 
 def _cells(name: str, values: Sequence[Any]) -> list[str]:
-    numbers = [value for value in values if _is_number(value) and math.isfinite(value)]
+    numbers = [value for value in values if is_number(value) and math.isfinite(value)]
     largest = max(map(abs, numbers), default=0.0)
     as_share = name == "share" or name.startswith("share")
     return [_cell(value, largest if name in BARS else 0.0, as_share) for value in values]
@@ -91,7 +91,7 @@ def _cell(value: Any, largest: float, as_share: bool) -> str:
         return f"<td>{_curve(value)}</td>"
     if value is None:
         return "<td>\N{EN DASH}</td>"
-    if not _is_number(value):
+    if not is_number(value):
         text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
         return f'<td style="text-align:left">{html.escape(text)}</td>'
     said = f"{value:.1%}" if as_share and math.isfinite(value) else f"{value:.4g}"
@@ -119,5 +119,6 @@ def _curve(values: Sequence[float | None]) -> str:
     return f'<svg width="96" height="24" aria-hidden="true">{drawn}</svg>'
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a plain number: a truth value is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)

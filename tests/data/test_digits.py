@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from headwise.data.annotation import BoxAnnotation, Picture
-from headwise.data.embedded.digits import NUM_TRAIN_DIGITS, _enlarge, _scans, embedded_digits
+from headwise.data.embedded.digits import NUM_TRAIN_DIGITS, embedded_digits, enlarge, read_scans
 from headwise.data.embedded.photographs import background
 
 
@@ -14,7 +14,7 @@ def pictures() -> list[Picture[BoxAnnotation]]:
 
 
 def test_splits_share_no_digit():
-    train, held_out = _scans("train")[0], _scans("held_out")[0]
+    train, held_out = read_scans("train")[0], read_scans("held_out")[0]
     assert len(train) == NUM_TRAIN_DIGITS
     assert len(train) + len(held_out) == 1797
     assert not {scan.tobytes() for scan in train} & {scan.tobytes() for scan in held_out}
@@ -77,10 +77,10 @@ def test_an_enlarged_scan_is_the_scan():
     """Averaged back to 8 x 8, the strokes follow the scan's own ink."""
     import cv2
 
-    scans, _ = _scans("train")
+    scans, _ = read_scans("train")
     correlations = []
     for scan in scans[:100]:
-        ink = _enlarge(scan, 0.0, 1.0)
+        ink = enlarge(scan, 0.0, 1.0)
         rows, columns = (np.flatnonzero((scan > 0.3).any(axis=axis)) for axis in (1, 0))
         cut = scan[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         small = cv2.resize(ink, cut.shape[::-1], interpolation=cv2.INTER_AREA)

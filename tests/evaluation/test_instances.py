@@ -6,7 +6,7 @@ import torch
 
 from headwise.data import InstanceAnnotation, Picture
 from headwise.evaluation.instance_reading import find_instances, held_out_instances
-from headwise.evaluation.instances import evaluate_instances, touching_pairs
+from headwise.evaluation.instances import evaluate_instances, match_by_iou, touching_pairs
 from headwise.networks import unet
 from headwise.training.processes.ranks import ALONE
 
@@ -84,17 +84,15 @@ def test_touching_pairs_against_all_pixels(reach):
 
 def test_matching_against_all_assignments():
     """As many matches as any assignment has: greedy matching by IoU would find one where two are possible."""
-    from headwise.evaluation.instances import _match
-
     iou = np.array([[0.6, 0.5], [0.55, 0.1]])
-    assert _match(iou, 0.5).tolist() == [True, True]
+    assert match_by_iou(iou, 0.5).tolist() == [True, True]
     for seed in range(30):
         iou = np.random.default_rng(seed).uniform(0, 1, (4, 3))
         best = max(
             sum(iou[row, column] >= 0.5 for column, row in enumerate(rows))
             for rows in itertools.permutations(range(4), 3)
         )
-        assert _match(iou, 0.5).sum() == best
+        assert match_by_iou(iou, 0.5).sum() == best
 
 
 @pytest.mark.parametrize(

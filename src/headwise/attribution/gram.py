@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from headwise.attribution.text import columns
 from headwise.tabular import Tabular
 
 TOTAL = "total"
@@ -73,6 +74,17 @@ class Gram(Tabular):
             }
             for number, term in enumerate(self.terms)
         ]
+
+    def __str__(self) -> str:
+        """The table as text, at most 100 columns wide."""
+        where = self.where
+        step = "" if where.step is None else f"step {where.step}, "
+        head = f"{step}{where.scope}, at {where.level}s, {'exact' if where.exact else 'sampled'}"
+        rows = self.table_rows()
+        cells = [[_told(name, value) for name, value in row.items()] for row in rows]
+        return "\n".join([head, columns([name.removeprefix("cosine ") for name in rows[0]], cells)]) if rows else head
+
+    __repr__ = __str__
 
     def __post_init__(self) -> None:
         wanted = (len(self.sites), len(self.terms) + 1, len(self.terms) + 1)
@@ -253,6 +265,14 @@ class Gram(Tabular):
         scale = inner.diagonal().sqrt().clamp_min(1e-300)
         unit = torch.linalg.pinv(inner / scale[:, None] / scale, rtol=1e-10, hermitian=True)
         return dict(zip(self.terms, (unit @ (along / scale) / scale).tolist(), strict=True))
+
+
+def _told(name: str, value: str | float | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return f"{value:.1%}" if name == "share" else f"{value:+.2f}" if name.startswith("cosine") else f"{value:.4g}"
 
 
 def _within_one(cosine: float) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
+
+from headwise.runs.columns import or_nan
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -43,15 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     recording = read_run(arguments.run)
     columns = {name: (recording.term(name, "weight"), recording.term(name, "grad_norm")) for name in recording.terms}
     steps = [
-        {name: (_number(weights[row]), _number(norms[row])) for name, (weights, norms) in columns.items()}
+        {name: (or_nan(weights[row]), or_nan(norms[row])) for name, (weights, norms) in columns.items()}
         for row in range(len(recording.log.steps))
     ][-(arguments.last or 0) :]
     target: Target = "equal" if arguments.target == "equal" else read_shares(arguments.target)
     found = suggest(steps, target)
     print(json.dumps(found.as_dict(), indent=2) if arguments.json else found)
     return 0
-
-
-def _number(logged: float | None) -> float:
-    """What was not logged is not known."""
-    return math.nan if logged is None else logged

@@ -35,6 +35,7 @@ from headwise.criterion.terms.levels import Levels
 from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term
 from headwise.require import require
 from headwise.structure import one_line
+from headwise.tabular import is_number
 
 _TERM_KEYS = ("name", "loss", "normalizer", "output", "target", "mask", "weight", "levels", "ratio")
 _CRITERION_KEYS = ("terms", "unread", "on_nonfinite", "compile")
@@ -121,7 +122,7 @@ def _read_term(where: str, row: Mapping[str, Any], allow: Allow) -> AnyTerm:
             raise ValueError(f"{where}: a ratio term has no normalizer; its loss returns both sums. Leave one out")
         return RatioTerm(row["name"], loss, **rest)
     normalizer = row.get("normalizer")
-    if normalizer is not None and not (isinstance(normalizer, int | float) and not isinstance(normalizer, bool)):
+    if normalizer is not None and not is_number(normalizer):
         normalizer = function_from_config(where, normalizer, normalizers, "normalizer", allow)
     return Term(row["name"], loss, normalizer, **rest)
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from headwise.tabular import is_number
+
 
 @dataclass(frozen=True)
 class StepDecay:
@@ -103,7 +105,7 @@ class Piecewise:
     def __post_init__(self) -> None:
         for name in ("boundaries", "values"):
             given: Any = getattr(self, name)
-            if not isinstance(given, list | tuple) or not all(_is_number(each) for each in given):
+            if not isinstance(given, list | tuple) or not all(_is_finite(each) for each in given):
                 raise ValueError(f"the schedule Piecewise: {name} is a list of finite numbers; found {given!r}")
             object.__setattr__(self, name, tuple(given))
         if len(self.values) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(set(self.boundaries)):
@@ -121,10 +123,10 @@ def _check(schedule: Any, steps: Iterable[str] = ()) -> None:
     """Refuses a schedule whose fields are no finite numbers, or that divides by less than a step."""
     for name, given in vars(schedule).items():
         least = 1 if name in steps else -math.inf
-        if not _is_number(given) or not given >= least:
+        if not _is_finite(given) or not given >= least:
             wanted = "a number of steps from 1" if name in steps else "a finite number"
             raise ValueError(f"the schedule {type(schedule).__name__}: {name} is {wanted}; found {given!r}")
 
 
-def _is_number(given: Any) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < math.inf
+def _is_finite(given: Any) -> bool:
+    return is_number(given) and abs(given) < math.inf

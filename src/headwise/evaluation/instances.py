@@ -125,7 +125,7 @@ def _count(found: Labels, known: Labels, iou_threshold: float, reach: int) -> _C
     objects, pieces = numbers > 0, found_numbers > 0
     areas, sizes = table.sum(axis=1)[objects], table.sum(axis=0)[pieces]
     shared = table[np.ix_(objects, pieces)]
-    matched = _match(shared / (areas[:, None] + sizes[None, :] - shared), iou_threshold)
+    matched = match_by_iou(shared / (areas[:, None] + sizes[None, :] - shared), iou_threshold)
     half = shared > areas[:, None] / 2
     pairs = np.searchsorted(numbers[objects], touching_pairs(known, reach))
     return _Counts(
@@ -141,7 +141,7 @@ def _count(found: Labels, known: Labels, iou_threshold: float, reach: int) -> _C
     )
 
 
-def _match(iou: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+def match_by_iou(iou: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
     """Tell which of the annotated (rows) have a partner among the found (columns)."""
     require("evaluate_instances", "data", "numpy", "scipy")
     import numpy as np

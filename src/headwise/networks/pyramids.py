@@ -69,6 +69,24 @@ def _stage(block: Callable[..., nn.Module], before: int, after: int) -> nn.Seque
     return nn.Sequential(block(before, after, 2, project), block(after, after))
 
 
+class AnchorNetwork(nn.Module):
+    """A network with a ``backbone``, images -> features by level, and torchvision's ``anchor_generator``."""
+
+    backbone: nn.Module
+    anchor_generator: nn.Module
+
+    def anchors(self, image_size: tuple[int, int]) -> list[Tensor]:
+        """The anchors of images of one size.
+
+        Args:
+            image_size: Height and width of the network's input, pixels.
+
+        Returns:
+            Per level (A_l, 4), x1, y1, x2, y2, on the network's device.
+        """
+        return level_anchors(self.backbone, self.anchor_generator, image_size)
+
+
 def level_anchors(trunk: nn.Module, generator: Any, image_size: tuple[int, int]) -> list[Tensor]:
     """The anchors of every level of a trunk's features.
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from headwise.networks.pyramids import Features, SmallTrunk, check_detector, level_anchors, torchvision
+from headwise.networks.pyramids import AnchorNetwork, Features, SmallTrunk, check_detector, torchvision
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 SIDES: tuple[float, ...] = (32, 64, 128, 256, 512)  # of each level's smallest anchors, pixels
@@ -16,7 +16,7 @@ TINY_WIDTHS = (32, 64, 96, 128)  # at the strides 4, 8, 16, 32
 TINY_PYRAMID = 64  # channels
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(AnchorNetwork):
     """A trunk with a feature pyramid, torchvision's two towers, and torchvision's anchors; see `retinanet`.
 
     Args:
@@ -35,17 +35,6 @@ class RetinaNet(nn.Module):
         """Map images (N, 3, H, W) to ``{"levels": [{"logits": (N, A_l, C), "deltas": (N, A_l, 4)}, ...]}``."""
         levels = [self.head([level]) for level in self.backbone(image).values()]
         return {"levels": [{"logits": each["cls_logits"], "deltas": each["bbox_regression"]} for each in levels]}
-
-    def anchors(self, image_size: tuple[int, int]) -> list[Tensor]:
-        """The anchors of images of one size.
-
-        Args:
-            image_size: Height and width of the network's input, pixels.
-
-        Returns:
-            Per level (A_l, 4), x1, y1, x2, y2, on the network's device.
-        """
-        return level_anchors(self.backbone, self.anchor_generator, image_size)
 
 
 class _SmallPyramid(nn.Module):

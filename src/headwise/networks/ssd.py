@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from headwise.networks.pyramids import SmallTrunk, check_detector, level_anchors, torchvision
+from headwise.networks.pyramids import AnchorNetwork, SmallTrunk, check_detector, torchvision
 
 BACKBONES = ("vgg16", "mobilenet_v3_large")
 TINY_WIDTHS = (32, 64, 96, 128, 128)  # at the strides 4, 8, 16, 32, 64
 TINY_SCALES = (0.2, 0.34, 0.52, 0.72, 0.9)  # of the picture's size, at the strides 8 to 64, and one beyond
 
 
-class SSD(nn.Module):
+class SSD(AnchorNetwork):
     """A trunk, torchvision's heads of each level, and torchvision's default boxes; see `ssd`.
 
     Args:
@@ -39,17 +39,6 @@ class SSD(nn.Module):
                 for level, of_classes, of_boxes in zip(self.backbone(image).values(), classes, boxes, strict=True)
             ]
         }
-
-    def anchors(self, image_size: tuple[int, int]) -> list[Tensor]:
-        """The default boxes of images of one size.
-
-        Args:
-            image_size: Height and width of the network's input, pixels.
-
-        Returns:
-            Per level (A_l, 4), x1, y1, x2, y2, on the network's device.
-        """
-        return level_anchors(self.backbone, self.anchor_generator, image_size)
 
 
 def ssd(

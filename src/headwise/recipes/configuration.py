@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from headwise.recipes.fields import Count, Natural, NotNegative, Positive, PositiveShare, check_ranges, read_fields
@@ -101,3 +101,14 @@ class Configuration:
             ValueError: a key that does not exist, or a value of another kind.
         """
         return cls(**read_fields(cls, arguments, where))
+
+    def shared(self, kind: type[Configuration]) -> dict[str, Any]:
+        """Return what this configuration says of the fields that another kind has too.
+
+        Args:
+            kind: of which both are.
+
+        Returns:
+            Value by field.
+        """
+        return {field.name: getattr(self, field.name) for field in fields(kind)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from headwise.report.page.markup import number
+from headwise.tabular import is_number
 
 _STYLES = {"plain": "", "bold": "1", "dim": "2", "good": "32", "warning": "33", "bad": "31;1"}
 _NARROWEST = 8
@@ -93,7 +94,7 @@ class _Column:
     def of(cls, name: str, values: Sequence[object]) -> _Column:
         cells = [value if isinstance(value, Cell) else Cell(value) for value in values]
         texts = tuple(_printable(_text(cell.value)) for cell in cells)
-        numeric = [_is_number(cell.value) or cell.value is None for cell in cells]
+        numeric = [is_number(cell.value) or cell.value is None for cell in cells]
         return cls((_printable(name), *texts), ("bold", *(c.style for c in cells)), bool(cells) and all(numeric))
 
     @property
@@ -147,10 +148,6 @@ def _text(value: object) -> str:
     if value is None:
         return "-"
     return number(value) if isinstance(value, int | float) else str(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _printable(text: str) -> str:

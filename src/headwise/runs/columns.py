@@ -45,3 +45,8 @@ def first(values: Values) -> float | None:
 def last(values: Values) -> float | None:
     """The last value that was logged, finite or not."""
     return next(iter(reversed(logged(values))), None)
+
+
+def or_nan(value: float | None) -> float:
+    """A value, or NaN where nothing was logged."""
+    return math.nan if value is None else value

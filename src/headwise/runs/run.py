@@ -128,7 +128,7 @@ class Run(Closing):
                 "preset": "",
                 "card": "",
             }
-            self._config |= {**given, "versions": _versions()}
+            self._config |= {**given, "versions": versions("headwise", "torch")}
         self._write_config()
 
     def _write_config(self) -> None:
@@ -281,9 +281,10 @@ def _is_first() -> bool:
     return not (job.is_available() and job.is_initialized() and job.get_rank() > 0)
 
 
-def _versions() -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of Python and of packages, for the configuration of a run."""
     found = {"python": platform.python_version()}
-    for package in ("headwise", "torch"):
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

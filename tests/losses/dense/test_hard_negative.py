@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwise import losses, normalizers
-from headwise.losses.parts.mining import _by_counting, _by_histograms, _by_sorting, _keys, hardest
+from headwise.losses.parts.mining import hardest
+from headwise.losses.parts.thresholds import by_counting, by_histograms, by_sorting, ordered_keys
 from tests.reference.losses import mined_negatives
 
 
@@ -61,16 +62,16 @@ def test_all_searches_find_the_same_threshold(dtype, seed):
     hardness = (10**exponent).to(dtype) * torch.randint(-1, 2, (3, 1, 50), generator=generator)
     candidates = torch.rand(3, 1, 50, generator=generator) < 0.8
     count = (torch.rand(3, generator=generator) * candidates.sum((1, 2))).int()
-    keys = _keys(hardness, candidates)
-    thresholds, num_ties = _by_histograms(keys, count)
-    for search in (_by_counting, partial(_by_counting, width=4), _by_sorting):
+    keys = ordered_keys(hardness, candidates)
+    thresholds, num_ties = by_histograms(keys, count)
+    for search in (by_counting, partial(by_counting, width=4), by_sorting):
         for found, same in zip((thresholds, num_ties), search(keys, count), strict=True):
             assert torch.equal(found, same)
     for group in range(3):
         if count[group] > 0:
             ordered = hardness[group][candidates[group]].sort(descending=True).values
             kth = ordered[count[group] - 1].view(1, 1, 1)
-            assert thresholds[group] == _keys(kth, torch.ones_like(kth, dtype=torch.bool))
+            assert thresholds[group] == ordered_keys(kth, torch.ones_like(kth, dtype=torch.bool))
     assert torch.equal(hardest(hardness, candidates, count).sum((1, 2)), count)
 
 

@@ -15,7 +15,7 @@ from headwise.attribution.audit.findings.gradients.conflict import cosine
 from headwise.attribution.audit.measures.declared import Declared
 from headwise.attribution.audit.measures.rows import Rows
 from headwise.attribution.audit.tables import Stands, SummandRow, in_no_loss, norms_of, standing_rows, summand_rows
-from headwise.attribution.tracing.text import columns, names, wrapped
+from headwise.attribution.text import columns, names, wrapped
 from headwise.tabular import Tabular
 
 Table = Mapping[str, Mapping[str, float]]

@@ -26,9 +26,9 @@ from headwise.attribution.audit.run import Evidence
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, kept_buffers, same_draw, without_reducer
+from headwise.attribution.text import names as listed
+from headwise.attribution.text import wrapped
 from headwise.attribution.tracing.named import Losses, named_losses
-from headwise.attribution.tracing.text import names as listed
-from headwise.attribution.tracing.text import wrapped
 from headwise.refusals import refuse_sharded
 from headwise.tabular import Tabular
 

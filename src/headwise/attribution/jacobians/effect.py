@@ -17,8 +17,8 @@ from headwise.attribution.jacobians.held import call_with, same_draw, through_ch
 from headwise.attribution.jacobians.jacobian import walk_losses
 from headwise.attribution.jacobians.streaming import inner_product, on_cpu, stream
 from headwise.attribution.jacobians.update import LastUpdate, next_update
+from headwise.attribution.text import columns, wrapped
 from headwise.attribution.tracing.named import Losses, named_losses, weighted_values
-from headwise.attribution.tracing.text import columns, wrapped
 from headwise.refusals import refuse_sharded, refuse_unsafe
 from headwise.tabular import Tabular
 

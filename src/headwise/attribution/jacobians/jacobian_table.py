@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.attribution.gram import TOTAL, Gram
-from headwise.attribution.tracing.text import columns, names
+from headwise.attribution.text import columns, names
 from headwise.refusals import wrapped_by_ddp
 from headwise.tabular import Tabular
 

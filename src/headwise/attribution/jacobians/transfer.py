@@ -13,8 +13,8 @@ from torch import nn
 from headwise.attribution.jacobians.effect import Closure, effect, gradient_of
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, same_draw, without_reducer
+from headwise.attribution.text import columns, wrapped
 from headwise.attribution.tracing.named import weighted_values
-from headwise.attribution.tracing.text import columns, wrapped
 from headwise.refusals import refuse_sharded
 from headwise.tabular import Tabular
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headwise.attribution.text import columns, names, wrapped
 from headwise.attribution.tracing.channels import Channels, ranges
-from headwise.attribution.tracing.text import columns, names, wrapped
 from headwise.tabular import Tabular
 
 

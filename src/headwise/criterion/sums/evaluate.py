@@ -18,6 +18,7 @@ from headwise.criterion.sums.vectors import Number, vector
 from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term
 from headwise.ratio import Ratio
 from headwise.structure import describe, one_line
+from headwise.tabular import is_number
 
 Denominators = Mapping[str, Tensor | Ratio]
 
@@ -160,7 +161,7 @@ def _sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
     if isinstance(result, Ratio) and not 0 <= result.smooth < math.inf:
         raise ValueError(f"a ratio is smoothed by a finite number from 0; found {result.smooth}")
     numerator: Any = result.numerator if isinstance(result, Ratio) else result
-    if isinstance(numerator, int | float) and not isinstance(numerator, bool):
+    if is_number(numerator):
         numerator = torch.tensor(float(numerator), dtype=torch.float32)
     if not isinstance(numerator, Tensor) or numerator.dim() != 0 or not numerator.dtype.is_floating_point:
         raise ValueError(

@@ -15,6 +15,7 @@ from torch import Tensor
 from headwise import normalizers
 from headwise.declaration import Declaration, declaration_of, unwrapped
 from headwise.structure import describe
+from headwise.tabular import is_number
 
 Parameters = Mapping[str, inspect.Parameter]
 
@@ -141,7 +142,7 @@ def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tens
                 f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}. Sum it over the batch"
             )
         return found if trusted else _from_zero(found)
-    known = isinstance(found, int | float) and not isinstance(found, bool)
+    known = is_number(found)
     if not known and not isinstance(found, torch.SymInt | torch.SymFloat):
         raise ValueError(f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}")
     if known and not 0 <= found < math.inf:

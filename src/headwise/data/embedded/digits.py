@@ -137,7 +137,7 @@ def embedded_digits(
 
 
 @lru_cache(maxsize=2)
-def _scans(split: Split) -> tuple[Ink, NDArray[np.int64]]:
+def read_scans(split: Split) -> tuple[Ink, NDArray[np.int64]]:
     """Return the split's scans (n, 8, 8) in [0, 1] and their labels."""
     from sklearn.datasets import load_digits
 
@@ -152,9 +152,9 @@ def _random_digit(generator: np.random.Generator, split: Split, sides: tuple[int
     Returns:
         Coverage (height, width) in [0, 1] that touches all four sides of its array, and the label.
     """
-    scans, labels = _scans(split)
+    scans, labels = read_scans(split)
     number = int(generator.integers(len(scans)))
-    ink = _enlarge(scans[number], degrees=generator.uniform(-12, 12), stretch=generator.uniform(0.83, 1.2))
+    ink = enlarge(scans[number], degrees=generator.uniform(-12, 12), stretch=generator.uniform(0.83, 1.2))
     side = np.exp(generator.uniform(*np.log(sides)))
     scale = side / max(ink.shape)
     width, height = (max(round(length * scale), 1) for length in (ink.shape[1], ink.shape[0]))
@@ -162,7 +162,7 @@ def _random_digit(generator: np.random.Generator, split: Split, sides: tuple[int
     return np.asarray(cv2.resize(ink, (width, height), interpolation=method), np.float32), int(labels[number])
 
 
-def _enlarge(scan: Ink, degrees: float, stretch: float) -> Ink:
+def enlarge(scan: Ink, degrees: float, stretch: float) -> Ink:
     """Turn a scan into strokes with sharp edges, cut to their bounds.
 
     The scan counts ink in blocks of 4 x 4, so the level at half height of its smooth interpolation is about

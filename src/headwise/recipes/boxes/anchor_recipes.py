@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -74,11 +74,6 @@ _OF_SSD: dict[str, Any] = {
 }
 
 
-def _shared(configuration: AnchorConfiguration) -> dict[str, Any]:
-    """Return what SSD has in common with RetinaNet."""
-    return {field.name: getattr(configuration, field.name) for field in fields(AnchorConfiguration)}
-
-
 def make_retinanet(configuration: AnchorConfiguration, pretrained: bool) -> nn.Module:
     """Build RetinaNet, on its backbone's pre-trained weights if wanted."""
     return networks.retinanet(configuration.num_classes, **_built(configuration, pretrained))
@@ -130,7 +125,7 @@ retinanet: Recipe[RetinaNetConfiguration] = Recipe(
 )
 
 SSD = replace(
-    SSDConfiguration(**{**_shared(FULL), **_OF_SSD}),
+    SSDConfiguration(**{**FULL.shared(AnchorConfiguration), **_OF_SSD}),
     steps=120_000,
     batch_size=32,
     learning_rate=1e-3,
@@ -147,7 +142,7 @@ SSD = replace(
 
 ssd: Recipe[SSDConfiguration] = Recipe(
     "ssd",
-    {"tiny": SSDConfiguration(**{**_shared(TINY), **_OF_SSD, "num_levels": 4}), "full": SSD},
+    {"tiny": SSDConfiguration(**{**TINY.shared(AnchorConfiguration), **_OF_SSD, "num_levels": 4}), "full": SSD},
     make_ssd,
     _ssd_criterion,
     partial(_data, make_ssd),

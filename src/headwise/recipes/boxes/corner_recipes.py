@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +72,6 @@ TINY = replace(
     evaluate_every=800,
 )
 """A few minutes on a CPU: narrow networks on handwritten digits."""
-
-
-def _shared(configuration: CornerConfiguration) -> dict[str, Any]:
-    """Return what CornerNet-Saccade has in common with the others."""
-    return {field.name: getattr(configuration, field.name) for field in fields(CornerConfiguration)}
 
 
 def _network(build: Callable[..., nn.Module], configuration: CornerConfiguration, pretrained: bool) -> nn.Module:
@@ -178,11 +173,11 @@ _SACCADE = {
     "embedding_threshold": 0.3,
 }
 
-SACCADE = SaccadeConfiguration(**{**_shared(FULL), **_SACCADE, "batch_size": 48, "image_size": 255})
+SACCADE = SaccadeConfiguration(**{**FULL.shared(CornerConfiguration), **_SACCADE, "batch_size": 48, "image_size": 255})
 """The authors' training, on crops of 255 pixels."""
 
 TINY_SACCADE = replace(
-    SaccadeConfiguration(**{**_shared(TINY), **_SACCADE}),
+    SaccadeConfiguration(**{**TINY.shared(CornerConfiguration), **_SACCADE}),
     num_stacks=2,
     jitter=0.2,
     attention_weight=0.1,

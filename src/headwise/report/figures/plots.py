@@ -12,6 +12,7 @@ from headwise.files import write_atomically
 from headwise.report.figures.charts import Curves, stroke
 from headwise.report.figures.heatmap import HeatMap
 from headwise.report.page.markup import NOTHING, shortened, visible
+from headwise.runs.columns import or_nan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,11 +55,11 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
     rows = curves.rows
     steps = [curves.steps[row] for row in rows]
     for index, (name, values) in enumerate(curves.series.items()):
-        color = COLORS[index % 8]
-        drawn = [_number(values[row]) for row in rows]
+        colour = COLOURS[index % 8]
+        drawn = [or_nan(values[row]) for row in rows]
         if curves.half_width:
-            axes.plot(steps, drawn, color=color, alpha=0.22, linewidth=0.8)
-            drawn = [_number(mean) for mean in curves.means[index]]
+            axes.plot(steps, drawn, color=colour, alpha=0.22, linewidth=0.8)
+            drawn = [or_nan(mean) for mean in curves.means[index]]
         axes.plot(
             steps, drawn, label=literal(name), color=color, linestyle=_STYLES[stroke(index)], linewidth=1.8,
             marker=_MARKERS[stroke(index)], markevery=max(1, len(rows) // 7), markersize=5,
@@ -70,7 +71,7 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
 def _draw_areas(curves: Curves, axes: Axes) -> None:
     rows = curves.rows
     means = curves.means or [[values[row] for row in rows] for values in curves.series.values()]
-    heights = [[v if math.isfinite(v := _number(mean)) else 0.0 for mean in column] for column in means]
+    heights = [[v if math.isfinite(v := or_nan(mean)) else 0.0 for mean in column] for column in means]
     areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[literal(n) for n in curves.series],
                            colors=[COLORS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
     for index, area in enumerate(areas):
@@ -95,7 +96,7 @@ def plot_heat_map(heat: HeatMap, path: Path) -> Path:
     from matplotlib.colors import LogNorm, Normalize
 
     cells = [
-        [math.nan if heat.is_self(row, column) else _number(v) for column, v in zip(heat.columns, line, strict=True)]
+        [math.nan if heat.is_self(row, column) else or_nan(v) for column, v in zip(heat.columns, line, strict=True)]
         for row, line in zip(heat.rows, heat.values, strict=True)
     ]
     usable = [v for line in cells for v in line if math.isfinite(v) and (v > 0 or not heat.log)]
@@ -174,10 +175,6 @@ def is_free(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return f"Software\0{_SOFTWARE}".encode() in file.read(_PNG_HEADER)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def literal(name: str) -> str:

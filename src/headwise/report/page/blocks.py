@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from headwise.report.page.markup import Markup, element, join, number, slug
+from headwise.tabular import is_number
 
 ROOM_BESIDE = 790
 """Pixels of a figure's width that leave room for a table beside it, on a broad screen."""
@@ -165,7 +166,7 @@ def _cell(value: object, *, first: bool) -> Markup:
     scope = "row" if first else None
     if isinstance(value, Markup):
         return element(name, value, scope=scope)
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+    if value is None or is_number(value):
         return element(name, number(value), scope=scope, class_="number", data_value=value)
     text = str(value)
     return element(name, text, scope=scope, class_="short" if len(text) <= _SHORT and not first else None)

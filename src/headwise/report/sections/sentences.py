@@ -11,7 +11,7 @@ from headwise.report.page.blocks import Remark
 from headwise.report.page.markup import number
 from headwise.report.sections.evaluations import headline
 from headwise.runs.alerts import Alert, replay
-from headwise.runs.columns import finite, logged, median
+from headwise.runs.columns import finite, logged, median, or_nan
 from headwise.runs.log_reading import Column
 from headwise.runs.reading import Recording
 
@@ -107,7 +107,7 @@ def _suggested(run: Recording) -> Iterator[tuple[str, str]]:
     num_rows = len(run.log.steps)
     rows = range(num_rows // 2, num_rows, max(1, num_rows // 2 // _LOOKED_AT))
     steps = [
-        {name: (_known(weights[row]), _known(norms[row])) for name, (weights, norms) in columns.items()} for row in rows
+        {name: (or_nan(weights[row]), or_nan(norms[row])) for name, (weights, norms) in columns.items()} for row in rows
     ]
     try:
         found = suggest(steps).terms
@@ -122,10 +122,6 @@ def _suggested(run: Recording) -> Iterator[tuple[str, str]]:
     if len(found) > 1 and told:
         weights = ", ".join(f"{name} {found[name].suggested:.2g} (was {number(found[name].weight)})" for name in told)
         yield f"For equal gradients at the outputs the weights would be {weights}; headwise suggest has all.", NORMS
-
-
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _progress(run: Recording) -> Iterator[tuple[str, str]]:

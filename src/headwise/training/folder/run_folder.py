@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 import secrets
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 
 from headwise.files import write_atomically
 from headwise.runs.reading import LOOP
+from headwise.runs.run import versions
 from headwise.training.folder.checkpoints import list_checkpoints, newest_checkpoint
 from headwise.training.task import Settings, Task
 
@@ -145,6 +144,7 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
         settings: the numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     config = {
         "run": secrets.token_hex(8),
         "recipe": task.recipe,
@@ -152,7 +152,7 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
         "seed": settings.seed,
         "steps": settings.steps,
         "arguments": dict(task.arguments),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {**versions(*_PACKAGES), "device": device},
         "terms": list(task.criterion.names),
         "scheduled": list(task.criterion.term_weights.scheduled),
         "card": task.card,
@@ -203,13 +203,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("arguments"), dict):
         raise ValueError(f"{path}: no 'arguments' in it. Restore the file or start a new run.")
     return config
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return {**found, "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}

@@ -14,8 +14,8 @@ from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
 from headwise.attribution.audit.measures.channels import per_channel
 from headwise.attribution.audit.measures.rows import Measured
+from headwise.attribution.text import names as listed
 from headwise.attribution.tracing.channels import ranges
-from headwise.attribution.tracing.text import names as listed
 
 Region = tuple[str, tuple[int, ...] | None]
 _FAINT = 1e-6

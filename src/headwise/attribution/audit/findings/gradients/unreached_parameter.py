@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from headwise.attribution.audit.findings.finding import Check, Found, Seen
 from headwise.attribution.audit.measures.rows import TOTAL
-from headwise.attribution.tracing.text import names as listed
+from headwise.attribution.text import names as listed
 
 
 def _judge(seen: Seen) -> Iterator[Found]:

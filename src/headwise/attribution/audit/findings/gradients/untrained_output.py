@@ -14,8 +14,8 @@ from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen
 from headwise.attribution.audit.measures.channels import channel_dim, per_channel
 from headwise.attribution.audit.measures.rows import TOTAL, Measured
+from headwise.attribution.text import names as listed
 from headwise.attribution.tracing.channels import ranges, static_channels
-from headwise.attribution.tracing.text import names as listed
 from headwise.graph import Edge, gradient_edge, topological
 
 _CHANNEL = 1e-20
