@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from threading import RLock
 from typing import Any, overload
@@ -27,9 +26,9 @@ from headwise.attribution.ledger.samples.ranking import Ranked
 from headwise.attribution.ledger.samples.sampled import Measure
 from headwise.attribution.ledger.samples.samples import TermSamples, over_ranks
 from headwise.attribution.ledger.schema import Feature, Schema
-from headwise.attribution.ledger.weighing.balancing import Balancing, term_of_head
+from headwise.attribution.ledger.weighing.balancing import Balancing
 from headwise.attribution.ledger.weighing.rule import OUTPUTS, Rule
-from headwise.attribution.ledger.weighing.suggestion import Suggestion, Target, suggest
+from headwise.attribution.ledger.weighing.suggestion import Suggestion, Target, suggest, weighed
 from headwise.closing import Closing
 from headwise.criterion.binding.layout import Layout
 from headwise.criterion.criterion import Criterion
@@ -309,7 +308,7 @@ class Ledger(Closing):
             ValueError: There is no step, no such junction, or a share does not fit.
         """
         steps = self.history()[-(last or 0) :]
-        return suggest([_weighed(books, at) for books in steps], target, at)
+        return suggest([weighed(books, at) for books in steps], target, at)
 
     @overload
     def samples(
@@ -446,17 +445,3 @@ def _optimizers(given: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer
 def _below(roots: Sequence[Tensor]) -> dict[Edge, list[tuple[Node, int]]]:
     """The outputs from which the network computes others of them, and by which operations."""
     return used_below([edge for root in roots if (edge := gradient_edge(root)) is not None])
-
-
-def _weighed(books: Books, at: str) -> dict[str, tuple[float, float]]:
-    """By term, or by head of a feature, its weight and the norm that it sent."""
-    if at == OUTPUTS:
-        return {name: (term.weight, term.grad_norm) for name, term in books.items()}
-    if at not in books.features:
-        raise ValueError(f"suggest: no junction {at!r} was booked, only {', '.join((OUTPUTS, *books.features))}")
-    reads = {name: tuple(term.outputs) for name, term in books.items()}
-    norms: dict[str, float] = {}
-    for head, norm in books.features[at].grad_norm.items():
-        term = term_of_head(head, reads, at)
-        norms[term] = math.hypot(norms.get(term, 0.0), norm)
-    return {term: (books[term].weight, norm) for term, norm in norms.items()}

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, geometric_mean, quantiles
 from typing import Any, Literal, TypeAlias
 
+from headwise.attribution.ledger.books import Books
+from headwise.attribution.ledger.weighing.balancing import term_of_head
+from headwise.attribution.ledger.weighing.rule import OUTPUTS
 from headwise.tabular import Tabular
 
 Target: TypeAlias = "Literal['equal'] | Mapping[str, float]"
@@ -126,6 +129,31 @@ def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outpu
         used = fmean(weight for weight, _ in each.values())
         found[name] = SuggestedWeight(used, weights[name], min(low, weights[name]), max(high, weights[name]), now, then)
     return Suggestion(found, at, len(steps), silent)
+
+
+def weighed(books: Books, at: str) -> Weighed:
+    """What `suggest` takes of a step.
+
+    Args:
+        books: Of the step.
+        at: "outputs", or the name of a `Junction`, whose heads are terms then.
+
+    Returns:
+        By term, or by head of a feature, its weight and the norm that it sent.
+
+    Raises:
+        ValueError: No such junction was booked.
+    """
+    if at == OUTPUTS:
+        return {name: (term.weight, term.grad_norm) for name, term in books.items()}
+    if at not in books.features:
+        raise ValueError(f"suggest: no junction {at!r} was booked, only {', '.join((OUTPUTS, *books.features))}")
+    reads = {name: tuple(term.outputs) for name, term in books.items()}
+    norms: dict[str, float] = {}
+    for head, norm in books.features[at].grad_norm.items():
+        term = term_of_head(head, reads, at)
+        norms[term] = math.hypot(norms.get(term, 0.0), norm)
+    return {term: (books[term].weight, norm) for term, norm in norms.items()}
 
 
 def _checked(target: Target, names: Sequence[str]) -> dict[str, float]:
