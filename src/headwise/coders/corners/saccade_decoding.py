@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -135,13 +136,8 @@ def saccade_inference(
         embedding_threshold=embedding_threshold,
         as_published=as_published,
     )
-
-    def look(locations: Tensor) -> tuple[Found, list[Tensor], Crops]:
-        crops = crops_around(locations.to(image.device), window=window, as_published=as_published)
-        outputs = _run_in_batches(run_network, crops.cut(image), batch_size)
-        return _join(decode(outputs, crops)), outputs["attention"], crops
-
-    found, attention, crops = look(initial_locations(size, sizes, as_published=as_published))
+    look = _Look(run_network, image, window, batch_size, decode, as_published)
+    found, attention, crops = look.at(initial_locations(size, sizes, as_published=as_published))
     found = {name: values[found["scores"] > first_threshold] for name, values in found.items()}
     attended = attention_locations(
         attention, crops, size, zooms=zooms, threshold=attention_threshold, as_published=as_published
@@ -153,10 +149,28 @@ def saccade_inference(
     locations = torch.cat([attended, references.to(attended)]).cpu()
     locations = suppress_locations(locations, as_published=as_published)[:max_crops]
     if len(locations):
-        found = _join([found, look(locations)[0]])
+        found = _join([found, look.at(locations)[0]])
     rule = rule or Suppression(sigma=0.7, plus_one=as_published)
     kept = suppress_boxes(found, None if as_published else size, rule=rule, max_detections=max_detections)
     return kept | {"locations": locations}
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A network that looks at crops of one picture, as `saccade_inference` is told to."""
+
+    run_network: RunNetwork
+    image: Tensor
+    window: int
+    batch_size: int
+    decode: Callable[[Mapping[str, Any], Crops], list[Found]]
+    as_published: bool
+
+    def at(self, locations: Tensor) -> tuple[Found, list[Tensor], Crops]:
+        """Boxes, attention and crops of locations."""
+        crops = crops_around(locations.to(self.image.device), window=self.window, as_published=self.as_published)
+        outputs = _run_in_batches(self.run_network, crops.cut(self.image), self.batch_size)
+        return _join(self.decode(outputs, crops)), outputs["attention"], crops
 
 
 def _join(parts: Sequence[Found]) -> Found:
