@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from headwise.training.engine import load_network, load_optimiser, seed_step, set_up, share_from_first, whole
+from headwise.training.engine import load_network, load_optimizer, seed_step, set_up, share_from_first, whole
 from headwise.training.precision import load_scaler, scaler_state
 from headwise.training.processes.ranks import Ranks
 from headwise.training.step import training_step
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Trained:
-    """Network, optimiser, schedule and criterion of a run, set up.
+    """Network, optimizer, schedule and criterion of a run, set up.
 
     Args:
         task: the parts.
@@ -35,13 +35,13 @@ class Trained:
         self._sharded = ranks.count > 1 and settings.strategy == "fsdp2"
         self._plain = copy.deepcopy(task.network) if self._sharded else task.network
         dense = settings.channels_last and not self._sharded
-        self._network, self._optimiser = set_up(fabric, task.network, task.optimiser, channels_last=dense)
+        self._network, self._optimizer = set_up(fabric, task.network, task.optimizer, channels_last=dense)
         task.criterion.to(fabric.device)
 
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return float(self._optimiser.param_groups[0]["lr"])
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def train(self, batches: list[Batch], step: int) -> None:
         """Does one step.
@@ -55,7 +55,7 @@ class Trained:
             self._fabric,
             self._network,
             self._task.criterion,
-            self._optimiser,
+            self._optimizer,
             batches,
             clip_norm=self._settings.clip_norm,
             channels_last=self._settings.channels_last,
@@ -78,7 +78,7 @@ class Trained:
         return {
             "network": whole(self._task.network.state_dict(), keep=keep),
             "criterion": self._task.criterion.state_dict(),
-            "optimiser": whole(self._optimiser.state_dict(), keep=keep),
+            "optimizer": whole(self._optimizer.state_dict(), keep=keep),
             "scheduler": self._task.scheduler.state_dict(),
             "scaler": scaler_state(self._fabric),
         }
@@ -87,6 +87,6 @@ class Trained:
         """Goes on from a checkpoint, on all processes."""
         load_network(self._task.network, saved["network"])
         self._task.criterion.load_state_dict(saved["criterion"])
-        load_optimiser(self._optimiser, saved["optimiser"])
+        load_optimizer(self._optimizer, saved["optimizer"])
         self._task.scheduler.load_state_dict(saved["scheduler"])
         load_scaler(self._fabric, saved.get("scaler", {}))

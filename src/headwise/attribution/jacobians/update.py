@@ -43,7 +43,7 @@ def next_update(
 
 
 class LastUpdate(Closing):
-    """Keeps what the optimiser's last step changed, as a direction for `effect`.
+    """Keeps what the optimizer's last step changed, as a direction for `effect`.
 
     Holds one copy of the parameters. Use it as a context manager, or call `close`.
 

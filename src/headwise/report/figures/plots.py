@@ -55,10 +55,10 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
     rows = curves.rows
     steps = [curves.steps[row] for row in rows]
     for index, (name, values) in enumerate(curves.series.items()):
-        colour = COLOURS[index % 8]
+        color = COLORS[index % 8]
         drawn = [or_nan(values[row]) for row in rows]
         if curves.half_width:
-            axes.plot(steps, drawn, color=colour, alpha=0.22, linewidth=0.8)
+            axes.plot(steps, drawn, color=color, alpha=0.22, linewidth=0.8)
             drawn = [or_nan(mean) for mean in curves.means[index]]
         axes.plot(
             steps, drawn, label=literal(name), color=color, linestyle=_STYLES[stroke(index)], linewidth=1.8,

@@ -110,7 +110,7 @@ class Remarks:
     items: Sequence[Remark | tuple[str, str]]
 
     def html(self, key: str) -> Markup:
-        """A list; the kind is said in a word, not by colour alone."""
+        """A list; the kind is said in a word, not by color alone."""
         rows = []
         for kind, text, figure in (Remark(*item) for item in self.items):
             link = [Markup(" "), element("a", figure, href=f"#{anchor(figure)}")] if figure else []

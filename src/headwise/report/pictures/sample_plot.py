@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headwise.report.figures.plots import COLOURS, blank, literal, save
+from headwise.report.figures.plots import COLORS, blank, literal, save
 from headwise.report.pictures.instances import painted
 from headwise.report.pictures.pictures import is_finite
 from headwise.report.pictures.strips import drawn_rows

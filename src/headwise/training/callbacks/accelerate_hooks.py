@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AccelerateHooks(Closing):
-    """Logs the books of every n-th optimiser step to the accelerator's trackers; see `accelerate_hooks`.
+    """Logs the books of every n-th optimizer step to the accelerator's trackers; see `accelerate_hooks`.
 
     Args:
         accelerator: Of the loop.
