@@ -33,7 +33,8 @@ from headwise.criterion import Criterion, Term
 from headwise.data import Picture, TextAnnotation
 from headwise.recipes.batches import Batches
 from headwise.recipes.configuration import Configuration
-from headwise.training import Batch, Settings, Task, engine, lifeline, train
+from headwise.training import Batch, Settings, Task, engine, train
+from headwise.training.processes import lifeline
 from headwise.training.processes.ranks import Ranks
 
 NUM_PICTURES, BATCH = 11, 5

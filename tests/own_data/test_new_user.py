@@ -60,7 +60,7 @@ def interrupt_in_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             signal.raise_signal(signal.SIGINT)
         training_step(*arguments, **options)
 
-    monkeypatch.setattr("headwise.training.loop.training_step", pressed)
+    monkeypatch.setattr("headwise.training.trained.training_step", pressed)
 
 
 @pytest.mark.slow
