@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.optim import Optimizer
 
 from headwise.attribution.jacobians.grouping import chosen_parameters
-from headwise.attribution.jacobians.held import call_with, same_draw, through_checkpoints, without_reducer
+from headwise.attribution.jacobians.held import call_with, fresh_pass, same_draw, through_checkpoints, without_reducer
 from headwise.attribution.jacobians.jacobian import walk_losses
 from headwise.attribution.jacobians.streaming import inner_product, on_cpu, stream
 from headwise.attribution.jacobians.update import LastUpdate, next_update
@@ -209,8 +209,7 @@ def gradient_of(
         chosen = list(values.values()) if term is None else [values[term]]
         return torch.autograd.grad(chosen, list(parameters.values()), allow_unused=True)
 
-    with same_draw(model), without_reducer(model), torch.enable_grad():
-        grads = call_with(model, both_passes, {})
+    grads = fresh_pass(model, both_passes)
     return {name: grad for name, grad in zip(parameters, grads, strict=True) if grad is not None}
 
 
@@ -277,8 +276,7 @@ def _rows(
         values = {loss.name: 0.0 if loss.value is None else float(loss.value.detach()) for loss in named}
         return values, changes
 
-    with same_draw(model), without_reducer(model), torch.enable_grad():
-        found: tuple[dict[str, float], dict[str, float]] = call_with(model, all_passes, {})
+    found: tuple[dict[str, float], dict[str, float]] = fresh_pass(model, all_passes)
     return found
 
 

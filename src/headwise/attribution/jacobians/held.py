@@ -121,3 +121,17 @@ def call_with(model: nn.Module, closure: Callable[[], Any], tensors: Mapping[str
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     replaced = {f"model.{name}": tensor for name, tensor in (buffers | dict(tensors)).items()}
     return torch.func.functional_call(_Closure(model, closure), replaced, ())
+
+
+def fresh_pass(model: nn.Module, closure: Callable[[], Any]) -> Any:
+    """Call a closure that makes forward and backward passes, of which random state, buffers and a reducer know nothing.
+
+    Args:
+        model: The model that the closure calls.
+        closure: Called without arguments, with gradients.
+
+    Returns:
+        What the closure returned.
+    """
+    with same_draw(model), without_reducer(model), torch.enable_grad():
+        return call_with(model, closure, {})

@@ -12,7 +12,7 @@ from torch import nn
 
 from headwise.attribution.jacobians.effect import Closure, effect, gradient_of
 from headwise.attribution.jacobians.grouping import chosen_parameters
-from headwise.attribution.jacobians.held import call_with, same_draw, without_reducer
+from headwise.attribution.jacobians.held import fresh_pass
 from headwise.attribution.text import columns, wrapped
 from headwise.attribution.tracing.named import weighted_values
 from headwise.refusals import refuse_sharded
@@ -181,8 +181,7 @@ def _names_of(
     training: Closure, model: nn.Module, names: Sequence[str] | None, terms: Sequence[str] | None
 ) -> list[str]:
     """The terms that have a graph, of those that are wanted."""
-    with same_draw(model), without_reducer(model), torch.enable_grad():
-        known = list(call_with(model, lambda: list(weighted_values(training(), names)), {}))
+    known = fresh_pass(model, lambda: list(weighted_values(training(), names)))
     if not known:
         raise ValueError("transfer: no term has a graph. The closure must make a fresh forward pass with gradients.")
     for term in terms or ():
