@@ -14,7 +14,7 @@ from torch import Tensor
 import headwise as hw
 from headwise.structure import leaves, mapped
 from tests.criterion.test_junction import NoSync
-from tests.presets import test_pyramids_and_pixels as pyramids
+from tests.presets.detectors import test_anchor_family as pyramids
 from tests.presets.detectors import test_corner_family as corners
 from tests.presets.pixels import test_textsnake as text
 from tests.presets.samples import PRESETS, sample
