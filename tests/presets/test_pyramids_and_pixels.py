@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
 import headwise as hw
-from headwise import losses, normalizers
 from headwise.criterion.schedules import StepDecay
-from headwise.criterion.terms.levels import shrink
 from tests.criterion.test_junction import NoSync
 from tests.presets.detectors.test_anchor_family import EXTRA, RETINANET, pyramid
 from tests.presets.pixels.test_unet_and_deep_supervision import levels

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.utils._pytree import tree_leaves, tree_map
 
 import headwise as hw
-from headwise import losses, normalizers
-from headwise.criterion.schedules import StepDecay
-from headwise.criterion.terms.levels import shrink
+from headwise import losses
 from tests.criterion.test_junction import NoSync
 
 FOLDER = Path(__file__).parents[2] / "golden"
