@@ -50,6 +50,7 @@ PRIVATE_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "NativeBatchNormBackward0": ("_saved_training",),
     "AddBackward0": ("_input_metadata", "_sequence_nr"),  # as every node that is no leaf
     "ExpBackward0": ("_saved_result", "_raw_saved_result"),
+    "WhereBackward0": ("_saved_condition",),
 }
 
 PRIVATE_NAMES: tuple[str, ...] = (

@@ -273,7 +273,71 @@ loss = det_loss + 0.5 * rec_loss
 """ + STEP.format("loss"),
         {"bce": 1.0, "dice": 1.0, "l1_thresh": 10.0, "rec_loss": 0.5},
     ),
+    "the_branch_that_was_not_taken": Odd(
+        TWO + "late = torch.where(torch.tensor(step > 100), 3 * loss_box, loss_box)\nloss = loss_cls + late\n"
+        + STEP.format("loss"),
+        {"loss_cls": 1.0, "late": 1.0},
+    ),
+    "in_place_inside_of_a_model": Odd(
+        """
+loss = speech(x, y, t)
+s_opt.zero_grad(); loss.backward(); s_opt.step()
+""",
+        {"ctc": 0.3, "att": 0.7},
+        before="""
+class Speech(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.cls, self.box = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 4)
+    def forward(self, x, y, t):
+        h = self.body(x).relu()
+        ctc = F.cross_entropy(self.cls(h), y)
+        att = F.smooth_l1_loss(self.box(h), t)
+        loss = 0.3 * ctc
+        loss += 0.7 * att
+        return loss
+speech = Speech()
+s_opt = torch.optim.AdamW(speech.parameters())
+""",
+    ),
+    "other_losses_in_later_steps": Odd(
+        """
+loss_cls = F.cross_entropy(cls(h), y)
+if step == 0:
+    loss_aux = F.mse_loss(box(h), t)
+    loss = loss_cls + loss_aux
+else:
+    loss_box = F.mse_loss(box(h), t)
+    loss = loss_cls + 2 * loss_box
+""" + STEP.format("loss"),
+        {"loss_cls": 1.0, "loss_aux": 1.0, "loss_box": 2.0},
+    ),
+    "a_loss_scale_over_accumulation": Odd(
+        """
+loss_cls, loss_box = F.cross_entropy(cls(h), y), F.smooth_l1_loss(box(h), t)
+loss = (loss_cls + 2 * loss_box) / 2
+scaler.scale(loss).backward()
+if step % 2:
+    scaler.unscale_(opt); nn.utils.clip_grad_norm_(params, 1.0); scaler.step(opt); scaler.update(); opt.zero_grad()
+""",
+        {"loss_cls": 0.5, "loss_box": 1.0}, factor=128.0,
+        before='scaler = torch.amp.GradScaler("cpu", init_scale=128.0)',
+    ),
     # Faults.
+    "a_dict_summed_with_its_sum": Odd(
+        TWO + 'losses = {"a": loss_cls, "b": loss_box}\nlosses["loss"] = sum(losses.values())\n'
+        "total = sum(losses.values())\n" + STEP.format("total"),
+        {"a": 2.0, "b": 2.0}, ("a: the number adds it 2 times", "b: the number adds it 2 times"),
+    ),
+    "weights_of_other_keys": Odd(
+        """
+weights = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_gious": 2.0}
+losses = {"loss_ce": F.cross_entropy(cls(h), y), "loss_bbox": F.l1_loss(box(h), t)}
+losses["loss_giou"] = (box(h) - t).square().mean()
+loss = sum(losses[k] * weights[k] for k in losses if k in weights)
+""" + STEP.format("loss"),
+        {"loss_ce": 1.0, "loss_bbox": 5.0}, ("computed, and in no number that backward was called on: loss_giou",),
+    ),
     "never_added": Odd(
         TWO + "loss_aux = h.square().mean()\nloss = loss_cls + loss_box\n" + STEP.format("loss"),
         BOTH, ("computed, and in no number that backward was called on: loss_aux",),

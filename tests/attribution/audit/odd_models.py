@@ -465,6 +465,17 @@ def per_gpu_vectors():
     return subject(Heads(cls=3, box=4), criterion, total=lambda found: found["loss"].mean())
 
 
+def one_branch_of_a_where():
+    """Until a number of steps one form of a loss counts, later another; both are computed."""
+
+    def criterion(out, batch):
+        cls, box = F.cross_entropy(out["cls"], batch["label"]), F.l1_loss(out["box"], batch["box"])
+        loss = cls + torch.where(torch.tensor(False), 2 * box, box)
+        return {"loss": loss, "loss_cls": cls, "loss_box": box}
+
+    return subject(Heads(cls=3, box=4), criterion)
+
+
 def a_healthy_step():
     def criterion(out, batch):
         a, b = F.cross_entropy(out["a"], batch["label"]), F.l1_loss(out["b"], batch["box"])
@@ -478,4 +489,5 @@ HEALTHY = (
     half_precision_checkpoints_and_dropout, loss_and_logits_in_a_tuple, one_task_a_batch,
     switched_off_by_the_configuration, a_penalty_of_the_models_weights, the_better_of_two_orders,
     guarded_against_what_is_not_finite, a_models_own_weighted_loss, per_gpu_vectors, a_healthy_step,
+    one_branch_of_a_where,
 )  # fmt: skip

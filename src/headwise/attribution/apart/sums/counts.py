@@ -111,6 +111,8 @@ def parts_of(edge: Edge, deep: bool) -> tuple[Edge, ...]:
         return _picked(edge)
     if not (deep or size_of((node, 0)) == 1 or _is_stack(node)):
         return ()
+    if name == "WhereBackward0":
+        return _taken(node, live)
     if name in _ADDING or name.startswith(PASSING):
         return live
     if name not in _SCALING or (name == "DivBackward0" and node.next_functions[1][0] is not None):
@@ -118,6 +120,18 @@ def parts_of(edge: Edge, deep: bool) -> tuple[Edge, ...]:
     if len(live) == 2:
         return live if deep and size_of((node, 0)) == 1 else ()
     return live if size_of((node, 0)) == 1 or _is_stack(node) or _scales_alike(node) else ()
+
+
+def _taken(node: Node, live: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    """The branch that one condition chose; both where it chose element by element, or is not to be had."""
+    try:
+        condition = saved(node, "_saved_condition")
+    except (AttributeError, RuntimeError):
+        return live
+    if condition.numel() != 1:
+        return live
+    child, port = node.next_functions[0 if bool(condition) else 1]
+    return () if child is None else ((child, port),)
 
 
 def _picked(edge: Edge) -> tuple[Edge, ...]:
