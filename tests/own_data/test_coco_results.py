@@ -69,3 +69,38 @@ def test_the_writer_of_detections_is_read(tmp_path, runs):
     _, results = loaded(runs.data("ssd") / "annotations/instances_val2017.json", tmp_path / "found.json")
     (only,) = results.anns.values()
     assert (only["image_id"], only["category_id"]) == (12, 7)
+
+
+@pytest.mark.parametrize("given", ["split", "sizes", "alone"])
+def test_the_annotation_file_of_other_pictures_of_the_same_names(tmp_path, runs, given):
+    """Files of two splits are often called alike; a result with the number of another picture is worse than none."""
+    data = runs.data("ssd")
+    pictures = sorted((data / "train2017").glob("*.jpg"))
+    truth = data / "annotations/instances_val2017.json"
+    content = json.loads(truth.read_text())
+    if given != "split":
+        truth = tmp_path / "instances_val2017.json"
+        for image in content["images"] if given == "sizes" else ():
+            image["width"] += 1
+        truth.write_text(json.dumps(content))
+    result = kit.headwise("predict", runs["ssd"], *pictures, "--annotations", truth, "--out", tmp_path / "out")
+    assert str(truth) in result.said
+    if given == "alone":  # nobody can know
+        assert result.code == 0
+        assert "by file name alone" in result.said
+    else:
+        assert result.code == 2
+        assert not (tmp_path / "out").exists()
+        assert {"split": "shows something else", "sizes": "other sizes"}[given] in result.said
+
+
+def test_copies_of_the_annotated_pictures_are_known(tmp_path, runs):
+    from PIL import Image
+
+    data = runs.data("ssd")
+    for picture in (data / "val2017").glob("*.jpg"):
+        Image.open(picture).save(tmp_path / picture.name, quality=30)
+    copies = sorted(tmp_path.glob("*.jpg"))
+    truth = data / "annotations/instances_val2017.json"
+    result = kit.headwise("predict", runs["ssd"], *copies, "--annotations", truth, "--out", tmp_path / "out")
+    assert (result.code, "warning" in result.said) == (0, False), result.said

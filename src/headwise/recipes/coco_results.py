@@ -11,6 +11,7 @@ from typing import Any
 
 from headwise.files import write_atomically
 from headwise.recipes.configuration import Configuration
+from headwise.recipes.known_pictures import check_pictures
 
 
 class ImageIds:
@@ -25,8 +26,8 @@ class ImageIds:
         categories: COCO's number of each label; empty where the recipe finds no boxes.
 
     Raises:
-        ValueError: the recipe finds no boxes, it is no COCO file, it lacks a class of the run, or it lists none of the
-            pictures.
+        ValueError: the recipe finds no boxes, it is no COCO file, it lacks a class of the run, it lists none of the
+            pictures, or other pictures of their names.
         OSError: the file cannot be read.
     """
 
@@ -109,25 +110,27 @@ def _categories(content: Mapping[str, Any], names: Sequence[str], file: Path) ->
 
 def _match(paths: Sequence[Path], content: Mapping[str, Any], file: Path) -> dict[Path, int]:
     """Return the number of each picture whose path ends as an image's file name, or has the name that only it has."""
-    by_name: dict[str, list[int]] = defaultdict(list)
-    by_parts: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_parts: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for image in content["images"]:
         parts = PurePosixPath(str(image.get("file_name", "")).replace("\\", "/")).parts
         if parts:
-            by_name[parts[-1]].append(image["id"])
-            by_parts[parts].append(image["id"])
-    lengths, found = {len(parts) for parts in by_parts}, {}
+            by_name[parts[-1]].append(image)
+            by_parts[parts].append(image)
+    lengths = {len(parts) for parts in by_parts}
+    found: dict[Path, Mapping[str, Any]] = {}
     for path in paths:
         own = path.absolute().parts
         fitting = (length for length in lengths if length <= len(own))
-        ending = [number for length in fitting for number in by_parts.get(own[-length:], ())]
-        numbers = ending if len(ending) == 1 else by_name.get(path.name, [])
-        if len(numbers) == 1:
-            found[path] = numbers[0]
+        ending = [image for length in fitting for image in by_parts.get(own[-length:], ())]
+        images = ending if len(ending) == 1 else by_name.get(path.name, [])
+        if len(images) == 1:
+            found[path] = images[0]
     missing = [path for path in paths if path not in found]
     if missing:
         told = f"{file}: lists {len(missing)} of {len(paths)} pictures not, or under several numbers: {missing[0]}"
         if not found:
             raise ValueError(f"{told}. Give the file that belongs to the pictures.")
         warnings.warn(f"{told}; they are not in {file.name}'s results.", stacklevel=3)
-    return found
+    check_pictures(file, found)
+    return {path: image["id"] for path, image in found.items()}

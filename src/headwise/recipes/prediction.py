@@ -84,7 +84,8 @@ def predict(
         images: files, folders and patterns such as ``"shots/*.jpg"``.
         out: folder; created if missing.
         annotations: a COCO file whose ``images`` give the pictures their numbers, by file name, and whose
-            ``categories`` give the classes theirs, by name; without it, pictures are numbered from 1.
+            ``categories`` give the classes theirs, by name; without it, pictures are numbered from 1. Other pictures of
+            the same names are told by their sizes, and by what they show where the file's own are found.
         batch_size: pictures that are decoded together; and read together, where they come to one size for the
             network. CornerNet-Saccade reads each alone: what it looks at next depends on what it found.
         threshold: least score of what is written and drawn; None for the recipe's own.
@@ -96,8 +97,8 @@ def predict(
         The JSON files, in the order of the pictures.
 
     Raises:
-        ValueError: the checkpoint or an argument cannot be used, or a result would replace a picture, another result
-            or a file that no earlier prediction wrote.
+        ValueError: the checkpoint or an argument cannot be used, the annotations are of other pictures, or a result
+            would replace a picture, another result or a file that no earlier prediction wrote.
         OSError: there is no such picture, or a result cannot be written; or, when all others are done, pictures could
             not be read.
     """
