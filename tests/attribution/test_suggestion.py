@@ -109,3 +109,15 @@ def test_what_cannot_be_is_refused() -> None:
     ledger = train(2, {})
     with pytest.raises(ValueError, match="no junction 'neck' was booked, only outputs, trunk"):
         ledger.suggest(at="neck")
+
+
+@pytest.mark.parametrize("last", [0, -3, 1.5, True, "2"])
+def test_the_last_steps_are_a_number_of_steps(last: object) -> None:
+    with hw.Ledger(two_terms()) as ledger, pytest.raises(ValueError, match="last is a number of steps"):
+        ledger.suggest(last=last)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", [None, {}, 3, "all"])
+def test_shares_are_asked_of_terms(target: object) -> None:
+    with pytest.raises(ValueError, match="target is 'equal' or shares by term"):
+        suggest(STEPS, target)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -134,3 +135,26 @@ def test_a_gradient_that_is_not_finite_is_named():
     assert not books["reg"].finite
     assert not books["reg"].outputs["reg"].finite
     assert math.isnan(books.total) or books["reg"].value == 0
+
+
+def test_a_copy_of_a_model_with_a_wrapped_criterion_keeps_its_own_books():
+    class Held(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.loss = torch.nn.Linear(3, 2), wrap(_two_losses, capacity=7)
+
+        def forward(self, x):
+            return sum(self.loss(self.head(x)).values())
+
+    model, x = Held(), torch.randn(4, 3)
+    model(x).backward()
+    for other in (copy.deepcopy(model), copy.deepcopy(copy.deepcopy(model))):
+        other(x).backward()
+        other(x).backward()
+        assert [books.step for books in other.loss.ledger.history()] == [1, 2]
+        assert other.loss.ledger.read().balanced
+    assert len(model.loss.ledger.history()) == 1
+
+
+def _two_losses(output):
+    return {"near": output.square().mean(), "far": output.abs().mean()}

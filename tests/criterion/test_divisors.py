@@ -1,5 +1,6 @@
 """A term is a sum over a count: what hands in something else is made right, or is told."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -159,6 +160,37 @@ def test_a_loss_that_averages_is_told_once():
     added = hw.Term("sum", lambda o, t: (o - t).square().sum(), output="y", target="t")
     kept = hw.Term("mean", lambda o, t: (o - t).square().mean(), 1.0, output="y", target="t")
     near(hw.Criterion([added, kept])({"y": y}, {"t": target}).total, 2 * F.mse_loss(y, target), "total")
+
+
+@pytest.mark.parametrize("mask", [None, "valid"])
+def test_a_loss_that_averages_within_a_sample_is_told_once(mask):
+    """By its count of elements it would be divided once more; by the number of samples it is what it seems."""
+    targets = {"t": torch.randn(6, 3, 4, 4)} | ({"valid": torch.rand(6, 3, 4, 4) > 0.2} if mask else {})
+    y = torch.randn(6, 3, 4, 4)
+
+    def averaged(o, t, valid=1):
+        return (valid * (o - t).square()).flatten(1).mean(1).sum()
+
+    def over_pixels(o, t, valid=1):
+        return (valid * (o - t).square()).mean((2, 3)).sum()
+
+    for loss, dim in ((averaged, 1), (over_pixels, 2)):
+        twice = hw.Criterion([hw.Term("depth", loss, output="y", target="t", mask=mask)])
+        with told("depth", f"averages within a sample (what dimension {dim}"):
+            for _ in range(3):
+                twice({"y": y}, targets)
+    once = hw.Criterion([hw.Term("depth", averaged, len, output="y", target="t")], unread=[*([mask] if mask else [])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        near(once({"y": y}, targets).total, F.mse_loss(y, targets["t"]), "total")
+        # Neither a sum, nor one over classes that a target does not have, nor a mean over what nobody counts.
+        hw.Criterion([hw.Term("a", lambda o, t: (o - t).abs().sum(), output="y", target="t")])({"y": y}, {"t": y + 1})
+        labels = torch.randint(0, 3, (6, 4, 4))
+        added = hw.Term("b", lambda o, t: F.cross_entropy(o, t, reduction="sum"), output="y", target="t")
+        hw.Criterion([added])({"y": y}, {"t": labels})
+        rows = hw.Term("c", lambda o, t: F.cross_entropy(o, t, reduction="none").mean((1, 2)).sum(), len,
+                       output="y", target="t")  # fmt: skip
+        near(hw.Criterion([rows])({"y": y}, {"t": labels}).total, F.cross_entropy(y, labels), "rows")
 
 
 def test_a_torch_loss_without_a_count_is_refused():

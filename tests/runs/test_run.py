@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,3 +124,43 @@ def test_books_may_be_given_and_must_come_from_somewhere(tmp_path):
         run.log(3)
         with pytest.raises(ValueError, match="no ledger"):
             run.log(1)
+
+
+def test_steps_of_any_kind_of_whole_number_which_never_go_back(tmp_path):
+    ledger, train = a_loop()
+    with hw.Run(tmp_path / "run", ledger, every=1) as run:
+        train()
+        steps: list[Any] = [1, np.int64(2), torch.tensor(3), 3]
+        for step in steps:
+            run.log(step)
+        others: list[Any] = [2.5, 4.0, "4", None, True, -1, float("nan")]
+        for other in others:
+            with pytest.raises(ValueError, match="a step is a whole number from 0"):
+                run.log(other)
+        with pytest.raises(ValueError, match="step 1 comes after step 3"):
+            run.log(1)  # of the second epoch
+    assert read_run(tmp_path / "run").log.steps == [1, 2, 3]
+    with hw.Run(tmp_path / "run", ledger, resume=3) as run, pytest.raises(ValueError, match="comes after step 3"):
+        run.log(1)
+
+
+def test_scores_of_any_kind_of_number(tmp_path):
+    with hw.Run(tmp_path / "run") as run:
+        given = {"accuracy": np.float32(0.5), "iou": {"cat": {"f": torch.tensor(0.25)}}, "n": 3, "num_images": 8}
+        run.evaluate(2, given)
+        others: list[Any] = [None, 3, {"iou": [1, 2]}, {"iou": {"f": "text"}}, {"iou": torch.ones(2)}, {"step": 1}]
+        for scores in others:
+            with pytest.raises(ValueError, match=r"runs\.Run\.evaluate: "):
+                run.evaluate(4, scores)
+    (line,) = (tmp_path / "run/evaluation.jsonl").read_text().splitlines()
+    told = {"scores": {"accuracy": 0.5, "n": 3}, "iou": {"cat": {"f": 0.25}}, "num_images": 8}
+    assert json.loads(line) == {"step": 2, **told}
+
+
+def a_loop():
+    criterion = hw.Criterion([hw.Term("y", losses.squared_error, output="y", target="t")])
+
+    def train():
+        criterion({"y": torch.ones(2, requires_grad=True)}, {"t": torch.zeros(2)}).total.backward()
+
+    return hw.Ledger(criterion), train

@@ -55,7 +55,7 @@ def check_pictures(file: Path, entries: Mapping[Path, Mapping[str, Any]]) -> Non
 def _check_sizes(file: Path, entries: Mapping[Path, Mapping[str, Any]]) -> None:
     others = []
     for path, entry in entries.items():
-        told = [entry.get("width"), entry.get("height")]
+        told: list[Any] = [entry.get("width"), entry.get("height")]
         size = _size(path)
         # Either way up: annotations are made on what is displayed, or on what is stored.
         if size is not None and all(type(each) is int for each in told) and sorted(size) != sorted(told):
@@ -101,5 +101,6 @@ def _small(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """A picture in gray, `_SIDE` pixels a side, less its mean."""
     from PIL import Image
 
-    small = np.asarray(Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE)), np.float64)
-    return small - small.mean()
+    small: NDArray[np.float64] = np.array(Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE)), np.float64)
+    small -= small.mean()
+    return small

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Literal, Protocol, SupportsIndex, TypeGuard, runtime_checkable
 
 import torch
 
@@ -22,6 +22,7 @@ from headwise.runs.alerts import Alert, AlertError, Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.runs.reading import LOOP, Recording, read_run
 from headwise.runs.samples import save_sample
+from headwise.runs.scores import plain_scores, whole_step
 from headwise.runs.top_samples import KeepsSamples, Show, TopSamples
 
 
@@ -98,6 +99,7 @@ class Run(Closing):
         self._config: dict[str, Any] = {"arguments": dict(config or {}), "scheduled": scheduled}
         self._terms: tuple[str, ...] = ()
         self._samples = 0
+        self._last = 0 if resume is None else whole_step(resume, "runs.Run: resume")
         self._top = _Ranking(ledger, TopSamples(self.folder, show)) if _ranks(ledger) else None
         self._log: RunLog | NoLog = NoLog()
         if _is_first():
@@ -135,7 +137,7 @@ class Run(Closing):
         content = json.dumps({**self._config, "terms": list(self._terms)}, indent=2, default=str)
         write_atomically(self.folder / "config.json", content.encode() + b"\n")
 
-    def log(self, step: int, books: Books | None = None, *, learning_rate: float | None = None) -> None:
+    def log(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: float | None = None) -> None:
         """Log a step if it is the first or an `every`-th.
 
         Args:
@@ -144,14 +146,15 @@ class Run(Closing):
             learning_rate: of the step.
 
         Raises:
-            ValueError: there are neither books nor a ledger.
+            ValueError: there are neither books nor a ledger, or the step is no whole number or one before the last.
             AlertError: something goes wrong, and `alerts` is "raise".
             OSError: the log cannot be written.
         """
+        step = whole_step(step, "runs.Run.log")
         if step == 1 or step % self.every == 0:
             self.write(step, books, learning_rate=learning_rate)
 
-    def write(self, step: int, books: Books | None = None, *, learning_rate: float | None = None) -> None:
+    def write(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: float | None = None) -> None:
         """Log a step, whatever `every` says: for loops that know when it is time.
 
         Args:
@@ -160,10 +163,17 @@ class Run(Closing):
             learning_rate: of the step.
 
         Raises:
-            ValueError: there are neither books nor a ledger.
+            ValueError: as `log`.
             AlertError: something goes wrong, and `alerts` is "raise".
             OSError: the log cannot be written.
         """
+        step = whole_step(step, "runs.Run.write")
+        if step < self._last:
+            raise ValueError(
+                f"runs.Run: step {step} comes after step {self._last}, and would replace what was logged since. Count "
+                "steps over the whole run, not over an epoch: (epoch - 1) * len(loader) + step."
+            )
+        self._last = step
         if isinstance(self._log, NoLog):
             return
         if books is None:
@@ -190,14 +200,19 @@ class Run(Closing):
         else:
             sys.stderr.write(f"headwise: alert: {alert}\n")
 
-    def evaluate(self, step: int, scores: Mapping[str, Any]) -> None:
+    def evaluate(self, step: SupportsIndex, scores: Mapping[str, Any]) -> None:
         """Log an evaluation.
 
         Args:
             step: optimizer steps done.
-            scores: measures by name, each with its numbers by name: ``{"coco": {"ap": 0.41, "ap50": 0.6}}``.
+            scores: measures by name, each with its numbers by name: ``{"coco": {"ap": 0.41, "ap50": 0.6}}``. Numbers
+                that stand alone, ``{"accuracy": 0.9}``, are those of a measure "scores".
+
+        Raises:
+            ValueError: the step is no whole number, or a score no number.
+            OSError: the log cannot be written.
         """
-        self._log.evaluation(step, scores)
+        self._log.evaluation(whole_step(step, "runs.Run.evaluate"), plain_scores(scores))
 
     def show(self, image: Any, **parts: Any) -> Path:
         """Save a picture for the page.

@@ -128,6 +128,10 @@ class ForeignLedger:
         self._waiting.clear()
         self._close()
 
+    def __reduce__(self) -> tuple[type[ForeignLedger], tuple[tuple[str, ...], int]]:
+        """A copy, of a model that holds the criterion for instance, begins books of its own."""
+        return type(self), (self._names, self._capacity)
+
     def _begin(self, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
         """Takes a backward pass apart, before it runs."""
         begun = started(roots, seeds)

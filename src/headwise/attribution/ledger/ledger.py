@@ -305,8 +305,10 @@ class Ledger(Closing):
             The suggestion, from one transfer to the host.
 
         Raises:
-            ValueError: There is no step, no such junction, or a share does not fit.
+            ValueError: There is no step, no such junction, a share does not fit, or `last` is no number of steps.
         """
+        if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
+            raise ValueError(f"suggest: last is a number of steps, at least 1, or None for all; found {last!r}")
         steps = self.history()[-(last or 0) :]
         return suggest([weighed(books, at) for books in steps], target, at)
 

@@ -55,18 +55,44 @@ def _probe(
         return
     vars(term)["probed"] = True
     if abs(ratio - 1.0) <= _SAME:
-        warnings.warn(
+        _warn(
             f"term {term.name!r}: its loss averages (half a batch given twice costs what the half does, not twice as "
-            "much), and is divided by a count once more. Return a sum, or give normalizer=1.0 to keep the mean",
-            stacklevel=8,
+            "much), and is divided by a count once more. Return a sum, or give normalizer=1.0 to keep the mean"
         )
     elif abs(ratio - 4.0) <= _SAME and (shapes := _spread(outputs, read)):
-        warnings.warn(
+        _warn(
             f"term {term.name!r}: its loss compares each sample with every other: half a batch given twice costs four "
             f"times as much, for output and target are spread over each other: shapes {shapes[0]} and {shapes[1]}. "
-            "Give them one shape, by unsqueeze or squeeze",
-            stacklevel=8,
+            "Give them one shape, by unsqueeze or squeeze"
         )
+    elif isinstance(term, Term) and abs(ratio - 2.0) <= _SAME:
+        dim = _averaged_dimension(term, outputs, read, mask)
+        if dim is not None:
+            _warn(
+                f"term {term.name!r}: its loss averages within a sample (what dimension {dim} holds, given twice, "
+                "costs what it does once), and is divided by a count that doubles. Return a sum, or give a "
+                "normalizer that does not count that dimension, such as len for the number of samples"
+            )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=9)
+
+
+def _averaged_dimension(term: Term, outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None) -> int | None:
+    """A dimension behind the first that the count counts and over which the loss averages; None if there is none."""
+    for dim in range(1, outputs[0].dim()):
+        size = outputs[0].shape[dim]
+        if not any(each.dim() > dim and each.shape[dim] == size for each in targets):
+            continue
+        try:
+            cost = _cost_of_twice(term.call, outputs, targets, mask, dim)
+            count = _cost_of_twice(lambda _, *rest: term.count(*rest), outputs, targets, mask, dim)
+        except Exception:  # as of a loss for which that size is fixed
+            continue
+        if abs(cost - 1.0) <= _SAME and abs(count - 2.0) <= _SAME:
+            return dim
+    return None
 
 
 def _spread(outputs: list[Tensor], targets: list[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -83,21 +109,21 @@ def _spread(outputs: list[Tensor], targets: list[Tensor]) -> tuple[tuple[int, ..
 
 
 def _cost_of_twice(
-    call: Callable[..., Any], outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None
+    call: Callable[..., Any], outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None, dim: int = 0
 ) -> float:
-    """The loss of half a batch given twice, over that of the half; NaN if nothing can be told."""
-    size = outputs[0].shape[0] if outputs[0].dim() else 0
+    """The loss, or count, of half of what a dimension holds given twice, over that of the half; NaN if unknown."""
+    size = outputs[0].shape[dim] if outputs[0].dim() > dim else 0
     if size < 2 or any(type(each) is not Tensor or each.is_meta for each in outputs):
         return math.nan
 
     def repeated(tensor: Tensor, times: int) -> Tensor:
-        alike = tensor.dim() and tensor.shape[0] == size
-        return torch.cat([tensor[: size // 2]] * times) if alike else tensor
+        alike = tensor.dim() > dim and tensor.shape[dim] == size
+        return torch.cat([tensor.narrow(dim, 0, size // 2)] * times, dim) if alike else tensor
 
     def value(times: int) -> float:
         reads, read = ([repeated(each, times) for each in several] for several in (outputs, targets))
         found = call(reads, read, None if mask is None else repeated(mask, times))
-        return float(found) if isinstance(found, Tensor) and found.is_floating_point() else math.nan
+        return float(found) if not isinstance(found, Tensor) or found.is_floating_point() else math.nan
 
     devices = [outputs[0].device] if outputs[0].is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):

@@ -161,6 +161,8 @@ def _checked(target: Target, names: Sequence[str]) -> dict[str, float]:
         if target != "equal":
             raise ValueError(f"suggest: target is 'equal' or shares by term; found {target!r}")
         return dict.fromkeys(names, 1.0)
+    if not isinstance(target, Mapping) or not target:
+        raise ValueError(f"suggest: target is 'equal' or shares by term; found {target!r}")
     for name, share in target.items():
         if name not in names:
             raise ValueError(f"suggest: no term {name!r} was booked. There are: {', '.join(names)}")
