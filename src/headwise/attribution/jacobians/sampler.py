@@ -59,8 +59,9 @@ class JacobianSampler(Closing):
 
     Call `step(losses)` between the forward pass and `backward`. Mode "rotating" measures one loss per sampled step with
     one extra backward pass through what it shares with others, and keeps that gradient until your own `backward` brings
-    the gradient of the sum by, which gives the cosine and the rest of the row; a loss scale is divided out. Mode "full"
-    makes the whole table (see `jacobian`).
+    the gradient of the sum by, which gives the cosine and the rest of the row; a loss scale is divided out. Such a step
+    takes about one and a half plain ones, the less the more of the network is the losses' own; those between take none.
+    Mode "full" makes the whole table (see `jacobian`).
 
     Args:
         model: The network, wrapped or not.
