@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from headwise.networks import centernet, cornernet, cornernet_saccade, cornernet_squeeze
-from headwise.networks.corners.detector import CornerDetector, Parts, Size
+from headwise.networks.corners.detector import CornerDetector, Size, Traits
 from headwise.networks.corners.hourglass import Hourglass
 from headwise.networks.corners.pools import CascadeCornerPool
 
@@ -174,8 +174,8 @@ def test_autocast(builder):
 
 
 def test_a_network_compiles_without_a_break():
-    size, parts = Size(4, (4, 6), (1, 1), pooled=2, hidden=4), Parts(attention=True, center=True)
-    network = CornerDetector(2, 1, size, parts).eval()
+    size, traits = Size(4, (4, 6), (1, 1), pooled=2, hidden=4), Traits(attention=True, center=True)
+    network = CornerDetector(2, 1, size, traits).eval()
     images = torch.randn(1, 3, 16, 16)
     compiled = torch.compile(network, fullgraph=True, backend="eager")
     torch.testing.assert_close(*(list(tensors(run(images))) for run in (compiled, network)))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headwise.networks import centernet, cornernet, cornernet_saccade, cornernet_squeeze, load_published
-from headwise.networks.corners.detector import CornerDetector, Parts, Size
+from headwise.networks.corners.detector import CornerDetector, Size, Traits
 from headwise.networks.corners.names import own_name
 from tests.reference.corner_networks import Published
 
@@ -19,11 +19,11 @@ BUILDERS = {
 }
 SIX = (8, 8, 12, 12, 12, 16)
 NARROW = {
-    "cornernet": ("cornernet", 2, Size(4, SIX, pooled=4, hidden=6), Parts()),
-    "cornernet_squeeze": ("squeeze", 2, Size(4, SIX[1:], (2, 2, 2, 2, 4), 4, 6, stride=8), Parts(fire=True)),
-    "cornernet_saccade": ("saccade", 3, Size(4, (8, 12, 12, 16), (1, 1, 1, 1), 4, 6), Parts(attention=True)),
-    "centernet_104": ("centernet", 2, Size(4, SIX, pooled=4, hidden=6), Parts(center=True)),
-    "centernet_52": ("centernet", 1, Size(4, SIX, pooled=4, hidden=6), Parts(center=True)),
+    "cornernet": ("cornernet", 2, Size(4, SIX, pooled=4, hidden=6), Traits()),
+    "cornernet_squeeze": ("squeeze", 2, Size(4, SIX[1:], (2, 2, 2, 2, 4), 4, 6, stride=8), Traits(fire=True)),
+    "cornernet_saccade": ("saccade", 3, Size(4, (8, 12, 12, 16), (1, 1, 1, 1), 4, 6), Traits(attention=True)),
+    "centernet_104": ("centernet", 2, Size(4, SIX, pooled=4, hidden=6), Traits(center=True)),
+    "centernet_52": ("centernet", 1, Size(4, SIX, pooled=4, hidden=6), Traits(center=True)),
 }
 
 
@@ -109,8 +109,8 @@ def leaves(outputs, path=""):
 
 @pytest.mark.parametrize("name", NARROW)
 def test_the_authors_network_by_their_names_gives_our_outputs(name):
-    family, num_stacks, size, parts = NARROW[name]
-    network = CornerDetector(3, num_stacks, size, parts).double()
+    family, num_stacks, size, traits = NARROW[name]
+    network = CornerDetector(3, num_stacks, size, traits).double()
     state = random_state(name, network)
     load_published(network, state).eval()
     images = torch.randn(1, 3, 127, 128 if family != "saccade" else 63, dtype=torch.float64)

@@ -24,7 +24,7 @@ from headwise.training.processes.ranks import Ranks, error_line, join_ranks, nam
 from headwise.training.progress import NoProgress, Progress, open_progress
 from headwise.training.stopwatch import Stopwatch
 from headwise.training.task import Batch, Outcome, Settings, Task
-from headwise.training.trained import Trained
+from headwise.training.trained import TrainedParts
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -106,7 +106,7 @@ class _Training:
         self.clock = Stopwatch(0.0)
         self.scores: Mapping[str, Any] = {}
         self.books: Mapping[str, Any] = {}  # what the ledger goes on from
-        self.trained = Trained(task, settings, fabric, ranks)
+        self.trained = TrainedParts(task, settings, fabric, ranks)
         self.run = run_id(folder) if ranks.rank == 0 else None
         if saved is not None:
             self._restore(saved)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Trained:
+class TrainedParts:
     """Network, optimizer, schedule and criterion of a run, set up.
 
     Args:

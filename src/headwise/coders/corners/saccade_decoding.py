@@ -136,8 +136,8 @@ def saccade_inference(
         embedding_threshold=embedding_threshold,
         as_published=as_published,
     )
-    look = _Look(run_network, image, window, batch_size, decode, as_published)
-    found, attention, crops = look.at(initial_locations(size, sizes, as_published=as_published))
+    gaze = _Gaze(run_network, image, window, batch_size, decode, as_published)
+    found, attention, crops = gaze.at(initial_locations(size, sizes, as_published=as_published))
     found = {name: values[found["scores"] > first_threshold] for name, values in found.items()}
     attended = attention_locations(
         attention, crops, size, zooms=zooms, threshold=attention_threshold, as_published=as_published
@@ -149,14 +149,14 @@ def saccade_inference(
     locations = torch.cat([attended, references.to(attended)]).cpu()
     locations = suppress_locations(locations, as_published=as_published)[:max_crops]
     if len(locations):
-        found = _join([found, look.at(locations)[0]])
+        found = _join([found, gaze.at(locations)[0]])
     rule = rule or Suppression(sigma=0.7, plus_one=as_published)
     kept = suppress_boxes(found, None if as_published else size, rule=rule, max_detections=max_detections)
     return kept | {"locations": locations}
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Gaze:
     """A network that looks at crops of one picture, as `saccade_inference` is told to."""
 
     run_network: RunNetwork

@@ -40,7 +40,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Traits:
     """What the systems differ in beside their sizes.
 
     Args:
@@ -61,15 +61,15 @@ class CornerDetector(nn.Module):
         num_classes: C.
         num_stacks: S.
         size: widths.
-        parts: blocks and heads.
+        traits: blocks and heads.
     """
 
-    def __init__(self, num_classes: int, num_stacks: int, size: Size, parts: Parts) -> None:
+    def __init__(self, num_classes: int, num_stacks: int, size: Size, traits: Traits) -> None:
         super().__init__()
-        block = Fire if parts.fire else Residual
-        hourglass = partial(Hourglass, size.widths, size.counts, block, transposed=parts.fire)
+        block = Fire if traits.fire else Residual
+        hourglass = partial(Hourglass, size.widths, size.counts, block, transposed=traits.fire)
         self.trunk = Trunk(_stem(size), hourglass, size.widths[0], num_stacks)
-        self.stacks = nn.ModuleList(StackHeads(num_classes, size, parts) for _ in range(num_stacks))
+        self.stacks = nn.ModuleList(StackHeads(num_classes, size, traits) for _ in range(num_stacks))
         self.num_classes = num_classes
         self.stride = size.stride
         self.multiple = 2 ** (len(size.widths) - 1)
@@ -113,20 +113,20 @@ class CornerDetector(nn.Module):
 class StackHeads(nn.Module):
     """The poolings and heads behind one hourglass."""
 
-    def __init__(self, num_classes: int, size: Size, parts: Parts) -> None:
+    def __init__(self, num_classes: int, size: Size, traits: Traits) -> None:
         super().__init__()
-        width, kernel = size.widths[0], 1 if parts.fire else 3
-        pool = CascadeCornerPool if parts.center else CornerPool
+        width, kernel = size.widths[0], 1 if traits.fire else 3
+        pool = CascadeCornerPool if traits.center else CornerPool
         self.pools = nn.ModuleDict({corner: pool(width, size.pooled, corner) for corner in CORNERS})
         kinds: dict[str, tuple[str, ...]] = dict.fromkeys(CORNERS, ("heatmap", "embedding", "offset"))
-        if parts.center:
+        if traits.center:
             self.pools["center"] = CenterPool(width, size.pooled)
             kinds["center"] = ("heatmap", "offset")
         self.heads = nn.ModuleDict()
         for point, kind in ((point, kind) for point, listed in kinds.items() for kind in listed):
             channels, start = (num_classes, START) if kind == "heatmap" else (CHANNELS[kind], None)
             self.heads[f"{point}_{kind}"] = head(width, size.hidden, channels, kernel, start)
-        coarse_to_fine = size.widths[-2::-1] if parts.attention else ()
+        coarse_to_fine = size.widths[-2::-1] if traits.attention else ()
         self.attention = nn.ModuleList(head(merged, size.hidden, 1, kernel, START) for merged in coarse_to_fine)
 
     def forward(self, features: Tensor, merged: list[Tensor]) -> dict[str, Any]:

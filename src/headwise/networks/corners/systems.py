@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from headwise.networks.corners.detector import CornerDetector, Parts, Size
+from headwise.networks.corners.detector import CornerDetector, Size, Traits
 
 # Tiny ones take about a quarter of a second of one core for a step of 8 images of 128 x 128, in channels last.
 CORNERNET_SIZES: dict[int | str, Size] = {
@@ -49,7 +49,7 @@ def cornernet(num_classes: int = 80, *, size: Literal["full", "tiny"] = "full", 
         Law and Deng, CornerNet: detecting objects as paired keypoints, ECCV 2018; princeton-vl/CornerNet-Lite
         at 6a54505d, core/models/CornerNet.py.
     """
-    return _build("cornernet", num_classes, num_stacks, CORNERNET_SIZES, size, Parts())
+    return _build("cornernet", num_classes, num_stacks, CORNERNET_SIZES, size, Traits())
 
 
 def cornernet_squeeze(
@@ -75,7 +75,7 @@ def cornernet_squeeze(
         Law et al., CornerNet-Lite: efficient keypoint based object detection, BMVC 2020, section 4;
         princeton-vl/CornerNet-Lite at 6a54505d, core/models/CornerNet_Squeeze.py.
     """
-    return _build("cornernet_squeeze", num_classes, num_stacks, SQUEEZE_SIZES, size, Parts(fire=True))
+    return _build("cornernet_squeeze", num_classes, num_stacks, SQUEEZE_SIZES, size, Traits(fire=True))
 
 
 def cornernet_saccade(
@@ -101,7 +101,7 @@ def cornernet_saccade(
         Law et al., CornerNet-Lite: efficient keypoint based object detection, BMVC 2020, section 3;
         princeton-vl/CornerNet-Lite at 6a54505d, core/models/CornerNet_Saccade.py.
     """
-    return _build("cornernet_saccade", num_classes, num_stacks, SACCADE_SIZES, size, Parts(attention=True))
+    return _build("cornernet_saccade", num_classes, num_stacks, SACCADE_SIZES, size, Traits(attention=True))
 
 
 def centernet(
@@ -130,7 +130,7 @@ def centernet(
         Embeddings and offsets are maps; the authors' network gathers them at the objects.
     """
     stacks = num_stacks if num_stacks is not None else 1 if size == 52 else 2
-    return _build("centernet", num_classes, stacks, CENTERNET_SIZES, size, Parts(center=True))
+    return _build("centernet", num_classes, stacks, CENTERNET_SIZES, size, Traits(center=True))
 
 
 def _build(
@@ -139,7 +139,7 @@ def _build(
     num_stacks: int,
     sizes: Mapping[int | str, Size],
     size: int | str,
-    parts: Parts,
+    traits: Traits,
 ) -> CornerDetector:
     for option, number in (("num_classes", num_classes), ("num_stacks", num_stacks)):
         if number < 1:
@@ -147,4 +147,4 @@ def _build(
     if size not in sizes:
         listed = " or ".join(map(repr, sizes))
         raise ValueError(f"networks.{name}: size is {listed}, found {size!r}.")
-    return CornerDetector(num_classes, num_stacks, sizes[size], parts)
+    return CornerDetector(num_classes, num_stacks, sizes[size], traits)
