@@ -93,6 +93,8 @@ def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert wanted.num_steps == 6
     assert main(["suggest", str(tmp_path / "run"), "--target", "near"]) == 2
     assert "NAME=NUMBER" in capsys.readouterr().err
+    assert main(["suggest", str(tmp_path / "run"), "--target", "near=1,near=2"]) == 2
+    assert "'near' is given twice" in capsys.readouterr().err
     assert main(["suggest", str(tmp_path / "run"), "--target", "nose=1"]) == 2
     assert "no term 'nose' was booked" in capsys.readouterr().err
 

@@ -79,7 +79,7 @@ def test_an_alert_names_the_samples_of_its_step_and_so_does_its_replay(tmp_path)
     assert len(alert.samples) == 3
     assert "Samples of step 33 with its largest gradient: 33.5.png, " in str(alert)
     assert replay(read_run(tmp_path / "run")) == [alert]
-    (tmp_path / "run" / "alerts.jsonl").write_text('{"kind": 3}\nno json\n')
+    (tmp_path / "run" / "alerts.jsonl").write_text('{"kind": 3}\nno json\n[]\n7\n')
     assert replay(read_run(tmp_path / "run"))[0].samples == ()
 
 

@@ -41,11 +41,13 @@ def read_shares(text: str) -> dict[str, float]:
         The shares.
 
     Raises:
-        ValueError: A part is not of this form.
+        ValueError: A part is not of this form, or a term has two shares.
     """
-    found = {}
+    found: dict[str, float] = {}
     for part in text.split(","):
         name, equals, share = part.partition("=")
+        if name.strip() in found:
+            raise ValueError(f"shares: {name.strip()!r} is given twice, {text!r}. Give each term one.")
         try:
             found[name.strip()] = float(share)
         except ValueError:

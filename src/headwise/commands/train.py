@@ -168,11 +168,14 @@ def _changes(recipe: Recipe[Any], arguments: argparse.Namespace) -> dict[str, An
         if field is None:
             raise ValueError(f"{recipe.name} has no {' or '.join(targets)}, which --{name.replace('_', '-')} sets.")
         found |= read_fields(kind, {field: value}, f"--{name.replace('_', '-')}")
+    given: dict[str, str] = {}
     for words in arguments.set:
-        name, equals, value = words.partition("=")
+        name, equals, value = (part.strip() for part in words.partition("="))
         if not equals:
             raise ValueError(f"--set {words}: give NAME=VALUE, such as --set batch_size=4.")
-        found |= read_fields(kind, {name.strip(): value.strip()}, "--set")
+        if given.setdefault(name, value) != value:
+            raise ValueError(f"--set {name}: given twice, as {given[name]} and {value}. Give it once.")
+        found |= read_fields(kind, {name: value}, "--set")
     _tell_rate(recipe, arguments, found)
     return found
 

@@ -166,7 +166,7 @@ def _samples_told(run: Recording) -> dict[tuple[str, str, int], tuple[str, ...]]
         try:
             told = json.loads(line)
             found[told["kind"], told["term"], told["step"]] = tuple(map(str, told.get("samples", ())))
-        except (ValueError, KeyError, TypeError):  # as a killed run leaves it
+        except (ValueError, KeyError, TypeError, AttributeError):  # as a killed run leaves it
             continue
     return found
 
