@@ -191,7 +191,7 @@ def misspelt_key_drops_a_term() -> Any:
     def criterion(outputs: Any, batch: Any) -> dict[str, Tensor]:
         return {"cls": cls_loss(outputs, batch), "center": reg_loss(outputs, batch)}
 
-    return two(criterion, total=lambda losses: losses["cls"] + losses.get("center", 0.0))
+    return two(criterion, total=lambda losses: losses["cls"] + losses.get("centers", 0.0))
 
 
 @planted("sum-mismatch", "reg")

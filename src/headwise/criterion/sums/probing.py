@@ -87,12 +87,16 @@ def _averaged_dimension(term: Term, outputs: list[Tensor], targets: list[Tensor]
             continue
         try:
             cost = _cost_of_twice(term.call, outputs, targets, mask, dim)
-            count = _cost_of_twice(lambda _, *rest: term.count(*rest), outputs, targets, mask, dim)
+            count = _cost_of_twice(partial(_count, term), outputs, targets, mask, dim)
         except Exception:  # as of a loss for which that size is fixed
             continue
         if abs(cost - 1.0) <= _SAME and abs(count - 2.0) <= _SAME:
             return dim
     return None
+
+
+def _count(term: Term, _: list[Tensor], targets: list[Tensor], mask: Tensor | None) -> Tensor:
+    return torch.as_tensor(term.count(targets, mask), dtype=torch.float64)
 
 
 def _spread(outputs: list[Tensor], targets: list[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -123,7 +127,7 @@ def _cost_of_twice(
     def value(times: int) -> float:
         reads, read = ([repeated(each, times) for each in several] for several in (outputs, targets))
         found = call(reads, read, None if mask is None else repeated(mask, times))
-        return float(found) if not isinstance(found, Tensor) or found.is_floating_point() else math.nan
+        return float(found) if isinstance(found, Tensor) and found.is_floating_point() else math.nan
 
     devices = [outputs[0].device] if outputs[0].is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):
