@@ -27,7 +27,7 @@ from benchmarks.measure import machine, markdown, publish
 from headwise import losses
 from headwise.recipes.prediction import load_network
 from headwise.structure import leaves, mapped
-from headwise.training.processes.ranks import Ranks
+from headwise.training.ranks import Ranks
 
 BATCH, BATCHES, FIT = 32, 5, 80
 

@@ -96,7 +96,7 @@ def test_plain_steps_beside_aggregated_ones():
                 breakdown.total.backward()
             terms.advance()
         history = ledger.history()
-    assert [books.step for books in history] == [1, 2, 3]
+    assert [books.step for books in history] == [0, 1, 2]
     assert [books.aggregated is not None for books in history] == [False, True, False]
 
 

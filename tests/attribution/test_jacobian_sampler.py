@@ -37,11 +37,11 @@ def _train(
 def test_rotates_over_the_losses_and_measures_exactly() -> None:
     _, tables, sampler = _train(6, every=2, scale=1024.0)
     found = sampler.rows
-    assert {name: row.step for name, row in found.items()} == {"text": 1, "angle": 3, "depth": 5}
+    assert {name: row.step for name, row in found.items()} == {"text": 0, "angle": 2, "depth": 4}
     for name, row in found.items():
         for group in GROUPS:
-            assert row.norm[group] == pytest.approx(tables[row.step - 1].norm(name, group), rel=1e-12)
-            assert row.cosine[group] == pytest.approx(tables[row.step - 1].cosine(name, group), rel=1e-9)
+            assert row.norm[group] == pytest.approx(tables[row.step].norm(name, group), rel=1e-12)
+            assert row.cosine[group] == pytest.approx(tables[row.step].cosine(name, group), rel=1e-9)
     assert "headwise/text/trunk/parameter_norm" in sampler.log()
 
 

@@ -81,7 +81,7 @@ def two_optimizers(ground: Ground) -> None:
         heads.step()
     ground.note(outputs, targets, 1.0)
     ground.check()
-    assert [each.step for each in ground.ledger.history()] == [1, 2]
+    assert [each.step for each in ground.ledger.history()] == [0, 1]
 
 
 def several_roots(ground: Ground) -> None:

@@ -464,7 +464,7 @@ def a_critic_in_turn(ground: Ground) -> None:
             fool({"fake": fooled}, {"fake": one}).total.backward()
             makers.step()
         books, theirs = of_critic.history(), of_maker.history()
-    assert [each.step for each in books] == [each.step for each in theirs] == [1, 2, 3]
+    assert [each.step for each in books] == [each.step for each in theirs] == [0, 1, 2]
     assert all(each.balanced for each in (*books, *theirs))
     assert books[-1]["fake"].grad_norm == pytest.approx((2 * judged["fake"] / 5).norm().item(), rel=1e-9)
     assert theirs[-1]["adversarial"].grad_norm == pytest.approx((0.2 * (fooled - 1) / 5).norm().item(), rel=1e-9)

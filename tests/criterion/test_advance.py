@@ -45,7 +45,7 @@ def test_an_optimizer_moves_the_schedules_on_once_a_step(criterion, order, booke
     loop.step("o")
     assert criterion.step == 4
     if ledger is not None:
-        assert [books.step for books in ledger.history()] == list(range(1, 6))
+        assert [books.step for books in ledger.history()] == list(range(5))
         assert [books["a"].weight for books in ledger.history()] == [1, 0.5, 0.25, 0.125, 0.0625]
         ledger.close()
 

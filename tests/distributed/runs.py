@@ -35,7 +35,7 @@ from headwise.recipes.batches import Batches
 from headwise.recipes.configuration import Configuration
 from headwise.training import Batch, Settings, Task, engine, train
 from headwise.training.processes import lifeline
-from headwise.training.processes.ranks import Ranks
+from headwise.training.ranks import Ranks
 
 NUM_PICTURES, BATCH = 11, 5
 CLIP_NORM = 0.05

@@ -12,7 +12,7 @@ import torch
 
 from headwise.data.loading import BatchSampler
 from headwise.training.folder.checkpoints import list_checkpoints, load_checkpoint
-from headwise.training.processes.ranks import error_line
+from headwise.training.ranks import error_line
 from tests.distributed.runs import GONE, NUM_PICTURES, Spec, end, run, start, used_samples
 
 pytestmark = pytest.mark.timeout(240)

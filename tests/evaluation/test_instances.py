@@ -8,7 +8,7 @@ from headwise.data import InstanceAnnotation, Picture
 from headwise.evaluation.instance_reading import find_instances, held_out_instances
 from headwise.evaluation.instances import evaluate_instances, match_by_iou, touching_pairs
 from headwise.networks import unet
-from headwise.training.processes.ranks import ALONE
+from headwise.training.ranks import ALONE
 
 
 def square(*places, size=20):

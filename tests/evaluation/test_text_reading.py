@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from headwise.coders.snakes import encode_snakes
 from headwise.data import Picture, embedded_text
 from headwise.evaluation.text_reading import held_out_text, read_text
-from headwise.training.processes.ranks import ALONE
+from headwise.training.ranks import ALONE
 
 
 class Oracle(nn.Module):

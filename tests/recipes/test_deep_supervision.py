@@ -9,7 +9,7 @@ from headwise.presets import deep_supervision as build_criterion
 from headwise.recipes.pixels.configuration import DEEP_TINY
 from headwise.recipes.pixels.deep_supervision import deep_supervision
 from headwise.recipes.pixels.parts import make_data
-from headwise.training.processes.ranks import ALONE
+from headwise.training.ranks import ALONE
 from tests.recipes.pixel_runs import SMALL, lines
 
 FALLING: dict[str, Any] = {"auxiliary_every": 1, "auxiliary_negligible": 0.005}

@@ -16,7 +16,7 @@ from headwise.recipes import RECIPES
 from headwise.recipes.optimization import make_optimizer, make_scheduler, make_settings
 from headwise.recipes.run import PictureFile, Recipe
 from headwise.recipes.start import freeze
-from headwise.training.processes.ranks import ALONE
+from headwise.training.ranks import ALONE
 from tests.own_data import kit
 
 SMALL = {"num_pictures": 4, "num_held_out": 2, "batch_size": 2, "num_workers": 0}

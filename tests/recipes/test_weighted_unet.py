@@ -11,7 +11,7 @@ from headwise.recipes.pixels.parts import collate, make_data
 from headwise.recipes.pixels.weighted_unet import weighted_unet
 from headwise.recipes.run import PictureFile
 from headwise.training.folder.checkpoints import list_checkpoints, load_checkpoint
-from headwise.training.processes.ranks import ALONE
+from headwise.training.ranks import ALONE
 from tests.recipes.pixel_runs import SMALL, STEPS, lines
 
 

@@ -18,7 +18,7 @@ from headwise import losses, normalizers
 from headwise.criterion import Criterion, Term
 from headwise.runs.top_samples import Shown
 from headwise.training import Batch, Outcome, Settings, Task, train
-from headwise.training.processes.ranks import Ranks
+from headwise.training.ranks import Ranks
 
 STEPS = 20
 BATCH = 5

@@ -24,7 +24,7 @@ class Where:
     Args:
         level: Where gradients were taken: "output", "feature", or "parameter".
         scope: "local": of this process's samples; "global": of those of all ranks.
-        step: Number of the step, from 1; None outside of steps.
+        step: Number of the step; None outside of steps.
         exact: Whether every block is exact; else it was sampled.
     """
 

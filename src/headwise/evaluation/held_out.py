@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Sharing(Protocol):
-    """The processes of a run, as `training.processes.ranks.Ranks`."""
+    """The processes of a run, as `training.ranks.Ranks`."""
 
     def share(self, length: int) -> Iterable[int]:
         """Return this process's part of so many numbers."""

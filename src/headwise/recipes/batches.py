@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headwise.recipes.configuration import Configuration
 from headwise.runs.top_samples import Shown
 from headwise.training import Batch
-from headwise.training.processes.ranks import Ranks
+from headwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from headwise.data import Picture, PictureDataset, SampleKey

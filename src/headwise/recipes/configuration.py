@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from headwise.recipes.fields import Count, Natural, NotNegative, Positive, PositiveShare, check_ranges, read_fields
-from headwise.training.processes.ranks import PATIENCE
+from headwise.training.ranks import PATIENCE
 from headwise.training.task import Precision
 
 

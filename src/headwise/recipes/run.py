@@ -20,7 +20,7 @@ from headwise.recipes.start import PRETRAINED, fetching, freeze, start_from
 from headwise.training import Outcome, Task, train
 from headwise.training.folder.checkpoints import list_checkpoints
 from headwise.training.folder.run_folder import FREE_ARGUMENTS, check_folder, read_config
-from headwise.training.processes.ranks import Ranks
+from headwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from headwise.require import require
 from headwise.structure import mapped
 from headwise.training.precision import half_precision
-from headwise.training.processes.ranks import Ranks, launched_by_torchrun, restarted_by_torchrun
+from headwise.training.ranks import Ranks, launched_by_torchrun, restarted_by_torchrun
 from headwise.training.task import Settings
 
 if TYPE_CHECKING:

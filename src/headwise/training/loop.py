@@ -20,8 +20,8 @@ from headwise.training.folder.checkpoints import save_checkpoint
 from headwise.training.folder.folder_lock import check_sole, sole_run
 from headwise.training.folder.run_folder import note_saved, open_folder, run_id
 from headwise.training.processes.interrupts import Interrupts, Stop, end_daemons_at_exit
-from headwise.training.processes.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
 from headwise.training.progress import NoProgress, Progress, open_progress
+from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
 from headwise.training.stopwatch import Stopwatch
 from headwise.training.task import Batch, Outcome, Settings, Task
 from headwise.training.trained import TrainedParts
@@ -110,7 +110,7 @@ class _Training:
         self.run = run_id(folder) if ranks.rank == 0 else None
         if saved is not None:
             self._restore(saved)
-        self.logged = self.step
+        self.first = self.logged = self.step
         self.watch = Watch(task.criterion.term_weights.scheduled)
         self.log = RunLog(folder, self.step) if ranks.rank == 0 else NoLog()
         self.top = TopSamples(folder, task.show) if settings.samples else None
@@ -223,13 +223,11 @@ class _Training:
 
     def _warn(self, ledger: Ledger) -> None:
         """Name the terms whose gradient was not finite since the last log line, on whatever process that happened."""
-        history = ledger.history()
-        before = self.step - history[-1].step if history else 0
         found = [
-            f"step {before + books.step}: {_not_finite(name, term, self.ranks.rank)}"
-            for books in history
+            f"step {self.first + books.step + 1}: {_not_finite(name, term, self.ranks.rank)}"
+            for books in ledger.history()
             for name, term in books.items()
-            if before + books.step > self.logged and not term.finite
+            if self.first + books.step >= self.logged and not term.finite
         ]
         self.logged = self.step
         for text in (text for texts in self.ranks.gather([found]) for text in texts):

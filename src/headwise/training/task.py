@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from headwise.balance.said import read_rule
 from headwise.criterion import Criterion
 from headwise.runs.top_samples import Show
-from headwise.training.processes.ranks import PATIENCE, Ranks
+from headwise.training.ranks import PATIENCE, Ranks
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from headwise.training.engine import load_network, load_optimizer, seed_step, set_up, share_from_first, whole
 from headwise.training.precision import load_scaler, scaler_state
-from headwise.training.processes.ranks import Ranks
+from headwise.training.ranks import Ranks
 from headwise.training.step import training_step
 from headwise.training.task import Batch, Settings, Task
 

@@ -32,7 +32,7 @@ class ForeignCall:
     """One call of the code.
 
     Args:
-        step: Its number, from 1.
+        step: Its number.
         losses: The losses that it returned, those with a graph.
         outputs: Given where losses are, tells where the outputs that they read enter the graph.
         fixed: Where outputs are known to be, whatever reads them.

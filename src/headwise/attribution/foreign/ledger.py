@@ -89,9 +89,9 @@ class ForeignLedger:
             )
         losses = tuple(candidates(found))
         with _LOCK:
-            self._count += 1
             self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
-            self._rows = [call for call in self._rows if call.step > self._count - self._capacity]
+            self._count += 1
+            self._rows = [call for call in self._rows if call.step >= self._count - self._capacity]
 
     def read(self) -> Books:
         """The books of the last step that a backward pass went through, by one transfer to the host.

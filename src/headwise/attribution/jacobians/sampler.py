@@ -28,7 +28,7 @@ class SampledRow:
 
     Attributes:
         loss: Its name.
-        step: The step (call of `step`, from 1) at which it was measured.
+        step: The step (call of `step`, from 0) at which it was measured.
         groups: The groups, with their parameters.
         gram: The numbers: the loss and the gradient of the sum at the groups.
     """
@@ -65,7 +65,7 @@ class JacobianSampler(Closing):
 
     Args:
         model: The network, wrapped or not.
-        every: Sample at steps 1, every + 1, 2 * every + 1, ...
+        every: Sample at steps 0, every, 2 * every, ...
         mode: "rotating" or "full".
         parameters: As in `jacobian`.
         group: As in `jacobian`.
@@ -107,8 +107,8 @@ class JacobianSampler(Closing):
             ValueError: As `jacobian`.
         """
         self._finish()
-        self._count += 1
-        if (self._count - 1) % self.every:
+        count, self._count = self._count, self._count + 1
+        if count % self.every:
             return False
         if self.mode == "full":
             self._table = jacobian(losses, self.model, parameters=self._parameters, group=self._group)
@@ -120,7 +120,7 @@ class JacobianSampler(Closing):
             )
         name = list(values)[self._turn % len(values)]
         self._turn += 1
-        self._pending = _Unfinished(self.model, values, name, self._count, self._parameters, self._group)
+        self._pending = _Unfinished(self.model, values, name, count, self._parameters, self._group)
         return True
 
     @property

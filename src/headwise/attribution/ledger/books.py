@@ -186,7 +186,7 @@ class Books(Mapping[str, TermBooks], Tabular):
     they were read with a process group.
 
     Args:
-        step: Number of the step, from 1: since the ledger was opened, or since the one whose state it has loaded was.
+        step: Number of the step since the ledger was opened, from 0.
         terms: The terms' books.
         gram: The inner products of the terms' gradients at the outputs.
         unbooked: What belongs to no term.

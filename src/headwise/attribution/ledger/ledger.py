@@ -118,6 +118,7 @@ class Ledger(Closing):
         self._ring = Ring(capacity, micro_batches)
         self.leaves = Leaves(self)
         self._waiting: dict[int, CallRecord] = {}
+        self._steps_before = 0  # those of the ledger whose state was loaded
         self._schemas: dict[int, tuple[Layout, Schema, bool]] = {}
         modules = list(network.modules()) if network is not None else []
         self._junctions = [module for module in modules if isinstance(module, Junction)]
@@ -248,9 +249,10 @@ class Ledger(Closing):
                 self._ring.write(each.schema, each.places, each.columns, each.briefs)
             if self._ranked is not None:
                 self._ranked.add([
-                    Brought(each.samples, *joined([(one.by_sample, one.common) for one in each.trained]), each.step)
+                    Brought(each.samples, *joined([(one.by_sample, one.common) for one in each.trained]), step)
                     for each in waiting
                     if each.samples is not None
+                    for step in (self._steps_before + each.step,)
                 ])  # fmt: skip
             for record in waiting:
                 record.written()
@@ -373,7 +375,7 @@ class Ledger(Closing):
             self._balance_unmarked(self._balancing)
         kept = {"samples": self._ranked, "balance": self._balancing}
         states = {name: None if each is None else each.state_dict() for name, each in kept.items()}
-        return {**states, "steps": self._ring.num_steps}
+        return {**states, "steps": self._steps_before + self._ring.num_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state.
@@ -384,7 +386,7 @@ class Ledger(Closing):
         Raises:
             ValueError: It does not fit.
         """
-        self._ring.steps_before = state.get("steps", 0)
+        self._steps_before = state.get("steps", 0)
         if self._ranked is not None and state.get("samples") is not None:
             self._ranked.load_state_dict(state["samples"])
         if self._balancing is not None and state.get("balance") is not None:

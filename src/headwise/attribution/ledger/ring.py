@@ -21,7 +21,7 @@ class StepRows:
     """The rows of one step.
 
     Args:
-        number: Number of the step, from 1.
+        number: Number of the step.
         schema: What the columns mean.
         row: (width,), float64, on the host: the sum of its rows.
         pooled: Whether the calls' denominators were totaled over the step.
@@ -49,9 +49,6 @@ class Ring:
     Args:
         capacity: How many steps are kept.
         micro_batches: Calls a step, as long as nobody marks the steps.
-
-    Attributes:
-        steps_before: How many steps came before the first that it holds: those of the run that goes on here.
     """
 
     def __init__(self, capacity: int, micro_batches: int) -> None:
@@ -62,7 +59,7 @@ class Ring:
         self._buffers: dict[Schema, Tensor] = {}
         self._used: dict[Schema, int] = {}
         self._ends: deque[int] = deque(maxlen=capacity + 1)  # the rows before which a step ended
-        self._num_ends = self.steps_before = 0
+        self._num_ends = 0
 
     @property
     def is_marked(self) -> bool:
@@ -124,16 +121,16 @@ class Ring:
             number: From `reserve`.
 
         Returns:
-            Its number, from 1.
+            Its number.
         """
         if not self._num_ends:
-            return self.steps_before + 1 + number // self.micro_batches
-        return self.steps_before + 1 + self._num_ends - len(self._ends) + bisect_right(self._ends, number)
+            return number // self.micro_batches
+        return self._num_ends - len(self._ends) + bisect_right(self._ends, number)
 
     @property
     def num_steps(self) -> int:
-        """How many steps have ended, those before it included."""
-        return self.steps_before + (self._num_ends or (self._first + len(self._rows)) // self.micro_batches)
+        """How many steps have ended."""
+        return self._num_ends or (self._first + len(self._rows)) // self.micro_batches
 
     def mark(self) -> None:
         """A step ends here, if a row has come since the last mark."""
@@ -164,7 +161,7 @@ class Ring:
                     by_core.setdefault(row.schema.core, []).append((row.schema, row))
             for same in by_core.values():
                 schema, total = added([(each, _whole(row, each, hosted[each][row.place])) for each, row in same])
-                found.append(StepRows(self.steps_before + 1 + number, schema, total, same[0][1].pooled))
+                found.append(StepRows(number, schema, total, same[0][1].pooled))
         return found
 
     def _hosted(self, spans: Sequence[tuple[int, int, int]]) -> dict[Schema, dict[int, Tensor]]:
@@ -183,7 +180,7 @@ class Ring:
         return found
 
     def _spans(self) -> list[tuple[int, int, int]]:
-        """(steps before it, first row, end) of all steps of which every row is kept."""
+        """(number of the step, first row, end) of all steps of which every row is kept."""
         last = self._first + len(self._rows)
         if not self._num_ends:
             each = self.micro_batches

@@ -65,7 +65,7 @@ class TopRows:
 
 def _tile(sample: TopSample, by: By, place: str | None) -> Markup:
     value = "" if sample.value is None else f", value {number(sample.value)}"
-    told = f"{sample.name}: gradient norm {number(sample.grad_norm)}{value}, step {sample.step:,}"
+    told = f"{sample.name}: gradient norm {number(sample.grad_norm)}{value}, step {sample.step + 1:,}"
     use = element("use", href=f"#{place}")
     picture = element("svg", use, viewBox=f"0 0 {_SIDE} {_SIDE}", role="img", aria_label=sample.name)
     words = [

@@ -24,7 +24,7 @@ class Sample:
             ``value_i`` is N times the sample's part of the term's value, so that batches of any size compare; with
             totaled denominators it is the part itself.
         value: ``value_i``, before the weight; None where it was not measured in that call.
-        step: The ledger's step in which it came, from 1.
+        step: The ledger's step in which it came.
     """
 
     id: Any

@@ -123,7 +123,7 @@ class Balancing:
 
     def _table(self, norms: Tensor, values: Callable[[], Tensor], first: CallRecord) -> StepGram:
         since = self._every if self.num_steps else 1
-        return StepGram(self._terms, self._rule.at, norms, values, first.weight(), self.num_steps + 1, since)
+        return StepGram(self._terms, self._rule.at, norms, values, first.weight(), self.num_steps, since)
 
     def _norms(self, record: CallRecord, one: BackwardPass) -> Tensor | None:
         """(T,): what the terms sent in one pass, at the declared weights, the loop's factor divided out."""

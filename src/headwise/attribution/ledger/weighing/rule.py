@@ -53,7 +53,7 @@ class StepGram(Gram):
         norms: (T,), on the device.
         values: Makes (T,).
         weights: (T,), as declared.
-        step: Number of the step, from 1.
+        step: Number of the step.
         since: How many steps it stands for: those since the one that was looked at before.
     """
 

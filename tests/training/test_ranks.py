@@ -3,7 +3,7 @@ import torch
 import torch.distributed as dist
 
 from headwise.training.processes.lifeline import Lost
-from headwise.training.processes.ranks import ALONE, Ranks, join_ranks, naming_lost_ranks
+from headwise.training.ranks import ALONE, Ranks, join_ranks, naming_lost_ranks
 
 
 def break_off(*arguments: object, **named: object) -> None:
@@ -55,7 +55,7 @@ class Line:
 )
 def test_only_an_error_that_transfers_raise_waits_for_news_of_another_process(monkeypatch, error, waits):
     line = Line()
-    monkeypatch.setattr("headwise.training.processes.ranks.open_lifeline", lambda *arguments: line)
+    monkeypatch.setattr("headwise.training.ranks.open_lifeline", lambda *arguments: line)
     kind, said = (ConnectionError, "process 0 was killed") if waits else (type(error), str(error))
     with pytest.raises(kind, match=said), naming_lost_ranks(Ranks(1, 2)):
         raise error
