@@ -1,7 +1,8 @@
 """Training: one step, the loop on Lightning Fabric, checkpoints.
 
 `loop` goes from step to step with what is `trained`, which Fabric's `engine` sets up, by the `ranks` that share the run
-and the `processes` that serve each, in a `folder`; a `task` says what and how. `callbacks` keep the books in loops of others.
+and the `processes` that serve each, in a `folder`; a `task` says what and how. `callbacks` keep the books in loops of
+others.
 """
 
 from headwise.training.folder.checkpoints import load_checkpoint, save_checkpoint
