@@ -70,6 +70,11 @@ def ids(tmp_path, names, **options):
     return paths, ImageIds(paths, annotations(tmp_path, names, **options), configuration)
 
 
+# Of pictures that are nowhere only the names can be compared, which is told.
+BY_NAME = pytest.mark.filterwarnings("ignore:.*by file name alone:UserWarning")
+
+
+@BY_NAME
 @pytest.mark.parametrize(
     "names",
     [("x/a.jpg", "y/a.jpg"), ("x\\a.jpg", "y\\a.jpg"), ("in/x/a.jpg", "./y/a.jpg", "x/a.jpg", "/".join("x" * 99))],
@@ -83,6 +88,7 @@ def test_the_longest_name_that_fits_decides(tmp_path, names):
     assert entry == {"image_id": expected["x/a.jpg"], "category_id": 5, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
 
 
+@BY_NAME
 def test_a_list_of_results_is_one_json(tmp_path):
     (first, second), found = ids(tmp_path, ("x/a.jpg", "y/a.jpg"))
     boxes = {"boxes": np.ones((2, 4)), "scores": np.array([0.5, 0.25]), "labels": np.array([1, 0])}
@@ -93,6 +99,7 @@ def test_a_list_of_results_is_one_json(tmp_path):
         assert json.loads((tmp_path / "found.json").read_bytes()) == wanted
 
 
+@BY_NAME
 def test_what_is_not_listed_is_told(tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 pictures"):
         (_, second), found = ids(tmp_path, ("x/a.jpg", "y/b.jpg", "z/a.jpg"))
