@@ -215,7 +215,7 @@ def test_history_is_drawn_over_its_steps(tables):
     page = attribution_page(history=tables["history"])
     share = block(page, "Share of the total")
     assert share.stacked
-    assert share.steps == [1, 2, 3]
+    assert share.steps == [0, 1, 2]
     assert share.series["close"] == [books["close"].share for books in tables["history"]]
     assert {curves.title for curves in blocks(page, Curves)} > {"Gradient norm of each term"}
 
