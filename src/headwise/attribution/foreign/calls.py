@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from headwise.attribution.apart.sums.dissect import Candidate
 from headwise.criterion.terms.paths import Slice
-from headwise.graph import Edge, used_below
+from headwise.graph import Edge
 
 REST = "\0rest"
 """The row of what belongs to no loss that was returned."""
@@ -24,6 +24,7 @@ Key = tuple[Hashable, ...]
 """What a number means: its kind, then of what."""
 
 OutputEdges = Mapping[str, Edge]
+UsedBelow = Mapping[Edge, Sequence[tuple[Node, int]]]
 Slices = Mapping[str, Sequence[Slice | None]]
 
 
@@ -160,7 +161,7 @@ def gradients(unit: Unit, places: OutputEdges) -> dict[str, Tensor]:
     return {path: grad.detach() for path, grad in zip(paths, found, strict=True) if grad is not None}
 
 
-def mixed(units: Sequence[Unit], places: OutputEdges) -> OutputEdges:
+def mixed(units: Sequence[Unit], places: OutputEdges, below: UsedBelow) -> OutputEdges:
     """The outputs of which a loss and the network read one result: the hidden layer behind ``relu(layer(x))``.
 
     What the network sends back to them cannot be heard apart from what the loss sends.
@@ -168,6 +169,7 @@ def mixed(units: Sequence[Unit], places: OutputEdges) -> OutputEdges:
     Args:
         units: What is booked.
         places: Where the outputs are.
+        below: Which of them the network uses for others; from `graph.used_below`.
 
     Returns:
         Those of them, by path.
@@ -179,7 +181,6 @@ def mixed(units: Sequence[Unit], places: OutputEdges) -> OutputEdges:
         if edge not in ends and edge[0] not in own:
             own.add(edge[0])
             stack += [(child, port) for child, port in edge[0].next_functions if child is not None]
-    below = used_below(list(places.values()))
     return {path: place for path, place in places.items() if any(node in own for node, _ in below.get(place, ()))}
 
 
@@ -215,7 +216,7 @@ class Arrivals:
     Args:
         places: Where the outputs are.
         booked: What was booked there, all units together.
-        nested: Whether the network computes some of the outputs from others: what it sends back is no stranger.
+        below: Which of them the network uses for others: what it sends back is no stranger; from `graph.used_below`.
         whole: Paths at which `booked` holds that too; see `mixed`.
         into: Takes the squared norms of the difference and of what arrived, per path.
     """
@@ -224,7 +225,7 @@ class Arrivals:
         self,
         places: OutputEdges,
         booked: Mapping[str, Tensor],
-        nested: bool,
+        below: UsedBelow,
         whole: Collection[str],
         into: dict[Key, Tensor],
     ) -> None:
@@ -237,7 +238,6 @@ class Arrivals:
         self._handles: list[RemovableHandle] = [
             node.register_prehook(_Listener(self, paths)) for node, paths in by_node.items()
         ]
-        below = used_below(list(places.values())) if nested else {}
         for path in places.keys() - set(whole):
             for node, number in below.get(places[path], ()):
                 self._handles.append(node.register_hook(partial(self._sent_again, path, number)))

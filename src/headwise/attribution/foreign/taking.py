@@ -24,7 +24,7 @@ from headwise.attribution.foreign.calls import (
 )
 from headwise.attribution.foreign.summands import NamedSummand, summands
 from headwise.attribution.ledger.passes.injected import BOOKED, LISTENERS, Injection, by_name
-from headwise.graph import Edge
+from headwise.graph import Edge, used_below
 
 
 class Taking:
@@ -66,9 +66,11 @@ class Taking:
         self._copied = tuple(tuple(loss.name for loss in each.losses) for each in anatomy.copies)
         with GraphEnds(places) as outputs:
             booked = self._book(units, places)
-        together = mixed(units, places) if outputs.nested else {}
-        booked |= self._whole(units, together)
-        self._arrivals = Arrivals(places, booked, outputs.nested, together, self._values)
+        below = used_below(list(places.values())) if outputs.nested else {}
+        together = mixed(units, places, below) if below else {}
+        if together:
+            booked |= _whole(units, together)
+        self._arrivals = Arrivals(places, booked, below, together, self._values)
         if keeps_rest:
             LISTENERS.append(self._listen)
 
@@ -139,15 +141,6 @@ class Taking:
         if self.call.scale is not None:
             self._values["common",] = wide(self.call.scale)
 
-    def _whole(self, units: Sequence[Unit], places: Mapping[str, Edge]) -> dict[str, Tensor]:
-        """What all units send to some outputs, by way of other outputs too."""
-        edges = [
-            (edge, derivative if unit.factor is None else derivative * unit.factor)
-            for unit in units
-            for edge, derivative in (unit.edges if unit.trains else ())
-        ]
-        return gradients(Unit(REST, tuple(edges)), places)
-
     def _book(self, units: Sequence[Unit], places: Mapping[str, Edge]) -> dict[str, Tensor]:
         """Books squares and products at the outputs; returns what all units together send there."""
         sent = [gradients(unit, places) for unit in units]
@@ -168,3 +161,13 @@ class Taking:
                     part = grads[path] if unit.factor is None else grads[path] * unit.factor
                     together[path] = together[path] + part if path in together else part
         return together
+
+
+def _whole(units: Sequence[Unit], places: Mapping[str, Edge]) -> dict[str, Tensor]:
+    """What all units send to some outputs, by way of other outputs too."""
+    edges = [
+        (edge, derivative if unit.factor is None else derivative * unit.factor)
+        for unit in units
+        for edge, derivative in (unit.edges if unit.trains else ())
+    ]
+    return gradients(Unit(REST, tuple(edges)), places)
