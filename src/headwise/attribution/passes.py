@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeAlias
@@ -106,6 +107,24 @@ class _Watches:
 
 _WATCHES = _Watches()
 _INSIDE = threading.local()
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method as what listens, that keeps its object from nothing.
+
+    Args:
+        method: Of an object.
+
+    Returns:
+        The same, and None once the object is no more.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        alive = reference()
+        return None if alive is None else alive(*arguments)
+
+    return call
 
 
 def watch_backward(observer: Observer) -> BackwardWatch:

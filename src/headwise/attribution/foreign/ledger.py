@@ -21,7 +21,7 @@ from headwise.attribution.foreign.calls import ForeignCall, OutputEdges, Slices,
 from headwise.attribution.foreign.reading import read_calls
 from headwise.attribution.foreign.taking import Taking
 from headwise.attribution.ledger.books import Books
-from headwise.attribution.passes import Finish, watch_backward
+from headwise.attribution.passes import Finish, watch_backward, weakly
 from headwise.graph import Edge, gradient_edge
 
 _WAITING = 16
@@ -52,14 +52,7 @@ class ForeignLedger:
         self._count, self._capacity = 0, capacity
         self._missed = ""
         self.is_open = True
-        own = weakref.ref(self)
-
-        def begin(roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
-            ledger = own()
-            return None if ledger is None else ledger._begin(roots, seeds)
-
-        watch = watch_backward(begin)
-        self._close = weakref.finalize(self, watch.close)
+        self._close = weakref.finalize(self, watch_backward(weakly(self._begin)).close)
 
     def book(
         self,

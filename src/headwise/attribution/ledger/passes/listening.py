@@ -8,12 +8,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from torch.optim import Optimizer
 
 from headwise.attribution.ledger.passes.clock import CLOCK
 from headwise.attribution.ledger.passes.loop_factor import Scaler, watch_scaler
+from headwise.attribution.passes import weakly
 from headwise.criterion.junctions.feature_junction import Junction
 
 
@@ -41,7 +41,7 @@ def listen(
     Returns:
         What ends all that, at once or, at the latest, when the ledger is no more; a second call does nothing.
     """
-    at_end, at_step, at_update = _weakly(pass_ended), _weakly(stepped), _weakly(updated)
+    at_end, at_step, at_update = weakly(pass_ended), weakly(stepped), weakly(updated)
     for junction in junctions:
         junction.open()
     handles = [each.register_step_post_hook(lambda *_: at_step()) for each in optimizers]
@@ -56,18 +56,6 @@ def listen(
     ended = weakref.finalize(owner, _all, ends)
     ended.atexit = False
     return ended
-
-
-def _weakly(method: Callable[..., None]) -> Callable[..., None]:
-    """A method of an object that may be no more: then nothing is called."""
-    reference = weakref.WeakMethod(method)
-
-    def call(*arguments: Any) -> None:
-        alive = reference()
-        if alive is not None:
-            alive(*arguments)
-
-    return call
 
 
 def _all(ends: Sequence[Callable[[], object]]) -> None:
