@@ -211,7 +211,7 @@ def _checked(
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _Compared:
     """The comparison in one precision, what the audit finds in it, and its numbers where it could be run."""
 
     check: PrecisionCheck
@@ -219,7 +219,7 @@ class _Pass:
     rows: Rows | None = None
 
 
-def _given(plan: Subject, step: Step, suspects: Suspects) -> _Pass:
+def _given(plan: Subject, step: Step, suspects: Suspects) -> _Compared:
     parameters = chosen_parameters(plan.model, None)
     try:
         found = measure(step, parameters, plan.model, "check_sum")
@@ -227,17 +227,17 @@ def _given(plan: Subject, step: Step, suspects: Suspects) -> _Pass:
         if "modified by an inplace operation" not in str(error):
             raise
         check = PrecisionCheck("given", LIMITS[torch.float32], (), _reason(error))
-        return _Pass(check, (Cause("in-place", "the backward pass", f"{check.error}{_see(suspects.in_place)}"),))
+        return _Compared(check, (Cause("in-place", "the backward pass", f"{check.error}{_see(suspects.in_place)}"),))
     evidence = Evidence(plan, Declared({name: each.numel() for name, each in parameters.items()}), _CHECKS)
     evidence.add(found)
     causes = [_cause(finding, found.rows, suspects) for finding in evidence.judged()[0]]
     # An edit that each pass repeats changes the losses, as a draw would.
     edited = any(cause.kind == "in-place" for cause in causes)
     causes = [cause for cause in causes if not (edited and cause.kind == "random-draw")]
-    return _Pass(_table("given", found.rows, plan), tuple(causes), found.rows)
+    return _Compared(_table("given", found.rows, plan), tuple(causes), found.rows)
 
 
-def _wide(plan: Subject) -> _Pass:
+def _wide(plan: Subject) -> _Compared:
     """The comparison in float64, which not all code allows; a checkpoint runs again under the same replacements."""
     state = widened_state(plan.model)
     leaves = {name: state[name] for name in chosen_parameters(plan.model, None)}
@@ -249,11 +249,11 @@ def _wide(plan: Subject) -> _Pass:
         with in_float64():
             found = call_with(plan.model, measured, state)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        return _Pass(PrecisionCheck("float64", LIMITS[torch.float64], (), _reason(error)))
+        return _Compared(PrecisionCheck("float64", LIMITS[torch.float64], (), _reason(error)))
     evidence = Evidence(None, Declared({}), (random_draw.CHECK, nonlinear_backward.CHECK))
     evidence.add(found)
     causes = tuple(_cause(finding, found.rows, Suspects()) for finding in evidence.judged()[0])
-    return _Pass(_table("float64", found.rows, plan), causes, found.rows)
+    return _Compared(_table("float64", found.rows, plan), causes, found.rows)
 
 
 def _table(precision: Precision, rows: Rows, plan: Subject) -> PrecisionCheck:

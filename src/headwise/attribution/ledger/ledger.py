@@ -129,15 +129,7 @@ class Ledger(Closing):
         self._follows_optimizer = bool(optimizers)
         self._policy, criterion.on_nonfinite = criterion.on_nonfinite, on_nonfinite or criterion.on_nonfinite
         criterion.recorder = self
-        self._silence = listen(
-            self,
-            self._pass_ended,
-            self._stepped,
-            self.step,
-            optimizers=optimizers,
-            scaler=scaler,
-            junctions=self._junctions,
-        )
+        self._silence = listen(self, self._pass_ended, self._stepped, self.step, optimizers, scaler, self._junctions)
 
     def open(self, layout: Layout, roots: Sequence[Tensor], pooled: bool) -> CallRecord:
         """Begins the record of one call; called by the criterion.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.returned.entries import LossEntry, declared_total, entries_in, renamed, split_total
-from headwise.attribution.apart.returned.totals import Part, find_total
+from headwise.attribution.apart.returned.totals import LiveLoss, find_total
 from headwise.attribution.apart.sums.counts import Region, linear_in, links, region
 from headwise.attribution.apart.words import is_metric, last_key, says_loss, says_total
 from headwise.graph import Edge, gradient_edge
@@ -168,7 +168,9 @@ def _is_metric(entry: LossEntry) -> bool:
 
 def _named_total(entries: list[LossEntry], inputs: Sequence[Tensor]) -> LossEntry | None:
     scalars = [entry for entry in entries if entry.is_scalar or entry.scalar is not None]
-    live = [Part(e.name, e.value, e.number) for e in scalars if isinstance(e.value, Tensor) and e.scalar is not None]
+    live = [
+        LiveLoss(e.name, e.value, e.number) for e in scalars if isinstance(e.value, Tensor) and e.scalar is not None
+    ]
     dead = {entry.name: entry.number for entry in scalars if entry.scalar is None}
     found = find_total(live, dead, [entry.name for entry in scalars], inputs)
     return next((entry for entry in entries if entry.name == found), None) if found is not None else None

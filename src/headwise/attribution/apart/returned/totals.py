@@ -17,8 +17,8 @@ _VALUES = 1e-5
 
 
 @dataclass(frozen=True)
-class Part:
-    """One scalar (or tensor of losses) with a graph."""
+class LiveLoss:
+    """One entry that is a loss with a graph, or a tensor of them."""
 
     name: str
     value: Tensor
@@ -26,7 +26,7 @@ class Part:
 
 
 def find_total(
-    live: Sequence[Part], dead: Mapping[str, float], order: Sequence[str], inputs: Sequence[Tensor]
+    live: Sequence[LiveLoss], dead: Mapping[str, float], order: Sequence[str], inputs: Sequence[Tensor]
 ) -> str | None:
     """Find the entry that is computed from others.
 
@@ -56,7 +56,7 @@ def find_total(
     return _by_gradient(scalars, order, inputs)
 
 
-def _outermost(said: Sequence[Part], held: Mapping[str, frozenset[str]]) -> str | None:
+def _outermost(said: Sequence[LiveLoss], held: Mapping[str, frozenset[str]]) -> str | None:
     """Of several that are called so the one that is in no other, or nearest to the top; none of several groups' own."""
     outer = [part for part in said if not any(part.name in held[other.name] for other in said)] or list(said)
     depth = min(part.name.count(".") for part in outer)
@@ -65,7 +65,7 @@ def _outermost(said: Sequence[Part], held: Mapping[str, frozenset[str]]) -> str 
     return None if different and depth else top[0].name
 
 
-def _held(part: Part, live: Sequence[Part], below: Mapping[int, list[Edge]]) -> frozenset[str]:
+def _held(part: LiveLoss, live: Sequence[LiveLoss], below: Mapping[int, list[Edge]]) -> frozenset[str]:
     """The other entries that an entry adds up."""
     own = below[id(part.value)]
     added = added_below(own[0])
@@ -80,7 +80,7 @@ def _is_below(edges: list[Edge], own: list[Edge], added: Mapping[Edge, int]) -> 
     return any(edge in added and edge not in own for edge in edges)
 
 
-def _is_said(part: Part, held: frozenset[str], live: Sequence[Part], dead: Mapping[str, float]) -> bool:
+def _is_said(part: LiveLoss, held: frozenset[str], live: Sequence[LiveLoss], dead: Mapping[str, float]) -> bool:
     others = [other for other in live if other is not part]
     same = any(other.value is part.value for other in others)
     values = sum(other.number for other in others) + sum(dead.values())
@@ -99,7 +99,7 @@ def _is_placed(name: str, held: Mapping[str, frozenset[str]], order: Sequence[st
     return len(parts) >= (1 if tuple_of_two else 2) and not any(held[rival] - parts for rival in rivals)
 
 
-def _by_gradient(scalars: Sequence[Part], order: Sequence[str], inputs: Sequence[Tensor]) -> str | None:
+def _by_gradient(scalars: Sequence[LiveLoss], order: Sequence[str], inputs: Sequence[Tensor]) -> str | None:
     """The first or last entry, if its gradient and value are sums of others' (computed a second time)."""
     if len(scalars) < 3 or not inputs:
         return None

@@ -22,7 +22,6 @@ def listen(
     pass_ended: Callable[..., None],
     stepped: Callable[..., None],
     updated: Callable[..., None],
-    *,
     optimizers: Iterable[Optimizer],
     scaler: Scaler,
     junctions: Sequence[Junction],
