@@ -12,7 +12,7 @@ from functools import cache, partial
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.apart.sums.linear import Linearity, size_of
+from headwise.attribution.apart.sums.linear import STACKING, Linearity, size_of
 from headwise.attribution.apart.sums.walk import in_order
 from headwise.graph import Edge, gradient_edge, output_shapes, saved
 
@@ -20,7 +20,6 @@ _ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "Ne
 PASSING = (
     "Clone", "ToCopy", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias", "UnsafeView", "Expand", "Where",
 )  # fmt: skip
-_STACKING = {"StackBackward0", "CatBackward0"}
 _PICKING = {"SelectBackward0", "UnbindBackward0"}
 _POOLING = ("SumBackward", "MeanBackward")
 _SCALING = {"MulBackward0", "DivBackward0"}
@@ -103,7 +102,7 @@ def parts_of(edge: Edge, deep: bool) -> tuple[Edge, ...]:
     live = tuple((child, nr) for child, nr in node.next_functions if child is not None)
     if not live:
         return ()
-    if name in _STACKING:
+    if name in STACKING:
         return live if deep or all(size_of(edge) == 1 for edge in live) else ()
     if name.startswith(_POOLING):
         return live if deep or _is_stack(node) or size_of(live[0]) == 1 else ()
@@ -139,11 +138,11 @@ def _picked(edge: Edge) -> tuple[Edge, ...]:
     node, number = edge
     stack = node.next_functions[0][0]
     for _ in range(4):
-        if stack is None or stack.name() in _STACKING or stack.name() not in _SCALING:
+        if stack is None or stack.name() in STACKING or stack.name() not in _SCALING:
             break
         live = [child for child, _ in stack.next_functions if child is not None]
         stack = live[0] if len(live) == 1 else None
-    if stack is None or stack.name() not in _STACKING or size_of(edge) != 1:
+    if stack is None or stack.name() not in STACKING or size_of(edge) != 1:
         return ()
     if node.name() == "SelectBackward0":
         number = int(saved(node, "_saved_index"))
@@ -159,7 +158,7 @@ def _is_stack(node: Node) -> bool:
     """Whether the node works on scalars that were stacked into a vector."""
     for _ in range(4):
         live = [child for child, _ in node.next_functions if child is not None]
-        stacked = [child for child in live if child.name() in _STACKING]
+        stacked = [child for child in live if child.name() in STACKING]
         if stacked:
             return all(size_of((child, port)) == 1 for child, port in stacked[0].next_functions if child is not None)
         if len(live) != 1 or not (live[0].name() in _SCALING or live[0].name().startswith(PASSING)):

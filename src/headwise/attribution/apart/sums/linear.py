@@ -23,6 +23,8 @@ _PASSING = (
 )  # fmt: skip
 _NOT_PASSING = ("Addmm", "Addmv", "Addbmm", "Addr", "Addcmul", "Addcdiv", "SplitTanh", "IndexReduce", "SquaredRelu")
 _PRODUCTS = ("MulBackward", "DivBackward", "DotBackward", "VdotBackward", "MvBackward")
+STACKING = ("StackBackward0", "CatBackward0")
+"""What makes one tensor of several."""
 IN_PLACE = "torch::autograd::CopySlices"
 """What stands for an operation that wrote a part of a tensor; the operation itself it does not tell."""
 _OF_WEIGHTS = (

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.attribution.apart.sums.linear import Linearity, like
+from headwise.attribution.apart.sums.linear import STACKING, Linearity, like
 from headwise.graph import Edge, ordered, output_shapes, routes_of
 
-_STACKING = ("Stack", "Cat")
 _PICKING = ("Select", "Unbind", "Index", "Slice", "Split", "Gather")
 
 
@@ -75,7 +74,7 @@ def walk_sum(
             if not through:
                 continue
             name = node.name()
-            is_stack = name.startswith(_STACKING)
+            is_stack = name in STACKING
             is_picked = name.startswith(_PICKING) or any((node, port) in picked for port in ports)
             for edge, derivative in _sent(node, arriving, through):
                 # Of a stack of losses from which one was picked the others are no part; only here a number is read.
