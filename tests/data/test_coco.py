@@ -82,6 +82,8 @@ def test_folders_are_laid_out_in_several_ways(tmp_path, file, pictures):
     lay_out(tmp_path, content(), file, pictures)
     assert read_coco(tmp_path, "val")[0].name == "a"
     assert read_coco(tmp_path / file, "val")[0].name == "a"
+    assert read_coco(tmp_path, Path("val"))[0].name == "a"
+    assert read_coco(tmp_path, tmp_path / file)[0].name == "a"
 
 
 def test_a_file_beside_its_pictures(tmp_path):

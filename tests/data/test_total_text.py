@@ -50,6 +50,10 @@ def test_both_formats_are_read(folder):
     assert np.array_equal(second.annotation.polygons[0], [[10, 10], [50, 10], [50, 30], [10, 30]])
 
 
+def test_a_split_may_be_a_path(folder):
+    assert len(read_total_text(folder, Path("Train"))) == 2
+
+
 def test_lists_may_run_over_several_lines_and_orientation_may_miss(folder):
     txt(folder).write_text('x: [[10 50\n 50 10]], y: [[10 10\n 30 30]], transcriptions: [u"it\'s"]\n')
     annotation = read_total_text(folder, "Train")[1].annotation

@@ -121,7 +121,11 @@ class InstanceFolder:
 
 
 def read_instances(
-    folder: str | Path, split: str | None = None, *, check_pictures: bool = True, progress: Progress | None = None
+    folder: str | Path,
+    split: str | Path | None = None,
+    *,
+    check_pictures: bool = True,
+    progress: Progress | None = None,
 ) -> InstanceFolder:
     """Read a folder of pictures and label PNGs.
 

@@ -86,7 +86,7 @@ class TotalText:
 
 
 def read_total_text(
-    folder: str | Path, split: str, *, check_pictures: bool = True, progress: Progress | None = None
+    folder: str | Path, split: str | Path, *, check_pictures: bool = True, progress: Progress | None = None
 ) -> TotalText:
     """Read one split of a Total-Text folder.
 
@@ -114,7 +114,7 @@ def read_total_text(
     Reference:
         Ch'ng and Chan, "Total-Text", ICDAR 2017; the data set's own readme for both formats.
     """
-    root = Path(folder)
+    root, split = Path(folder), str(split)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder. Give the folder that holds Total-Text's 'Images'.")
     images = _split_folder(_images_folder(root), split)

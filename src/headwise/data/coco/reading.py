@@ -108,7 +108,7 @@ class Coco:
 
 def read_coco(
     path: str | Path,
-    split: str | None = None,
+    split: str | Path | None = None,
     *,
     check_pictures: bool = False,
     progress: Progress | None = None,
@@ -148,7 +148,7 @@ def read_coco(
     Differs:
         The corner detectors' readers keep crowds as ordinary objects.
     """
-    file = find_file(Path(path), split or "")
+    file = find_file(Path(path), "" if split is None else str(split))
     content = _parsed(file)
     if not content.images:
         raise ValueError(f"{file}: there are no images. Give a split that holds some.")
