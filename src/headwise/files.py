@@ -6,8 +6,12 @@ import contextlib
 import os
 import re
 import threading
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+
+_guards: dict[Path, Callable[[], None]] = {}
+"""Folders, as they are really called -> what refuses to write into them, asked as each file is about to appear."""
 
 
 class UnwritableError(OSError, ValueError):
@@ -26,6 +30,7 @@ def write_atomically(path: Path, content: bytes) -> Path:
 
     Raises:
         UnwritableError: It cannot be written (a full disk, no permission, a file where a folder should be).
+        ValueError: The guard of a folder above it refuses (`guarded`); nothing was written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -35,6 +40,8 @@ def write_atomically(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        # Asked now and no sooner: a folder that is taken away after this takes the partial file with it.
+        _ask_guards(path)
         partial.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -49,6 +56,32 @@ def write_atomically(path: Path, content: bytes) -> Path:
         raise told from error
     _sync_folder(path.parent)
     return path
+
+
+@contextlib.contextmanager
+def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Has every file that is to appear in a folder, or below it, allowed first.
+
+    Args:
+        folder: That is guarded; one guard for each.
+        check: Called in the thread that writes; what it raises is what the writer gets.
+
+    Yields:
+        Nothing.
+    """
+    place = folder.resolve()
+    _guards[place] = check
+    try:
+        yield
+    finally:
+        del _guards[place]
+
+
+def _ask_guards(path: Path) -> None:
+    if _guards:
+        place = path.parent.resolve()
+        for check in [check for folder, check in list(_guards.items()) if place.is_relative_to(folder)]:
+            check()
 
 
 def _clear(path: Path) -> None:

@@ -258,12 +258,8 @@ class _Training:
             "seconds": self.clock.seconds,
             "scores": dict(self.scores),
         }
-
-        def save() -> None:
-            check_sole(self.folder)
-            save_checkpoint(self.folder / "checkpoints", self.step, state, keep=self.settings.keep_checkpoints)
-
-        self.ranks.on_first(save)
+        place, most = self.folder / "checkpoints", self.settings.keep_checkpoints
+        self.ranks.on_first(lambda: save_checkpoint(place, self.step, state, keep=most))
         if keep:
             note_saved(self.folder, self.step)
         self.saved = self.step

@@ -1,12 +1,14 @@
 """One folder, one run, for as long as its process lives."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from headwise.files import write_atomically
 from headwise.training.folder.folder_lock import check_sole, sole_run
 
 HOLDER = """
@@ -53,6 +55,25 @@ def test_another_lock_in_the_same_place_is_seen(tmp_path):
         (tmp_path / "run/lock").touch()
         with pytest.raises(ValueError, match="another run began in its place"):
             check_sole(tmp_path / "run")
+
+
+def test_no_file_appears_in_a_folder_that_another_took(tmp_path):
+    """However late it is seen: a run may be stopped between its look and the write."""
+    folder = tmp_path / "run"
+    with sole_run(folder, pytest.fail):
+        write_atomically(folder / "samples/first", b"mine")
+        shutil.rmtree(folder)
+        write_atomically(folder / "samples/first", b"mine")  # a folder that was removed is no one else's
+        (folder / "lock").touch()
+        for name in ("log.jsonl", "samples/first"):
+            with pytest.raises(ValueError, match="another run began in its place"):
+                write_atomically(folder / name, b"yours")
+        write_atomically(tmp_path / "beside", b"")
+    assert {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()} == {
+        "lock": b"",
+        "samples/first": b"mine",
+    }
+    write_atomically(folder / "log.jsonl", b"free again")
 
 
 def test_a_forked_process_does_not_outlive_a_run_with_its_lock(tmp_path):

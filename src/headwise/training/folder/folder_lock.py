@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from headwise.files import guarded
+
 LOCK = "lock"
 """The file in the folder of a run. It stays: only a process that holds it locked keeps others out."""
 
@@ -19,7 +21,7 @@ _held: dict[Path, tuple[int, int]] = {}
 
 @contextmanager
 def sole_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Keep all other runs out of a folder.
+    """Keep all other runs out of a folder, and this one out of a folder that another took in its place.
 
     The lock is the kind that a forked process does not inherit, so that no loading process outlives a run with it.
 
@@ -42,7 +44,8 @@ def sole_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     try:
         _lock(descriptor, folder, say)
         _held[place] = os.getpid(), descriptor
-        yield
+        with guarded(place, lambda: check_sole(folder)):
+            yield
     finally:
         if _is_held(place):
             del _held[place]
