@@ -7,7 +7,7 @@ import torch
 
 from headwise.attribution.apart.returned.entries import LossEntry
 from headwise.attribution.apart.returned.losses import read_losses
-from headwise.attribution.apart.sums.counts import region
+from headwise.attribution.apart.sums.counts import added, summands
 from headwise.attribution.audit.measures.account import account_of
 from headwise.attribution.audit.measures.literals import is_silenced, literal_factors
 from headwise.attribution.audit.measures.rows import edge_gradients
@@ -68,12 +68,13 @@ def test_what_has_no_name_is_a_summand_with_its_gradient(parts):
 def test_a_ratio_of_shared_sums_is_one_summand(parts):
     leaf, _ = parts
     both = leaf.sum()
-    assert list(region(1 - 2 * both / (both + leaf.square().sum())).summands.values()) == [1]
+    ratio = 1 - 2 * both / (both + leaf.square().sum())
+    assert list(summands(gradient_edge(ratio)).values()) == [1]
 
 
 def test_a_division_by_a_trained_number_is_no_sum(parts):
     _, losses = parts
-    assert gradient_edge(losses["a"]) not in region(1 / losses["a"]).counts
+    assert gradient_edge(losses["a"]) not in added(gradient_edge(1 / losses["a"]))
 
 
 def test_literal_factors(parts):

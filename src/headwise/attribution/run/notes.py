@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from headwise.attribution.apart.sums.counts import links_below, region
+from headwise.attribution.apart.sums.counts import added, links
 from headwise.attribution.apart.sums.dissect import Anatomy
 from headwise.attribution.apart.words import is_metric, plain_name, without_number
 from headwise.attribution.ledger.books import UNBOOKED, Books
+from headwise.graph import gradient_edge
 
 
 class Notes:
@@ -46,9 +47,9 @@ class Notes:
 
     def _twice(self, anatomy: Anatomy, root: Tensor) -> None:
         """Notes the losses that the number adds several times."""
-        counts = region(root).counts
+        counts = added(gradient_edge(root))
         for each in anatomy.direct:
-            times = max((counts.get(edge, 0) for edge in links_below(each.loss.edge)), default=0)
+            times = max((counts.get(edge, 0) for edge in links(each.loss.edge)), default=0)
             if times > 1:
                 self._told[f"{each.loss.name}: the number adds it {times} times"] = None
 

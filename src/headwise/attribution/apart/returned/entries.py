@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeGuard
 
 from torch import Tensor
 
 from headwise.attribution.apart.sums.dissect import LAST, Candidate
 from headwise.attribution.apart.words import says_total
+from headwise.graph import Edge, gradient_edge
 
 
 class Weighted(Protocol):
@@ -48,6 +49,11 @@ class LossEntry:
         if not isinstance(self.value, Tensor) or not self.value.requires_grad:
             return None
         return self.value if self.value.numel() == 1 else self.value.mean()
+
+    @property
+    def edge(self) -> Edge | None:
+        """Where the gradient of the value enters the graph, or None."""
+        return gradient_edge(self.value) if isinstance(self.value, Tensor) else None
 
     @property
     def number(self) -> float:
@@ -140,9 +146,7 @@ def renamed(found: list[LossEntry], body: Any, names: Sequence[str]) -> list[Los
     plain = isinstance(body, tuple | list) and not hasattr(body, "_fields")
     if not plain or len(names) != len(found) or {entry.name for entry in found} & set(names):
         return found
-    return [
-        LossEntry(name, entry.value, entry.weight, entry.declared) for name, entry in zip(names, found, strict=True)
-    ]
+    return [replace(entry, name=name) for name, entry in zip(names, found, strict=True)]
 
 
 def entries_in(node: Any, name: str = "") -> Iterator[LossEntry]:

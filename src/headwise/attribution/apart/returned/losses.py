@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.returned.entries import LossEntry, declared_total, entries_in, renamed, split_total
-from headwise.attribution.apart.returned.totals import LiveLoss, find_total
-from headwise.attribution.apart.sums.counts import Region, linear_in, links, region
+from headwise.attribution.apart.returned.totals import find_total
+from headwise.attribution.apart.sums.counts import added, linear_in, links, summands
 from headwise.attribution.apart.words import is_metric, last_key, says_loss, says_total
-from headwise.graph import Edge, gradient_edge
+from headwise.graph import Edge
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def read_losses(
     own = next((each for each in (declared_total(returned), beside) if each is not None), None)
     head = None if own is None else LossEntry("total", own)
     given = LossEntry("total", total) if total is not None and total.requires_grad else None
-    known = given or head or _named_total(entries, inputs)
+    known = given or head or find_total(entries, inputs)
     entries = _losses_alone(entries, known)
     rest = [entry for entry in entries if entry is not known and not _is_again(entry, known, given is not None)]
     rest = renamed(rest, body, [name for name in names if name != (known and known.name)])
@@ -75,8 +75,7 @@ def read_losses(
 def _sorted_out(rest: list[LossEntry], total: LossEntry | None) -> Returned:
     if total is not None:
         rest = [entry for entry in rest if not _repeats_total(entry, total)]
-    added = region(total.value).counts if total is not None and isinstance(total.value, Tensor) else {}
-    is_log = _log_of(rest, added if total is not None else None)
+    is_log = _log_of(rest, None if total is None else added(total.edge))
     terms = tuple(entry for entry in rest if not is_log(entry))
     logs = tuple(entry for entry in rest if is_log(entry))
     if total is not None and not any(entry.scalar is not None for entry in terms):
@@ -84,7 +83,7 @@ def _sorted_out(rest: list[LossEntry], total: LossEntry | None) -> Returned:
     return Returned(terms, logs, total)
 
 
-def _log_of(rest: list[LossEntry], added: Mapping[Edge, int] | None) -> Any:
+def _log_of(rest: list[LossEntry], below: Container[Edge] | None) -> Any:
     """What tells the entries that are only reported."""
     cut = [entry for entry in rest if entry.scalar is None and says_loss(entry.name) and not _is_metric(entry)]
 
@@ -93,9 +92,9 @@ def _log_of(rest: list[LossEntry], added: Mapping[Edge, int] | None) -> Any:
             return False
         if entry.scalar is None:
             return _is_metric(entry)
-        if added is None:
+        if below is None:
             return not entry.is_scalar and is_metric(entry.name)
-        if is_added(entry, added):
+        if is_added(entry, below):
             # A metric that a loss is made of is no loss besides.
             return is_metric(entry.name) and any(_holds(other, entry) for other in rest)
         # With a graph and not in the total: a metric, or something beside losses that were detached for a log.
@@ -104,25 +103,22 @@ def _log_of(rest: list[LossEntry], added: Mapping[Edge, int] | None) -> Any:
     return is_log
 
 
-def is_added(entry: LossEntry, added: Container[Edge]) -> bool:
+def is_added(entry: LossEntry, below: Container[Edge]) -> bool:
     """Whether a total adds an entry."""
-    return isinstance(entry.value, Tensor) and any(edge in added for edge in links(entry.value))
+    return any(edge in below for edge in links(entry.edge))
 
 
 def _holds(outer: LossEntry, inner: LossEntry) -> bool:
     """Whether an entry adds up another one."""
-    if outer is inner or outer.scalar is None or not isinstance(outer.value, Tensor) or outer.value is inner.value:
-        return False
-    above = isinstance(inner.value, Tensor) and gradient_edge(outer.value) not in region(inner.value).counts
-    return above and is_added(inner, region(outer.value).counts)
+    return outer.edge not in added(inner.edge) and is_added(inner, added(outer.edge))
 
 
 def _losses_alone(entries: list[LossEntry], total: LossEntry | None) -> list[LossEntry]:
     """Without the tensors that are something to look at (logits) rather than losses per sample."""
     live = [entry for entry in entries if entry.scalar is not None and not entry.is_scalar]
-    added = linear_in(total.value) if total is not None and isinstance(total.value, Tensor) else frozenset()
+    below = frozenset() if total is None else linear_in(total.edge)
     alone = total is None and not any(entry.is_scalar and entry.scalar is not None for entry in entries)
-    sure = [entry for entry in live if alone or says_loss(entry.name) or is_added(entry, added)]
+    sure = [entry for entry in live if alone or says_loss(entry.name) or is_added(entry, below)]
     if total is None:
         sure += [entry for entry in live if isinstance(entry.value, Tensor) and entry.value.ndim == 1]
     shapes = {entry.value.shape for entry in sure if isinstance(entry.value, Tensor)}
@@ -133,19 +129,13 @@ def _losses_alone(entries: list[LossEntry], total: LossEntry | None) -> list[Los
 
 def _is_again(entry: LossEntry, total: LossEntry | None, given: bool) -> bool:
     """Whether an entry is the total itself under another name."""
-    if total is None or not isinstance(total.value, Tensor) or entry.scalar is None:
+    if total is None or entry.edge is None:
         return False
     if entry.value is total.value:
         return says_total(entry.name)
     # What a function returned as the total may be an entry on its way through `clone` or `mean`.
-    tops = links(total.value)
-    edge = gradient_edge(entry.value) if isinstance(entry.value, Tensor) else None
-    return given and edge in tops and (says_total(entry.name) or _is_sum(entry))
-
-
-def _is_sum(entry: LossEntry) -> bool:
-    found: Region = region(entry.value) if isinstance(entry.value, Tensor) else Region({}, {})
-    return len(found.summands) > 1
+    is_top = given and entry.edge in links(total.edge)
+    return is_top and (says_total(entry.name) or len(summands(entry.edge)) > 1)
 
 
 def _repeats_total(entry: LossEntry, total: LossEntry) -> bool:
@@ -164,16 +154,6 @@ def _is_metric(entry: LossEntry) -> bool:
         isinstance(entry.value, Tensor) and not entry.value.is_floating_point()
     )
     return bool(whole and entry.value != 0) or is_metric(entry.name)
-
-
-def _named_total(entries: list[LossEntry], inputs: Sequence[Tensor]) -> LossEntry | None:
-    scalars = [entry for entry in entries if entry.is_scalar or entry.scalar is not None]
-    live = [
-        LiveLoss(e.name, e.value, e.number) for e in scalars if isinstance(e.value, Tensor) and e.scalar is not None
-    ]
-    dead = {entry.name: entry.number for entry in scalars if entry.scalar is None}
-    found = find_total(live, dead, [entry.name for entry in scalars], inputs)
-    return next((entry for entry in entries if entry.name == found), None) if found is not None else None
 
 
 def _told(returned: Any) -> str:

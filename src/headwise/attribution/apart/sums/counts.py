@@ -5,8 +5,7 @@ A derivative cannot tell a loss that is added twice from one that is multiplied 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.autograd.graph import Node
 
 from headwise.attribution.apart.sums.linear import STACKING, Linearity, size_of
 from headwise.attribution.apart.sums.walk import in_order
-from headwise.graph import Edge, gradient_edge, output_shapes, saved
+from headwise.graph import Edge, output_shapes, saved
 
 _ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "NegBackward0"}
 PASSING = (
@@ -25,44 +24,24 @@ _POOLING = ("SumBackward", "MeanBackward")
 _SCALING = {"MulBackward0", "DivBackward0"}
 
 
-@dataclass(frozen=True)
-class Region:
-    """What a scalar adds up.
-
-    Attributes:
-        counts: Per edge of the additive top, by how many paths it is added.
-        summands: The edges at which the walk through scalars ends, and how often each is added.
-    """
-
-    counts: Mapping[Edge, int]
-    summands: Mapping[Edge, int]
-
-
-def region(total: Tensor) -> Region:
-    """Follow a scalar's graph as far as it adds.
-
-    Args:
-        total: A tensor with a graph.
-
-    Returns:
-        The edges that it adds up, and the summands: scalars that are no sums themselves.
-    """
-    root = gradient_edge(total)
-    if root is None:
-        return Region({}, {})
-    everywhere, _ = _walk(root, deep=True)
-    _, ends = _walk(root, deep=False)
-    return Region(everywhere, ends)
-
-
-def added_below(edge: Edge) -> Mapping[Edge, int]:
-    """The edges that what stands at an edge adds up, its own among them."""
+def added(edge: Edge | None) -> Mapping[Edge, int]:
+    """By how many paths what stands at an edge adds each edge below it, its own among them; None: no graph."""
     return _walk(edge, deep=True)[0]
 
 
-def linear_in(total: Tensor) -> frozenset[Edge]:
+def summands(edge: Edge | None) -> Mapping[Edge, int]:
+    """The edges at which the walk through scalars ends, what is no sum itself, and how often each is added."""
+    return _walk(edge, deep=False)[1]
+
+
+def held(edge: Edge | None, chains: Mapping[str, Sequence[Edge]]) -> list[str]:
+    """The losses, told by their `links`, that what stands at an edge adds up without being a multiple of them."""
+    below, own = added(edge), links(edge)
+    return [name for name, chain in chains.items() if any(each in below and each not in own for each in chain)]
+
+
+def linear_in(root: Edge | None) -> frozenset[Edge]:
     """The edges, of tensors of any size, in which a total is linear: also losses of samples that weights multiply."""
-    root = gradient_edge(total)
     if root is None:
         return frozenset()
     linear = Linearity(wide=True)
@@ -74,7 +53,9 @@ def linear_in(total: Tensor) -> frozenset[Edge]:
     return frozenset({root}.union(*(below(node) for node in in_order([root], below))))
 
 
-def _walk(root: Edge, deep: bool) -> tuple[dict[Edge, int], dict[Edge, int]]:
+def _walk(root: Edge | None, deep: bool) -> tuple[dict[Edge, int], dict[Edge, int]]:
+    if root is None:
+        return {}, {}
     counts, ends = {root: 1}, {}
     parts = cache(partial(parts_of, deep=deep))
     for node in in_order([root], lambda node: [part for port in _ports(node) for part in parts((node, port))]):
@@ -185,15 +166,9 @@ def factors_of(node: Node) -> list[Tensor]:
     return found
 
 
-def links(loss: Tensor) -> list[Edge]:
-    """The edges below a loss at which it is still a multiple of one thing (and a constant), the loss's own first."""
-    edge = gradient_edge(loss)
-    return [] if edge is None else links_below(edge)
-
-
-def links_below(edge: Edge) -> list[Edge]:
-    """The same of what stands at an edge."""
-    found = [edge]
-    while len(parts := parts_of(found[-1], deep=True)) == 1:
+def links(edge: Edge | None) -> list[Edge]:
+    """The edges from a loss's own down to which it is still a multiple of one thing (and a constant)."""
+    found = [] if edge is None else [edge]
+    while found and len(parts := parts_of(found[-1], deep=True)) == 1:
         found.append(parts[0])
     return found

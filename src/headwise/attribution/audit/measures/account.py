@@ -20,7 +20,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
 from headwise.attribution.apart.returned.entries import LossEntry
-from headwise.attribution.apart.sums.counts import Region, added_below, links, region
+from headwise.attribution.apart.sums.counts import added, held, links, summands
 from headwise.attribution.apart.sums.linear import size_of
 from headwise.attribution.audit.code.guard import PACKAGES
 from headwise.graph import Edge, gradient_edge, topological
@@ -102,29 +102,29 @@ def account_of(total: Tensor | None, terms: Sequence[LossEntry], outputs: Iterab
     Returns:
         The standing of every loss with a graph, and the summands.
     """
-    live = {term.name: term for term in terms if term.scalar is not None and isinstance(term.value, Tensor)}
+    live = {term.name: term for term in terms if term.edge is not None}
     if total is None:
         return Account({name: Standing(None, None, 0) for name in live}, ())
-    top = region(total)
+    top = added(gradient_edge(total))
     ends = {gradient_edge(tensor) for tensor in outputs}
-    chains = {name: _above(links(term.value), ends) for name, term in live.items() if isinstance(term.value, Tensor)}
+    chains = {name: _above(links(term.edge), ends) for name, term in live.items()}
     places = _places(total, top, chains)
     plain = {name: _standing(total, top, live[name], places[name]) for name in live}
     injected = _injections(total, chains)
-    standings = _own_parts(plain, live, places)
+    standings = _own_parts(plain, live, places, chains)
     for name, functions in injected.items():
         found = standings[name]
         standings[name] = replace(found, times=found.times + len(functions), injected=tuple(functions))
-    return Account(standings, _summands(total, top, chains))
+    return Account(standings, _summands(total, chains))
 
 
-def _places(total: Tensor, top: Region, chains: Mapping[str, list[Edge]]) -> dict[str, Edge | None]:
+def _places(total: Tensor, top: Mapping[Edge, int], chains: Mapping[str, list[Edge]]) -> dict[str, Edge | None]:
     """Where each loss (or what it is a multiple of) stands in the graph of the total."""
     found: dict[str, Edge | None] = {}
     for name, chain in chains.items():
-        added = [edge for edge in chain if edge in top.counts]
+        passed = [edge for edge in chain if edge in top]
         # The link that most paths lead to: what is added per sample inside of a sum, and averaged beside it, is one.
-        found[name] = max(added, key=lambda edge: top.counts[edge], default=None)
+        found[name] = max(passed, key=lambda edge: top[edge], default=None)
     open_ones = {name: _scalars(chains[name]) for name, place in found.items() if place is None}
     edges = [edge for chain in open_ones.values() for edge in chain]
     grads = dict(zip(edges, derivatives(total, edges), strict=True))
@@ -141,47 +141,42 @@ def _above(chain: list[Edge], ends: Collection[Edge | None]) -> list[Edge]:
 
 def _scalars(chain: list[Edge]) -> list[Edge]:
     """The first links, as long as they are of the loss's own size."""
-    size = size_of(chain[0]) if chain else None
-    return [edge for edge in chain if size_of(edge) == size]
+    return [edge for edge in chain if size_of(edge) == size_of(chain[0])]
 
 
-def _standing(total: Tensor, top: Region, term: LossEntry, place: Edge | None) -> Standing:
+def _standing(total: Tensor, top: Mapping[Edge, int], term: LossEntry, place: Edge | None) -> Standing:
     if place is None or term.scalar is None:
         return Standing(None, None, 0)
     (grad,), (scale,) = derivatives(total, [place]), derivatives(term.scalar, [place])
     if grad is None or scale is None or not float(scale.abs().max()):
-        return Standing(None, None, top.counts.get(place, 0))
+        return Standing(None, None, top.get(place, 0))
     ratio = grad.double() / scale.double()
     factor = float(ratio.mean())
     spread = float((ratio - factor).abs().max())
-    return Standing(factor, factor, top.counts.get(place, 0), is_even=spread <= _UNIFORM * max(abs(factor), 1e-300))
+    return Standing(factor, factor, top.get(place, 0), is_even=spread <= _UNIFORM * max(abs(factor), 1e-300))
 
 
 def _own_parts(
-    plain: Mapping[str, Standing], live: Mapping[str, LossEntry], places: Mapping[str, Edge | None]
+    plain: Mapping[str, Standing],
+    live: Mapping[str, LossEntry],
+    places: Mapping[str, Edge | None],
+    chains: Mapping[str, list[Edge]],
 ) -> dict[str, Standing]:
     """Of each loss the factor that does not come through another loss, and the losses that it adds up itself."""
-    held = {name: _held(name, live, places) for name in live}
+    parts = {name: held(term.edge, chains) for name, term in live.items()}
     found: dict[str, Standing] = {}
     taken: set[Edge] = set()
-    for name in sorted(live, key=lambda name: -len(held[name])):
+    for name in sorted(live, key=lambda name: -len(parts[name])):
         own, place = plain[name].factor, places[name]
         own = 0.0 if place in taken else own  # the same thing under a second name
         taken |= {place} if place is not None else set()
         scale = _derivative(live[name], place)
-        for other, members in held.items():
+        for other, members in parts.items():
             if name in members and other in found and own is not None and scale:
                 through = _derivative(live[other], place)
                 own -= (found[other].own or 0.0) * (through or 0.0) / scale
-        found[name] = replace(plain[name], own=own, parts=tuple(held[name]))
+        found[name] = replace(plain[name], own=own, parts=tuple(parts[name]))
     return {name: found[name] for name in live}
-
-
-def _held(name: str, live: Mapping[str, LossEntry], places: Mapping[str, Edge | None]) -> list[str]:
-    value = live[name].value
-    added = region(value).counts if isinstance(value, Tensor) else {}
-    own = links(value) if isinstance(value, Tensor) else []
-    return [other for other, place in places.items() if other != name and place in added and place not in own]
 
 
 def _derivative(term: LossEntry, place: Edge | None) -> float | None:
@@ -205,18 +200,19 @@ def _injections(total: Tensor, chains: Mapping[str, list[Edge]]) -> dict[str, li
     return found
 
 
-def _summands(total: Tensor, top: Region, chains: Mapping[str, list[Edge]]) -> tuple[Addend, ...]:
-    edges = list(top.summands)
-    inside = {name: added_below(chain[0]) for name, chain in chains.items() if chain}
+def _summands(total: Tensor, chains: Mapping[str, list[Edge]]) -> tuple[Addend, ...]:
+    ends = summands(gradient_edge(total))
+    edges = list(ends)
+    inside = {name: added(chain[0]) for name, chain in chains.items()}
     found = []
     for edge, grad in zip(edges, derivatives(total, edges), strict=True):
         names = tuple(name for name, chain in chains.items() if edge in chain)
         even = grad is not None and float((grad - grad.mean()).abs().max()) <= _UNIFORM * float(grad.abs().max())
         factor = None if grad is None or not even else float(grad.mean())
-        below = added_below(edge)
+        below = added(edge)
         holds = tuple(n for n, chain in chains.items() if n not in names and any(each in below for each in chain))
         within = tuple(name for name, below in inside.items() if edge in below)
-        found.append(Addend(edge, top.summands[edge], factor, line_of(edge), names, holds, within))
+        found.append(Addend(edge, ends[edge], factor, line_of(edge), names, holds, within))
     return tuple(found)
 
 

@@ -43,7 +43,7 @@ def has_literal_zero(node: Node) -> bool:
 def literal_factors(loss: Tensor) -> tuple[float, ...]:
     """The plain numbers that a loss was multiplied by last."""
     found = []
-    for node, _ in links(loss):
+    for node, _ in links(gradient_edge(loss)):
         if node.name() == "MulBackward0":
             found += [float(value) for value in factors_of(node) if value.numel() == 1 and value.device.type == "cpu"]
         elif size_of((node, 0)) != 1 or not node.name().startswith(PASSING):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from headwise.attribution.apart.sums.solve import flattened, mixture
 from headwise.attribution.audit.measures.account import Addend, Standing
 
 _TWIN = 1e-5
-_LEFT = 1e-4
 _FEW = 8
 
 Row = list[Tensor | None]
@@ -56,11 +56,13 @@ def recomputed(
     free = [i for i, each in enumerate(summands) if each.is_free and each.factor]
     if not free:
         return Again()
-    basis = torch.stack([_flat(rows[i], outputs) for i in free])
-    losses = {name: _flat(at_outputs[k], outputs) for k, name in enumerate(names) if name in standings}
+    basis = torch.stack([flattened(rows[i], outputs) for i in free])
+    losses = {name: flattened(at_outputs[k], outputs) for k, name in enumerate(names) if name in standings}
     factors, used = {}, set()
     for name, row in losses.items():
-        if not standings[name].is_in and (mix := _mix(basis, row)) is not None:
+        # Of few elements anything is a sum.
+        mix = {} if standings[name].is_in or row.numel() < 4 * len(basis) else mixture(basis, row)
+        if mix:
             factors[name] = min(float(summands[free[i]].factor or 0.0) / value for i, value in mix.items())
             used |= set(mix)
     twins: dict[str, int] = {}
@@ -75,27 +77,6 @@ def recomputed(
         elif any(_is_equal(basis[other], basis[k]) for other in range(k)):
             repeats.append((summands[i].line, 2))
     return Again(factors, twins, tuple(repeats))
-
-
-def _mix(basis: Tensor, row: Tensor) -> dict[int, float] | None:
-    """The summands, with positive factors, that a loss is the sum of."""
-    norm = float(row.norm())
-    if not norm or row.numel() < 4 * len(basis):
-        return None
-    mix = torch.linalg.lstsq(basis.T, row[:, None], driver="gelsd").solution[:, 0]
-    if float((row - mix @ basis).norm()) > _LEFT * norm:
-        return None
-    used = {i: float(value) for i, value in enumerate(mix) if abs(float(value)) * float(basis[i].norm()) > 1e-3 * norm}
-    return used if used and min(used.values()) > 0 else None
-
-
-def _flat(row: Row, outputs: Sequence[Tensor]) -> Tensor:
-    """A row over all outputs, zeros where it reads nothing."""
-    parts = [
-        (torch.zeros_like(x) if grad is None else grad).detach().double().flatten()
-        for grad, x in zip(row, outputs, strict=True)
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
 
 def _is_alike(left: Tensor, right: Tensor) -> bool:
