@@ -198,7 +198,7 @@ def _checked(
 ) -> SumCheck:
     step = run_step(plan, None)
     losses = named_losses(step.outputs(), names)
-    coefficients: dict[str, float | None] = {loss.name: 1.0 if loss.has_graph else None for loss in losses}
+    coefficients: dict[str, float | None] = {loss.name: 1.0 if loss.edge is not None else None for loss in losses}
     step.mutated = before.written()
     given = _given(plan, step, suspects)
     passes = [given, _wide(plan)] if float64 and not given.check.error else [given]

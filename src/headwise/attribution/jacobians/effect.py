@@ -225,10 +225,10 @@ def _forward(
     with same_draw(model), without_reducer(model), through_checkpoints(), torch.no_grad(), forward_ad.dual_level():
         duals = {name: _dual(parameters[name].detach(), tangent) for name, tangent in move.items()}
         for loss in named_losses(call_with(model, closure, duals), names):
-            if loss.value is None:
+            if loss.tensor is None:
                 values[loss.name] = changes[loss.name] = torch.zeros(())
                 continue
-            values[loss.name], changes[loss.name] = _parts(loss.value)
+            values[loss.name], changes[loss.name] = _parts(loss.tensor)
     return _numbers(values), _numbers(changes)
 
 
@@ -268,12 +268,12 @@ def _rows(
 
     def all_passes() -> tuple[dict[str, float], dict[str, float]]:
         named = named_losses(closure(), names)
-        graphs = {loss.name: loss.value for loss in named if loss.value is not None and loss.has_graph}
+        graphs = {loss.name: loss.scalar for loss in named if loss.scalar is not None}
         refuse_unsafe("effect", model, parameters, walk_losses(list(graphs.values())).nodes)
         moved = {name: parameters[name] for name in move}
         changes = {loss.name: 0.0 for loss in named}
         changes |= {name: _product(value, moved, move) for name, value in graphs.items()}
-        values = {loss.name: 0.0 if loss.value is None else float(loss.value.detach()) for loss in named}
+        values = {loss.name: 0.0 if loss.tensor is None else loss.number for loss in named}
         return values, changes
 
     found: tuple[dict[str, float], dict[str, float]] = fresh_pass(model, all_passes)

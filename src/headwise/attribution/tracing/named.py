@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -17,29 +17,7 @@ LossLike: TypeAlias = "Tensor | float | Weighted"
 Losses: TypeAlias = "Mapping[str, LossLike] | Sequence[LossLike] | LossLike"
 
 
-@dataclass(frozen=True)
-class NamedLoss:
-    """One loss of a step.
-
-    Attributes:
-        name: Its key, or its position in the tuple.
-        value: The weighted value, or None where the loss is not a tensor.
-        weight: The known weight (a `Breakdown` has it), else None.
-        split_variant: Why its gradient depends on how a batch is split, where a `Breakdown` tells.
-    """
-
-    name: str
-    value: Tensor | None
-    weight: float | None = None
-    split_variant: str | None = None
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether a gradient can flow from this loss at all."""
-        return self.value is not None and self.value.requires_grad
-
-
-def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[NamedLoss, ...]:
+def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[LossEntry, ...]:
     """Give every loss a name, under the rules by which the audit and `wrap` read what was returned.
 
     Args:
@@ -48,7 +26,7 @@ def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[Na
         names: Names for a tuple or list; without them the positions "0", "1", ... are used.
 
     Returns:
-        The losses, in their order.
+        The losses as scalars, in their order.
 
     Raises:
         ValueError: If there is none, the number of names differs, or something is neither number nor tensor.
@@ -66,7 +44,7 @@ def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[Na
         raise ValueError(f"names: {len(found)} losses need as many different names, found {list(names)}.")
     if not found:
         raise ValueError("losses: there is none. Pass a dict, a tuple or list, a Breakdown, or one scalar tensor.")
-    return tuple(_named_loss(entry) for entry in found)
+    return tuple(entry if entry.tensor is None else replace(entry, value=entry.tensor) for entry in found)
 
 
 def _refuse_strangers(node: Any, path: str) -> None:
@@ -80,23 +58,6 @@ def _refuse_strangers(node: Any, path: str) -> None:
         raise ValueError(f"loss {path or '0'!r}: expected a tensor or a number, found {type(node).__name__}.")
 
 
-def _named_loss(entry: LossEntry) -> NamedLoss:
-    value = entry.value if isinstance(entry.value, Tensor) else None
-    if value is not None and value.numel() != 1:
-        value = value.mean()
-    if entry.declared is None:
-        return NamedLoss(entry.name, value)
-    weight, why = _known(getattr(entry.declared, "weight", None)), getattr(entry.declared, "split_variant", None)
-    return NamedLoss(entry.name, value, weight, why)
-
-
-def _known(weight: Any) -> float | None:
-    """The weight as a number, where reading it needs no copy from a device."""
-    if isinstance(weight, Tensor):
-        return float(weight.detach()) if weight.device.type == "cpu" and weight.numel() == 1 else None
-    return float(weight) if isinstance(weight, float | int) else None
-
-
 def weighted_values(losses: Losses, names: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The losses that are tensors with a graph, by name.
 
@@ -107,8 +68,7 @@ def weighted_values(losses: Losses, names: Sequence[str] | None = None) -> dict[
     Returns:
         Name to scalar tensor, without the losses that no gradient leaves.
     """
-    named = named_losses(losses, names)
-    return {loss.name: loss.value for loss in named if loss.value is not None and loss.value.requires_grad}
+    return {loss.name: loss.scalar for loss in named_losses(losses, names) if loss.scalar is not None}
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

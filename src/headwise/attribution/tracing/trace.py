@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from headwise.attribution.apart.returned.entries import LossEntry
 from headwise.attribution.tracing.channels import Channels, channel_dim_of, static_channels
-from headwise.attribution.tracing.named import Losses, NamedLoss, named_losses
+from headwise.attribution.tracing.named import Losses, named_losses
 from headwise.attribution.tracing.probe import Probe, probed_channels, support_gradients
 from headwise.attribution.tracing.trace_table import (
     LossRow,
@@ -105,13 +106,12 @@ def _parts_of(model: nn.Module) -> tuple[dict[str, Tensor], tuple[tuple[str, str
     return dict(owned.values()), kinds
 
 
-def _roots(named: Sequence[NamedLoss]) -> list[tuple[Edge, int]]:
+def _roots(named: Sequence[LossEntry]) -> list[tuple[Edge, int]]:
     roots = []
     for k, loss in enumerate(named):
-        edge = gradient_edge(loss.value) if loss.value is not None else None
-        if edge is not None:
+        if loss.edge is not None:
             live = 0 if loss.weight == 0 else 1 << (len(named) + k)
-            roots.append((edge, 1 << k | live))
+            roots.append((loss.edge, 1 << k | live))
     return roots
 
 
@@ -119,14 +119,15 @@ def _bits(mask: int, losses: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for k, name in enumerate(losses) if mask >> k & 1)
 
 
-def _loss_row(loss: NamedLoss) -> LossRow:
-    if loss.value is None:
+def _loss_row(loss: LossEntry) -> LossRow:
+    if loss.tensor is None:
         reason = "a number, not a tensor"
-    elif not loss.has_graph:
+    elif loss.scalar is None:
         reason = "a tensor without grad_fn: detached, or computed without gradients"
     else:
         reason = ""
-    return LossRow(loss.name, loss.has_graph, loss.weight, reason, loss.split_variant)
+    why = getattr(loss.declared, "split_variant", None)
+    return LossRow(loss.name, not reason, loss.weight, reason, why)
 
 
 @lru_cache(maxsize=KEPT)
@@ -148,7 +149,7 @@ def _split(mask: int, losses: Sequence[str]) -> tuple[tuple[str, ...], tuple[str
     return _bits(reached, losses), _bits(zero, losses)
 
 
-def _opaque_rows(traced: Walk, named: Sequence[NamedLoss]) -> tuple[OpaqueRow, ...]:
+def _opaque_rows(traced: Walk, named: Sequence[LossEntry]) -> tuple[OpaqueRow, ...]:
     losses = [loss.name for loss in named]
     kinds = [(node, node.name()) for node in traced.opaque]
     return tuple(
@@ -157,7 +158,7 @@ def _opaque_rows(traced: Walk, named: Sequence[NamedLoss]) -> tuple[OpaqueRow, .
 
 
 def _all_channels(
-    named: Sequence[NamedLoss],
+    named: Sequence[LossEntry],
     tensors: Mapping[str, Tensor],
     traced: Walk,
     probe: Probe | None,
@@ -166,14 +167,14 @@ def _all_channels(
     """Per loss and output. A value probe is asked only where the graph left something open."""
     found: dict[str, dict[str, Channels]] = {}
     for loss in named:
-        if loss.value is None or not loss.has_graph or not tensors:
+        if loss.scalar is None or not tensors:
             continue
-        told = static_channels(loss.value, tensors, traced.nodes, channel_dim)
+        told = static_channels(loss.scalar, tensors, traced.nodes, channel_dim)
         open_paths = {path: t for path, t in tensors.items() if path not in told or not told[path].exact}
         if probe == "nan":
-            told |= probed_channels(loss.value, tensors, probe, channel_dim)
+            told |= probed_channels(loss.scalar, tensors, probe, channel_dim)
         elif probe is not None and open_paths:
-            told |= probed_channels(loss.value, open_paths, probe, channel_dim)
+            told |= probed_channels(loss.scalar, open_paths, probe, channel_dim)
         found[loss.name] = told
     return found
 
@@ -183,7 +184,7 @@ def _output_row(
     tensor: Tensor,
     edge: Edge | None,
     traced: Walk,
-    named: Sequence[NamedLoss],
+    named: Sequence[LossEntry],
     channels: Mapping[str, Mapping[str, Channels]],
     channel_dim: int,
 ) -> OutputRow:
@@ -194,13 +195,13 @@ def _output_row(
     return OutputRow(path, tuple(tensor.shape), losses, cells, zero, edge is not None)
 
 
-def _probe_parameters(named: Sequence[NamedLoss], known: Mapping[str, Tensor], masks: dict[int, int]) -> None:
+def _probe_parameters(named: Sequence[LossEntry], known: Mapping[str, Tensor], masks: dict[int, int]) -> None:
     """Take back the bits of parameters that a compiled node only seemed to pass a gradient to."""
     parameters = [p for p in known.values() if p.requires_grad and id(p) in masks]
     for k, loss in enumerate(named):
-        if loss.value is None or not loss.has_graph:
+        if loss.scalar is None:
             continue
         bits = 1 << k | 1 << (len(named) + k)
-        for parameter, grad in zip(parameters, support_gradients(loss.value, parameters, "nan"), strict=True):
+        for parameter, grad in zip(parameters, support_gradients(loss.scalar, parameters, "nan"), strict=True):
             if grad is None or not bool(grad.isnan().any()):
                 masks[id(parameter)] &= ~bits

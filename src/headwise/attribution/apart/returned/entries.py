@@ -44,11 +44,16 @@ class LossEntry:
     declared: Weighted | None = None
 
     @property
-    def scalar(self) -> Tensor | None:
-        """The value as a scalar with a graph (what is per sample is averaged), or None."""
-        if not isinstance(self.value, Tensor) or not self.value.requires_grad:
+    def tensor(self) -> Tensor | None:
+        """The value as a scalar tensor (what is per sample is averaged), or None where it is a plain number."""
+        if not isinstance(self.value, Tensor):
             return None
         return self.value if self.value.numel() == 1 else self.value.mean()
+
+    @property
+    def scalar(self) -> Tensor | None:
+        """The same where it has a graph, else None."""
+        return None if self.edge is None else self.tensor
 
     @property
     def edge(self) -> Edge | None:
