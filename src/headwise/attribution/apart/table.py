@@ -23,7 +23,6 @@ class Summand:
         named: Whether the code names it.
         heads: The outputs, or modules, whose outputs it reads.
         reach: The parameters that it reaches, by name.
-        place: The function, file and line that computed it, where that was seen.
     """
 
     name: str
@@ -33,7 +32,6 @@ class Summand:
     named: bool = True
     heads: tuple[str, ...] = ()
     reach: tuple[str, ...] = ()
-    place: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +102,6 @@ class TakenApart(Mapping[str, Summand], Tabular):
                 "share": each.weighted / self.total if each.weighted is not None and self.total else None,
                 "heads": ", ".join(each.heads),
                 "parameters": len(each.reach),
-                "place": each.place,
             }
             for each in self.summands.values()
         ]
@@ -140,7 +137,7 @@ class TakenApart(Mapping[str, Summand], Tabular):
         weighted = "unknown" if each.weighted is None else f"{each.weighted:.5g}"
         share = self._share(each.weighted)
         reach = f"{len(each.reach)} parameters" if each.reach else ""
-        where = "; ".join(filter(None, [", ".join(each.heads), reach, each.place]))
+        where = "; ".join(filter(None, [", ".join(each.heads), reach]))
         return f"{each.name:<{width}} {each.factor:>10.4g} {value:>11} {weighted:>11} {share}  {where}".rstrip()
 
     def _share(self, weighted: float | None) -> str:

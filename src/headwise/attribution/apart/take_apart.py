@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,13 @@ from headwise.attribution.apart.sums.heads import heads_below, names_of
 from headwise.attribution.apart.sums.solve import weights_of
 from headwise.attribution.apart.sums.walk import walk_sum
 from headwise.attribution.apart.table import Summand, TakenApart
-from headwise.attribution.apart.words import says_total
+from headwise.attribution.apart.words import numbered, says_total
 from headwise.graph import Edge, gradient_edge
 from headwise.reach import walk
 from headwise.structure import by_path
+
+_Part: TypeAlias = tuple[Edge, Summand]
+"""A summand, and where it lies in the graph."""
 
 
 def take_apart(
@@ -70,11 +74,10 @@ def take_apart(
     frames = callers(2)
     seed = torch.ones_like(total.detach()) if gradient is None else gradient.detach()
     returned = candidates(entries(losses, names)) if losses is not None else []
-    found = _parts([(edge, seed)], returned, lambda: variables_of([(edge, seed)], frames))
+    parts, anatomy = _parts([(edge, seed)], returned, lambda: variables_of([(edge, seed)], frames))
     models = {"model": model} if model is not None else {} if outputs is not None else modules_in(frames)
-    reader = _Reader(outputs, models)
     number = float((seed * total.detach()).sum())
-    return _table(number, found, reader)
+    return _table(number, parts, anatomy, _Reader(outputs, models))
 
 
 def variables_of(roots: Sequence[tuple[Edge, Tensor]], frames: Sequence[FrameType]) -> list[Candidate]:
@@ -106,31 +109,11 @@ def _is_written_over(variable: Candidate, made: Candidate, named: Collection[Edg
     return made.edge in below and len(below) > 1 and below <= {*named} and not own & {*named} - {made.edge}
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A summand: where it is, the derivative of the total there, and its loss, where it has a name."""
-
-    name: str
-    edges: tuple[Edge, ...]
-    factor: float
-    value: float | None
-    weighted: float | None
-    named: bool
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """All summands, and the names that are none."""
-
-    parts: tuple[_Part, ...]
-    anatomy: Anatomy
-
-
 def _parts(
     roots: Sequence[tuple[Edge, Tensor]],
     returned: Sequence[Candidate],
     look_for_variables: Callable[[], Sequence[Candidate]],
-) -> _Parts:
+) -> tuple[list[_Part], Anatomy]:
     """Names from what was returned first, then from variables for what is left, then from operations."""
     anatomy = dissect(roots, returned)
     parts = [_direct(each) for each in anatomy.direct]
@@ -147,9 +130,7 @@ def _parts(
             anatomy = below
     values = {each.edge: each.tensor for each in (*returned, *variables)}
     parts += [_unnamed(edge, derivative, values.get(edge)) for edge, derivative in rest.items()]
-    if not returned:
-        anatomy = replace(anatomy, absent=())
-    return _Parts(tuple(_distinct(parts)), anatomy)
+    return _distinct(parts), anatomy if returned else replace(anatomy, absent=())
 
 
 def _holds(variable: Candidate, taken: Collection[Edge]) -> bool:
@@ -163,7 +144,7 @@ def _direct(part: Direct) -> _Part:
     factor = float(derivative.double().sum())
     if tensor.numel() != 1 and value and bool((derivative != derivative.flatten()[0]).any()):
         factor = weighted / value
-    return _Part(part.loss.name, (part.loss.edge,), factor, value, weighted, named=True)
+    return part.loss.edge, Summand(part.loss.name, factor, value, weighted)
 
 
 def _copied(anatomy: Anatomy, rest: dict[Edge, Tensor]) -> list[_Part]:
@@ -177,28 +158,25 @@ def _copied(anatomy: Anatomy, rest: dict[Edge, Tensor]) -> list[_Part]:
             rest.pop(edge, None)
         for loss, weight in zip(each.losses, weights, strict=True):
             value = float(loss.tensor.detach().double().mean())
-            found.append(_Part(loss.name, (loss.edge,), weight, value, weight * value, named=True))
+            found.append((loss.edge, Summand(loss.name, weight, value, weight * value)))
     return found
 
 
 def _unnamed(edge: Edge, derivative: Tensor, held: Tensor | None) -> _Part:
     place = place_of(edge[0])
     tensor = held.detach() if held is not None else place.value if place is not None else kept_value(edge[0])
-    factor = float(derivative.double().sum())
-    if tensor is None:
-        return _Part(made_by(edge[0]), (edge,), factor, None, None, named=False)
-    weighted = float((derivative.double() * tensor.double()).sum())
-    return _Part(made_by(edge[0]), (edge,), factor, float(tensor.double().mean()), weighted, named=False)
+    value = None if tensor is None else float(tensor.double().mean())
+    weighted = None if tensor is None else float((derivative.double() * tensor.double()).sum())
+    return edge, Summand(made_by(edge[0]), float(derivative.double().sum()), value, weighted, named=False)
 
 
 def _distinct(parts: Sequence[_Part]) -> list[_Part]:
     """Names that occur twice are numbered."""
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     found = []
-    for part in parts:
-        seen[part.name] = seen.get(part.name, 0) + 1
-        name = part.name if seen[part.name] == 1 else f"{part.name} ({seen[part.name]})"
-        found.append(_Part(name, part.edges, part.factor, part.value, part.weighted, part.named))
+    for edge, part in parts:
+        seen[part.name] += 1
+        found.append((edge, replace(part, name=numbered(part.name, seen[part.name]))))
     return found
 
 
@@ -218,46 +196,38 @@ class _Reader:
             for name, leaf in model.named_parameters()
         }
 
-    def read(self, parts: Sequence[_Part]) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]:
-        """Heads, parameters, and what hides parameters, of each part.
+    def read(self, parts: Sequence[_Part]) -> tuple[list[Summand], list[str]]:
+        """The summands with their heads and parameters, and what hides parameters.
 
         Args:
-            parts: The parts.
+            parts: The summands.
 
         Returns:
-            The three, per part.
+            Both.
         """
-        roots = [(edge, 1 << number) for number, part in enumerate(parts) for edge in part.edges]
-        traced = walk(roots, len(parts), self._edges.values())
+        traced = walk([(edge, 1 << number) for number, (edge, _) in enumerate(parts)], len(parts), self._edges.values())
         leaves = traced.leaf_masks()
-        found = []
-        for number, part in enumerate(parts):
-            bit = 1 << number
-            heads = tuple(path for path, edge in self._edges.items() if traced.edge_mask(edge) & bit)
-            below = heads_below(part.edges, self._owners)
+        found: list[Summand] = []
+        opaque: list[str] = []
+        for number, (edge, part) in enumerate(parts):
+            bit, below = 1 << number, heads_below([edge], self._owners)
+            heads = tuple(path for path, output in self._edges.items() if traced.edge_mask(output) & bit)
+            heads = heads if self._edges else tuple(name or "(model)" for name in below.edges)
             reach = tuple(name for key, name in self._names.items() if leaves.get(key, 0) & bit)
-            found.append(
-                (heads if self._edges else tuple(name or "(model)" for name in below.edges), reach, below.opaque)
-            )
-        return found
+            found.append(replace(part, heads=heads, reach=reach))
+            opaque += below.opaque
+        return found, opaque
 
 
-def _table(number: float, found: _Parts, reader: _Reader) -> TakenApart:
-    read = reader.read(found.parts)
-    summands = {
-        part.name: Summand(part.name, part.factor, part.value, part.weighted, part.named, heads, reach)
-        for part, (heads, reach, _) in zip(found.parts, read, strict=True)
-    }
-    blank = [part for part in summands.values() if part.weighted is None]
-    rest = number - sum(part.weighted for part in summands.values() if part.weighted is not None)
+def _table(number: float, parts: Sequence[_Part], anatomy: Anatomy, reader: _Reader) -> TakenApart:
+    read, opaque = reader.read(parts)
+    rest = number - sum(part.weighted for part in read if part.weighted is not None)
+    blank = [part for part in read if part.weighted is None]
     if len(blank) == 1 and blank[0].factor:
         # What is left is the one whose value nobody holds, with the constants that were added, if any.
-        one = blank[0]
-        summands[one.name] = Summand(
-            one.name, one.factor, rest / one.factor, rest, one.named, one.heads, one.reach, one.place
-        )
-        rest = 0.0
-    unknown = dict.fromkeys(reason for _, _, opaque in read for reason in opaque)
-    anatomy = found.anatomy
+        known = replace(blank[0], value=rest / blank[0].factor, weighted=rest)
+        read, rest = [known if part is blank[0] else part for part in read], 0.0
     absent = tuple(each.name for each in anatomy.absent if each.tensor.numel() == 1)
-    return TakenApart(number, summands, rest, dict(anatomy.groups), anatomy.whole, absent, tuple(unknown))
+    summands = {part.name: part for part in read}
+    unknown = tuple(dict.fromkeys(opaque))
+    return TakenApart(number, summands, rest, dict(anatomy.groups), anatomy.whole, absent, unknown)
