@@ -15,6 +15,11 @@ def names(items: Iterable[str], limit: int = 6) -> str:
     return f"{text} and {len(found) - limit} more" if len(found) > limit else text or "none"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or what it is."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def wrapped(line: str) -> str:
     """A sentence over as many lines as it needs, all but the first indented."""
     return textwrap.fill(line, WIDTH, subsequent_indent="    ")

@@ -101,16 +101,7 @@ class AuditReport(Tabular):
 
     def table_rows(self) -> list[dict[str, Any]]:
         """A row per finding, notes last."""
-        return [
-            {
-                "kind": each.kind,
-                "subject": each.subject,
-                "evidence": each.evidence,
-                "remedy": each.remedy,
-                "note": each.is_note,
-            }
-            for each in self.findings
-        ]
+        return [{key: v for key, v in each.as_dict().items() if key != "numbers"} for each in self.findings]
 
     def table_title(self) -> str:
         """What was found and looked at."""

@@ -25,6 +25,7 @@ from headwise.attribution.audit.measures.declared import (
 )
 from headwise.attribution.audit.measures.rows import Measured, Rows, measure
 from headwise.attribution.audit.report import AuditReport, report_of
+from headwise.attribution.text import first_line
 
 
 def audit(subject: Any, *, strict: bool = False) -> AuditReport:
@@ -89,7 +90,7 @@ class Evidence:
             if not check.calls_again:
                 raise
             # The first call went through; a repetition that fails leaves this kind open, and the report says so.
-            self.unaudited[check.kind] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.unaudited[check.kind] = first_line(error)
             return None
         finally:
             torch.set_grad_enabled(True)

@@ -26,8 +26,8 @@ from headwise.attribution.audit.run import Evidence
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import call_with, kept_buffers, same_draw, without_reducer
+from headwise.attribution.text import first_line, wrapped
 from headwise.attribution.text import names as listed
-from headwise.attribution.text import wrapped
 from headwise.attribution.tracing.named import Losses, named_losses
 from headwise.refusals import refuse_sharded
 from headwise.tabular import Tabular
@@ -306,5 +306,4 @@ def _total_cause(coefficients: Mapping[str, float | None]) -> Cause:
 
 
 def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error if isinstance(error, SubjectError) else error
-    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    return first_line(error.__cause__ or error if isinstance(error, SubjectError) else error)

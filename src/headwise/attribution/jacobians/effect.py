@@ -17,7 +17,7 @@ from headwise.attribution.jacobians.held import call_with, fresh_pass, same_draw
 from headwise.attribution.jacobians.jacobian import walk_losses
 from headwise.attribution.jacobians.streaming import inner_product, on_cpu, stream
 from headwise.attribution.jacobians.update import LastUpdate, next_update
-from headwise.attribution.text import columns, wrapped
+from headwise.attribution.text import columns, first_line, wrapped
 from headwise.attribution.tracing.named import Losses, named_losses, weighted_values
 from headwise.refusals import refuse_sharded, refuse_unsafe
 from headwise.tabular import Tabular
@@ -133,7 +133,7 @@ def effect(
         values, changes = _forward(closure, model, parameters, move, names)
         reason = _disagreement(changes, expected)
     except (NotImplementedError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
     if reason:
         warnings.warn(f"effect: {reason} Took one backward pass per loss instead.", ForwardModeWarning, stacklevel=2)
         values, changes = _rows(closure, model, parameters, move, names)

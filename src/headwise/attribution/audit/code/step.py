@@ -88,7 +88,7 @@ def run_step(subject: Subject, batch: Any, lines: Collection[str] = ()) -> Step:
         own = copied(batch)
         changed: dict[str, str] = {}
         with user_code("forward"), _watched_mode("forward", changed), _with_lines("forward" in lines):
-            outputs = subject.forward(subject.model, own) if subject.forward else _default_forward(subject.model, own)
+            outputs = (subject.forward or called_on_input)(subject.model, own)
         return call_criterion(subject, outputs, own, changed, lines)
 
 
@@ -197,7 +197,8 @@ def _checked(found: Any) -> Tensor | None:
     return found if found.requires_grad else None
 
 
-def _default_forward(model: torch.nn.Module, batch: Any) -> Any:
+def called_on_input(model: torch.nn.Module, batch: Any) -> Any:
+    """The forward pass of code that gives none."""
     if isinstance(batch, dict) and "input" in batch:
         return model(batch["input"])
     raise SubjectError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from headwise.attribution.audit.code.subject import Subject
@@ -17,19 +17,19 @@ class Finding:
     """Something that is wrong, or worth a note.
 
     Args:
-        kind: What.
         subject: The loss, output, parameter, or part of the training code.
         evidence: What was measured, in words with its numbers.
         remedy: What to do.
         numbers: The numbers alone, by name.
+        kind: What; the check that found it fills this in, and the next.
         is_note: Whether it counts only under ``strict``.
     """
 
-    kind: str
     subject: str
     evidence: str
     remedy: str
     numbers: Mapping[str, float | None] = field(default_factory=dict)
+    kind: str = ""
     is_note: bool = False
 
     def as_dict(self) -> dict[str, object]:
@@ -42,23 +42,6 @@ class Finding:
             "note": self.is_note,
             "numbers": {key: v if v is not None and math.isfinite(v) else None for key, v in self.numbers.items()},
         }
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a check says; it becomes a `Finding` of the check's kind.
-
-    Args:
-        subject: As in `Finding`.
-        evidence: As in `Finding`.
-        remedy: As in `Finding`.
-        numbers: As in `Finding`.
-    """
-
-    subject: str
-    evidence: str
-    remedy: str
-    numbers: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +119,7 @@ def in_all(number: int) -> str:
     return "the one batch" if number == 1 else f"all of {number} batches"
 
 
-Judge: TypeAlias = Callable[[Seen], Iterator[Found | Open]]
+Judge: TypeAlias = Callable[[Seen], Iterator[Finding | Open]]
 Measure: TypeAlias = Callable[[Measured, Any], Any]
 
 
@@ -170,7 +153,4 @@ class Check:
             Findings of its kind, and what it had to leave open.
         """
         for each in self.judge(seen):
-            if isinstance(each, Open):
-                yield each
-            else:
-                yield Finding(self.kind, each.subject, each.evidence, each.remedy, each.numbers, self.is_note)
+            yield each if isinstance(each, Open) else replace(each, kind=self.kind, is_note=self.is_note)

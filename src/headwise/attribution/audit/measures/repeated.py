@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
-from headwise.attribution.audit.code.step import Step, run_step
+from headwise.attribution.audit.code.step import Step, called_on_input, run_step
 from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.code.syncs import SyncCounter
 from headwise.attribution.audit.measures.rows import Measured
@@ -30,7 +28,7 @@ def repeated(measured: Measured, subject: Subject) -> tuple[Mapping[str, float],
         watched = replace(
             subject,
             criterion=_inside(counter, subject.criterion),
-            forward=_inside(counter, subject.forward or _called_on_input),
+            forward=_inside(counter, subject.forward or called_on_input),
             total=None if subject.total is None else _inside(counter, subject.total),
         )
         with kept_buffers(subject.model, subject.criterion):
@@ -42,10 +40,6 @@ def repeated(measured: Measured, subject: Subject) -> tuple[Mapping[str, float],
 def values_of(step: Step) -> dict[str, float]:
     """The losses' values."""
     return {term.name: term.number for term in step.parts.terms}
-
-
-def _called_on_input(model: nn.Module, batch: Any) -> Any:
-    return model(batch["input"])
 
 
 def _inside(counter: SyncCounter, function: Callable[..., Any]) -> Callable[..., Any]:

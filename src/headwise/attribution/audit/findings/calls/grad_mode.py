@@ -8,7 +8,7 @@ import torch
 
 from headwise.attribution.audit.code.step import call_criterion
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import mapped
@@ -23,9 +23,9 @@ def _measure(measured: Measured, subject: Subject) -> dict[str, str]:
     return changed | measured.step.grad_mode
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     for who, each in seen.by_name.items():
-        yield Found(
+        yield Finding(
             who,
             f"{each[0]}, in {len(each)} of {seen.num}",
             "Use `with torch.no_grad():` or `with torch.enable_grad():` around the lines that need it instead of "

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen, counted
 from headwise.attribution.audit.measures.repeated import repeated
 from headwise.attribution.audit.measures.rows import Measured
 
@@ -15,7 +15,7 @@ def _measure(measured: Measured, subject: Subject) -> dict[str, int]:
     return dict(repeated(measured, subject)[1])
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     places: Counter[str] = Counter()
     for own in seen.measured:
         for place, count in (own or {}).items():
@@ -25,7 +25,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
     most = places.most_common()
     lines = "; ".join(f"{place} x{count}" for place, count in most[:8])
     more = f"; and {counted(len(most) - 8, 'more line', 'more lines')}" if len(most) > 8 else ""
-    yield Found(
+    yield Finding(
         ", ".join(dict.fromkeys(place.split(" ")[0] for place, _ in most[:3])),
         f"{sum(places.values())} per step: {lines}{more}",
         "On a GPU each waits until all queued work is done. Keep numbers as 0-d tensors, log them once in a while, and "

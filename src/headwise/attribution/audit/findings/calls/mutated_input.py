@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 from headwise.attribution.audit.measures.rows import Measured
 
 
@@ -13,9 +13,9 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, str]:
     return measured.step.mutated
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     for path, each in seen.by_name.items():
-        yield Found(
+        yield Finding(
             path,
             f"the criterion wrote into it: {each[0]}, in {len(each)} of {seen.num}",
             "Work out of place (x.sigmoid() for x.sigmoid_(), x = x * y for x *= y), or clone first: whatever reads it "

@@ -12,7 +12,7 @@ import torch
 
 from headwise.attribution.audit.code.step import call_criterion
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 from headwise.attribution.audit.measures.repeated import repeated, values_of
 from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
@@ -51,9 +51,9 @@ def _close(left: float, right: float) -> bool:
     return abs(left - right) <= 1e-5 * max(abs(left), abs(right), 1e-12)
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     for name, ((first, second, how), *_) in seen.by_name.items():
-        yield Found(
+        yield Finding(
             name,
             f"two identical calls give {name!r} {first:.6g} and {second:.6g} ({how})",
             "Draw with a generator of its own that is seeded and checkpointed, or select by a fixed rule, if runs "
@@ -63,7 +63,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
     gaps = [batch.gap for batch in seen.batches if batch.gap is not None and batch.gap.repeated > batch.gap.limit]
     if gaps:
         worst = max(gaps, key=lambda gap: gap.repeated)
-        yield Found(
+        yield Finding(
             "the backward pass",
             f"two backward passes of one graph differ by {worst.repeated:.1e} at {worst.parameter}, in {len(gaps)} of "
             f"{seen.num}",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwise.attribution.audit.code.step import Step, call_criterion
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen, counted
 from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import by_path, mapped
@@ -77,14 +77,14 @@ def _cut_lists(batch: Any, begin: int, end: int, size: int) -> Any:
     return batch
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     drawn = {finding.subject for finding in seen.told if finding.kind == "random-draw"}
     measured = seen.by_name
     for name in seen.names:
         found = measured.get(name)
         if not found or max(found) <= _SPLIT or name in drawn:
             continue
-        yield Found(
+        yield Finding(
             name,
             f"its gradient changes by up to {max(found):.1%} when the batch is split in two (the better of mean and "
             f"sum of the halves, {counted(len(found), 'batch', 'batches')})",

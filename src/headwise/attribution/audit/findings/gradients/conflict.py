@@ -6,19 +6,19 @@ import math
 from collections.abc import Iterator
 from itertools import combinations
 
-from headwise.attribution.audit.findings.finding import Check, Found, Seen, in_all
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen, in_all
 from headwise.attribution.audit.findings.gradients.dominance import single_losses, sites_of
 from headwise.attribution.audit.measures.rows import Rows
 
 _CONFLICT = -0.5
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     for site in sites_of(seen):
         for left, right in combinations(seen.names, 2):
             cosines = [c for batch in seen.batches if (c := cosine(batch, site, left, right)) is not None]
             if cosines and max(cosines) < _CONFLICT:
-                yield Found(
+                yield Finding(
                     f"{left} and {right} at {site}",
                     f"cosine {min(cosines):.3f} to {max(cosines):.3f} in {in_all(len(cosines))}",
                     "They undo each other's work there. Give each its own layers, change the weights, or use an "

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted, in_all
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen, counted, in_all
 from headwise.attribution.audit.measures.rows import Rows
 
 _DOMINANT = 0.99
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     for site in sites_of(seen):
         shares = [_shares(batch, site) for batch in seen.batches if site in batch.gram]
         shares = [share for share in shares if len(share) > 1]
         for name in seen.names:
             own = [share.get(name, 0.0) for share in shares]
             if own and min(own) > _DOMINANT:
-                yield Found(
+                yield Finding(
                     f"{name} at {site}",
                     f"{min(own):.2%} or more of the sum of the weighted gradient norms of "
                     f"{counted(len(shares[0]), 'loss', 'losses')}, in {in_all(len(own))}",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 from headwise.attribution.audit.measures.rows import TOTAL, Bad
 from headwise.attribution.text import names as listed
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     for name in (*seen.names, TOTAL):
         hits = [each for batch in seen.batches for each in batch.nonfinite if each.loss == name]
         chosen = [each for each in hits if each.where in seen.outputs] or hits
@@ -21,7 +21,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
             continue
         first = chosen[0]
         count = sum(any(each.loss == name for each in batch.nonfinite) for batch in seen.batches)
-        yield Found(
+        yield Finding(
             f"{name} at {listed(dict.fromkeys(each.where for each in chosen))}",
             f"{first.count} of {first.numel} elements of its gradient at {first.where} are NaN or infinite, in "
             f"{count} of {seen.num}; {_loss_value(chosen)}",
@@ -31,12 +31,12 @@ def _judge(seen: Seen) -> Iterator[Found]:
         )
 
 
-def _value_alone(seen: Seen, name: str) -> Iterator[Found]:
+def _value_alone(seen: Seen, name: str) -> Iterator[Finding]:
     """A loss that is not finite although its gradient is."""
     values = [batch.values[name] for batch in seen.holding(name)] if name != TOTAL else []
     bad = [value for value in values if not math.isfinite(value)]
     if bad:
-        yield Found(
+        yield Finding(
             name,
             f"the loss itself is {bad[0]} in {len(bad)} of {len(values)} batches, with a gradient that is finite",
             "Look for log(0) or a division by 0 whose gradient a clamp hides, and for overflow in half precision.",

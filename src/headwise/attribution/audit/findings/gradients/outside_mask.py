@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.outputs import resolve
 from headwise.criterion.terms.paths import parse
@@ -86,14 +86,14 @@ def _fitted(mask: Tensor, grad: Tensor, text: str, key: str) -> Tensor:
     )
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     leaks = [leak for own in seen.measured for leak in own or ()]
     leaks = [leak for leak in leaks if leak.outside and leak.outside_norm > _FAINT * leak.norm]
     for loss, output in dict.fromkeys((leak.loss, leak.output) for leak in leaks):
         own = [leak for leak in leaks if (leak.loss, leak.output) == (loss, output)]
         count, positions = sum(leak.outside for leak in own), sum(leak.positions for leak in own)
         share = max(leak.outside_norm / leak.norm for leak in own)
-        yield Found(
+        yield Finding(
             f"{loss} at {output}",
             f"{count} of {positions} elements have a gradient where mask {own[0].mask!r} says none, with up to "
             f"{share:.1%} of the gradient's norm, in {len(own)} of {seen.num}",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headwise.attribution.apart.words import plain_name
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 from headwise.attribution.audit.measures.channels import per_channel
 from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.text import names as listed
@@ -29,7 +29,7 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, Tensor]:
     }
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     regions = dict(seen.declared.regions) or _by_name(seen)
     for name, own in regions.items():
         if name not in seen.names:
@@ -44,7 +44,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
         if not others and not seen.declared.regions:
             continue
         theirs = f", which {listed(others)} should read" if others else ""
-        yield Found(
+        yield Finding(
             name,
             f"0 of its gradient (norm {whole**0.5:.4g}) arrives at {_told(own)} over {seen.num}; "
             f"all of it arrives at {places}{theirs}",

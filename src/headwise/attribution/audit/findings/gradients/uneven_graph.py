@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 from headwise.attribution.audit.findings.gradients.unreached_parameter import by_module
 from headwise.attribution.audit.measures.rows import TOTAL
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     batches = [batch for batch in seen.batches if batch.total is not None]
     known = [*seen.declared.parameters, *seen.declared.criterion_parameters]
     counts = {name: sum(name in batch.reached[TOTAL] for batch in batches) for name in known}
     uneven = [name for name, count in counts.items() if 0 < count < len(batches)]
     for module, members in by_module(uneven, known).items():
         subject = ", ".join(members) if len(members) <= 4 else f"{module}.*"
-        yield Found(
+        yield Finding(
             subject,
             f"in the graph of the total in {counts[members[0]]} of {seen.num}: a loss leaves the graph where it has "
             "nothing to train on",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 from headwise.attribution.audit.measures.rows import TOTAL
 from headwise.attribution.text import names as listed
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     if not any(batch.live and batch.total is not None for batch in seen.batches):
         return
     reached = set().union(*(batch.reached[TOTAL] for batch in seen.batches))
@@ -17,7 +17,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
     missing = [name for name in sizes if name not in reached]
     for module, members in by_module(missing, list(sizes)).items():
         numel = sum(sizes[name] for name in members)
-        yield Found(
+        yield Finding(
             ", ".join(members) if len(members) <= 4 else f"{module}.* ({listed(members, 3)})",
             f"{len(members)} of {len(sizes)} trainable parameters ({numel} numbers) are not in the graph of the total "
             f"in any of {seen.num}",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Open, Seen
 from headwise.attribution.audit.measures.channels import channel_dim, per_channel
 from headwise.attribution.audit.measures.rows import TOTAL, Measured
 from headwise.attribution.text import names as listed
@@ -148,7 +148,7 @@ def _derived(outputs: Mapping[str, Tensor]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _judge(seen: Seen) -> Iterator[Found | Open]:
+def _judge(seen: Seen) -> Iterator[Finding | Open]:
     if not any(batch.total is not None for batch in seen.batches):
         return
     measured = seen.by_name
@@ -187,11 +187,11 @@ def _why_zero(seen: Seen, path: str) -> str:
     return f"the graph of the total reads it, but with a gradient of 0 in {seen.num}: these may hold nothing for it"
 
 
-def _found(seen: Seen, path: str, dead: list[int], size: int, peak: float) -> Found:
+def _found(seen: Seen, path: str, dead: list[int], size: int, peak: float) -> Finding:
     shape = next(batch.shapes[path] for batch in seen.batches if path in batch.shapes)
     whole = len(dead) == size
     where = "at all" if whole else f"at {len(dead)} of {size} channels"
-    return Found(
+    return Finding(
         path if whole else f"{path}[{':, ' if len(shape) > 1 else ''}{ranges(dead, -1)}]",
         f"no gradient {where} from the total in {seen.num} (shape {shape}, largest channel norm {peak**0.5:.3g})",
         "Give it a loss, or take it out of the network. If a loss should read it, look at the slice or key by "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwise.attribution.audit.code.step import call_criterion
 from headwise.attribution.audit.code.subject import Subject
-from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
+from headwise.attribution.audit.findings.finding import Check, Finding, Open, Seen, counted
 from headwise.attribution.audit.findings.total.detached_loss import told_values
 from headwise.attribution.audit.measures.rows import Measured, Rows
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
@@ -59,7 +59,7 @@ def _stretched(output: Tensor) -> Tensor:
     return output.detach() * factors.reshape(output.shape)
 
 
-def _judge(seen: Seen) -> Iterator[Found | Open]:
+def _judge(seen: Seen) -> Iterator[Finding | Open]:
     told = set()
     for name in seen.names:
         batches = [batch for batch in seen.holding(name) if name in batch.live]
@@ -82,7 +82,7 @@ def _judge(seen: Seen) -> Iterator[Found | Open]:
             continue
         told.add(name)
         values = [batch.values[name] for batch in seen.holding(name)]
-        yield Found(
+        yield Finding(
             name,
             f"its gradient has norm {max(norms):.3g} over {counted(len(batches), 'batch', 'batches')} (the strongest "
             f"other loss: {max(others):.3g}), at every output, while its value {told_values(values)}",
@@ -102,7 +102,7 @@ def _is_judged(seen: Seen, name: str, batches: Sequence[Rows]) -> bool:
     return any(batch.reached[name] & model or batch.norm(name, batch.outputs) > 0 for batch in batches)
 
 
-def _dead_summands(seen: Seen, dead: set[str]) -> Iterator[Found]:
+def _dead_summands(seen: Seen, dead: set[str]) -> Iterator[Finding]:
     """Summands without a name, by the line that makes them."""
     strongest = max((each.norm for batch in seen.batches for each in batch.summands), default=0.0)
     lines = dict.fromkeys(each.line for batch in seen.batches for each in batch.summands if each.line)
@@ -114,7 +114,7 @@ def _dead_summands(seen: Seen, dead: set[str]) -> Iterator[Found]:
             continue
         if dead and len(seen.names) == 1:
             continue
-        yield Found(
+        yield Finding(
             f"the summand of {line}",
             f"what the total adds at {line} has a gradient of norm {max(each.norm for each in found):.3g} in "
             f"{batches} of {seen.num}, at every output (the strongest summand: {strongest:.3g})",

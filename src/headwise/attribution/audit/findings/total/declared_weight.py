@@ -13,10 +13,11 @@ from headwise.attribution.audit.code.callables import callables_behind
 from headwise.attribution.audit.code.step import total_of
 from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.code.weights import Tried, exchanged, orphans, tried_weights
-from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
+from headwise.attribution.audit.findings.finding import Check, Finding, Open, Seen, counted
 from headwise.attribution.audit.measures.literals import literal_factors
 from headwise.attribution.audit.measures.rows import Measured, Rows
 from headwise.attribution.jacobians.held import kept_buffers
+from headwise.attribution.text import first_line
 from headwise.structure import mapped
 
 _SAME = 1e-3
@@ -42,12 +43,12 @@ def _measure(measured: Measured, subject: Subject | None) -> Own | None:
     return total, {name: literal_factors(scalar) for name, scalar in measured.live.items()}
 
 
-def _judge(seen: Seen) -> Iterator[Found | Open]:
+def _judge(seen: Seen) -> Iterator[Finding | Open]:
     told = {finding.subject for finding in seen.told if finding.kind == "sum-mismatch"}
     if seen.plan is not None:
         for found in _tried(seen, seen.plan):
             if isinstance(found, Open) or found.subject not in told:
-                told |= {found.subject} if isinstance(found, Found) else set()
+                told |= {found.subject} if isinstance(found, Finding) else set()
                 yield found
     for found in (*_declared(seen), *_literals(seen)):
         if found.subject not in told:
@@ -55,7 +56,7 @@ def _judge(seen: Seen) -> Iterator[Found | Open]:
             yield found
 
 
-def _tried(seen: Seen, subject: Subject) -> Iterator[Found | Open]:
+def _tried(seen: Seen, subject: Subject) -> Iterator[Finding | Open]:
     """Every weight in the code, by what the total does when it changes."""
     names = tuple(dict.fromkeys(name for batch in seen.batches for name in (*batch.names, *batch.logs)))
     known = len(names)
@@ -68,8 +69,7 @@ def _tried(seen: Seen, subject: Subject) -> Iterator[Found | Open]:
         tried = tried_weights(functions, names, lambda: math.fsum(total() for total, _ in seen.measured))
     except Exception as error:
         # Trying other weights is beyond what the code was written for; if it objects, its weights stay unjudged.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield Open("sum-mismatch (weights)", reason)
+        yield Open("sum-mismatch (weights)", first_line(error))
         return
     values = {name: math.fsum(batch.values.get(name, math.nan) for batch in seen.batches) for name in seen.names}
     instead = exchanged(tried, values)
@@ -82,9 +82,9 @@ def _tried(seen: Seen, subject: Subject) -> Iterator[Found | Open]:
             yield _fault(fault)
 
 
-def _fault(fault: Tried) -> Found:
+def _fault(fault: Tried) -> Finding:
     never = fault.power == 0
-    return Found(
+    return Finding(
         fault.loss,
         f"weight {fault.label} = {fault.value:g} {'never applied' if never else 'applied twice'}: the total changes "
         f"with power {fault.power:.2g} of the weight (1 expected) when it is set to 1, 2 and 4",
@@ -95,8 +95,8 @@ def _fault(fault: Tried) -> Found:
     )
 
 
-def _misplaced(weight: Tried, loss: str) -> Found:
-    return Found(
+def _misplaced(weight: Tried, loss: str) -> Finding:
+    return Finding(
         weight.loss,
         f"weight {weight.label} = {weight.value:g} multiplies {loss}: the total grows by that loss when it is set from "
         "1 to 2",
@@ -105,12 +105,12 @@ def _misplaced(weight: Tried, loss: str) -> Found:
     )
 
 
-def _orphaned(functions: list[object], names: tuple[str, ...]) -> Iterator[Found]:
+def _orphaned(functions: list[object], names: tuple[str, ...]) -> Iterator[Finding]:
     """Weights in a table of losses whose key no loss has; layers of a loss that is computed elsewhere are no fault."""
     for label, key, value in orphans(functions, names):
         if _LAYER.sub("", key) in names:
             continue
-        yield Found(
+        yield Finding(
             label,
             f"weight {label} = {value:g} weighs nothing: no loss is called {key!r}; there are {', '.join(names)}",
             "Spell the key like the loss's. If the loss is missing, look for one that is returned under another's key "
@@ -126,7 +126,7 @@ def _is_applied(seen: Seen, fault: Tried) -> bool:
     return any(v is not None and math.isclose(v, fault.value, rel_tol=1e-3) for v in found)
 
 
-def _declared(seen: Seen) -> Iterator[Found]:
+def _declared(seen: Seen) -> Iterator[Finding]:
     """Weights that entries or the subject declare, against the factors in the total."""
     declared = seen.declared.weights
     for name in seen.names:
@@ -146,7 +146,7 @@ def _declared(seen: Seen) -> Iterator[Found]:
         middle = statistics.median(ratios)
         for power, told in ((0.0, "never applied"), (2.0, "applied twice")):
             if abs(middle / weight**power - 1) < 0.01:
-                yield Found(
+                yield Finding(
                     name,
                     f"weight {weight:g} {told}: the factor in the total is {middle:.4g} over "
                     f"{counted(len(ratios), 'batch', 'batches')}",
@@ -165,7 +165,7 @@ def _scale(seen: Seen, batch: Rows, name: str) -> float:
     return statistics.median(others) if others and all(abs(o / others[0] - 1) < _SAME for o in others) else 1.0
 
 
-def _literals(seen: Seen) -> Iterator[Found]:
+def _literals(seen: Seen) -> Iterator[Finding]:
     """A factor in the total that is also the last factor of the loss itself."""
     for name in seen.names:
         pairs = list(zip(seen.batches, seen.measured, strict=True))
@@ -178,7 +178,7 @@ def _literals(seen: Seen) -> Iterator[Found]:
         match = [f for f in pairs[0][1][1].get(name, ()) if abs(f / own[0] - 1) < _SAME]
         if uniform or not match or any(abs(abs(own[0]) - common) < _SAME for common in _COMMON):
             continue
-        yield Found(
+        yield Finding(
             name,
             f"weight {match[0]:g} applied twice: the loss is multiplied by {match[0]:g} before it is returned, and its "
             f"factor in the total is {own[0]:.4g} again, over {counted(len(own), 'batch', 'batches')}",

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from headwise.attribution.apart.words import is_metric, says_loss
-from headwise.attribution.audit.findings.finding import Check, Found, Open, Seen, counted
+from headwise.attribution.audit.findings.finding import Check, Finding, Open, Seen, counted
 from headwise.attribution.audit.measures.rows import TOTAL, Rows
 
 _MOVES = 1e-3
 
 
-def _judge(seen: Seen) -> Iterator[Found | Open]:
+def _judge(seen: Seen) -> Iterator[Finding | Open]:
     model = seen.declared.network
     for name in seen.names:
         batches = seen.holding(name)
@@ -32,7 +32,7 @@ def _judge(seen: Seen) -> Iterator[Found | Open]:
             continue
         why = "its graph ends before the network" if live else "it has no graph"
         shows = ", so it shows in the total and trains nothing" if _shows(batches, name) else ", and trains nothing"
-        yield Found(
+        yield Finding(
             name,
             f"reaches 0 of {counted(len(model), 'parameter', 'parameters')} in {len(batches)} of {seen.num}: {why}; "
             f"its value {told_values(values)}{shows}",
@@ -43,12 +43,12 @@ def _judge(seen: Seen) -> Iterator[Found | Open]:
     yield from _lost_total(seen)
 
 
-def _lost_total(seen: Seen) -> Iterator[Found]:
+def _lost_total(seen: Seen) -> Iterator[Finding]:
     """A total from which no gradient can flow to where those of the losses go."""
     model = seen.declared.network
     lost = [batch for batch in seen.batches if batch.live and _is_lost(batch, model)]
     if lost:
-        yield Found(
+        yield Finding(
             TOTAL,
             f"0 of {len(seen.declared.parameters)} parameters are reached by what the total returns, in {len(lost)} of "
             f"{seen.num}, while {counted(len(lost[0].live), 'loss has a graph', 'losses have graphs')}",

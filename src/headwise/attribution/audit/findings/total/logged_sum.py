@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from headwise.attribution.apart.words import is_metric
-from headwise.attribution.audit.findings.finding import Check, Found, Seen
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
 
 _LEVEL = 1e-5
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     if any(finding.kind == "sum-mismatch" and finding.subject.startswith("a term at ") for finding in seen.told):
         return
     for name, times in _fits(seen).items():
         # Twice is told by the graph; a factor of 2 in the code looks the same in the numbers.
         if times == 2 and any(each.factor not in (None, 1.0) for each in seen.batches[0].summands):
             continue
-        yield Found(
+        yield Finding(
             name,
             f"{'dropped' if times == 0 else 'counted twice'}: over {seen.num} the reported losses add up to the total "
             f"only if it is taken {times} times",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from headwise.attribution.audit.findings.finding import Check, Found, Seen, in_all
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen, in_all
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     gaps = [batch.gap for batch in seen.batches if batch.gap is not None and not batch.nonfinite]
     if not gaps or any(gap.is_linear or gap.repeated > gap.limit for gap in gaps):
         return
     worst = max(gaps, key=lambda gap: gap.statistic)
-    yield Found(
+    yield Finding(
         worst.suspects,
         f"the gradients of the losses, added up, differ from that of their sum by {worst.statistic:.1e} of their norms "
         f"at {worst.parameter}, in {in_all(len(gaps))}",

@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from headwise.attribution.audit.findings.finding import Check, Found, Seen, counted
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen, counted
 from headwise.attribution.audit.measures.rows import TOTAL, Rows
 
 
-def _judge(seen: Seen) -> Iterator[Found]:
+def _judge(seen: Seen) -> Iterator[Finding]:
     told = False
     for name in seen.names:
         batches = [batch for batch in seen.holding(name) if name in batch.live and batch.total is not None]
@@ -23,7 +23,7 @@ def _judge(seen: Seen) -> Iterator[Found]:
         yield from _repeated(seen)
 
 
-def _twice(name: str, batches: Sequence[Rows]) -> Found | None:
+def _twice(name: str, batches: Sequence[Rows]) -> Finding | None:
     times = [batch.standings[name].times + batch.again.twins.get(name, 0) for batch in batches]
     if min(times) < 2:
         return None
@@ -34,7 +34,7 @@ def _twice(name: str, batches: Sequence[Rows]) -> Found | None:
     how = f", {again} of them computed a second time" if again else ""
     how += f", once by the gradient that {injected} injects" if injected else ""
     told = "" if factor is None or again else f"; its factor in the total's gradient is {factor:.4g}"
-    return Found(
+    return Finding(
         name,
         f"counted {'twice' if times[0] == 2 else f'{times[0]} times'}: the total adds it {times[0]} times{how} in "
         f"{counted(len(batches), 'batch', 'batches')}{told}",
@@ -44,14 +44,14 @@ def _twice(name: str, batches: Sequence[Rows]) -> Found | None:
     )
 
 
-def _dropped(seen: Seen, name: str, batches: Sequence[Rows]) -> Found | None:
+def _dropped(seen: Seen, name: str, batches: Sequence[Rows]) -> Finding | None:
     telling = [batch for batch in batches if batch.norm(name) > 0 and (batch.reached[TOTAL] or batch.norm(TOTAL) > 0)]
     if not telling or seen.is_meant_zero(name) or any(batch.is_in(name) for batch in batches):
         return None
     # A sum of losses that are in the total themselves stands for them.
     if any(_stands_for_parts(batch, name) for batch in telling):
         return None
-    return Found(
+    return Finding(
         name,
         f"dropped: the total does not depend on it (factor 0 over {counted(len(telling), 'batch', 'batches')}), while "
         f"its own gradient has the norm {max(batch.norm(name) for batch in telling):.4g}",
@@ -66,11 +66,11 @@ def _stands_for_parts(batch: Rows, name: str) -> bool:
     return bool(parts) and all(batch.is_in(part) for part in parts)
 
 
-def _repeated(seen: Seen) -> Iterator[Found]:
+def _repeated(seen: Seen) -> Iterator[Finding]:
     """Summands without a name that are added several times."""
     found = [set(batch.again.repeats) for batch in seen.batches]
     for line, times in sorted(set.intersection(*found)) if found else ():
-        yield Found(
+        yield Finding(
             f"a term at {line or 'an unknown line'}",
             f"counted {times} times: the total adds one and the same number {times} times, in {seen.num}",
             "Add it once, or write a weight as a factor.",
