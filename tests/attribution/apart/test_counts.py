@@ -58,9 +58,9 @@ def test_what_has_no_name_is_a_summand_with_its_gradient(parts):
     leaf, losses = parts
     extra = (3 * leaf).sum()
     found = account_of(losses["a"] + extra + extra, [LossEntry("a", losses["a"])]).summands
-    free = [each for each in found if each.is_free]
-    assert [each.times for each in free] == [2]
-    ((grad,),) = edge_gradients([free[0].edge], [leaf])
+    free = {edge: each for edge, each in found.items() if each.is_free}
+    assert [each.times for each in free.values()] == [2]
+    ((grad,),) = edge_gradients(free, [leaf])
     assert grad is not None
     assert torch.equal(grad, torch.full((3,), 3.0))
 

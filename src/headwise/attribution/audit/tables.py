@@ -106,7 +106,7 @@ def summand_rows(batches: Sequence[Rows]) -> tuple[SummandRow, ...]:
         One row a line.
     """
     several = any(len(batch.summands) > 1 for batch in batches)
-    lines = dict.fromkeys(each.line for batch in batches for each in batch.summands if not each.names and each.line)
+    lines = dict.fromkeys(each.line for batch in batches for each in batch.summands if each.is_free and each.line)
     found = []
     for line in lines if several else ():
         each = [added for batch in batches for added in batch.summands if added.line == line]

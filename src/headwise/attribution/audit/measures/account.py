@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,22 +60,22 @@ class Addend:
     """Something that the total adds.
 
     Attributes:
-        edge: Where it stands in the graph.
         times: How often it is added.
         factor: With which factor; None where that differs between its elements.
         line: The line of code that made it, with its function.
         names: The losses that are this summand, or a multiple of it.
         holds: The losses that it adds up inside, element by element.
         within: The losses that add it up.
+        norm: The norm of its gradient at the outputs, or at the parameters where it reads no output; once it is known.
     """
 
-    edge: Edge
     times: int
     factor: float | None
     line: str
     names: tuple[str, ...]
     holds: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
+    norm: float = 0.0
 
     @property
     def is_free(self) -> bool:
@@ -83,12 +83,11 @@ class Addend:
         return not self.names and not self.holds
 
 
-@dataclass(frozen=True)
-class Account:
-    """The total, taken apart."""
+class Account(NamedTuple):
+    """The total, taken apart: how each loss stands in it, and what it adds by where that lies in the graph."""
 
-    standings: Mapping[str, Standing]
-    summands: tuple[Addend, ...]
+    standings: dict[str, Standing]
+    summands: Mapping[Edge, Addend]
 
 
 def account_of(total: Tensor | None, terms: Sequence[LossEntry], outputs: Iterable[Tensor] = ()) -> Account:
@@ -103,19 +102,16 @@ def account_of(total: Tensor | None, terms: Sequence[LossEntry], outputs: Iterab
         The standing of every loss with a graph, and the summands.
     """
     live = {term.name: term for term in terms if term.edge is not None}
-    if total is None:
-        return Account({name: Standing(None, None, 0) for name in live}, ())
-    top = added(gradient_edge(total))
+    root = None if total is None else gradient_edge(total)
+    if total is None or root is None:
+        return Account({name: Standing(None, None, 0) for name in live}, {})
     ends = {gradient_edge(tensor) for tensor in outputs}
     chains = {name: _above(links(term.edge), ends) for name, term in live.items()}
-    places = _places(total, top, chains)
-    plain = {name: _standing(total, top, live[name], places[name]) for name in live}
-    injected = _injections(total, chains)
-    standings = _own_parts(plain, live, places, chains)
-    for name, functions in injected.items():
+    standings = _standings(total, root, live, chains)
+    for name, functions in _injections(root, chains).items():
         found = standings[name]
         standings[name] = replace(found, times=found.times + len(functions), injected=tuple(functions))
-    return Account(standings, _summands(total, chains))
+    return Account(standings, _summands(total, root, chains))
 
 
 def _places(total: Tensor, top: Mapping[Edge, int], chains: Mapping[str, list[Edge]]) -> dict[str, Edge | None]:
@@ -126,10 +122,9 @@ def _places(total: Tensor, top: Mapping[Edge, int], chains: Mapping[str, list[Ed
         # The link that most paths lead to: what is added per sample inside of a sum, and averaged beside it, is one.
         found[name] = max(passed, key=lambda edge: top[edge], default=None)
     open_ones = {name: _scalars(chains[name]) for name, place in found.items() if place is None}
-    edges = [edge for chain in open_ones.values() for edge in chain]
-    grads = dict(zip(edges, derivatives(total, edges), strict=True))
+    grads = derivatives(total, (edge for chain in open_ones.values() for edge in chain))
     for name, chain in open_ones.items():
-        found[name] = next((edge for edge in chain if (g := grads[edge]) is not None and bool(g.any())), None)
+        found[name] = next((edge for edge in chain if edge in grads and bool(grads[edge].any())), None)
     return found
 
 
@@ -144,54 +139,48 @@ def _scalars(chain: list[Edge]) -> list[Edge]:
     return [edge for edge in chain if size_of(edge) == size_of(chain[0])]
 
 
-def _standing(total: Tensor, top: Mapping[Edge, int], term: LossEntry, place: Edge | None) -> Standing:
-    if place is None or term.scalar is None:
-        return Standing(None, None, 0)
-    (grad,), (scale,) = derivatives(total, [place]), derivatives(term.scalar, [place])
-    if grad is None or scale is None or not float(scale.abs().max()):
-        return Standing(None, None, top.get(place, 0))
-    ratio = grad.double() / scale.double()
-    factor = float(ratio.mean())
-    spread = float((ratio - factor).abs().max())
-    return Standing(factor, factor, top.get(place, 0), is_even=spread <= _UNIFORM * max(abs(factor), 1e-300))
-
-
-def _own_parts(
-    plain: Mapping[str, Standing],
-    live: Mapping[str, LossEntry],
-    places: Mapping[str, Edge | None],
-    chains: Mapping[str, list[Edge]],
+def _standings(
+    total: Tensor, root: Edge, live: Mapping[str, LossEntry], chains: Mapping[str, list[Edge]]
 ) -> dict[str, Standing]:
-    """Of each loss the factor that does not come through another loss, and the losses that it adds up itself."""
+    """Of each loss the factor, what of it comes through no other loss, and the losses that it adds up itself."""
+    top = added(root)
+    places = _places(total, top, chains)
+    arriving = derivatives(total, places.values())
     parts = {name: held(term.edge, chains) for name, term in live.items()}
     found: dict[str, Standing] = {}
-    taken: set[Edge] = set()
     for name in sorted(live, key=lambda name: -len(parts[name])):
-        own, place = plain[name].factor, places[name]
-        own = 0.0 if place in taken else own  # the same thing under a second name
-        taken |= {place} if place is not None else set()
-        scale = _derivative(live[name], place)
-        for other, members in parts.items():
-            if name in members and other in found and own is not None and scale:
-                through = _derivative(live[other], place)
-                own -= (found[other].own or 0.0) * (through or 0.0) / scale
-        found[name] = replace(plain[name], own=own, parts=tuple(parts[name]))
+        place = places[name]
+        slope = derivatives(live[name].scalar, [place]).get(place)
+        standing = _standing(arriving.get(place), slope, top.get(place, 0) if place is not None else 0)
+        # The same thing under a second name has nothing of its own.
+        own = 0.0 if place is not None and any(places[other] == place for other in found) else standing.factor
+        for other in found:
+            if name in parts[other] and own is not None and _mean(slope):
+                through = derivatives(live[other].scalar, [place]).get(place)
+                own -= (found[other].own or 0.0) * _mean(through) / _mean(slope)
+        found[name] = replace(standing, own=own, parts=tuple(parts[name]))
     return {name: found[name] for name in live}
 
 
-def _derivative(term: LossEntry, place: Edge | None) -> float | None:
-    if place is None or term.scalar is None:
-        return None
-    (grad,) = derivatives(term.scalar, [place])
-    return None if grad is None else float(grad.double().mean())
+def _standing(arriving: Tensor | None, slope: Tensor | None, times: int) -> Standing:
+    """From the derivatives of the total and of the loss itself where the loss stands."""
+    if arriving is None or slope is None or not float(slope.abs().max()):
+        return Standing(None, None, times)
+    ratio = arriving.double() / slope.double()
+    factor = float(ratio.mean())
+    spread = float((ratio - factor).abs().max())
+    return Standing(factor, factor, times, is_even=spread <= _UNIFORM * max(abs(factor), 1e-300))
 
 
-def _injections(total: Tensor, chains: Mapping[str, list[Edge]]) -> dict[str, list[str]]:
+def _mean(slope: Tensor | None) -> float:
+    return 0.0 if slope is None else float(slope.double().mean())
+
+
+def _injections(root: Edge, chains: Mapping[str, list[Edge]]) -> dict[str, list[str]]:
     """Losses that are handed to an autograd function beside what it passes on."""
-    root = gradient_edge(total)
     owners = {edge: name for name, chain in chains.items() for edge in _scalars(chain)}
     found: dict[str, list[str]] = {}
-    for node in topological([root[0]]) if root is not None else ():
+    for node in topological([root[0]]):
         if not issubclass(type(node), BackwardCFunction) or size_of((node, 0)) == 1:
             continue
         for child, port in node.next_functions:
@@ -200,20 +189,20 @@ def _injections(total: Tensor, chains: Mapping[str, list[Edge]]) -> dict[str, li
     return found
 
 
-def _summands(total: Tensor, chains: Mapping[str, list[Edge]]) -> tuple[Addend, ...]:
-    ends = summands(gradient_edge(total))
-    edges = list(ends)
+def _summands(total: Tensor, root: Edge, chains: Mapping[str, list[Edge]]) -> dict[Edge, Addend]:
+    ends = summands(root)
+    grads = derivatives(total, ends)
     inside = {name: added(chain[0]) for name, chain in chains.items()}
-    found = []
-    for edge, grad in zip(edges, derivatives(total, edges), strict=True):
-        names = tuple(name for name, chain in chains.items() if edge in chain)
+    found = {}
+    for edge, times in ends.items():
+        grad, below = grads.get(edge), added(edge)
         even = grad is not None and float((grad - grad.mean()).abs().max()) <= _UNIFORM * float(grad.abs().max())
         factor = None if grad is None or not even else float(grad.mean())
-        below = added(edge)
+        names = tuple(name for name, chain in chains.items() if edge in chain)
         holds = tuple(n for n, chain in chains.items() if n not in names and any(each in below for each in chain))
-        within = tuple(name for name, below in inside.items() if edge in below)
-        found.append(Addend(edge, ends[edge], factor, line_of(edge), names, holds, within))
-    return tuple(found)
+        within = tuple(name for name, other in inside.items() if edge in other)
+        found[edge] = Addend(times, factor, line_of(edge), names, holds, within)
+    return found
 
 
 def line_of(edge: Edge) -> str:
@@ -224,9 +213,11 @@ def line_of(edge: Edge) -> str:
     return f"{os.path.basename(own[-1][1])}:{own[-1][2]} in {own[-1][3]}" if own else ""
 
 
-def derivatives(scalar: Tensor, edges: Sequence[Edge]) -> list[Tensor | None]:
-    """The derivative of a scalar at edges of its graph, which stays usable."""
-    if not edges or not scalar.requires_grad:
-        return [None] * len(edges)
-    inputs = [GradientEdge(*edge) for edge in edges]
-    return list(torch.autograd.grad(scalar, inputs, retain_graph=True, allow_unused=True))
+def derivatives(scalar: Tensor | None, edges: Iterable[Edge | None]) -> dict[Edge | None, Tensor]:
+    """The derivative of a scalar at the edges of its graph, which stays usable."""
+    known = [edge for edge in dict.fromkeys(edges) if edge is not None]
+    if scalar is None or not known:
+        return {}
+    inputs = [GradientEdge(*edge) for edge in known]
+    found = torch.autograd.grad(scalar, inputs, retain_graph=True, allow_unused=True)
+    return {edge: grad for edge, grad in zip(known, found, strict=True) if grad is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,25 +35,6 @@ class Bad:
     count: int
     numel: int
     value: float
-
-
-@dataclass(frozen=True)
-class Added:
-    """A summand of the total with its gradient.
-
-    Attributes:
-        line: Where the code makes it.
-        factor: Its factor in the total.
-        times: How often it is added.
-        names: The losses that are this summand, or are added up inside of it.
-        norm: The norm of its gradient at the outputs, or at the parameters where it reads no output.
-    """
-
-    line: str
-    factor: float | None
-    times: int
-    names: tuple[str, ...]
-    norm: float
 
 
 @dataclass(eq=False)
@@ -94,7 +75,7 @@ class Rows:
     total_told: str
     is_sum: bool
     standings: Mapping[str, Standing]
-    summands: tuple[Added, ...] = ()
+    summands: tuple[Addend, ...] = ()
     again: Again = field(default_factory=Again)
     gram: dict[str, Tensor] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
@@ -265,7 +246,7 @@ def _finite(rows: Rows, name: str, scalar: Tensor | None, where: str, grad: Tens
 
 def _book_summands(
     rows: Rows,
-    summands: Sequence[Addend],
+    summands: Mapping[Edge, Addend],
     at_outputs: Sequence[Row],
     outputs: Mapping[str, Tensor],
     parameters: Mapping[str, Tensor],
@@ -273,26 +254,22 @@ def _book_summands(
     """The gradient of each summand, and what was computed a second time."""
     if len(summands) > _MANY:
         return
-    grads = _summand_gradients(rows, summands, at_outputs, list(outputs.values()))
-    fit = zip(summands, grads, strict=True)
-    rows.summands = tuple(_added(rows, each, row, parameters) for each, row in fit)
+    inputs = list(outputs.values())
+    grads = {edge: _at_summand(rows, edge, each, at_outputs, inputs) for edge, each in summands.items()}
+    rows.summands = tuple(
+        replace(each, norm=_summand_norm(rows, edge, each, grads[edge], parameters)) for edge, each in summands.items()
+    )
     if not rows.is_sum:
-        rows.again = recomputed(rows.names, rows.standings, summands, grads, at_outputs, list(outputs.values()))
+        rows.again = recomputed(rows.names, rows.standings, rows.summands, list(grads.values()), at_outputs, inputs)
 
 
-def _summand_gradients(
-    rows: Rows, summands: Sequence[Addend], at_outputs: Sequence[Row], outputs: Sequence[Tensor]
-) -> list[Row]:
-    found: list[Row] = []
-    for each in summands:
-        known = _known(rows, each)
-        if known is not None:
-            name, scale = known
-            found.append([None if grad is None else grad / scale for grad in at_outputs[rows.row(name)]])
-        else:
-            (row,) = edge_gradients([each.edge], outputs) if outputs else [[]]
-            found.append([None if grad is None else grad.nan_to_num(0.0, 0.0, 0.0) for grad in row])
-    return found
+def _at_summand(rows: Rows, edge: Edge, each: Addend, at_outputs: Sequence[Row], outputs: Sequence[Tensor]) -> Row:
+    known = _known(rows, each)
+    if known is not None:
+        name, scale = known
+        return [None if grad is None else grad / scale for grad in at_outputs[rows.row(name)]]
+    (row,) = edge_gradients([edge], outputs) if outputs else [[]]
+    return [None if grad is None else grad.nan_to_num(0.0, 0.0, 0.0) for grad in row]
 
 
 def _known(rows: Rows, each: Addend) -> tuple[str, float] | None:
@@ -304,15 +281,13 @@ def _known(rows: Rows, each: Addend) -> tuple[str, float] | None:
     return None
 
 
-def _added(rows: Rows, each: Addend, row: Row, parameters: Mapping[str, Tensor]) -> Added:
+def _summand_norm(rows: Rows, edge: Edge, each: Addend, row: Row, parameters: Mapping[str, Tensor]) -> float:
     known = _known(rows, each)
     if any(grad is not None for grad in row) or not parameters:
-        norm = _norm(row)
-    elif known is not None:
-        norm = rows.norm(known[0], rows.groups) / abs(known[1])
-    else:
-        norm = _norm(*edge_gradients([each.edge], list(parameters.values())))
-    return Added(each.line, each.factor, each.times, each.names + each.holds, norm)
+        return _norm(row)
+    if known is not None:
+        return rows.norm(known[0], rows.groups) / abs(known[1])
+    return _norm(*edge_gradients([edge], list(parameters.values())))
 
 
 def _norm(row: Row) -> float:

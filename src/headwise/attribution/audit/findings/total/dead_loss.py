@@ -109,7 +109,7 @@ def _dead_summands(seen: Seen, dead: set[str]) -> Iterator[Finding]:
     for line in lines:
         found = [each for batch in seen.batches for each in batch.summands if each.line == line]
         batches = sum(any(each.line == line for each in batch.summands) for batch in seen.batches)
-        off = any(each.factor == 0 or each.names for each in found)
+        off = any(each.factor == 0 or not each.is_free for each in found)
         if off or max(each.norm for each in found) > _ROUNDING * strongest or any(b.nonfinite for b in seen.batches):
             continue
         if dead and len(seen.names) == 1:
