@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from headwise.attribution.apart.sums.counts import added, links
+from headwise.attribution.apart.sums.counts import added, links, most_added
 from headwise.attribution.apart.sums.dissect import Anatomy
 from headwise.attribution.apart.words import is_metric, plain_name, without_number
 from headwise.attribution.ledger.books import UNBOOKED, Books
@@ -49,9 +49,9 @@ class Notes:
         """Notes the losses that the number adds several times."""
         counts = added(gradient_edge(root))
         for each in anatomy.direct:
-            times = max((counts.get(edge, 0) for edge in links(each.loss.edge)), default=0)
-            if times > 1:
-                self._told[f"{each.loss.name}: the number adds it {times} times"] = None
+            place = most_added(links(each.loss.edge), counts)
+            if place is not None and counts[place] > 1:
+                self._told[f"{each.loss.name}: the number adds it {counts[place]} times"] = None
 
     def read(self, site: str, books: Books) -> None:
         """Notes what the books of a pass show.

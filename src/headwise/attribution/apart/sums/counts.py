@@ -13,7 +13,7 @@ from torch.autograd.graph import Node
 
 from headwise.attribution.apart.sums.linear import STACKING, Linearity, size_of
 from headwise.attribution.apart.sums.walk import in_order
-from headwise.graph import Edge, output_shapes, saved
+from headwise.graph import Edge, ordered, saved
 
 _ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "NegBackward0"}
 PASSING = (
@@ -53,24 +53,25 @@ def linear_in(root: Edge | None) -> frozenset[Edge]:
     return frozenset({root}.union(*(below(node) for node in in_order([root], below))))
 
 
+def most_added(chain: Sequence[Edge], counts: Mapping[Edge, int]) -> Edge | None:
+    """Where a loss, told by its `links`, stands in a total: at the link that most paths lead to.
+
+    What is added per sample inside of a sum, and averaged beside it, is one loss.
+    """
+    return max((edge for edge in chain if edge in counts), key=lambda edge: counts[edge], default=None)
+
+
 def _walk(root: Edge | None, deep: bool) -> tuple[dict[Edge, int], dict[Edge, int]]:
     if root is None:
         return {}, {}
     counts, ends = {root: 1}, {}
     parts = cache(partial(parts_of, deep=deep))
-    for node in in_order([root], lambda node: [part for port in _ports(node) for part in parts((node, port))]):
-        for port in _ports(node):
-            count = counts.get((node, port), 0)
-            down = parts((node, port)) if count else ()
-            if count and not down:
-                ends[node, port] = count
-            for edge in down:
-                counts[edge] = counts.get(edge, 0) + count
+    for edge in ordered([root], parts):
+        if not parts(edge):
+            ends[edge] = counts[edge]
+        for part in parts(edge):
+            counts[part] = counts.get(part, 0) + counts[edge]
     return counts, ends
-
-
-def _ports(node: Node) -> range:
-    return range(max(len(output_shapes(node)), 1))
 
 
 def parts_of(edge: Edge, deep: bool) -> tuple[Edge, ...]:

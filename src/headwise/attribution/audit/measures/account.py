@@ -20,7 +20,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
 from headwise.attribution.apart.returned.entries import LossEntry
-from headwise.attribution.apart.sums.counts import added, held, links, summands
+from headwise.attribution.apart.sums.counts import added, held, links, most_added, summands
 from headwise.attribution.apart.sums.linear import size_of
 from headwise.attribution.audit.code.guard import PACKAGES
 from headwise.graph import Edge, gradient_edge, topological
@@ -116,11 +116,7 @@ def account_of(total: Tensor | None, terms: Sequence[LossEntry], outputs: Iterab
 
 def _places(total: Tensor, top: Mapping[Edge, int], chains: Mapping[str, list[Edge]]) -> dict[str, Edge | None]:
     """Where each loss (or what it is a multiple of) stands in the graph of the total."""
-    found: dict[str, Edge | None] = {}
-    for name, chain in chains.items():
-        passed = [edge for edge in chain if edge in top]
-        # The link that most paths lead to: what is added per sample inside of a sum, and averaged beside it, is one.
-        found[name] = max(passed, key=lambda edge: top[edge], default=None)
+    found = {name: most_added(chain, top) for name, chain in chains.items()}
     open_ones = {name: _scalars(chains[name]) for name, place in found.items() if place is None}
     grads = derivatives(total, (edge for chain in open_ones.values() for edge in chain))
     for name, chain in open_ones.items():

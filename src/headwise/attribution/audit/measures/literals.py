@@ -8,27 +8,18 @@ from torch.autograd.graph import Node
 
 from headwise.attribution.apart.sums.counts import PASSING, factors_of, links, parts_of
 from headwise.attribution.apart.sums.linear import size_of
-from headwise.graph import gradient_edge
+from headwise.graph import Edge, gradient_edge, ordered
 
 
 def is_silenced(loss: Tensor) -> bool:
     """Whether all of a loss was multiplied by a number of the code (not of the batch) that is zero."""
+
+    def below(edge: Edge) -> tuple[Edge, ...]:
+        return () if has_literal_zero(edge[0]) else parts_of(edge, deep=False)
+
     root = gradient_edge(loss)
-    if root is None:
-        return False
-    stops, seen = [root], set()
-    while stops:
-        edge = stops.pop()
-        if edge in seen:
-            continue
-        seen.add(edge)
-        if has_literal_zero(edge[0]):
-            continue
-        parts = parts_of(edge, deep=False)
-        if not parts:
-            return False
-        stops.extend(parts)
-    return True
+    found = ordered([] if root is None else [root], below)
+    return bool(found) and all(has_literal_zero(edge[0]) or below(edge) for edge in found)
 
 
 def has_literal_zero(node: Node) -> bool:
