@@ -159,19 +159,10 @@ def _left(batch: Rows, path: str) -> float | None:
     ):
         return None
     gram = batch.gram[path]
-    mix = torch.tensor([-_own(batch, name) for name in batch.names] + [1.0], dtype=torch.float64)
+    mix = torch.tensor([-batch.own(name) for name in batch.names] + [1.0], dtype=torch.float64)
     left = math.sqrt(max(float(mix @ gram @ mix), 0.0))
     scale = math.sqrt(float(gram[-1, -1]))
     return left if left > _FAINT * scale else 0.0
-
-
-def _own(batch: Rows, name: str) -> float:
-    standing = batch.standings.get(name)
-    if standing is None:
-        return 0.0
-    if standing.injected and standing.times == len(standing.injected):
-        return 0.0  # its gradient is in that of whatever lies behind the function
-    return (standing.own or 0.0) if standing.is_in else batch.again.factors.get(name, 0.0)
 
 
 def middle(values: Sequence[float]) -> float | None:

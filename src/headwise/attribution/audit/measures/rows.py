@@ -103,6 +103,14 @@ class Rows:
             return standing.factor
         return self.again.factors.get(name)
 
+    def own(self, name: str) -> float:
+        """What of the factor comes through no other loss, nor through an autograd function that adds no value."""
+        standing = self.standings.get(name)
+        if standing is None or not standing.is_in:
+            return self.again.factors.get(name, 0.0)
+        # An injected gradient is in that of whatever lies behind the function.
+        return 0.0 if standing.times == len(standing.injected) > 0 else standing.own or 0.0
+
     def is_in(self, name: str) -> bool:
         """Whether the total holds a loss."""
         standing = self.standings.get(name)

@@ -95,8 +95,7 @@ def _shows(batches: Sequence[Rows], name: str) -> bool:
 
 def _left(batch: Rows) -> float:
     """What the total's value holds besides the losses in its graph."""
-    booked = sum((batch.standings[name].own or 0.0) * batch.values[name] for name in batch.standings)
-    return (batch.total or 0.0) - booked
+    return (batch.total or 0.0) - sum(batch.own(name) * batch.values[name] for name in batch.standings)
 
 
 def _in_value(batch: Rows, name: str) -> bool:
