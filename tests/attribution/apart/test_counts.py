@@ -7,7 +7,8 @@ import torch
 
 from headwise.attribution.apart.returned.entries import LossEntry
 from headwise.attribution.apart.returned.losses import read_losses
-from headwise.attribution.apart.sums.counts import added, summands
+from headwise.attribution.apart.sums.counts import added, held, links, most_added, summands
+from headwise.attribution.apart.sums.solve import mixture
 from headwise.attribution.audit.measures.account import account_of
 from headwise.attribution.audit.measures.literals import is_silenced, literal_factors
 from headwise.attribution.audit.measures.rows import edge_gradients
@@ -70,6 +71,31 @@ def test_a_ratio_of_shared_sums_is_one_summand(parts):
     both = leaf.sum()
     ratio = 1 - 2 * both / (both + leaf.square().sum())
     assert list(summands(gradient_edge(ratio)).values()) == [1]
+
+
+def test_of_several_ways_to_make_a_sum_one_is_found():
+    vectors = torch.tensor([[1.0, 0, 0, 2], [0, 3, 0, 1], [2, 0, 0, 4]], dtype=torch.float64)
+    found = mixture(vectors, 5 * vectors[0] + 0.5 * vectors[1])
+    assert found.keys() == {0, 1, 2}
+    assert found[0] + 2 * found[2] == pytest.approx(5)
+    assert found[1] == pytest.approx(0.5)
+    assert mixture(vectors, vectors[0]).keys() == {0, 2}
+    assert not mixture(vectors, vectors[0] - vectors[1])
+    assert not mixture(vectors, torch.ones(4, dtype=torch.float64))
+    assert not mixture(vectors, torch.zeros(4, dtype=torch.float64))
+
+
+def test_a_loss_is_added_as_often_as_the_link_to_which_most_paths_lead(parts):
+    leaf, _ = parts
+    each = leaf.square()
+    mean = each.mean()
+    counts = added(gradient_edge(mean + (each + 1).sum()))
+    place = most_added(links(gradient_edge(mean)), counts)
+    assert place is not None
+    assert place == gradient_edge(each)
+    assert counts[place] == 2
+    assert held(gradient_edge(mean + leaf.prod()), {"mean": links(gradient_edge(mean))}) == ["mean"]
+    assert held(gradient_edge(3 * mean), {"mean": links(gradient_edge(mean))}) == []
 
 
 def test_a_division_by_a_trained_number_is_no_sum(parts):
