@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headwise.attribution.apart.sums.counts import factors_of
 from headwise.attribution.apart.sums.dissect import LAST, Candidate
-from headwise.attribution.apart.words import says_total
+from headwise.attribution.apart.words import numbered, says_total
 
 _KEY, _ATTRIBUTE, _VARIABLE, _POSITION = range(4)
 _HERE = f"{Path(__file__).parents[3]}{os.sep}"  # not resolved: frames have the path of the import, which may be a link
@@ -81,8 +81,9 @@ def candidates_in(frames: Sequence[FrameType]) -> list[Candidate]:
     found = []
     for (_, kind, level, _), name, tensor in sorted(best.values(), key=lambda each: each[0][2:]):
         taken[name] = taken.get(name, 0) + 1
-        unique = name if taken[name] == 1 else f"{name} ({taken[name]})"
-        found.append(Candidate(unique, tensor, LAST * says_total(name) + 10 * kind + min(level, 9)))
+        found.append(
+            Candidate(numbered(name, taken[name]), tensor, LAST * says_total(name) + 10 * kind + min(level, 9))
+        )
     return found
 
 

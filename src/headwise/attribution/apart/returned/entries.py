@@ -86,7 +86,7 @@ def entries(returned: Any, names: Sequence[str] = ()) -> tuple[LossEntry, ...]:
         The entries, each under a name of its own.
     """
     total, body = split_total(returned)
-    found = renamed([each for each in entries_in(body) if each.is_scalar or each.scalar is not None], body, names)
+    found = renamed([each for each in entries_in(body) if each.is_scalar or each.edge is not None], body, names)
     for tensor in (total, declared_total(returned)):
         if tensor is not None:
             found.append(LossEntry("total", tensor))
@@ -105,7 +105,7 @@ def candidates(found: Sequence[LossEntry]) -> list[Candidate]:
     live = [
         (each, each.value)
         for each in found
-        if isinstance(each.value, Tensor) and each.scalar is not None and each.value.is_floating_point()
+        if isinstance(each.value, Tensor) and each.edge is not None and each.value.is_floating_point()
     ]
     return [
         Candidate(each.name, value, LAST * says_total(each.name) + int(value.numel() != 1))

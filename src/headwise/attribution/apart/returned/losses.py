@@ -78,19 +78,19 @@ def _sorted_out(rest: list[LossEntry], total: LossEntry | None) -> Returned:
     is_log = _log_of(rest, None if total is None else added(total.edge))
     terms = tuple(entry for entry in rest if not is_log(entry))
     logs = tuple(entry for entry in rest if is_log(entry))
-    if total is not None and not any(entry.scalar is not None for entry in terms):
+    if total is not None and not any(entry.edge is not None for entry in terms):
         return Returned((total,), tuple(rest), None)
     return Returned(terms, logs, total)
 
 
 def _log_of(rest: list[LossEntry], below: Container[Edge] | None) -> Any:
     """What tells the entries that are only reported."""
-    cut = [entry for entry in rest if entry.scalar is None and says_loss(entry.name) and not _is_metric(entry)]
+    cut = [entry for entry in rest if entry.edge is None and says_loss(entry.name) and not _is_metric(entry)]
 
     def is_log(entry: LossEntry) -> bool:
         if entry.declared is not None:
             return False
-        if entry.scalar is None:
+        if entry.edge is None:
             return _is_metric(entry)
         if below is None:
             return not entry.is_scalar and is_metric(entry.name)
@@ -115,9 +115,9 @@ def _holds(outer: LossEntry, inner: LossEntry) -> bool:
 
 def _losses_alone(entries: list[LossEntry], total: LossEntry | None) -> list[LossEntry]:
     """Without the tensors that are something to look at (logits) rather than losses per sample."""
-    live = [entry for entry in entries if entry.scalar is not None and not entry.is_scalar]
+    live = [entry for entry in entries if entry.edge is not None and not entry.is_scalar]
     below = frozenset() if total is None else linear_in(total.edge)
-    alone = total is None and not any(entry.is_scalar and entry.scalar is not None for entry in entries)
+    alone = total is None and not any(entry.is_scalar and entry.edge is not None for entry in entries)
     sure = [entry for entry in live if alone or says_loss(entry.name) or is_added(entry, below)]
     if total is None:
         sure += [entry for entry in live if isinstance(entry.value, Tensor) and entry.value.ndim == 1]
@@ -140,7 +140,7 @@ def _is_again(entry: LossEntry, total: LossEntry | None, given: bool) -> bool:
 
 def _repeats_total(entry: LossEntry, total: LossEntry) -> bool:
     """A number for the log that is the total itself."""
-    if entry.scalar is not None:
+    if entry.edge is not None:
         return False
     scale = max(abs(entry.number), abs(total.number), torch.finfo(torch.float32).tiny)
     return says_total(entry.name) or abs(entry.number - total.number) <= 1e-5 * scale

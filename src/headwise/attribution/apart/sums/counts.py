@@ -84,17 +84,13 @@ def parts_of(edge: Edge, deep: bool) -> tuple[Edge, ...]:
     live = tuple((child, nr) for child, nr in node.next_functions if child is not None)
     if not live:
         return ()
-    if name in STACKING:
-        return live if deep or all(size_of(edge) == 1 for edge in live) else ()
-    if name.startswith(_POOLING):
-        return live if deep or _is_stack(node) or size_of(live[0]) == 1 else ()
     if name in _PICKING:
         return _picked(edge)
-    if not (deep or size_of((node, 0)) == 1 or _is_stack(node)):
+    if not (deep or all(size_of(each) == 1 for each in live) or _is_stack(node)):
         return ()
     if name == "WhereBackward0":
         return _taken(node, live)
-    if name in _ADDING or name.startswith(PASSING):
+    if name in (*_ADDING, *STACKING) or name.startswith((*PASSING, *_POOLING)):
         return live
     if name not in _SCALING or (name == "DivBackward0" and node.next_functions[1][0] is not None):
         return ()
