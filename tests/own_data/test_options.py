@@ -116,7 +116,8 @@ def test_random_weights_are_chosen_on_the_command(tmp_path, runs, offline):
     for value in ("none", "None", "null", "random"):
         words = say("textsnake", "weights", value)
         assert words is not None, "no way to choose the weights"
-        result = kit.headwise(*start, *(word for pair in small for word in pair), *words, "--out", tmp_path / value)
+        sizes = ["--set", "inference_size=64", *(word for pair in small for word in pair)]
+        result = kit.headwise(*start, *sizes, *words, "--out", tmp_path / value)
         if result.code == 0:
             return
     pytest.fail(f"none of four spellings of 'no weights' is understood: {result.err}")

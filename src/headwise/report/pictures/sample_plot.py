@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpecFromSubplotSpec
+    from matplotlib.image import AxesImage
+
+    from headwise.runs.samples.parts import Array
 
 _MAPS_A_ROW = 5
 _ROLES = (("annotated", "#ffd54a", "--"), ("found", "#57d1ff", "-"))
@@ -89,23 +92,20 @@ def _draw_shape(axes: Axes, shape: Shape, color: str, style: str, *, above: bool
 def _draw_maps(figure: Figure, grid: GridSpecFromSubplotSpec, sample: SavedSample) -> None:
     for index, pair in enumerate(sample.maps):
         bank, column = divmod(index, _MAPS_A_ROW)
-        axes = figure.add_subplot(grid[2 * bank, column])
-        _draw_map(axes, pair, sample, target=False)
-        if pair.target is not None:
-            _draw_map(figure.add_subplot(grid[2 * bank + 1, column]), pair, sample, target=True)
+        shown = [(literal(pair.title), pair.values), *([] if pair.target is None else [("target", pair.target)])]
+        axes = [figure.add_subplot(grid[2 * bank + row, column]) for row in range(len(shown))]
+        images = [_draw_map(each, *map_, pair, sample) for each, map_ in zip(axes, shown, strict=True)]
+        figure.colorbar(images[0], ax=axes, shrink=0.75 / len(axes))  # one for both: their limits are the same
 
 
-def _draw_map(axes: Axes, pair: SampleMap, sample: SavedSample, *, target: bool) -> None:
-    values = pair.target if target else pair.values
-    assert values is not None
+def _draw_map(axes: Axes, title: str, values: Array, pair: SampleMap, sample: SavedSample) -> AxesImage:
     height, width = sample.image.shape[:2]
     extent = (0.0, width, height, 0.0)  # maps of any grid lie over the same picture
-    image = axes.imshow(values, cmap=pair.colors, vmin=pair.limits[0], vmax=pair.limits[1], extent=extent)
     if sample.outline is not None and sample.outline.any() and not sample.outline.all():
         axes.contour(sample.outline.astype(float), [0.5], colors="black", linewidths=0.7, extent=extent, origin="upper")
-    axes.set_title("target" if target else literal(pair.title), fontsize=9)
+    axes.set_title(title, fontsize=9)
     axes.axis("off")
-    axes.figure.colorbar(image, ax=axes, shrink=0.75)
+    return axes.imshow(values, cmap=pair.colors, vmin=pair.limits[0], vmax=pair.limits[1], extent=extent)
 
 
 def _draw_pairs(axes: Axes, pairs: PointPairs) -> None:
