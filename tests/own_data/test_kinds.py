@@ -337,6 +337,20 @@ def test_the_command_checks_without_training(tmp_path, runs, recipe):
     assert (drawn != 0).any()
 
 
+def test_one_file_of_cocos_is_checked_alone(tmp_path):
+    """As somebody has it before there is a second one; a folder's recipe still says what it reads."""
+    data = kit.coco(tmp_path / "data", number=4)
+    file = data / "annotations/instances_train2017.json"
+    (data / "train2017/p02.jpg").write_bytes(b"no picture")
+    result = kit.headwise("check", file, "--recipe", "ssd", "--out", tmp_path / "drawn", "--pictures", 2)
+    assert result.code == 2
+    assert "4 pictures" in result.out
+    assert "p02.jpg" in result.out
+    assert sorted(path.name for path in (tmp_path / "drawn").glob("*.png")) == ["train_000.png", "train_001.png"]
+    refused = kit.headwise("check", file, "--recipe", "weighted_unet", "--out", tmp_path / "other")
+    assert refused.refused
+
+
 def test_the_command_tells_what_is_wrong_and_replaces_nothing(tmp_path):
     data = kit.coco(tmp_path / "data", number=15)
     for index in range(12):

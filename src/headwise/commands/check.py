@@ -26,7 +26,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: of the verb.
     """
-    parser.add_argument("data", metavar="DATA", help="folder of the recipe's format, or a file to train on")
+    parser.add_argument("data", metavar="DATA", help="folder of the recipe's format, or one file of COCO's")
     parser.add_argument("--recipe", required=True, metavar="NAME", help="for which the data are; see headwise recipes")
     parser.add_argument("--train", metavar="SPLIT", help="the training split: its name, or its file")
     parser.add_argument("--held-out", metavar="SPLIT", help="the held-out split: its name, or its file")
@@ -58,11 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pictures:
         _check_folder(arguments.out)
     splits = []
-    for name in configuration.name_splits():
+    for name in _names(arguments, configuration):
         data = configuration.read_split(name)
         splits.append(_Inspected(name, data, inspect(data, show_progress)))
     told = [each for split in splits for each in judge(split.data, split.inspection)]
-    told += find_shared(splits[0].data, splits[1].data, splits[0].inspection, splits[1].inspection)
+    if len(splits) > 1:
+        told += find_shared(splits[0].data, splits[1].data, splits[0].inspection, splits[1].inspection)
     for split in splits:
         _print_split(split)
     for oddity in told:
@@ -73,6 +74,17 @@ def run(arguments: argparse.Namespace) -> int:
     if broken or any(oddity.hopeless for oddity in told):
         return 2
     return 1 if told else 0
+
+
+def _names(arguments: argparse.Namespace, configuration: Any) -> tuple[str, ...]:
+    """Name the splits to look at: both, or the one of a file of COCO's that is given alone."""
+    from headwise.recipes.boxes.configuration import BoxConfiguration
+
+    is_alone = arguments.train is None and arguments.held_out is None and Path(arguments.data).is_file()
+    if is_alone and isinstance(configuration, BoxConfiguration):
+        return (arguments.data,)
+    splits: tuple[str, str] = configuration.name_splits()
+    return splits
 
 
 def _print_split(split: _Inspected) -> None:
@@ -103,7 +115,7 @@ def _draw(folder: Path, splits: list[_Inspected], number: int, told: list[str]) 
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(json.dumps({"told": told}, indent=1) + "\n", encoding="utf-8")
-    for role, split in zip(("train", "held_out"), splits, strict=True):
+    for role, split in zip(("train", "held_out"), splits, strict=False):  # one file has one split
         usable = split.inspection.usable
         for place, index in enumerate(usable[:: max(len(usable) // number, 1)][:number]):
             drawn = draw_annotation(split.data[index], getattr(split.data, "class_names", ()))

@@ -53,15 +53,17 @@ def assert_books(
         update: Write the file anew; by default if the environment variable says so.
 
     Raises:
-        AssertionError: Something differs, or there is no file; the message names each term, what it was and is, and
-            how to accept it.
+        AssertionError: Something differs, is not finite (of which nothing can be held), or there is no file; the
+            message names each term, what it was and is, and how to accept it.
         ValueError: The file is no lock file of this format.
     """
     path = Path(lock)
     held = mapped(outputs, lambda tensor: tensor.detach().requires_grad_(tensor.dtype.is_floating_point))
     found = _books(criterion, held, targets)
+    if odd := list(_not_finite(found)):
+        raise AssertionError("\n".join([_NOT_FINITE, *odd, _REMEDY]))
     if update if update is not None else os.environ.get(UPDATE) == "1":
-        content = json.dumps({"format": FORMAT, "terms": found}, indent=2, allow_nan=True)
+        content = json.dumps({"format": FORMAT, "terms": found}, indent=2)
         write_atomically(path, content.encode() + b"\n")
         return
     accept = f"If that is meant, write the file anew: {UPDATE}=1, or assert_books(..., update=True)"
@@ -91,6 +93,17 @@ def _books(criterion: Criterion, held: Any, targets: Any) -> Books:
             "grad_norm": {path: norm for path, norm in norms.items() if norm},
         }
     return found
+
+
+def _not_finite(found: Books) -> Iterator[str]:
+    for name, term in found.items():
+        for what, number in _flat(term).items():
+            if not math.isfinite(number):
+                yield f"term {name!r}: {what} is {number:g}"
+
+
+_NOT_FINITE = "the books are not finite, so nothing can be held to them:"
+_REMEDY = "Mend the loss, or give a batch in which each term has something to measure."
 
 
 def _norm(grad: Tensor) -> float:
@@ -128,11 +141,5 @@ def _differences(locked: Books, found: Books, rtol: float) -> Iterator[str]:
         before, now = locked[name], _flat(term)
         for what in dict.fromkeys([*before, *now]):
             was, now_is = before.get(what, 0.0), now.get(what, 0.0)
-            if not _is_close(was, now_is, rtol):
+            if not math.isclose(was, now_is, rel_tol=rtol, abs_tol=_LEAST):
                 yield f"term {name!r}: {what} was {was:.6g} and is {now_is:.6g}"
-
-
-def _is_close(was: float, now: float, rtol: float) -> bool:
-    if math.isnan(was) or math.isnan(now):
-        return math.isnan(was) and math.isnan(now)
-    return math.isclose(was, now, rel_tol=rtol, abs_tol=_LEAST)
