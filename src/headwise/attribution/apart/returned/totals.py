@@ -62,14 +62,14 @@ def _is_said(entry: LossEntry, parts: frozenset[str], entries: Sequence[LossEntr
     return bool(parts) or same or adds_up or measured
 
 
-def _is_placed(name: str, held: Mapping[str, frozenset[str]], order: Sequence[str]) -> bool:
+def _is_placed(name: str, parts: Mapping[str, frozenset[str]], order: Sequence[str]) -> bool:
     """First or last, with at least two parts in it, and no other sum beside it that is not in it."""
-    parts = held[name]
-    if name not in (order[0], order[-1]) and len(parts) < len(held) - 1:
+    own = parts[name]
+    if name not in (order[0], order[-1]) and len(own) < len(parts) - 1:
         return False
-    rivals = [other for other, theirs in held.items() if len(theirs) > 1 and other != name and other not in parts]
+    rivals = [other for other, theirs in parts.items() if len(theirs) > 1 and other != name and other not in own]
     tuple_of_two = len(order) == 2 and name.isdecimal()
-    return len(parts) >= (1 if tuple_of_two else 2) and not any(held[rival] - parts for rival in rivals)
+    return len(own) >= (1 if tuple_of_two else 2) and not any(parts[rival] - own for rival in rivals)
 
 
 def _by_gradient(scalars: Sequence[LossEntry], order: Sequence[str], inputs: Sequence[Tensor]) -> LossEntry | None:
