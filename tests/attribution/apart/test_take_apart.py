@@ -290,3 +290,17 @@ def test_a_loss_that_comes_out_of_ddp_beside_outputs_is_taken_apart(tmp_path):
         torch.distributed.destroy_process_group()
     assert rounded(found) == {"label_loss": 0.5, "box_loss": 0.25, "penalty": 0.1}
     assert found.complete
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_half_precision_rounds_off_is_no_constant(dtype: torch.dtype):
+    y = torch.linspace(-1, 2, 12, dtype=torch.float64).to(dtype).requires_grad_()
+    losses = {"a": (y - 1).square().mean(), "b": y.abs().mean(), "c": y.square().mean()}
+    total = 0.3 * losses["a"] + 1.7 * losses["b"] + losses["c"] + torch.full((), 0.002, dtype=dtype)
+    found = take_apart(total, losses=losses)
+    assert found.rest == pytest.approx(float(total.detach()) - sum(each.weighted or 0.0 for each in found.values()))
+    assert found.has_rest  # the 0.002, as far as it is left, and what was rounded off
+    assert "rounding of the total's dtype, or no gradient" in str(found)
+    shown = str(take_apart(total + 1, losses=losses))
+    assert "no gradient: a constant, or a detached loss" in shown
+    assert "rounding" not in shown

@@ -47,6 +47,8 @@ class TakenApart(Mapping[str, Summand], Tabular):
         whole: Names of the total itself.
         absent: Losses with a name that the total does not add.
         unknown: What could not be told, in sentences.
+        rounding: The part of the numbers that rounding may leave over, by the dtype of the total: large in half
+            precision.
     """
 
     total: float
@@ -56,6 +58,7 @@ class TakenApart(Mapping[str, Summand], Tabular):
     whole: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    rounding: float = 0.0
 
     def __getitem__(self, name: str) -> Summand:
         """One summand.
@@ -87,9 +90,13 @@ class TakenApart(Mapping[str, Summand], Tabular):
 
     @property
     def has_rest(self) -> bool:
-        """Whether the rest is more than rounding."""
-        scale = math.fsum(abs(each.weighted) for each in self.summands.values() if each.weighted is not None)
-        return not abs(self.rest) <= 1e-5 * max(abs(self.total), scale)
+        """Whether the rest is more than the rounding of float32."""
+        return not abs(self.rest) <= 1e-5 * self._scale
+
+    @property
+    def _scale(self) -> float:
+        known = math.fsum(abs(each.weighted) for each in self.summands.values() if each.weighted is not None)
+        return max(abs(self.total), known)
 
     def table_rows(self) -> list[dict[str, Any]]:
         """A row a summand, and one for a rest that is more than rounding."""
@@ -119,8 +126,9 @@ class TakenApart(Mapping[str, Summand], Tabular):
         lines = [self.table_title(), head]
         lines += [self._row(each, width) for each in self.summands.values()]
         if self.has_rest:
-            what = "no gradient, or not known" if not self._known else "no gradient: a constant, or a detached loss"
-            lines.append(f"{'(rest)':<{width}} {'':>10} {'':>11} {self.rest:>11.5g} {self._share(self.rest)}  {what}")
+            lines.append(
+                f"{'(rest)':<{width}} {'':>10} {'':>11} {self.rest:>11.5g} {self._share(self.rest)}  {self._reason}"
+            )
         lines += [f"{name} is the sum of {', '.join(parts)}" for name, parts in self.groups.items()]
         if self.absent:
             lines.append(f"not in the total: {', '.join(self.absent)}")
@@ -131,6 +139,14 @@ class TakenApart(Mapping[str, Summand], Tabular):
     @property
     def _known(self) -> bool:
         return all(each.weighted is not None for each in self.summands.values())
+
+    @property
+    def _reason(self) -> str:
+        if not self._known:
+            return "no gradient, or not known"
+        if abs(self.rest) <= self.rounding * self._scale:
+            return "rounding of the total's dtype, or no gradient"
+        return "no gradient: a constant, or a detached loss"
 
     def _row(self, each: Summand, width: int) -> str:
         value = "" if each.value is None else f"{each.value:.5g}"

@@ -77,7 +77,8 @@ def take_apart(
     parts, anatomy = _parts([(edge, seed)], returned, lambda: variables_of([(edge, seed)], frames))
     models = {"model": model} if model is not None else {} if outputs is not None else modules_in(frames)
     number = float((seed * total.detach()).sum())
-    return _table(number, parts, anatomy, _Reader(outputs, models))
+    rounding = (len(parts) + 1) * torch.finfo(total.dtype).eps
+    return replace(_table(number, parts, anatomy, _Reader(outputs, models)), rounding=rounding)
 
 
 def variables_of(roots: Sequence[tuple[Edge, Tensor]], frames: Sequence[FrameType]) -> list[Candidate]:
