@@ -13,13 +13,14 @@ import torch
 from benchmarks.gpu import attribution, coders, graphs, losses, ranks, steps
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.report import Report, Table
+from benchmarks.gpu.warm import compile_ahead
 
 PARTS: dict[str, tuple[str, Callable[[Bench], Iterator[Table]], float]] = {
-    "a": ("losses, forward and backward", losses.run, 120),
-    "b": ("a training step", steps.run, 100),
-    "c": ("CUDA graphs", graphs.run, 105),
-    "d": ("attribution", attribution.run, 60),
-    "e": ("encoding and decoding", coders.run, 40),
+    "a": ("losses, forward and backward", losses.run, 95),
+    "b": ("a training step", steps.run, 105),
+    "c": ("CUDA graphs", graphs.run, 70),
+    "d": ("attribution", attribution.run, 50),
+    "e": ("encoding and decoding", coders.run, 35),
     "f": ("one rank", ranks.run, 40),
 }
 RESULTS = Path(__file__).parents[1] / "results" / "gpu.md"
@@ -37,7 +38,7 @@ def read() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often the ways of a table take turns")
     parser.add_argument("--budget", type=float, help="seconds for each part, in place of its own (at most 120)")
     parser.add_argument("--kinds", default="eager,compiled", help="which halves of part a, with a comma")
-    parser.add_argument("--ahead", type=float, default=75, help="seconds of compiling ahead in several processes")
+    parser.add_argument("--ahead", type=float, default=80, help="seconds of compiling ahead in several processes")
     parser.add_argument("--out", type=Path, help=f"results file (default: {RESULTS.name} beside the others on a GPU)")
     options = parser.parse_args()
     options.parts = [part.strip() for part in options.parts.split(",") if part.strip()]
@@ -52,9 +53,11 @@ def main() -> int:
     options = read()
     size = "small" if options.small else "smoke" if options.smoke else "full"
     bench = Bench(torch.device(options.device), size, options.rounds)
-    bench.kinds, bench.ahead = tuple(options.kinds.split(",")), options.ahead
+    bench.kinds = tuple(options.kinds.split(","))
     out = options.out or (RESULTS if options.device == "cuda" and size == "full" else None)
     report = Report(bench, f"python -m benchmarks.gpu {' '.join(sys.argv[1:])}".strip(), out)
+    compiling = [part for part in options.parts if part != "a" or "compiled" in bench.kinds]
+    report.say(compile_ahead(bench, compiling, options.ahead))
     failed = False
     # CUDA graphs come last: a capture that breaks can leave the device unusable for what follows.
     for part in sorted(options.parts, key=lambda part: (part == "c", part)):

@@ -75,7 +75,6 @@ class Bench:
         self.device, self.size = device, size
         self.rounds = rounds or ROUNDS[size]
         self.kinds: tuple[str, ...] = ("eager", "compiled")
-        self.ahead = 0.0  # seconds for compiling ahead
         self._bandwidth: float | None = None
         self._deadline = math.inf
         self.failure = ""

@@ -20,19 +20,22 @@ NOTE = (
 )
 
 
+COMPILED = ("network compiled", "network and criterion compiled", "one compiled function")
+
+
 def run(bench: Bench) -> Iterator[Table]:
-    torch.manual_seed(0)
-    network = ManyHeads(bench.pick(18, 18, 0)).to(bench.device)
-    image, targets = heads_batch(bench, *bench.pick((8, 512), (1, 64), (1, 32)))
     table = Table("eight heads on ResNet-18 and a feature pyramid", "criterion", NOTE)
     # Case by case, so that what one of them takes to compile leaves the earlier ones with a figure.
-    for case, ways in cases(bench, network, image, targets).items():
+    for case, ways in cases(bench).items():
         table.add(case, bench.compare(ways))
     yield table
 
 
-def cases(bench: Bench, network: nn.Module, image: Tensor, targets: Any) -> dict[str, dict[str, Way]]:
+def cases(bench: Bench) -> dict[str, dict[str, Way]]:
     """By how the step is compiled: the criterion, and its books."""
+    torch.manual_seed(0)
+    network = ManyHeads(bench.pick(18, 18, 0)).to(bench.device)
+    image, targets = heads_batch(bench, *bench.pick((8, 512), (1, 64), (1, 32)))
     compiled = compile_of(bench, network)
     outer = partial(outside, network, compiled, image, targets)
     eager = partial(outside, network, network, image, targets)

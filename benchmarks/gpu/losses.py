@@ -14,7 +14,6 @@ from benchmarks.gpu.cases import CASES, Case, Draw
 from benchmarks.gpu.passes import alone, ours, plain, step
 from benchmarks.gpu.report import Kernels, Table
 from benchmarks.gpu.systems import SYSTEMS, System, differentiable, num_bytes
-from benchmarks.gpu.warm import compile_ahead
 
 FLOOR = ("/ floor", "/ two passes")
 NOTE = (
@@ -35,7 +34,6 @@ def run(bench: Bench) -> Iterator[Table | Kernels]:
             yield table
         yield single_table(bench, CASES, compiled=False)[0]
     if "compiled" in bench.kinds and bench.compiles:
-        note = "\n\n".join(filter(None, (note, compile_ahead(bench, bench.ahead))))
         spent = Kernels()
         for system in bench.pick(systems, systems[-1:]):
             table, found = system_table(bench, system, compiled=True)

@@ -87,6 +87,11 @@ class Report:
         self._parts: dict[str, list[str]] = {"": []}
         self._say("", title, _head(bench, command))
 
+    def say(self, sentence: str) -> None:
+        """Something about the whole run, where there is something to say."""
+        if sentence:
+            self._say("", sentence)
+
     def open(self, part: str, title: str) -> None:
         """A part begins."""
         self._parts[part], self._since = [], time.perf_counter()

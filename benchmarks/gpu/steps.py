@@ -18,6 +18,7 @@ from benchmarks.gpu.report import Table
 from benchmarks.gpu.systems import corner_targets
 
 Total = Callable[[Any], Tensor]
+COMPILED: dict[str, Any] = {"ledger": {}, "compile": True}
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16, scaled": torch.float16}
 NOTE = (
     "A step: forward, loss, backward, SGD. `again` is the criterion's step once more: how far two equal ways are "
@@ -47,8 +48,8 @@ def run(bench: Bench) -> Iterator[Table]:
     for case, work, name, more in (
         ("eight heads", first, "ledger of 16 samples", {"ledger": {"samples": 16}}),
         ("eight heads", first, "ledger, equal shares", {"ledger": {"balance": hw.balance.Shares()}}),
-        ("eight heads", first, "compiled, ledger", {"ledger": {}, "compile": True}),
-        ("CornerNet", second, "compiled, ledger", {"ledger": {}, "compile": True}),
+        ("eight heads", first, "compiled, ledger", COMPILED),
+        ("CornerNet", second, "compiled, ledger", COMPILED),
     ):
         ways: dict[str, Way] = {
             "criterion": partial(stepping, bench, work, None, {}),
@@ -57,6 +58,11 @@ def run(bench: Bench) -> Iterator[Table]:
         if bench.compiles or "compile" not in more:
             table.add(case, bench.compare(ways, seconds=5))
     yield table
+
+
+def compiled(make: Callable[[Bench], Work], bench: Bench) -> Run:
+    """The step here that has something to compile."""
+    return stepping(bench, make(bench), None, COMPILED)
 
 
 def heads(bench: Bench) -> Work:
