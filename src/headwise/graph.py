@@ -81,6 +81,18 @@ def is_batched(*tensors: Tensor) -> bool:
     return any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))
 
 
+def is_captured(tensor: Tensor) -> bool:
+    """Whether what is done with a tensor now is captured as a CUDA graph, and runs when that is replayed.
+
+    Args:
+        tensor: On any device.
+
+    Returns:
+        Whether it is.
+    """
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 LEAF = "torch::autograd::AccumulateGrad"
 """The name of a node that stands for a leaf tensor, its `variable`."""
 _ONE_NODE = "is one node, every input of which counts as reached by every loss behind it"

@@ -16,6 +16,7 @@ from benchmarks.gpu.cases import (
 from torch import nn
 
 import headwise as hw
+from headwise import losses
 from tests.criterion.samples import Net, five_targets, five_terms, gradients, images
 from tests.gpu.samples import GOLDEN, PRESETS, deterministic, drawn, inputs, moved, no_sync, step
 
@@ -148,3 +149,42 @@ def test_compiled_sums_hold_over_millions_of_elements(make, device, monkeypatch)
     assert float(total) == pytest.approx(float(wanted), rel=1e-5)
     for ours, theirs in zip(found, exact, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("half", [None, torch.bfloat16], ids=str)
+def test_norms_of_large_gradients_wait_for_each_other(half, device, monkeypatch):
+    monkeypatch.setattr("headwise.attribution.ledger.backward_pass.wait", lambda grad: grad.numel() > 0)
+    monkeypatch.setattr("headwise.attribution.ledger.backward_pass._MOST_GATHERED", 400_000)
+    names = [f"head{number}" for number in range(5)]
+    criterion = hw.Criterion([hw.Term(name, losses.squared_error, output=name, target=name) for name in names])
+    scale = torch.tensor([1.0, 1e-3, 1e18, 1.0, 1e20])  # the last two: none that float32 could square, and NaN
+    with hw.Ledger(criterion) as ledger:
+        drawn = torch.randn(5, 3, 70_000, device=device) * scale.to(device)[:, None, None]
+        drawn[3, 0, 0] = torch.nan
+        outputs = {name: each.to(half).requires_grad_() for name, each in zip(names, drawn, strict=True)}
+        targets = {name: torch.zeros_like(each) for name, each in outputs.items()}
+        criterion(outputs, targets).total.backward()
+        books = ledger.read()
+    for name, output in outputs.items():
+        wanted = float(output.grad.double().norm())
+        found = books[name].outputs[name]
+        assert found.finite == (name != "head3")
+        assert found.grad_norm == pytest.approx(wanted, rel=1e-6, nan_ok=True)
+
+
+def test_a_captured_step_is_not_booked_and_that_is_said(device, monkeypatch):
+    criterion, outputs, targets = drawn("retinanet", device)
+    with hw.Ledger(criterion) as ledger:
+        step(criterion, outputs, targets)
+        before = ledger.read()
+        if device.type == "cuda":
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph), pytest.warns(UserWarning, match="captured as a CUDA graph"):
+                criterion(outputs, targets).total.backward()
+            graph.replay()
+        else:
+            monkeypatch.setattr("headwise.criterion.criterion.is_captured", lambda tensor: True)
+            with pytest.warns(UserWarning, match="captured as a CUDA graph"):
+                criterion(outputs, targets).total.backward()
+        assert ledger.read() is not before
+        assert len(ledger.history()) == 1

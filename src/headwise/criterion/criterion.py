@@ -30,8 +30,15 @@ from headwise.criterion.sums.term_sums import Sums, ratio_of, within
 from headwise.criterion.terms.levels import Levels
 from headwise.criterion.terms.term import AnyTerm, Term
 from headwise.criterion.terms.weights import Weight, Weights
+from headwise.graph import is_captured
 from headwise.ratio import Ratio
 from headwise.structure import by_path, flatten
+
+_CAPTURED = (
+    "Criterion: a ledger books nothing of a step that is captured as a CUDA graph, for a replay runs none of its code; "
+    "its books stay those of the last step outside of one. Capture the network alone (torch.compile(network, "
+    'mode="reduce-overhead")) and call the criterion outside of the graph, or close the ledger'
+)
 
 
 class Criterion(nn.Module):
@@ -375,6 +382,9 @@ class Criterion(nn.Module):
             return None
         if torch._C._are_functorch_transforms_active():
             return None  # tensors of a transform outlive it as empty shells
+        if is_captured(roots[0]):
+            warnings.warn(_CAPTURED, stacklevel=2)
+            return None
         if plan.sharded is not None:
             raise ValueError(
                 f"{plan.sharded} is a DTensor, and a ledger books the gradients of plain tensors. Give the criterion "

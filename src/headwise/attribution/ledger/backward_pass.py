@@ -10,9 +10,10 @@ from torch import Tensor
 from headwise.attribution.ledger.passes.clock import Under
 from headwise.attribution.ledger.passes.injected import Injection
 from headwise.attribution.ledger.samples.sampled import Pieces
-from headwise.criterion.junctions.stats import Product, book_dtype, square
+from headwise.criterion.junctions.stats import Product, book_dtype, probe, probes, square, wait
 
 Fields = dict[str, Tensor]
+_MOST_GATHERED = 1 << 24
 
 
 @dataclass(slots=True)
@@ -25,7 +26,6 @@ class BackwardPass:
         own: Factors at the values of single terms.
         given: The loop's factor, as its caller gave it when the pass came to a term.
         kept: Small gradients at sites, by (site, reading).
-        probed: Norms and sums of large ones.
         pairs: Inner products, by (site, reading, reading).
         channels: Squares of channels, by reading.
         strangers: Per output the square of what arrived beyond what was sent.
@@ -35,6 +35,10 @@ class BackwardPass:
         by_sample: What is ranked by sample, by term.
         injected: Losses that were booked in the middle of the network.
         jacobian: The names of rows that were aggregated, and what was made of them; see `CallRecord.aggregated`.
+        fields: The columns of its row, once they are made.
+        norms: What `probe` found of large gradients; read `probed`.
+        gathered: Large gradients on a GPU, until some are there; see `gather`.
+        num_gathered: Their elements.
     """
 
     under: Under
@@ -42,7 +46,6 @@ class BackwardPass:
     own: dict[int, Tensor] = field(default_factory=dict)
     given: float | Tensor | None = None
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    probed: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     pairs: dict[tuple[int, int, int], Product] = field(default_factory=dict)
     channels: dict[int, Tensor] = field(default_factory=dict)
     strangers: dict[int, Tensor] = field(default_factory=dict)
@@ -53,6 +56,38 @@ class BackwardPass:
     injected: list[Injection] = field(default_factory=list)
     jacobian: tuple[tuple[str, ...], Tensor] | None = None
     fields: Fields | None = None
+    norms: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    gathered: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    num_gathered: int = 0
+
+    def gather(self, key: tuple[int, int], grad: Tensor) -> None:
+        """Takes a large gradient, of which its norm is wanted.
+
+        Where it may `wait`, those of a pass wait for each other, up to `_MOST_GATHERED` elements.
+
+        Args:
+            key: Site and reading.
+            grad: The gradient there.
+        """
+        if not wait(grad):
+            self.norms[key] = probe(grad)
+            return
+        self.gathered[key] = grad
+        self.num_gathered += grad.numel()
+        if self.num_gathered >= _MOST_GATHERED:
+            self.take_norms()
+
+    def take_norms(self) -> None:
+        """Makes numbers of what was gathered, so that its memory is free."""
+        if self.gathered:
+            self.norms |= dict(zip(self.gathered, probes(list(self.gathered.values())), strict=True))
+            self.gathered, self.num_gathered = {}, 0
+
+    @property
+    def probed(self) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+        """Norms and sums of large gradients, by (site, reading)."""
+        self.take_norms()
+        return self.norms
 
     def send(self, key: int, grad: Tensor) -> None:
         """Notes what is sent to an output, which may stand under several paths."""

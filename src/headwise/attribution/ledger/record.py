@@ -31,7 +31,6 @@ from headwise.criterion.junctions.stats import (
     book_dtype,
     channel_squares,
     inner,
-    probe,
 )
 from headwise.criterion.sums.vectors import vector
 from headwise.graph import Edge, gradient_edge, is_batched
@@ -194,6 +193,7 @@ class CallRecord:
         """A pass is over; see `Booking`."""
         for one in self.passes:
             if one.under is under:
+                one.take_norms()
                 one.sent.clear()
                 one.again.clear()
 
@@ -248,7 +248,7 @@ class CallRecord:
                 now.kept[site, reading] = grad
                 self.held += grad.untyped_storage().nbytes()
             else:
-                now.probed[site, reading] = probe(grad)
+                now.gather((site, reading), grad)
         readings = list(here)
         for place, left in enumerate(readings):
             for right in readings[place + 1 :]:

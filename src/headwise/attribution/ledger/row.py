@@ -62,7 +62,7 @@ def _fields(record: CallRecord, one: BackwardPass) -> Fields:
         **_at_sites(record, one),
         **_rare(record, one, value),
     }
-    one.kept, one.probed, one.pairs = {}, {}, {}
+    one.kept, one.norms, one.pairs = {}, {}, {}
     return fields
 
 

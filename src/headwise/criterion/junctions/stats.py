@@ -29,11 +29,42 @@ def probe(grad: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(grad, dtype=dtype), grad.sum(dtype=dtype)
 
 
+def wait(grad: Tensor) -> bool:
+    """Whether to take the norm of a large gradient with those of others: on a GPU, where launches cost more than time.
+
+    Args:
+        grad: The gradient.
+
+    Returns:
+        Whether to.
+    """
+    return grad.is_cuda and grad.numel() > 0
+
+
+def probes(grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """What `probe` tells of some gradients on a GPU, by one launch for those of one dtype.
+
+    Accumulated in float64, so that a norm is finite where its gradient is.
+
+    Args:
+        grads: Each with an element at least.
+
+    Returns:
+        In their order.
+    """
+    found: list[Tensor] = [*grads]
+    for same in alike([grad.dtype for grad in grads]):
+        norms = torch._foreach_norm([grads[number].detach() for number in same], 2, dtype=book_dtype(grads[0].device))
+        for number, norm in zip(same, norms, strict=True):
+            found[number] = norm
+    return [(norm, norm) for norm in found]
+
+
 def squares(small: Sequence[Tensor], probes: Sequence[tuple[Tensor, Tensor]] = ()) -> tuple[Tensor, Tensor | None]:
     """Squared norms: finite where the gradient is, up to float64's range for small tensors.
 
-    A larger one is accumulated in float32, and over 1.8e19 its norm is infinite although the gradient may be finite;
-    whether it is, its sum tells.
+    A larger one may have been accumulated in float32, and over 1.8e19 its norm is infinite although the gradient may be
+    finite; whether it is, its sum tells.
 
     Args:
         small: Gradients, without a graph, of up to `SMALL` elements.

@@ -164,8 +164,11 @@ def _shifted_gradient(
 def _summed(losses: Tensor) -> Tensor:
     if torch.compiler.is_compiling() and losses.is_cuda:
         # By anchors: Inductor splits one sum of all across them, by a kernel that is several times slower, or adds half
-        # a million numbers one after another (4e-4 off).
-        losses = losses.sum(-1)
+        # a million numbers one after another (4e-4 off). Of 80 classes 16 at once: its blocks are powers of two, and
+        # what one does not fill, idles (0.18 ms without, 0.09 with, for 46 million logits on an H100).
+        num_classes = losses.shape[-1]
+        width = next((width for width in (64, 32, 16, 8) if num_classes % width == 0), num_classes)
+        losses = losses.unflatten(-1, (-1, width)).sum(-1)
     return losses.sum()
 
 
