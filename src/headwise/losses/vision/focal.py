@@ -168,7 +168,7 @@ def _summed(losses: Tensor) -> Tensor:
         # what one does not fill, idles (0.18 ms without, 0.09 with, for 46 million logits on an H100).
         num_classes = losses.shape[-1]
         width = next((width for width in (64, 32, 16, 8) if num_classes % width == 0), num_classes)
-        losses = losses.unflatten(-1, (-1, width)).sum(-1)
+        losses = losses.reshape(*losses.shape[:-1], num_classes // width, width).sum(-1)
     return losses.sum()
 
 
