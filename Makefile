@@ -18,7 +18,7 @@ demo: $(VENV)/.ready
 	$(BIN)/headwise predict runs/demo runs/demo/samples/*.png --out runs/demo/predictions
 	-$(BIN)/headwise alerts runs/demo
 	$(BIN)/headwise suggest runs/demo
-	$(BIN)/headwise report runs/demo
+	$(BIN)/headwise report runs/demo --no-png
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

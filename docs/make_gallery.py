@@ -39,7 +39,7 @@ def main(runs: Path) -> None:
         if not page.exists():
             shutil.rmtree(runs / name, ignore_errors=True)
             train(name, runs / name)
-            page.write_text(write_report(runs / name).read_text(encoding="utf-8"), encoding="utf-8")
+            page.write_text(write_report(runs / name, png=False).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 if __name__ == "__main__":

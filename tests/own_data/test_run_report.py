@@ -48,7 +48,7 @@ def by_hand(folder, terms, cosine=None):
 
 
 def page(run):
-    result = kit.headwise("report", run)
+    result = kit.headwise("report", "--no-png", run)
     assert result.code == 0, result.said
     return (run / "report" / "index.html").read_text()
 

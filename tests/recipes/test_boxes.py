@@ -106,7 +106,7 @@ def test_predictions_are_a_coco_file(run, tmp_path):
 
 def test_a_report_is_written(run):
     if run.name in ("centernet", "ssd"):  # drawing takes seconds; these two have every kind of panel
-        assert write_report(run).stat().st_size > 10_000
+        assert write_report(run, png=False).stat().st_size > 10_000
 
 
 def test_a_checkpoint_gives_the_same_network_again(run):

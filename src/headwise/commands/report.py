@@ -13,6 +13,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         parser: of the verb.
     """
     parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--no-png", action="store_true", help="the page alone, in a tenth of the time")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,5 +27,5 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from headwise.report import write_report
 
-    print(f"The report is at {write_report(arguments.run)}")
+    print(f"The report is at {write_report(arguments.run, png=not arguments.no_png)}")
     return 0

@@ -22,7 +22,7 @@ from headwise.runs.reading import Recording, read_run
 _PICTURE_BYTES = 3_000_000
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, *, png: bool = True) -> Path:
     """Write RUN/report/index.html, one page that needs no network, and its pictures as PNG files beside it.
 
     The report reads the tables of the run and computes nothing but medians and moving means for the eye, which it
@@ -30,6 +30,7 @@ def write_report(run: Path) -> Path:
 
     Args:
         run: the folder of a run, with config.json and, as far as the run got, log.jsonl, evaluation.jsonl, samples/.
+        png: whether to write the PNG files, for slides and papers, too: they take ten times as long as the page.
 
     Returns:
         The path of the page.
@@ -44,7 +45,7 @@ def write_report(run: Path) -> Path:
     folder = found.folder / "report"
     refuse_other_page(folder / "index.html")
     page, taken = report_page(found), set[str]()
-    for section in page.sections:
+    for section in page.sections if png else ():
         for block in section.blocks:
             _save(block, folder, taken)
     return page.write(folder / "index.html")
