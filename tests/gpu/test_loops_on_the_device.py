@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-import headwise as hw
+from headwise.attribution.ledger.books import Books
 from headwise.training.callbacks import accelerate_hooks, huggingface_callback, lightning_callback
 from tests.attribution.run_scripts import booked, ran, under_us
 from tests.training.loops import TERMS, make_criterion, make_network, make_samples
@@ -24,14 +24,14 @@ pytestmark = [
 HALVES = ["bf16", "fp16"] if torch.cuda.is_available() else [None]
 
 
-def same(books: hw.Books, wanted: hw.Books) -> None:
+def same(books: Books, wanted: Books) -> None:
     """Half precision has float32's numbers but for rounding; a scaler's factor of 65,536 would not be rounding."""
     for name in TERMS:
         for number in ("value", "weighted", "grad_norm"):
             assert float(getattr(books[name], number)) == pytest.approx(float(getattr(wanted[name], number)), rel=0.05)
 
 
-def by_accelerate(device: torch.device, half: str | None) -> hw.Books:
+def by_accelerate(device: torch.device, half: str | None) -> Books:
     accelerate = pytest.importorskip("accelerate")
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=half or "no")
@@ -48,15 +48,16 @@ def by_accelerate(device: torch.device, half: str | None) -> hw.Books:
     return hooks.history[0]
 
 
-def by_lightning(device: torch.device, half: str | None) -> hw.Books:
+def by_lightning(device: torch.device, half: str | None) -> Books:
     lightning = pytest.importorskip("lightning")
+    base: Any = lightning.LightningModule
 
-    class Module(lightning.LightningModule):
+    class Module(base):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.network, self.criterion = make_network(0.0), make_criterion()
 
-        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        def training_step(self, batch: Any, index: int) -> Any:
             return self.criterion(self.network(batch["x"]), batch).total
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -85,7 +86,7 @@ class Returning(nn.Module):
         return {"loss": self.criterion(self.network(batch["x"]), batch).total}
 
 
-def by_trainer(device: torch.device, half: str | None) -> hw.Books:
+def by_trainer(device: torch.device, half: str | None) -> Books:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate").state.AcceleratorState._reset_state(reset_partial_state=True)
     model = Returning()
