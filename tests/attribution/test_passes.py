@@ -115,6 +115,17 @@ def test_several_observers_and_threads():
     assert [len(log.begun) for log in logs] == [4, 5]
 
 
+def test_a_pass_that_is_captured_as_a_cuda_graph_is_not_told_and_that_is_said(monkeypatch):
+    monkeypatch.setattr("headwise.attribution.passes.is_captured", lambda root: True)
+    log = Log()
+    with watch_backward(log):
+        with pytest.warns(UserWarning, match="captured as a CUDA graph is not booked"):
+            loss().backward()
+        monkeypatch.undo()
+        loss().backward()
+    assert len(log.begun) == len(log.ended) == 1
+
+
 def test_somebody_elses_replacement_stays_in_place():
     log, calls = Log(), []
     watch = watch_backward(log)

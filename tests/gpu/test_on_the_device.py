@@ -179,7 +179,7 @@ def test_a_captured_step_is_not_booked_and_that_is_said(device, monkeypatch):
         before = ledger.read()
         if device.type == "cuda":
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph), pytest.warns(UserWarning, match="captured as a CUDA graph"):
+            with pytest.warns(UserWarning, match="captured as a CUDA graph"), torch.cuda.graph(graph):
                 criterion(outputs, targets).total.backward()
             graph.replay()
         else:

@@ -18,9 +18,15 @@ import torch
 from torch import Tensor
 
 from headwise.closing import Closing
+from headwise.graph import is_captured
 
 Finish: TypeAlias = Callable[[bool], None]
 Observer: TypeAlias = Callable[[tuple[Tensor, ...], tuple[Tensor | None, ...]], Finish | None]
+
+_CAPTURED = (
+    "a backward pass that is captured as a CUDA graph is not booked, for a replay runs no Python: what is shown is of "
+    "passes outside of the graph. Capture the forward pass alone, or look at a step before it is captured"
+)
 
 
 class BackwardWatch(Closing):
@@ -157,6 +163,9 @@ def _seen(original: Callable[..., Any]) -> Callable[..., Any]:
         if not watches or inside or torch.compiler.is_compiling():
             return original(tensors, grad_tensors, *others, **named)
         roots = _tensors(tensors)
+        if any(isinstance(root, Tensor) and is_captured(root) for root in roots):
+            warnings.warn(_CAPTURED, stacklevel=3)
+            return original(tensors, grad_tensors, *others, **named)
         gradients = _tensors(grad_tensors if grad_tensors is not None else named.get("grad_variables"))
         gradients = (*gradients, *[None] * (len(roots) - len(gradients)))
         pending = []
