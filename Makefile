@@ -44,7 +44,7 @@ gallery: $(VENV)/.ready
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The oldest torch that pyproject.toml allows, in an environment of its own: what reads torch's graphs, and torch.compile.
 LOWER := .venv-lower
@@ -88,13 +88,14 @@ search: export HYPOTHESIS_PROFILE = search
 search: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-# Books of 10,000 random loops beside autograd.grad; LOOPS=100000 FROM=10000 for more, and others.
+# Books of 10,000 random loops beside autograd.grad (LOOPS=100000 FROM=10000 for more, and others), and scripts of frameworks.
 LOOPS ?= 10000
 FROM ?= 0
 
 loops: export OMP_NUM_THREADS = 1
 loops: $(VENV)/.ready
-	HEADWISE_LOOPS=$(LOOPS) HEADWISE_LOOPS_FROM=$(FROM) $(BIN)/python -m pytest -n 2 --dist load --timeout 0 tests/attribution/test_random_loops.py
+	HEADWISE_LOOPS=$(LOOPS) HEADWISE_LOOPS_FROM=$(FROM) $(BIN)/python -m pytest -n 2 --dist load --timeout 0 \
+		tests/attribution/test_random_loops.py tests/attribution/test_run.py
 
 # All nine recipes as a new user has them: train, interrupt, move, resume, predict, report.
 recipes: export OMP_NUM_THREADS = 1

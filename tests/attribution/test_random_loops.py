@@ -20,7 +20,7 @@ STEPS = 8
 PARTS = 8
 """So that processes can share them."""
 
-PROGRAMS = int(os.environ.get("HEADWISE_LOOPS", "1000"))
+PROGRAMS = int(os.environ.get("HEADWISE_LOOPS", "400"))
 """How many programs are tried: 10,000 by `make loops`."""
 
 FIRST = int(os.environ.get("HEADWISE_LOOPS_FROM", "0"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import signal
 import subprocess
@@ -29,6 +30,9 @@ SCRIPTS: dict[str, tuple[str | None, dict[str, float]]] = {
     ),
 }
 
+SOME = ("gan", "reference_detection")
+"""In `make test`; those of the frameworks, which take many seconds to import, by `make loops`."""
+
 
 def same_bits(left: Any, right: Any) -> bool:
     if isinstance(left, dict):
@@ -37,7 +41,7 @@ def same_bits(left: Any, right: Any) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", SCRIPTS if "HEADWISE_LOOPS" in os.environ else SOME)
 def test_names_weights_and_the_same_bits(name: str, tmp_path: Path):
     needs, weights = SCRIPTS[name]
     if needs is not None:
