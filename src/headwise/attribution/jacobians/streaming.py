@@ -32,7 +32,8 @@ def stream(losses: Sequence[Tensor], parameters: Sequence[Tensor], visit: Visit)
     """
     if not parameters:
         return
-    handles = [on_gradient(leaf, partial(_hand_over, visit, index)) for index, leaf in enumerate(parameters)]
+    zeros: dict[tuple[type, torch.device, torch.dtype], Tensor] = {}  # one for all: on a GPU each is a launch
+    handles = [on_gradient(leaf, partial(_hand_over, visit, index, zeros)) for index, leaf in enumerate(parameters)]
     try:
         torch.autograd.grad(losses, parameters, retain_graph=True, allow_unused=True)
     finally:
@@ -60,31 +61,38 @@ def _unless_none(hook: Callable[[Tensor], Tensor | None], gradient: Tensor | Non
     return None if gradient is None else hook(gradient)
 
 
-def _hand_over(visit: Visit, index: int, gradient: Tensor) -> Tensor:
+def _hand_over(
+    visit: Visit, index: int, zeros: dict[tuple[type, torch.device, torch.dtype], Tensor], gradient: Tensor
+) -> Tensor:
     visit(index, gradient.detach())
-    return gradient.new_zeros(()).expand_as(gradient)
+    key = type(gradient), gradient.device, gradient.dtype
+    if key not in zeros:
+        zeros[key] = gradient.new_zeros(())
+    return zeros[key].expand_as(gradient)
 
 
 def square_norm(gradient: Tensor) -> Tensor:
-    """The sum of squares, as a 0-d float64 tensor (float32 on a device without it)."""
+    """The sum of squares, 0-d, float64 where that costs no launch."""
     if gradient.device.type == "cpu":
         return _by_parts(gradient, gradient)
     if gradient.dtype == sum_dtype(gradient.dtype) and gradient.is_contiguous():
         flat = gradient.view(-1)
-        return _wide(torch.dot(flat, flat))
-    norm = torch.linalg.vector_norm(gradient, dtype=sum_dtype(gradient.dtype))
-    return _wide(norm).square()
+        found: Tensor = torch.dot(flat, flat)
+        return found
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=sum_dtype(gradient.dtype))
+    return norm.square()
 
 
 def inner_product(first: Tensor, second: Tensor) -> Tensor:
-    """The sum of products, as a 0-d float64 tensor (float32 on a device without it)."""
+    """The sum of products, 0-d, float64 where that costs no launch."""
     if first.device.type == "cpu":
         return _by_parts(first, second)
     dtype = sum_dtype(first.dtype)
     first, second = first.to(dtype), second.to(dtype)
     if first.is_contiguous() and second.is_contiguous():
-        return _wide(torch.dot(first.view(-1), second.view(-1)))
-    return _wide((first * second).sum())
+        found: Tensor = torch.dot(first.view(-1), second.view(-1))
+        return found
+    return (first * second).sum()
 
 
 def _by_parts(first: Tensor, second: Tensor) -> Tensor:
@@ -109,7 +117,3 @@ def on_cpu(numbers: Sequence[Tensor]) -> Tensor:
         here = [i for i, each in enumerate(numbers) if each.device == device]
         found[here] = torch.stack([numbers[i].detach() for i in here]).cpu().double()
     return found
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value if value.device.type == "mps" else value.double()
