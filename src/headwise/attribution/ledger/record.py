@@ -93,7 +93,7 @@ class CallRecord:
         self._opened_in = CLOCK.under() if torch._C._current_graph_task_id() != -1 else None
         self._is_again = False
         self.device = roots[0].device
-        self.lengths = tuple(len(root) for root in roots if root.dim())
+        self.lengths = tuple(root.shape[0] for root in roots if root.dim())
         self._ids = [id(root) for root in roots]
         for key, root in dict(zip(self._ids, roots, strict=True)).items():
             if root.is_leaf:
