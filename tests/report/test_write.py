@@ -124,6 +124,11 @@ def test_png_files_are_pictures(finished_run):
     assert not list((finished_run / "report").glob(".*"))
 
 
+def test_the_page_can_be_written_alone(fresh_run):
+    assert write_report(fresh_run, png=False).is_file()
+    assert [each.name for each in (fresh_run / "report").iterdir()] == ["index.html"]
+
+
 def test_long_runs_stay_small_and_keep_their_extremes(tmp_path):
     run = build_run(tmp_path / "long", num_lines=8_000, every=1, samples=1)
     lines = read_lines(run / "log.jsonl")
