@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram
@@ -20,10 +19,11 @@ class Shares:
 
         f_t = share_t / sum share * sum_s mean(u_s) / mean(u_t)
 
-    so that ``f_t u_t`` is proportional to the share, and the sum of the norms is that of the declared weights. This is
-    the balancer of EnCodec (Défossez et al., High Fidelity Neural Audio Compression, 2022, section 3.4, equation 6),
-    whose gradient at one shared output has the same direction; it takes the norms of the step before instead of a
-    further pass, and keeps the size of the gradient instead of setting it to 1.
+    so that ``f_t u_t`` is proportional to the share, and the sum of the norms is that of the declared weights. Sums are
+    over the terms with a share that have sent something yet; the others keep their weight. This is the balancer of
+    EnCodec (Défossez et al., High Fidelity Neural Audio Compression, 2022, section 3.4, equation 6), whose gradient at
+    one shared output has the same direction; it takes the norms of the step before instead of a further pass, and
+    keeps the size of the gradient instead of setting it to 1.
 
     It misleads where a norm is not a wish. Norms fall as a term is learned: a term that is done is turned up until its
     noise pulls as hard as the others. At outputs, norms grow with the number of elements and say nothing of what
@@ -47,8 +47,7 @@ class Shares:
         if not 0 <= decay < 1:
             raise ValueError(f"balance.Shares: decay is in [0, 1); found {decay}")
         self.shares, self.at, self.decay = given, at, decay
-        self._mean: Tensor | None = None
-        self._seen = 0.0  # what the average's weights add up to, the newest counted as 1
+        self._sums: Tensor | None = None  # (2, T): of norms, and of what each counted; the newest counts 1
 
     def check(self, terms: Sequence[str]) -> None:
         """Raises a ValueError where a share names no term."""
@@ -58,30 +57,32 @@ class Shares:
 
     def weights(self, step: int, gram: StepGram) -> Tensor:
         """What the declared weights are multiplied by; see `Rule`."""
-        norms = gram.norms
-        if self._mean is None or self._mean.device != norms.device:
-            self._mean = torch.zeros_like(norms) if self._mean is None else self._mean.to(norms)
-        # The first step counts whole, the second as much as the decay makes of it, and so on: no bias towards 0.
-        self._seen = self._seen * self.decay**gram.since + 1
-        valid = norms.nan_to_num(nan=0.0, posinf=0.0)
-        self._mean = self._mean.lerp(torch.where(valid > 0, valid, self._mean), 1 / self._seen)
-        return self._factors(gram.terms, self._mean)
+        valid = gram.norms.nan_to_num(nan=0.0, posinf=0.0)
+        sums = valid.new_zeros(2, len(valid)) if self._sums is None else self._sums.to(valid)
+        # The norm, and whether there is one: v^1, and v^0 with 0^0 = 0.
+        new = valid ** vector((1.0, _NEXT_TO_0), valid.dtype, valid.device).unsqueeze(1)
+        # Each term counts the steps in which it was heard: its first one whole, whenever that comes.
+        self._sums = sums.lerp(new.add(sums, alpha=self.decay**gram.since), new[1])
+        return self._factors(gram.terms, self._sums)
 
-    def _factors(self, terms: tuple[str, ...], mean: Tensor) -> Tensor:
+    def _factors(self, terms: tuple[str, ...], sums: Tensor) -> Tensor:
+        """NaN, which leaves a weight as it is, for a term that was never heard, and for one without a share."""
+        found = sums / sums[1]  # the mean, and 1
         given = dict.fromkeys(terms, 1.0) if self.shares is None else self.shares
-        total = math.fsum(given.values())
-        share = vector([given.get(name, 0.0) / total for name in terms], mean.dtype, mean.device)
-        if len(given) == len(terms):
-            # A term that has sent nothing yet keeps its weight.
-            return (share / mean * mean.sum()).nan_to_num(nan=1.0, posinf=1.0)
-        chosen = vector([float(name in given) for name in terms], mean.dtype, mean.device)
-        return torch.where((chosen * mean) > 0, share / mean * torch.dot(chosen, mean), 1.0)
+        if set(given.values()) != {1.0} or len(given) < len(terms):
+            share = [given.get(name, math.nan) for name in terms]
+            there = [1.0 if name in given else math.nan for name in terms]
+            found = found * vector([*there, *share], sums.dtype, sums.device).view(2, -1)
+        found = found / found.nansum(1, keepdim=True)
+        return found[1] / found[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The averages."""
-        return {"mean": None if self._mean is None else self._mean.cpu(), "seen": self._seen}
+        return {"sums": None if self._sums is None else self._sums.cpu()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state."""
-        self._mean = None if state["mean"] is None else state["mean"].clone()
-        self._seen = state["seen"]
+        self._sums = None if state["sums"] is None else state["sums"].clone()
+
+
+_NEXT_TO_0 = 1e-30

@@ -19,7 +19,8 @@ class Uncertainty:
 
     Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics,
     CVPR 2018, equation 10. Differs: s moves by its own rate and not by the optimizer, so that it has no weight decay,
-    no momentum, and does not join the total; a step on s is at most 0.1. A learned weight in a term's declaration
+    no momentum, and does not join the total; a step on s is at most 0.1, and a term that sends nothing in a step (no
+    objects) learns nothing in it. A learned weight in a term's declaration
     (``weight=lambda: torch.exp(-s)``) is the other way, where s is a parameter like all others.
 
     It misleads where a value can reach 0 or below: the weight grows without bound as the term is learned, and then
@@ -49,7 +50,8 @@ class Uncertainty:
         parts = gram.values * gram.weights.to(gram.values)
         s = torch.zeros_like(parts) if self._log_variance is None else self._log_variance.to(parts)
         slope = (1 - torch.exp(-s) * parts).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        self._log_variance = s - gram.since * (self.rate * slope).clamp(-self.MOST, self.MOST)
+        heard = gram.norms > 0  # a batch without objects says nothing of how uncertain they are
+        self._log_variance = s - gram.since * (self.rate * slope).clamp(-self.MOST, self.MOST) * heard
         return torch.exp(-self._log_variance)
 
     def state_dict(self) -> dict[str, Any]:

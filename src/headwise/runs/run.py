@@ -22,8 +22,9 @@ from headwise.runs.alerts import Alert, AlertError, Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.runs.reading import LOOP, Recording, read_run
 from headwise.runs.samples import save_sample
-from headwise.runs.scores import plain_scores, whole_step
-from headwise.runs.top_samples import KeepsSamples, Show, TopSamples
+from headwise.runs.samples.writing import next_index
+from headwise.runs.scores import Rate, plain_rate, plain_scores, plain_settings, whole_step
+from headwise.runs.top_samples import KeepsSamples, Ranking, Show, TopSamples
 
 
 @runtime_checkable
@@ -57,7 +58,8 @@ class Run(Closing):
         alerts: what becomes of an alert (`headwise.runs.alerts`): "print" writes it to standard error, "raise" ends the
             run with an `AlertError` (its step is logged before), a function is called with it; None judges nothing.
             Each is also a line of ``alerts.jsonl``. They see the steps that are logged.
-        config: what the run depends on, for the page and for comparisons: anything that JSON can say.
+        config: what the run depends on, for the page and for comparisons: a dict, a dataclass or what `argparse` gives.
+            What JSON has no word for is written as text.
         resume: continue after this step, and forget what was logged later; None for a new run.
         board: also write TensorBoard's event files.
         show: where the ledger keeps samples: what an id is (`Shown`: a name, and its picture as (H, W, 3) uint8), asked
@@ -77,13 +79,13 @@ class Run(Closing):
         *,
         every: int = 50,
         alerts: Literal["print", "raise"] | Callable[[Alert], object] | None = "print",
-        config: Mapping[str, Any] | None = None,
+        config: Any = None,
         resume: int | None = None,
         board: bool = False,
         show: Show | None = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"runs.Run: every is at least 1, found {every}.")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"runs.Run: every is a whole number from 1, found {every!r}.")
         if ledger is not None and not callable(getattr(ledger, "read", None)):
             raise ValueError(
                 f"runs.Run: the second argument is a Ledger, found {type(ledger).__name__}. Give hw.Ledger(criterion)."
@@ -96,11 +98,11 @@ class Run(Closing):
         self._react = alerts
         scheduled = [*getattr(ledger, "scheduled", ())]
         self._watch = Watch(scheduled)
-        self._config: dict[str, Any] = {"arguments": dict(config or {}), "scheduled": scheduled}
+        self._config: dict[str, Any] = {"arguments": plain_settings(config), "scheduled": scheduled}
         self._terms: tuple[str, ...] = ()
-        self._samples = 0
+        self._samples = next_index(self.folder / "samples") if resume is not None else 0
         self._last = 0 if resume is None else whole_step(resume, "runs.Run: resume")
-        self._top = _Ranking(ledger, TopSamples(self.folder, show)) if _ranks(ledger) else None
+        self._top = Ranking(ledger, TopSamples(self.folder, show)) if _ranks(ledger) else None
         self._log: RunLog | NoLog = NoLog()
         if _is_first():
             self._open(resume)
@@ -137,13 +139,13 @@ class Run(Closing):
         content = json.dumps({**self._config, "terms": list(self._terms)}, indent=2, default=str)
         write_atomically(self.folder / "config.json", content.encode() + b"\n")
 
-    def log(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: float | None = None) -> None:
+    def log(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: Rate = None) -> None:
         """Log a step if it is the first or an `every`-th.
 
         Args:
             step: optimizer steps done, from 1.
             books: of the step; by default the ledger's, which are read, and so waited for, only if they are logged.
-            learning_rate: of the step.
+            learning_rate: of the step; of several groups' (`scheduler.get_last_lr()`) the first.
 
         Raises:
             ValueError: there are neither books nor a ledger, or the step is no whole number or one before the last.
@@ -154,7 +156,7 @@ class Run(Closing):
         if step == 1 or step % self.every == 0:
             self.write(step, books, learning_rate=learning_rate)
 
-    def write(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: float | None = None) -> None:
+    def write(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: Rate = None) -> None:
         """Log a step, whatever `every` says: for loops that know when it is time.
 
         Args:
@@ -174,18 +176,24 @@ class Run(Closing):
                 "steps over the whole run, not over an epoch: (epoch - 1) * len(loader) + step."
             )
         self._last = step
-        if isinstance(self._log, NoLog):
+        rate = plain_rate(learning_rate, "runs.Run.log")
+        log = self._open_log()
+        if isinstance(log, NoLog):
             return
         if books is None:
             if self._ledger is None:
                 raise ValueError("runs.Run.log: there is no ledger to read. Give Run a ledger, or log the books.")
             books = self._ledger.read()
+        if not isinstance(books, Books):
+            raise ValueError(
+                f"runs.Run.log: books are what ledger.read() gives, found {type(books).__name__}. Give Run the ledger."
+            )
         if books.names != self._terms:
             self._terms = tuple(dict.fromkeys([*self._terms, *books.names]))
             self._write_config()
         seconds = time.monotonic() - self._begun
-        entry = step_entry(step, books, time=seconds, learning_rate=learning_rate)
-        self._log.step(entry)
+        entry = step_entry(step, books, time=seconds, learning_rate=rate)
+        log.step(entry)
         if self._top is not None:
             self._top.logged(step)
         for alert in self._watch.see(entry) if self._react is not None else ():
@@ -212,7 +220,7 @@ class Run(Closing):
             ValueError: the step is no whole number, or a score no number.
             OSError: the log cannot be written.
         """
-        self._log.evaluation(whole_step(step, "runs.Run.evaluate"), plain_scores(scores))
+        self._open_log().evaluation(whole_step(step, "runs.Run.evaluate"), plain_scores(scores))
 
     def show(self, image: Any, **parts: Any) -> Path:
         """Save a picture for the page.
@@ -225,9 +233,14 @@ class Run(Closing):
             The file; the first process writes it.
         """
         self._samples += 1
-        if isinstance(self._log, NoLog):
+        if isinstance(self._open_log(), NoLog):
             return self.folder / "samples" / f"{self._samples - 1:03d}.npz"
         return save_sample(self.folder / "samples", self._samples - 1, image, **parts)
+
+    def _open_log(self) -> RunLog | NoLog:
+        if not self._end.alive:
+            raise ValueError(f"{self.folder}: this run is closed. Log before close(), and inside of its `with`.")
+        return self._log
 
     def recorded(self) -> Recording:
         """What has been logged so far: its terms, steps and scores; prints as a table in a notebook.
@@ -245,45 +258,11 @@ class Run(Closing):
         self._end()
 
 
-class _Ranking:
-    """The samples of a ledger, written now and then.
-
-    Args:
-        ledger: Keeps samples.
-        file: Where they go.
-    """
-
-    def __init__(self, ledger: KeepsSamples, file: TopSamples) -> None:
-        self._ledger, self._file = ledger, file
-        self._num_logged = self._step = self._written = 0
-
-    def logged(self, step: int) -> None:
-        """A step was logged."""
-        self._step = step
-        if self._num_logged % _EVERY == 0:
-            self.write()
-        self._num_logged += 1
-
-    def write(self) -> None:
-        """Write them as they are, if anything was logged since."""
-        if self._step > self._written:
-            self._written = self._step
-            self._file.write(self._step, self._ledger.samples())
-
-    def blamed(self, alert: Alert) -> Alert:
-        """The alert with the samples of the last step."""
-        return alert.blaming(self._ledger.samples(last_step=True), self._file.name)
-
-
-_EVERY = 10
-"""Logged steps from one writing of samples to the next."""
-
-
 def _ranks(ledger: object) -> TypeGuard[KeepsSamples]:
     return _is_first() and bool(getattr(ledger, "keeps_samples", False))
 
 
-def _end(log: RunLog | NoLog, top: _Ranking | None) -> None:
+def _end(log: RunLog | NoLog, top: Ranking | None) -> None:
     """What is left to do when a run is closed or forgotten."""
     if top is not None:
         top.write()

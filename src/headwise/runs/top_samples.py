@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from headwise.attribution.ledger.samples.samples import RANKINGS, By, TermSamples
 from headwise.files import write_atomically
+from headwise.runs.alerts.alert import Alert
 
 FILE = "top_samples.json"
 SHOWN = 6
@@ -208,3 +209,37 @@ def _small(image: Any) -> str | None:
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=80)
     return base64.b64encode(content.getvalue()).decode()
+
+
+class Ranking:
+    """The samples of a ledger, written now and then.
+
+    Args:
+        ledger: Keeps samples.
+        file: Where they go.
+    """
+
+    def __init__(self, ledger: KeepsSamples, file: TopSamples) -> None:
+        self._ledger, self._file = ledger, file
+        self._num_logged = self._step = self._written = 0
+
+    def logged(self, step: int) -> None:
+        """A step was logged."""
+        self._step = step
+        if self._num_logged % _EVERY == 0:
+            self.write()
+        self._num_logged += 1
+
+    def write(self) -> None:
+        """Write them as they are, if anything was logged since."""
+        if self._step > self._written:
+            self._written = self._step
+            self._file.write(self._step, self._ledger.samples())
+
+    def blamed(self, alert: Alert) -> Alert:
+        """The alert with the samples of the last step."""
+        return alert.blaming(self._ledger.samples(last_step=True), self._file.name)
+
+
+_EVERY = 10
+"""Logged steps from one writing of samples to the next."""

@@ -405,8 +405,8 @@ class Ledger(Closing):
 
     @property
     def scheduled(self) -> tuple[str, ...]:
-        """The terms whose weight is meant to move: it follows a schedule."""
-        return self._criterion.term_weights.scheduled
+        """The terms whose weight is meant to move: it follows a schedule, or all where a balance sets them."""
+        return self._criterion.term_weights.scheduled if self._balancing is None else self._criterion.names
 
 
 def _check(

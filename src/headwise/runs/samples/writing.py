@@ -75,6 +75,18 @@ def save_sample(
     return path
 
 
+def next_index(folder: Path) -> int:
+    """Returns the number of the first picture that replaces none.
+
+    Args:
+        folder: Where pictures were saved; it need not exist.
+
+    Returns:
+        The number.
+    """
+    return 1 + max((int(path.stem) for path in folder.glob("*.npz") if path.stem.isdecimal()), default=-1)
+
+
 def _image(image: Any, where: str) -> NDArray[np.uint8]:
     import numpy as np
 

@@ -14,7 +14,7 @@ from headwise.files import write_atomically
 from headwise.runs.reading import LOOP
 from headwise.runs.run import versions
 from headwise.training.folder.checkpoints import list_checkpoints, newest_checkpoint
-from headwise.training.task import Settings, Task
+from headwise.training.task import Settings, Task, moving_weights
 
 _PACKAGES = ("headwise", "torch", "torchvision", "lightning-fabric", "numpy")
 
@@ -154,7 +154,7 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
         "arguments": dict(task.arguments),
         "versions": {**versions(*_PACKAGES), "device": device},
         "terms": list(task.criterion.names),
-        "scheduled": list(task.criterion.term_weights.scheduled),
+        "scheduled": list(moving_weights(task, settings)),
         "card": task.card,
     }
     _write_config(folder, config)

@@ -96,7 +96,8 @@ class Balancing:
                         f"balance: {type(self._rule).__name__}.weights gives one number a term, ({len(self._terms)},); "
                         f"found {tuple(factor.shape)}"
                     )
-                self.factor = factor.to(torch.float32, copy=True)  # a rule may write into its own
+                # A new one: a rule may write into its own. What is no number leaves the declared weight.
+                self.factor = factor.to(torch.float32).nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
                 if is_distributed():
                     # Drawn weights, or unlike devices: ranks stay equal to the bit.
                     torch.distributed.broadcast(self.factor, group_src=0, group=self._group)
@@ -106,7 +107,7 @@ class Balancing:
     def _gram(self, calls: Sequence[tuple[CallRecord, Tensor]]) -> StepGram:
         first = calls[0][0]
         held = [norms for _, norms in calls]
-        norms = held[0] if len(held) == 1 else torch.stack(held).square().sum(0).sqrt()
+        norms = held[0] if len(held) == 1 else torch.linalg.vector_norm(torch.stack(held), dim=0)
 
         def values() -> Tensor:
             found = torch.stack([record.values for record, _ in calls]).to(norms)
@@ -138,7 +139,10 @@ class Balancing:
             own = vector([one.own.get(n, 0.0) for n in range(len(self._terms))], found.dtype, found.device)
             own = own / record.weight()
             factor = own if factor is None else factor + own
-        return found if factor is None else found / factor.abs()
+        if factor is None:
+            return found.float()
+        # In float32, as weights are: once the loss scale is divided out, norms fit.
+        return torch.div(found, factor.abs(), out=torch.empty_like(found, dtype=torch.float32))
 
     def _at_outputs(self, record: CallRecord, one: BackwardPass) -> Tensor | None:
         if not one.kept and not one.probed:
@@ -197,7 +201,8 @@ class Balancing:
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs."""
         factor = None if self.factor is None else self.factor.cpu()
-        return {"factor": factor, "steps": self.num_steps, "rule": self._rule.state_dict()}
+        kind = type(self._rule).__name__
+        return {"kind": kind, "factor": factor, "steps": self.num_steps, "rule": self._rule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state.
@@ -206,9 +211,14 @@ class Balancing:
             state: Of a rule of the same kind, for as many terms.
 
         Raises:
-            ValueError: It is of other terms.
+            ValueError: It is of another rule, or of other terms.
         """
-        factor = state["factor"]
+        factor, kind = state["factor"], type(self._rule).__name__
+        if state.get("kind", kind) != kind:
+            raise ValueError(
+                f"balance: the state is of {state['kind']}, this ledger has {kind}. Use the rule that it was saved "
+                "with, or leave the ledger's state out and let this one begin anew"
+            )
         if factor is not None and factor.shape != (len(self._terms),):
             raise ValueError(
                 f"balance: the state is of {len(factor)} terms, this criterion has {len(self._terms)}. Use the "

@@ -32,7 +32,7 @@ class Rule(Protocol):
                 ``since`` is how many steps it stands for, if not every one is looked at.
 
         Returns:
-            (T,).
+            (T,); where it is no finite number, the declared weight stays.
         """
         ...
 
