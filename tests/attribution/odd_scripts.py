@@ -323,6 +323,37 @@ if step % 2:
         {"loss_cls": 0.5, "loss_box": 1.0}, factor=128.0,
         before='scaler = torch.amp.GradScaler("cpu", init_scale=128.0)',
     ),
+    "a_product_of_vectors": Odd(
+        TWO + 'loss = torch.einsum("i,i->", w, torch.stack([loss_cls, loss_box]))\n' + STEP.format("loss"),
+        {"loss_cls": 1.0, "loss_box": 2.0}, before="w = torch.tensor([1.0, 2.0])",
+    ),
+    "a_linear_map_of_losses": Odd(
+        TWO + "loss = F.linear(torch.stack([loss_cls, loss_box])[None], w[None]).squeeze()\n" + STEP.format("loss"),
+        {"loss_cls": 1.0, "loss_box": 2.0}, before="w = torch.tensor([1.0, 2.0])",
+    ),
+    "a_product_that_is_added": Odd(
+        TWO + "loss = torch.addcmul(loss_cls, loss_box, torch.tensor(2.0))\n" + STEP.format("loss"),
+        {"loss_cls": 1.0, "loss_box": 2.0},
+    ),
+    "the_larger_of_two": Odd(
+        TWO + "loss = torch.max(loss_cls, 0.1 * loss_box)\n" + STEP.format("loss"), {"loss": 1.0},
+        ("in a number that is no sum of them, so that no weight is known: loss_cls, loss_box",),
+    ),
+    "lists_that_are_parsed": Odd(
+        """
+losses = {"loss_cls": [F.cross_entropy(cls(h), y), F.cross_entropy(cls(2 * h), y)], "acc": torch.tensor(0.3)}
+losses["loss_box"] = F.l1_loss(box(h), t, reduction="none")
+loss = parse_losses(losses)
+""" + STEP.format("loss"),
+        {"loss_cls": 1.0, "loss_box": 1.0},
+        before="""
+def parse_losses(losses):
+    logs = {}
+    for key, value in losses.items():
+        logs[key] = sum(each.mean() for each in value) if isinstance(value, list) else value.mean()
+    return sum(value for key, value in logs.items() if "loss" in key)
+""",
+    ),
     # Faults.
     "a_dict_summed_with_its_sum": Odd(
         TWO + 'losses = {"a": loss_cls, "b": loss_box}\nlosses["loss"] = sum(losses.values())\n'

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from headwise.attribution import audit
-from tests.attribution.audit import odd_models, odd_subjects
+from tests.attribution.audit import odd_models, odd_subjects, odd_totals
 
-FAULTS = odd_subjects.FAULTS | odd_models.FAULTS
+FAULTS = odd_subjects.FAULTS | odd_models.FAULTS | odd_totals.FAULTS
+HEALTHY = odd_subjects.HEALTHY + odd_models.HEALTHY + odd_totals.HEALTHY
 
 
 @pytest.mark.parametrize("build", FAULTS, ids=lambda build: build.__name__)
@@ -23,7 +24,7 @@ def test_a_fault_is_found_and_named_and_its_repaired_form_has_none(build):
     assert repaired.faults == (), str(repaired)
 
 
-@pytest.mark.parametrize("build", odd_subjects.HEALTHY + odd_models.HEALTHY, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", HEALTHY, ids=lambda build: build.__name__)
 def test_healthy_code_is_left_alone(build):
     torch.manual_seed(0)
     report = audit(build())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.attribution.apart.sums.dissect import Anatomy, Candidate, Direct
+from headwise.attribution.apart.words import without_number
 from headwise.attribution.foreign.calls import (
     REST,
     Arrivals,
@@ -46,7 +47,9 @@ class Taking:
         units = [self._direct(each) for each in anatomy.direct] if not call.names_rest else []
         if call.names_rest or (rest and not (units or anatomy.copies or len(rest) == 1)):
             direct = anatomy.direct if call.names_rest else ()
-            taken = {each.name for each in call.losses}
+            # The sum of a list is called as its elements are together.
+            own = {name for name, parts in anatomy.groups.items() if {without_number(each) for each in parts} == {name}}
+            taken = {each.name for each in call.losses} - own
             units += [self._summed(each) for each in summands(direct, rest, call.outputs, taken)]
             rest = {}
         units += self._copies(anatomy)

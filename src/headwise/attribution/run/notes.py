@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from headwise.attribution.apart.sums.counts import added, links, most_added
 from headwise.attribution.apart.sums.dissect import Anatomy
 from headwise.attribution.apart.words import is_metric, plain_name, without_number
 from headwise.attribution.ledger.books import UNBOOKED, Books
-from headwise.graph import gradient_edge
+from headwise.graph import gradient_edge, topological
 
 
 class Notes:
@@ -16,6 +17,7 @@ class Notes:
 
     def __init__(self) -> None:
         self._absent: dict[str, None] = {}
+        self._inside: dict[str, None] = {}
         self._used: set[str] = set()
         self._told: dict[str, None] = {}
         self._cut: dict[str, list[float]] = {}
@@ -37,11 +39,13 @@ class Notes:
         self._used |= {*anatomy.groups, *anatomy.whole}
         if is_early:
             self._twice(anatomy, root)
+        below: frozenset[Node] = frozenset()
         for each in anatomy.absent:
             # What was computed before the pass before belongs to that.
             fresh = each.edge[0]._sequence_nr() > self._newest
             if fresh and "loss" in each.name.lower() and not is_metric(each.name):
-                self._absent[each.name] = None
+                below = below or frozenset(topological(node for node in (root.grad_fn,) if node is not None))
+                (self._inside if each.edge[0] in below else self._absent)[each.name] = None
         if root.grad_fn is not None:
             self._newest = max(self._newest, root.grad_fn._sequence_nr())
 
@@ -90,7 +94,10 @@ class Notes:
         ):
             found += [f"{name}: {what}, in {_in_all(times)}" for name, times in counts.items() if times > 0]
         found += self._exchanged()
-        dropped = [name for name in self._absent if name not in self._used]
+        inside = [name for name in self._inside if name not in self._used]
+        if inside:
+            found.append(f"in a number that is no sum of them, so that no weight is known: {', '.join(inside)}{looked}")
+        dropped = [name for name in self._absent if name not in {*self._used, *inside}]
         if dropped:
             found.append(f"computed, and in no number that backward was called on: {', '.join(dropped)}{looked}")
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeGuard
@@ -23,8 +24,8 @@ class Weighted(Protocol):
 
 
 def is_weighted(node: Any) -> TypeGuard[Weighted]:
-    """Whether something is such an entry."""
-    return not isinstance(node, Tensor) and hasattr(node, "weighted")
+    """Whether something is such an entry; a dict is none, also where its keys can be asked for like attributes."""
+    return not isinstance(node, Tensor | Mapping) and _has(node, "weighted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,8 @@ def split_total(returned: Any) -> tuple[Tensor | None, Any]:
 
 def declared_total(returned: Any) -> Tensor | None:
     """The total that a `Breakdown` says it has."""
-    declared = getattr(returned, "total", None) if isinstance(returned, Mapping) else None
+    declared: Any = returned if isinstance(returned, Mapping) and _has(returned, "total") else None
+    declared = None if declared is None else declared.total
     return declared if isinstance(declared, Tensor) else None
 
 
@@ -176,6 +178,11 @@ def entries_in(node: Any, name: str = "") -> Iterator[LossEntry]:
             yield from entries_in(value, f"{name}.{key}" if name else str(key))
 
 
+def _has(node: Any, name: str) -> bool:
+    """Whether an object has an attribute, without its own ``__getattr__``, which may answer to any name, or raise."""
+    return inspect.getattr_static(node, name, None) is not None
+
+
 def _number(weight: Any) -> float | None:
     if isinstance(weight, Tensor):
         return float(weight.detach()) if weight.numel() == 1 else None
@@ -191,5 +198,5 @@ def _parts(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(node)
     elif is_dataclass(node) and not isinstance(node, type):
         yield from ((each.name, getattr(node, each.name)) for each in fields(node))
-    elif hasattr(node, "item") and getattr(node, "ndim", None) == 0:  # a NumPy scalar
+    elif _has(node, "item") and _has(node, "ndim") and node.ndim == 0:  # a NumPy scalar
         yield "value", float(node.item())

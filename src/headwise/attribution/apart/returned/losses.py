@@ -13,7 +13,7 @@ from headwise.attribution.apart.returned.entries import LossEntry, declared_tota
 from headwise.attribution.apart.returned.totals import find_total
 from headwise.attribution.apart.sums.counts import added, linear_in, links, summands
 from headwise.attribution.apart.words import is_metric, last_key, says_loss, says_total
-from headwise.graph import Edge
+from headwise.graph import Edge, gradient_edge
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ def read_losses(
     beside, body = split_total(returned)
     found = renamed(list(entries_in(body)), body, names)
     entries = [entry for entry in found if entry.is_scalar or id(entry.value) not in outputs]
+    if beside is not None and total is not None and gradient_edge(beside) not in links(gradient_edge(total)):
+        # What stands first is not what backward is called on.
+        entries.append(LossEntry(next(f"[{nr}]" for nr, each in enumerate(returned) if each is beside), beside))
     if not entries and beside is None:
         raise ValueError(
             f"losses: there is none in what was returned ({_told(returned)}). "

@@ -5,8 +5,8 @@ A derivative cannot tell a loss that is added twice from one that is multiplied 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -15,13 +15,15 @@ from headwise.attribution.apart.sums.linear import STACKING, Linearity, size_of
 from headwise.attribution.apart.sums.walk import in_order
 from headwise.graph import Edge, ordered, saved
 
-_ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "NegBackward0"}
+_ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "NegBackward0", "LerpBackward0"}
 PASSING = (
-    "Clone", "ToCopy", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias", "UnsafeView", "Expand", "Where",
+    "Clone", "ToCopy", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias", "UnsafeView", "Expand", "Where", "NanToNum",
+    "Permute", "Transpose", "TBackward",
 )  # fmt: skip
 _PICKING = {"SelectBackward0", "UnbindBackward0"}
 _POOLING = ("SumBackward", "MeanBackward")
 _SCALING = {"MulBackward0", "DivBackward0"}
+_WEIGHING = ("Dot", "Vdot", "Mv", "Mm", "Bmm", "Addmm", "Addcmul", "Addcdiv")
 
 
 def added(edge: Edge | None) -> Mapping[Edge, int]:
@@ -29,9 +31,9 @@ def added(edge: Edge | None) -> Mapping[Edge, int]:
     return _walk(edge, deep=True)[0]
 
 
-def summands(edge: Edge | None) -> Mapping[Edge, int]:
-    """The edges at which the walk through scalars ends, what is no sum itself, and how often each is added."""
-    return _walk(edge, deep=False)[1]
+def summands(edge: Edge | None, is_whole: Callable[[Edge], bool] = lambda edge: False) -> Mapping[Edge, int]:
+    """The edges at which the walk through scalars ends, what is no sum or is whole, and how often each is added."""
+    return _walk(edge, deep=False, is_whole=is_whole)[1]
 
 
 def held(edge: Edge | None, chains: Mapping[str, Sequence[Edge]]) -> list[str]:
@@ -61,11 +63,17 @@ def most_added(chain: Sequence[Edge], counts: Mapping[Edge, int]) -> Edge | None
     return max((edge for edge in chain if edge in counts), key=lambda edge: counts[edge], default=None)
 
 
-def _walk(root: Edge | None, deep: bool) -> tuple[dict[Edge, int], dict[Edge, int]]:
+def _walk(
+    root: Edge | None, deep: bool, is_whole: Callable[[Edge], bool] = lambda edge: False
+) -> tuple[dict[Edge, int], dict[Edge, int]]:
     if root is None:
         return {}, {}
     counts, ends = {root: 1}, {}
-    parts = cache(partial(parts_of, deep=deep))
+
+    @cache
+    def parts(edge: Edge) -> tuple[Edge, ...]:
+        return () if is_whole(edge) else parts_of(edge, deep)
+
     for edge in ordered([root], parts):
         if not parts(edge):
             ends[edge] = counts[edge]
@@ -86,6 +94,8 @@ def parts_of(edge: Edge, deep: bool) -> tuple[Edge, ...]:
         return ()
     if name in _PICKING:
         return _picked(edge)
+    if name.startswith(_WEIGHING):
+        return tuple(node.next_functions[number] for number in Linearity(wide=False).through(node))  # type: ignore[misc]
     if not (deep or all(size_of(each) == 1 for each in live) or _is_stack(node)):
         return ()
     if name == "WhereBackward0":

@@ -23,6 +23,9 @@ _PASSING = (
 )  # fmt: skip
 _NOT_PASSING = ("Addmm", "Addmv", "Addbmm", "Addr", "Addcmul", "Addcdiv", "SplitTanh", "IndexReduce", "SquaredRelu")
 _PRODUCTS = ("MulBackward", "DivBackward", "DotBackward", "VdotBackward", "MvBackward")
+_OF_VECTORS = ("MmBackward", "BmmBackward", "AddmmBackward")
+"""Products whose result is one number where two vectors are multiplied: `einsum`, `F.linear`, ``row @ column``."""
+_OF_ELEMENTS = ("AddcmulBackward", "AddcdivBackward")
 STACKING = ("StackBackward0", "CatBackward0")
 """What makes one tensor of several."""
 IN_PLACE = "torch::autograd::CopySlices"
@@ -84,6 +87,9 @@ class Linearity:
         live = tuple(number for number, (child, _) in enumerate(node.next_functions) if child is not None)
         if routes_of(node) is not None:
             return live if name == "_DDPSinkBackward" else ()
+        if name.startswith(_OF_ELEMENTS) or (name.startswith(_OF_VECTORS) and size_of((node, 0)) == 1):
+            left, right = (child is not None for child, _ in node.next_functions[-2:])
+            return () if right and (left or name.startswith("Addcdiv")) else live
         if name.startswith(_NOT_PASSING) or not live:
             return ()
         if name == IN_PLACE:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headwise.attribution.apart.returned.losses import Returned, read_losses
 from headwise.attribution.audit.code.guard import SubjectError, user_code
-from headwise.attribution.audit.code.structure import Snapshot, cloned, copied
+from headwise.attribution.audit.code.structure import Snapshot, cloned, copied, handed
 from headwise.attribution.audit.code.subject import GraphSubject, Subject
 from headwise.attribution.jacobians.held import kept_buffers, same_draw
 from headwise.structure import by_path, mapped
@@ -133,14 +133,14 @@ def _called(
     subject: Subject, outputs: Any, batch: Any, changed: dict[str, str], lines: Collection[str]
 ) -> tuple[Any, Tensor | None, dict[str, str]]:
     """What criterion and total returned, and what the criterion wrote into."""
-    handed, own = cloned(outputs), copied(batch)
-    before = Snapshot(handed, "outputs"), Snapshot(own, "batch")
+    given, own = handed(outputs), handed(batch)
+    before = Snapshot(given, "outputs"), Snapshot(own, "batch")
     with user_code("criterion"), _watched_mode("criterion", changed), _with_lines("criterion" in lines):
-        returned = subject.criterion(handed, own)
+        returned = subject.criterion(given, own)
     mutated = before[0].written() | before[1].written()
     if not mutated:
         # What the criterion only handed on is the network's own tensor again, so that graphs stay in one piece.
-        returned = _own_again(returned, handed, outputs)
+        returned = _own_again(returned, given, outputs)
     if subject.total is None:
         return returned, None, mutated
     with user_code("total"), _watched_mode("total", changed), _with_lines("total" in lines):
@@ -148,9 +148,9 @@ def _called(
         return returned, _checked(subject.total(cloned(returned))), mutated
 
 
-def _own_again(returned: Any, handed: Any, outputs: Any) -> Any:
+def _own_again(returned: Any, given: Any, outputs: Any) -> Any:
     originals = by_path(outputs)
-    twins = {id(tensor): originals[path] for path, tensor in by_path(handed).items()}
+    twins = {id(tensor): originals[path] for path, tensor in by_path(given).items()}
     if not any(id(tensor) in twins for tensor in by_path(returned).values()):
         return returned
     return mapped(returned, lambda tensor: twins.get(id(tensor), tensor))

@@ -23,6 +23,15 @@ def cloned(structure: Any) -> Any:
     return mapped(structure, lambda tensor: tensor.clone(), _array)
 
 
+def handed(structure: Any) -> Any:
+    """Clones of all but what asks for a gradient itself: by that the criterion differentiates (forces, penalties)."""
+    return mapped(structure, lambda tensor: tensor if _is_asking(tensor) else tensor.clone(), _array)
+
+
+def _is_asking(tensor: Tensor) -> bool:
+    return tensor.is_leaf and tensor.requires_grad
+
+
 def copied(structure: Any) -> Any:
     """Copies: leaves of leaves, clones of what has a graph."""
 

@@ -243,12 +243,18 @@ def _places(item: Any) -> Iterator[tuple[Any, str, Any]]:
     elif isinstance(item, FunctionType):
         yield from named_values(item)
     elif not isinstance(item, MethodType) and not type(item).__module__.startswith("torch."):
-        yield from ((item, name, value) for name, value in _attributes(item))
+        yield from _attributes(item)
 
 
-def _attributes(owner: Any) -> list[tuple[str, Any]]:
-    found = list(getattr(owner, "__dict__", {}).items())
-    return found + (list(owner.named_buffers(recurse=False)) if isinstance(owner, nn.Module) else [])
+def _attributes(item: Any) -> Iterator[tuple[Any, str, Any]]:
+    """The attributes of an object, its buffers, and those that its classes hold for all objects."""
+    own = dict(getattr(item, "__dict__", {}))
+    own |= dict(item.named_buffers(recurse=False)) if isinstance(item, nn.Module) else {}
+    yield from ((item, name, value) for name, value in own.items())
+    for owner in type(item).__mro__:
+        if not owner.__module__.startswith(("torch.", "builtins")):
+            yield from ((owner, name, value) for name, value in vars(owner).items() if name not in own)
+        own |= vars(owner)
 
 
 def _writer(owner: Any, name: str) -> Callable[[Any], None]:
@@ -256,4 +262,4 @@ def _writer(owner: Any, name: str) -> Callable[[Any], None]:
         return functools.partial(owner.__setitem__, name)
     if type(owner).__name__ == "cell":
         return functools.partial(setattr, owner, "cell_contents")
-    return functools.partial(object.__setattr__ if not isinstance(owner, nn.Module) else setattr, owner, name)
+    return functools.partial(setattr if isinstance(owner, nn.Module | type) else object.__setattr__, owner, name)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, Node
 
 from headwise.attribution.apart.returned.entries import LossEntry
 from headwise.attribution.apart.sums.counts import added, held, links, most_added, summands
@@ -26,6 +26,8 @@ from headwise.attribution.audit.code.guard import PACKAGES
 from headwise.graph import Edge, gradient_edge, topological
 
 _UNIFORM = 1e-4
+_PICKING = ("MaxBackward", "MinBackward", "Maximum", "Minimum", "Amax", "Amin")
+_LOSSES = os.path.join(os.path.dirname(torch.nn.__file__), "")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 
@@ -40,6 +42,7 @@ class Standing:
         parts: The other losses that this one adds up.
         injected: The autograd functions that send a gradient into the loss without adding it.
         is_even: Whether all samples have one factor.
+        is_outdone: Whether the total took the smallest or largest of several losses, and another than this.
     """
 
     factor: float | None
@@ -48,6 +51,7 @@ class Standing:
     parts: tuple[str, ...] = ()
     injected: tuple[str, ...] = ()
     is_even: bool = True
+    is_outdone: bool = False
 
     @property
     def is_in(self) -> bool:
@@ -111,7 +115,32 @@ def account_of(total: Tensor | None, terms: Sequence[LossEntry], outputs: Iterab
     for name, functions in _injections(root, chains).items():
         found = standings[name]
         standings[name] = replace(found, times=found.times + len(functions), injected=tuple(functions))
+    for name in () if all(each.is_in for each in standings.values()) else _rivals(root, chains):
+        standings[name] = replace(standings[name], is_outdone=not standings[name].is_in)
     return Account(standings, _summands(total, root, chains))
+
+
+def _rivals(root: Edge, chains: Mapping[str, list[Edge]]) -> set[str]:
+    """Losses of which a total takes the smallest or largest."""
+    found: set[str] = set()
+    for node in topological([root[0]]):
+        if _is_picking(node):
+            below = _picked_from((node, 0))
+            several = {name for name, chain in chains.items() if chain[0] in below}
+            found |= several if len(several) > 1 else set()
+    return found
+
+
+def _is_picking(node: Node) -> bool:
+    return node.name().startswith(_PICKING) and size_of((node, 0)) == 1
+
+
+def _picked_from(edge: Edge) -> set[Edge]:
+    """What is added up below an edge, also of what a smallest or largest was taken of."""
+    below = set(added(edge))
+    for node in {node for node, _ in below if _is_picking(node)}:
+        below = below.union(*(_picked_from((child, port)) for child, port in node.next_functions if child is not None))
+    return below
 
 
 def _places(total: Tensor, top: Mapping[Edge, int], chains: Mapping[str, list[Edge]]) -> dict[str, Edge | None]:
@@ -186,7 +215,7 @@ def _injections(root: Edge, chains: Mapping[str, list[Edge]]) -> dict[str, list[
 
 
 def _summands(total: Tensor, root: Edge, chains: Mapping[str, list[Edge]]) -> dict[Edge, Addend]:
-    ends = summands(root)
+    ends = summands(root, _by_torch)
     grads = derivatives(total, ends)
     inside = {name: added(chain[0]) for name, chain in chains.items()}
     found = {}
@@ -203,10 +232,19 @@ def _summands(total: Tensor, root: Edge, chains: Mapping[str, list[Edge]]) -> di
 
 def line_of(edge: Edge) -> str:
     """The line of the user's code that made a node: "file.py:12 in function", or "" where the graph has none."""
-    metadata: Any = edge[0].metadata
-    frames = metadata.get("traceback_") or []
-    own = [match for frame in frames if (match := _FRAME.search(frame)) and not match[1].startswith(PACKAGES)]
+    own = [match for match in _made_in(edge) if not match[1].startswith(PACKAGES)]
     return f"{os.path.basename(own[-1][1])}:{own[-1][2]} in {own[-1][3]}" if own else ""
+
+
+def _by_torch(edge: Edge) -> bool:
+    """Whether a loss of torch's own made a sum: cross entropy adds its smoothing, which is the same for any label."""
+    return any(match[1].startswith(_LOSSES) for match in _made_in(edge)[-1:])
+
+
+def _made_in(edge: Edge) -> list[re.Match[str]]:
+    """File, line and function of the frames that made a node, outermost first, where the graph has them."""
+    metadata: Any = edge[0].metadata
+    return [match for frame in metadata.get("traceback_") or [] if (match := _FRAME.search(frame))]
 
 
 def derivatives(scalar: Tensor | None, edges: Iterable[Edge | None]) -> dict[Edge | None, Tensor]:

@@ -26,9 +26,13 @@ def has_literal_zero(node: Node) -> bool:
     """Whether a node multiplies by a number of the code that is zero."""
     if node.name() != "MulBackward0":
         return False
-    # A Python number is kept in float64 or int64, a number of the batch in the loss's own type.
-    wide = (torch.float64, torch.int64)
-    return any(value.numel() == 1 and value.dtype in wide and not value.item() for value in factors_of(node))
+    return any(value.numel() == 1 and _is_literal(value) and not value.item() for value in factors_of(node))
+
+
+def _is_literal(factor: Tensor) -> bool:
+    """Whether a factor is a number of Python's: it is kept in the widest type, but gives way to that of any tensor."""
+    narrow = torch.zeros((), dtype=torch.float32 if factor.is_floating_point() else torch.int32)
+    return factor.dtype in (torch.float64, torch.int64) and torch.result_type(factor, narrow) != factor.dtype
 
 
 def literal_factors(loss: Tensor) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from headwise.attribution.audit.code.subject import Subject
@@ -31,6 +31,8 @@ class _Trained:
         is_uneven: Whether images differ in which of their channels have a gradient.
         is_derived: Whether the output is computed from other outputs alone.
         is_beside: Whether the total trains all that the output is computed from, but not by this output.
+        is_asked: Whether the total, which does not read the output, reads a leaf, no parameter, that it is made
+            of: by that the criterion may have differentiated the output (forces, gradient penalties).
         unwired: The channels that the graph of the total does not read, as far as it tells.
     """
 
@@ -38,6 +40,7 @@ class _Trained:
     is_uneven: bool
     is_derived: bool
     is_beside: bool
+    is_asked: bool
     unwired: frozenset[int]
 
 
@@ -55,7 +58,8 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, _Trained]
             energy = energy + _mark(measured.live[name], tensor)
         uneven = grad is not None and _is_uneven(grad != 0)
         beside = grad is None and total is not None and _is_beside(tensor, total, frozenset(nodes))
-        found[path] = _Trained(energy, uneven, path in derived, beside, unwired.get(path, frozenset()))
+        asked = grad is None and _is_asked(tensor, frozenset(nodes))
+        found[path] = _Trained(energy, uneven, path in derived, beside, asked, unwired.get(path, frozenset()))
     return found
 
 
@@ -76,6 +80,12 @@ def _is_beside(tensor: Tensor, total: Tensor, nodes: Collection[Node]) -> bool:
         or (other is not None and not bool(((per_channel(one, one) > 0) & (per_channel(other, one) == 0)).any()))
         for one, other in zip(read, sent, strict=True)
     )
+
+
+def _is_asked(tensor: Tensor, nodes: Collection[Node]) -> bool:
+    below = topological([tensor.grad_fn]) if tensor.grad_fn is not None else []
+    leaves = (node for node in below if not isinstance(getattr(node, "variable", nn.Parameter()), nn.Parameter))
+    return any(node in nodes for node in leaves)
 
 
 def _border(tensor: Tensor, nodes: Collection[Node]) -> list[Edge]:
@@ -167,6 +177,9 @@ def _judge(seen: Seen) -> Iterator[Finding | Open]:
             continue
         whole = len(dead) == len(energy)
         if whole and all(each.is_beside for each in own):
+            continue
+        if whole and any(each.is_asked for each in own):
+            yield Open(f"untrained-output: {path}", "the total may hold its derivative, which does not tell the output")
             continue
         if whole and any(path in batch.read.get(TOTAL, ()) for batch in seen.batches):
             yield Open(f"untrained-output: {path}", _why_zero(seen, path))

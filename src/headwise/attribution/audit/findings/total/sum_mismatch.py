@@ -6,18 +6,18 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from headwise.attribution.audit.findings.finding import Check, Finding, Seen, counted
+from headwise.attribution.audit.findings.finding import Check, Finding, Open, Seen, counted
 from headwise.attribution.audit.measures.rows import TOTAL, Rows
 
 
-def _judge(seen: Seen) -> Iterator[Finding]:
+def _judge(seen: Seen) -> Iterator[Finding | Open]:
     told = False
     for name in seen.names:
         batches = [batch for batch in seen.holding(name) if name in batch.live and batch.total is not None]
         batches = [batch for batch in batches if not batch.is_sum]
         found = (_twice(name, batches) or _dropped(seen, name, batches)) if batches else None
         if found is not None:
-            told = True
+            told |= isinstance(found, Finding)
             yield found
     if not told:
         yield from _repeated(seen)
@@ -44,13 +44,15 @@ def _twice(name: str, batches: Sequence[Rows]) -> Finding | None:
     )
 
 
-def _dropped(seen: Seen, name: str, batches: Sequence[Rows]) -> Finding | None:
+def _dropped(seen: Seen, name: str, batches: Sequence[Rows]) -> Finding | Open | None:
     telling = [batch for batch in batches if batch.norm(name) > 0 and (batch.reached[TOTAL] or batch.norm(TOTAL) > 0)]
     if not telling or seen.is_meant_zero(name) or any(batch.is_in(name) for batch in batches):
         return None
     # A sum of losses that are in the total themselves stands for them.
     if any(_stands_for_parts(batch, name) for batch in telling):
         return None
+    if all(batch.standings[name].is_outdone for batch in telling):
+        return Open(f"sum-mismatch: {name}", f"of several losses the total takes another in {seen.num}")
     return Finding(
         name,
         f"dropped: the total does not depend on it (factor 0 over {counted(len(telling), 'batch', 'batches')}), while "
