@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from headwise.commands.remarks import tell_remarks
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add the arguments.
@@ -31,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from headwise.runs.reading import read_run
 
     recorded = read_run(arguments.run)
+    tell_remarks(recorded)
     alerts = replay(recorded)
     for alert in alerts:
         print(json.dumps(asdict(alert)) if arguments.json else alert)

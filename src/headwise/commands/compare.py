@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from headwise.commands.remarks import tell_remarks
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add the arguments.
@@ -33,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from headwise.runs.reading import read_run
 
     runs = [read_run(folder) for folder in arguments.runs]
+    tell_remarks(*runs)
     comparison = compare(runs, arguments.tolerance)
     path = arguments.out or runs[0].folder / "report" / "compare.html"
     refuse_other_page(path)

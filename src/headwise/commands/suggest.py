@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from headwise.commands.remarks import tell_remarks
 from headwise.runs.columns import or_nan
 
 
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.last is not None and arguments.last < 1:
         raise ValueError(f"--last is at least 1, found {arguments.last}.")
     recording = read_run(arguments.run)
+    tell_remarks(recording)
     columns = {name: (recording.term(name, "weight"), recording.term(name, "grad_norm")) for name in recording.terms}
     steps = [
         {name: (or_nan(weights[row]), or_nan(norms[row])) for name, (weights, norms) in columns.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import groupby
@@ -211,6 +211,24 @@ def pairs_of(names: tuple[str, ...]) -> list[str]:
         ``one|other`` each.
     """
     return [f"{one}|{other}" for place, one in enumerate(names) for other in names[place + 1 :]]
+
+
+def split_pair(key: str, names: Collection[str]) -> tuple[str, str] | None:
+    """Return the two terms of a cosine's key, ``one|other``; a name may hold a bar itself.
+
+    Args:
+        key: of a cosine.
+        names: of the terms.
+
+    Returns:
+        The two; None where they are none of these.
+    """
+    parts = key.split("|")
+    for cut in range(1, len(parts)):
+        first, second = "|".join(parts[:cut]), "|".join(parts[cut:])
+        if first in names and second in names:
+            return first, second
+    return None
 
 
 def _strict(value: Any) -> Any:

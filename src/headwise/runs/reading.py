@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headwise.runs.columns import first, last
+from headwise.runs.entries import split_pair
 from headwise.runs.log_reading import Column, Log, read_log
 from headwise.tabular import Tabular
 
@@ -76,7 +77,7 @@ class Recording(Tabular):
         """Cosines between terms at each logged step, `None` where the two read no output in common."""
         found, terms = {}, set(self.terms)
         for key in self.log.names("cosine"):
-            pair = _split_pair(key, terms)
+            pair = split_pair(key, terms)
             if pair is not None:
                 found[pair] = self.log.column("cosine", key)
         return found
@@ -120,16 +121,6 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"report: {path} holds a {type(config).__name__}, not an object. {remedy}")
     return config
-
-
-def _split_pair(key: str, names: Set[str]) -> tuple[str, str] | None:
-    """The two terms of `sin|cos`; a name may hold a bar itself."""
-    parts = key.split("|")
-    for cut in range(1, len(parts)):
-        first, second = "|".join(parts[:cut]), "|".join(parts[cut:])
-        if first in names and second in names:
-            return first, second
-    return None
 
 
 def _one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import permutations
 from typing import Any, Literal
 
 from headwise.attribution.ledger.samples.samples import TermSamples
@@ -63,7 +64,8 @@ class Alert(Tabular):
         Returns:
             The same; of two terms the samples of both, of the total those with the largest gradient of all terms.
         """
-        terms = [term for term in samples if term in (self.term, *self.term.split(PAIR))] or list(samples)
+        pairs = [pair for pair in permutations(samples, 2) if PAIR.join(pair) == self.term]
+        terms = [self.term] if self.term in samples else [*pairs[0]] if pairs else list(samples)
         sizes: dict[Any, float] = {}
         for term in terms:
             for each in samples[term].by_gradient:

@@ -247,7 +247,7 @@ class Fighting:
         self._last: deque[tuple[int, float]] = deque(maxlen=8)
         self._since = 0
 
-    def see(self, step: int, pair: str, cosine: float | None) -> Iterator[Alert]:
+    def see(self, step: int, pair: tuple[str, str], cosine: float | None) -> Iterator[Alert]:
         """Judges the cosine of a pair at a step."""
         if cosine is None or not math.isfinite(cosine):
             return
@@ -257,9 +257,8 @@ class Fighting:
         if holds and not self._streak.running:
             self._since = self._last[0][0]
         if self._streak.see(step, holds):
-            names = PAIR.join(pair.split("|"))
             yield Alert(
-                "fighting", names, self._since, step,
+                "fighting", PAIR.join(pair), self._since, step,
                 f"The cosine between their gradients is about {middle:.2f} at the outputs that both read.",
                 "Look for a sign, an order of channels or an encoding in which their targets differ; else give them "
                 "outputs of their own, or lower the weight of one.",

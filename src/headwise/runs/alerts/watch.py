@@ -11,6 +11,7 @@ from typing import Any
 
 from headwise.runs.alerts import rules
 from headwise.runs.alerts.alert import Alert, Alerts
+from headwise.runs.entries import split_pair
 from headwise.runs.reading import Recording
 
 ALERTS = "alerts.jsonl"
@@ -73,8 +74,10 @@ class Watch:
             blamed = any(alert.kind in ("not finite", "spiking") for alert in about_terms)
             yield from self._about_total(step, total, terms, blamed)
         yield from self._unbooked.see(step, entry, math.sqrt(all_squares))
-        for pair, cosine in entry.get("cosine", {}).items():
-            yield from self._pairs[pair].see(step, pair, cosine)
+        for key, cosine in entry.get("cosine", {}).items():
+            pair = split_pair(key, entry["terms"])
+            if pair is not None:
+                yield from self._pairs[key].see(step, pair, cosine)
 
     def _about_total(
         self, step: int, total: float, terms: Mapping[str, Mapping[str, Any]], blamed: bool

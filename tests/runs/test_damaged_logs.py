@@ -1,0 +1,73 @@
+"""What verbs say of a run whose log is damaged or gone, and of terms whose names hold the bar that joins two."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import headwise as hw
+from headwise import losses
+from headwise.attribution.ledger.samples.samples import Sample, TermSamples
+from headwise.cli import main
+from headwise.runs.alerts import Alert, replay
+from headwise.runs.reading import read_run
+
+
+def opponents(folder: Path) -> Path:
+    """A run of two terms that ask for the opposite, named with bars."""
+    names = {"p|q": "up", "r | s": "down"}
+    criterion = hw.Criterion([hw.Term(n, losses.squared_error, output="y", target=t) for n, t in names.items()])
+    with hw.Ledger(criterion) as ledger, hw.Run(folder, ledger, every=1, alerts=None) as run:
+        for step in range(1, 31):
+            goals = {"up": torch.ones(3), "down": -torch.ones(3)}
+            criterion({"y": torch.zeros(3, requires_grad=True)}, goals).total.backward()
+            run.log(step)
+    return folder
+
+
+def test_two_that_fight_keep_the_bars_in_their_names(tmp_path):
+    (fight,) = [alert for alert in replay(read_run(opponents(tmp_path / "run"))) if alert.kind == "fighting"]
+    assert fight.term == "p|q | r | s"
+
+
+def test_samples_of_two_that_fight_are_theirs():
+    def of(name: str) -> TermSamples:
+        sample = Sample(id=name, grad_norm=1.0, value=1.0, step=1)
+        return TermSamples(term=name, by_gradient=(sample,), by_value=())
+
+    alert = Alert("fighting", "p|q | r | s", 1, 2, "", "")
+    blamed = alert.blaming({name: of(name) for name in ("other", "p|q", "r | s", "p", "s")})
+    assert set(blamed.samples) == {"p|q", "r | s"}
+
+
+@pytest.mark.parametrize("damage", ["utf-16", "gone", "noise"])
+@pytest.mark.parametrize("verb", ["alerts", "suggest", "compare"])
+def test_a_log_that_cannot_be_read_is_no_empty_one(tmp_path, capsys, damage, verb):
+    """Before, `headwise alerts` said "No step is logged yet." and ended with 0."""
+    runs = [str(opponents(tmp_path / name)) for name in "ab"]
+    log = tmp_path / "b" / "log.jsonl"
+    if damage == "gone":
+        log.unlink()
+    else:
+        log.write_bytes(log.read_text().encode("utf-16") if damage == "utf-16" else os.urandom(999))
+    assert main([verb, *(runs if verb == "compare" else runs[1:])]) == 2
+    told = capsys.readouterr().err
+    assert runs[1] in told
+    assert "log.jsonl" in told
+
+
+@pytest.mark.parametrize("verb", ["alerts", "suggest", "compare"])
+def test_lines_that_were_left_out_are_told(tmp_path, capsys, verb):
+    runs = [str(opponents(tmp_path / name)) for name in "ab"]
+    log = tmp_path / "b" / "log.jsonl"
+    lines = log.read_bytes().split(b"\n")
+    log.write_bytes(b"\n".join([*lines[:9], lines[9][:20], *lines[10:]]))
+    main([verb, *(runs if verb == "compare" else runs[1:])])
+    assert "log.jsonl cannot be read and were left out, line 10 first" in capsys.readouterr().err
+
+
+def test_a_run_that_has_just_begun_is_no_fault(tmp_path, capsys):
+    hw.Run(tmp_path / "run").close()
+    assert main(["alerts", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == "No step is logged yet.\n"
