@@ -354,7 +354,46 @@ def parse_losses(losses):
     return sum(value for key, value in logs.items() if "loss" in key)
 """,
     ),
+    "fields_by_name": Odd(
+        "found = Named(F.cross_entropy(cls(h), y), F.mse_loss(box(h), t))\nloss = found.loss_cls + 2 * found.loss_box\n"
+        + STEP.format("loss"),
+        {"loss_cls": 1.0, "loss_box": 2.0},
+        before='from collections import namedtuple\nNamed = namedtuple("Named", "loss_cls loss_box")',
+    ),
+    "slots": Odd(
+        "found = Slots(F.cross_entropy(cls(h), y), F.mse_loss(box(h), t))\nloss = found.loss_a + 2 * found.loss_b\n"
+        + STEP.format("loss"),
+        {"loss_a": 1.0, "loss_b": 2.0},
+        before="""
+class Slots:
+    __slots__ = ("loss_a", "loss_b")
+    def __init__(self, a, b):
+        self.loss_a, self.loss_b = a, b
+""",
+    ),
+    "one_loss_after_another": Odd(
+        TWO + """
+grads = []
+for each in (loss_cls, loss_box):
+    opt.zero_grad()
+    each.backward(retain_graph=True)
+    grads.append([p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in params])
+for p, one, other in zip(params, *grads):
+    p.grad = one + other
+opt.step()
+""",
+        BOTH,
+    ),
+    "rolled_and_put_on_a_diagonal": Odd(
+        TWO + "loss = torch.diag(torch.stack([loss_cls, loss_box]).roll(1)).sum()\n" + STEP.format("loss"), BOTH
+    ),
     # Faults.
+    "a_named_field_is_forgotten": Odd(
+        "found = Named(F.cross_entropy(cls(h), y), F.mse_loss(box(h), t))\nloss = found.loss_cls\n"
+        + STEP.format("loss"),
+        {"loss_cls": 1.0}, ("computed, and in no number that backward was called on: loss_box", "box.weight"),
+        before='from collections import namedtuple\nNamed = namedtuple("Named", "loss_cls loss_box")',
+    ),
     "a_dict_summed_with_its_sum": Odd(
         TWO + 'losses = {"a": loss_cls, "b": loss_box}\nlosses["loss"] = sum(losses.values())\n'
         "total = sum(losses.values())\n" + STEP.format("total"),
@@ -389,6 +428,10 @@ loss = sum(losses[k] * weights[k] for k in losses if k in weights)
         TWO + "loss = loss_cls + loss_box + torch.stack([loss_cls, loss_box]).mean()\n" + STEP.format("loss"),
         {"loss_cls": 1.5, "loss_box": 1.5},
         ("loss_cls: the number adds it 2 times", "loss_box: the number adds it 2 times"),
+    ),
+    "rounded_off": Odd(
+        TWO + "loss = loss_cls.bfloat16().float() + loss_box\n" + STEP.format("loss"), {**BOTH, "unbooked": 1.0},
+        ("has no gradient: a constant, or a detached loss, or what a narrower type rounded off",),
     ),
     "left_the_graph": Odd(
         TWO + "loss = loss_cls + loss_box.item()\n" + STEP.format("loss"), {"loss_cls": 1.0, "unbooked": 1.0},

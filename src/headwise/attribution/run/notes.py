@@ -11,6 +11,8 @@ from headwise.attribution.apart.words import is_metric, plain_name, without_numb
 from headwise.attribution.ledger.books import UNBOOKED, Books
 from headwise.graph import gradient_edge, topological
 
+_ROUNDED = 2**-8  # of bfloat16
+
 
 class Notes:
     """Gathers what is said at the end of a run."""
@@ -87,7 +89,8 @@ class Notes:
         found = list(self._told)
         for site, shares in self._cut.items():
             much = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(shares), max(shares))))
-            found.append(f"{much} of the number in {site} has no gradient: a constant, or a detached loss")
+            small = ", or what a narrower type rounded off" if max(shares) < _ROUNDED else ""
+            found.append(f"{much} of the number in {site} has no gradient: a constant, or a detached loss{small}")
         for counts, what in (
             (self._off, "its factor in the total is 0"),
             (self._dead, "its gradient is 0 at every output that it reads"),

@@ -63,7 +63,7 @@ class ScriptBooks:
         every: Which pass of each place is booked: the first, and every N-th after it.
         steps: After how many steps of optimizers the script is ended by `Enough`; None: never.
         on_booked: Is given what was booked, of all places together: the number of the step, from 1, and the books.
-            Steps ascend; where a place called backward several times in a step, its last pass that was booked counts.
+            Steps ascend; where a place called backward several times in a step, the last pass on a loss counts.
     """
 
     def __init__(self, every: int, steps: int | None, on_booked: Callable[[int, Books], None]) -> None:
@@ -72,7 +72,7 @@ class ScriptBooks:
         self.notes = Notes()
         self._stepped = Stepped()
         self._every, self._limit, self._on_booked = every, steps, on_booked
-        self._round: dict[str, tuple[int, Books]] = {}
+        self._round: list[tuple[str, int, Books]] = []
         self._process = os.getpid()
         self._error: Exception | None = None
         self._recorder = _Recorder()
@@ -116,7 +116,7 @@ class ScriptBooks:
         site = self.sites.setdefault(place_key(code), CallSite(name))
         name = site.name
         site.passes += 1
-        if self._round.get(name, (self.steps, None))[0] != self.steps:
+        if any(step != self.steps for place, step, _ in self._round if place == name):
             self._tell()
         if (site.passes - 1) % self._every or not roots:
             self._next()
@@ -153,7 +153,9 @@ class ScriptBooks:
             site.books = renamed(books, self._names(site, books))
             site.booked += 1
             self.notes.read(site.name, site.books)
-            self._round[site.name] = self.steps, site.books
+            # A place that calls backward on one loss after another has several books; of one loss the last count.
+            others = [each for each in self._round if each[0] != site.name or each[2].keys().isdisjoint(site.books)]
+            self._round = [*others, (site.name, self.steps, site.books)]
         self._next()
 
     def _names(self, site: CallSite, books: Books) -> dict[str, str]:
@@ -165,10 +167,10 @@ class ScriptBooks:
 
     def _tell(self) -> None:
         """Hands on what was booked, once a place that is in it goes on to its next step."""
-        held, self._round = list(self._round.values()), {}
+        held, self._round = self._round, []
         if held and self._error is None:
             try:
-                self._on_booked(1 + max(step for step, _ in held), together([books for _, books in held]))
+                self._on_booked(1 + max(step for _, step, _ in held), together([books for *_, books in held]))
             except Exception as error:  # training goes on, whatever becomes of its books
                 self._error = error
 

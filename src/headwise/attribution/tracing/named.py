@@ -9,7 +9,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from headwise.attribution.apart.returned.entries import LossEntry, Weighted, entries_in, is_weighted, renamed
+from headwise.attribution.apart.returned.entries import (
+    LossEntry,
+    Weighted,
+    entries_in,
+    is_array_scalar,
+    is_weighted,
+    renamed,
+)
 from headwise.attribution.apart.returned.losses import read_losses
 from headwise.structure import children, join
 
@@ -53,7 +60,7 @@ def _refuse_strangers(node: Any, path: str) -> None:
     parts = children(node)
     for key, part in (parts or {}).items():
         _refuse_strangers(part, join(path, key))
-    number = getattr(node, "ndim", None) == 0 or isinstance(node, Tensor | float | int | None)
+    number = isinstance(node, Tensor | float | int | None) or is_array_scalar(node)
     if parts is None and (isinstance(node, bool | str) or not number):
         raise ValueError(f"loss {path or '0'!r}: expected a tensor or a number, found {type(node).__name__}.")
 

@@ -7,7 +7,15 @@ from torch import nn
 
 import headwise as hw
 
+
+class Attributes(dict):
+    """Keys as attributes; what is missing raises KeyError."""
+
+    __getattr__ = dict.__getitem__
+
+
 FORMS = {
+    "dict with attributes": lambda a, b: Attributes(a=a, b=b),
     "total and dict": lambda a, b: (a + b, {"a": a, "b": b}),
     "dict and total": lambda a, b: ({"a": a, "b": b}, a + b),
     "nested dict": lambda a, b: {"x": {"a": a}, "b": b},

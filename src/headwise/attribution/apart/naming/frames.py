@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import torch
@@ -192,14 +193,23 @@ def _inside(name: str, value: Any) -> Iterator[tuple[int, str, Tensor]]:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """What an object keeps in its own dictionary: no property of it is called."""
+    """What an object keeps in its own dictionary, slots or named fields: no property of it is called."""
     if isinstance(value, type | ModuleType | Tensor) or (callable(value) and not isinstance(value, nn.Module)):
         return {}
-    try:
-        found = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return {}
-    return {str(key): each for key, each in found.items()} if isinstance(found, dict) else {}
+    if isinstance(value, tuple):
+        return dict(zip(getattr(type(value), "_fields", ()), value, strict=False))
+    found: dict[str, Any] = {}
+    for name in ("__dict__", *_slots(type(value))):
+        with suppress(AttributeError):
+            found[name] = object.__getattribute__(value, name)
+    own = found.pop("__dict__", None)
+    return {str(key): each for key, each in own.items()} | found if isinstance(own, dict) else found
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names for which objects of a class written in Python have places of their own."""
+    heap = [each for each in kind.__mro__ if "__slots__" in vars(each)]
+    return tuple(name for each in heap for name, what in vars(each).items() if isinstance(what, MemberDescriptorType))
 
 
 def _is_loss(value: Any) -> bool:

@@ -25,7 +25,7 @@ class Weighted(Protocol):
 
 def is_weighted(node: Any) -> TypeGuard[Weighted]:
     """Whether something is such an entry; a dict is none, also where its keys can be asked for like attributes."""
-    return not isinstance(node, Tensor | Mapping) and _has(node, "weighted")
+    return not isinstance(node, Tensor | Mapping) and has(node, "weighted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ def split_total(returned: Any) -> tuple[Tensor | None, Any]:
 
 def declared_total(returned: Any) -> Tensor | None:
     """The total that a `Breakdown` says it has."""
-    declared: Any = returned if isinstance(returned, Mapping) and _has(returned, "total") else None
+    declared: Any = returned if isinstance(returned, Mapping) and has(returned, "total") else None
     declared = None if declared is None else declared.total
     return declared if isinstance(declared, Tensor) else None
 
@@ -178,8 +178,21 @@ def entries_in(node: Any, name: str = "") -> Iterator[LossEntry]:
             yield from entries_in(value, f"{name}.{key}" if name else str(key))
 
 
-def _has(node: Any, name: str) -> bool:
-    """Whether an object has an attribute, without its own ``__getattr__``, which may answer to any name, or raise."""
+def is_array_scalar(node: Any) -> bool:
+    """Whether something is a number of NumPy's, or of an array library like it."""
+    return has(node, "item") and has(node, "ndim") and node.ndim == 0
+
+
+def has(node: Any, name: str) -> bool:
+    """Whether an object has an attribute, without its own ``__getattr__``, which may answer to any name, or raise.
+
+    Args:
+        node: The object.
+        name: The attribute.
+
+    Returns:
+        Whether its class or its own dictionary holds it.
+    """
     return inspect.getattr_static(node, name, None) is not None
 
 
@@ -198,5 +211,5 @@ def _parts(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(node)
     elif is_dataclass(node) and not isinstance(node, type):
         yield from ((each.name, getattr(node, each.name)) for each in fields(node))
-    elif _has(node, "item") and _has(node, "ndim") and node.ndim == 0:  # a NumPy scalar
+    elif is_array_scalar(node):
         yield "value", float(node.item())

@@ -18,8 +18,8 @@ SMALL = 256
 _PASSING = (
     "Add", "Sub", "Rsub", "Neg", "Sum", "Mean", "Nansum", "Clone", "ToCopy", "CopyBackwards", "Squeeze", "Unsqueeze",
     "View", "Reshape", "UnsafeView", "Alias", "Expand", "Repeat", "Permute", "Transpose", "TBackward", "Select",
-    "Slice", "Split", "Unbind", "Index", "Gather", "Flip", "Diagonal", "Unfold", "AsStrided", "Stack", "Cat", "Where",
-    "MaskedFill", "MaskedSelect", "MaskedScatter", "NanToNum", "Lerp", "Cumsum", "Trace", "Contiguous",
+    "Slice", "Split", "Unbind", "Index", "Gather", "Flip", "Roll", "Diag", "Unfold", "AsStrided", "Stack", "Cat",
+    "Where", "MaskedFill", "MaskedSelect", "MaskedScatter", "NanToNum", "Lerp", "Cumsum", "Trace", "Contiguous",
 )  # fmt: skip
 _NOT_PASSING = ("Addmm", "Addmv", "Addbmm", "Addr", "Addcmul", "Addcdiv", "SplitTanh", "IndexReduce", "SquaredRelu")
 _PRODUCTS = ("MulBackward", "DivBackward", "DotBackward", "VdotBackward", "MvBackward")
