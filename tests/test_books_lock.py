@@ -160,3 +160,16 @@ def test_what_is_not_finite_is_not_locked(tmp_path, update):
     assert "term 'edge': gradient norm at 'edge' is nan" in told
     assert "'depth'" not in told
     assert lock.read_bytes() == before
+
+
+@pytest.mark.parametrize("rtol", [float("nan"), float("inf"), -1.0, 1.0])
+def test_a_tolerance_that_holds_nothing_is_refused(tmp_path, rtol):
+    with pytest.raises(ValueError, match="rtol is in"):
+        assert_books(*subject(declarations()), tmp_path / "lock.json", rtol=rtol, update=True)
+
+
+def test_what_is_no_criterion_and_a_folder_for_a_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no lock file of format"):
+        assert_books(*subject(declarations()), tmp_path)
+    with pytest.raises(ValueError, match="found MSELoss"):
+        assert_books(torch.nn.MSELoss(), {}, {}, tmp_path / "lock.json")  # type: ignore[arg-type]

@@ -97,3 +97,33 @@ def test_weights_that_a_balance_sets_are_meant_to_move(tmp_path: Any) -> None:
             run.log(step)
             criterion.advance()
     assert [each.kind for each in [*seen, *replay(run.recorded())] if each.kind == "drifting weight"] == []
+
+
+NAN = float("nan")
+RULES: Any = hw.balance
+
+
+@pytest.mark.parametrize(("make", "told"), [
+    (lambda: RULES.GradNorm(alpha=NAN), r"GradNorm: alpha is a finite number; found nan"),
+    (lambda: RULES.GradNorm(rate="0.1"), r"GradNorm: rate is positive; found '0.1'"),
+    (lambda: RULES.Uncertainty(rate=NAN), r"Uncertainty: rate is positive; found nan"),
+    (lambda: RULES.Scalarizer("mean"), r"Scalarizer: a function .* found 'mean'"),
+    (lambda: RULES.Scalarizer(torch.nn.Identity), r"Scalarizer: a function .* found Identity"),
+    (lambda: RULES.Scalarizer(torch.sum, rate=-1), r"Scalarizer: rate is positive; found -1"),
+    (lambda: RULES.Shares(["a"]), r"Shares: a dict of shares by term"),
+    (lambda: RULES.Shares({"a": "x"}), r"that of 'a' is positive; found 'x'"),
+    (lambda: weights("equal", []), r"a rule, such as hw\.balance\.Shares\(\)"),
+    (lambda: weights(hw.balance.Shares, []), r"the class Shares is no rule"),
+    (lambda: weights(RULES.Scalarizer(lambda values: values * 2), [(1.0, 1.0)]), "returns a 0-d tensor"),
+    (lambda: weights(RULES.Scalarizer(lambda values: 1.0), [(1.0, 1.0)]), "returns a 0-d tensor"),
+    (lambda: weights(RULES.Scalarizer(lambda values: values.detach().sum()), [(1.0, 1.0)]), "computed from"),
+])  # fmt: skip
+def test_what_is_no_rule_or_number_of_one_is_refused(make: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
+@pytest.mark.parametrize("given", [{"balance_every": "4"}, {"capacity": 1.5}, {"samples": "3"}, {"samples": 2.5}])
+def test_numbers_of_a_ledger_are_whole(given: Any) -> None:
+    with pytest.raises(ValueError, match="are whole numbers; found"):
+        hw.Ledger(hw.Criterion([hw.Term("a", losses.squared_error, output="a", target="a")]), **given)

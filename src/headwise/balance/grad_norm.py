@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram
+from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram, finite
 
 
 class GradNorm:
@@ -34,15 +34,14 @@ class GradNorm:
         at: "outputs", or the name of a `Junction`.
 
     Raises:
-        ValueError: The rate is not positive.
+        ValueError: The rate is no positive number, or alpha no number.
     """
 
     LEAST = 1e-3
 
     def __init__(self, alpha: float = 1.5, *, rate: float = 0.025, at: str = OUTPUTS) -> None:
-        if rate <= 0:
-            raise ValueError(f"balance.GradNorm: rate is positive; found {rate}")
-        self.alpha, self.rate, self.at = alpha, rate, at
+        self.alpha = finite(alpha, "balance.GradNorm: alpha")
+        self.rate, self.at = finite(rate, "balance.GradNorm: rate", positive=True), at
         self._factor: Tensor | None = None
         self._first: Tensor | None = None
 

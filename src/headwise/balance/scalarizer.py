@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram
+from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram, finite
 
 
 class Scalarizer:
@@ -28,12 +28,18 @@ class Scalarizer:
     Args:
         function: From (T,) values to a 0-d tensor; on the values' device.
         rate: Of a step on the function's parameters.
+
+    Raises:
+        ValueError: It is no function, or the rate no positive number.
     """
 
     at = OUTPUTS
 
     def __init__(self, function: Callable[[Tensor], Tensor], *, rate: float = 0.01) -> None:
-        self.function, self.rate = function, rate
+        if not callable(function) or isinstance(function, type):
+            found = function.__name__ if isinstance(function, type) else repr(function)
+            raise ValueError(f"balance.Scalarizer: a function from (T,) values to a 0-d tensor; found {found}")
+        self.function, self.rate = function, finite(rate, "balance.Scalarizer: rate", positive=True)
 
     def check(self, terms: Sequence[str]) -> None:
         """Fits any terms; the function refuses a number of them that it does not know."""
@@ -43,11 +49,16 @@ class Scalarizer:
         learned = list(self.function.parameters()) if isinstance(self.function, nn.Module) else []
         with torch.enable_grad():
             values = (gram.values * gram.weights.to(gram.values)).to(torch.float32).requires_grad_()
-            slope, *slopes = torch.autograd.grad(self.function(values), [values, *learned], allow_unused=True)
+            found = self.function(values)
+            if not isinstance(found, Tensor) or found.numel() != 1 or not found.requires_grad:
+                raise ValueError(
+                    "balance.Scalarizer: the function returns a 0-d tensor that was computed from the values; found "
+                    f"{str(found)[:60]}"
+                )
+            slope, *slopes = torch.autograd.grad(found, [values, *learned], materialize_grads=True)
         with torch.no_grad():
             for parameter, each in zip(learned, slopes, strict=True):
-                if each is not None:
-                    parameter.sub_(each.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), alpha=self.rate * gram.since)
+                parameter.sub_(each.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), alpha=self.rate * gram.since)
         return slope
 
     def state_dict(self) -> dict[str, Any]:

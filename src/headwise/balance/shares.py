@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram
+from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram, finite
 from headwise.criterion.sums.vectors import vector
 
 
@@ -41,10 +41,13 @@ class Shares:
     """
 
     def __init__(self, shares: Mapping[str, float] | None = None, *, at: str = OUTPUTS, decay: float = 0.9) -> None:
-        given = None if shares is None else {name: float(share) for name, share in shares.items()}
-        if given is not None and not (given and all(0 < share < math.inf for share in given.values())):
-            raise ValueError(f"balance.Shares: a share is a positive number, of at least one term; found {given}")
-        if not 0 <= decay < 1:
+        if shares is not None and not (isinstance(shares, Mapping) and shares):
+            raise ValueError(f"balance.Shares: a dict of shares by term, of at least one; found {shares!r}")
+        given = None
+        if shares is not None:
+            told = "balance.Shares: a share is a positive number; that of"
+            given = {name: float(finite(share, f"{told} {name!r}", positive=True)) for name, share in shares.items()}
+        if not 0 <= finite(decay, "balance.Shares: decay") < 1:
             raise ValueError(f"balance.Shares: decay is in [0, 1); found {decay}")
         self.shares, self.at, self.decay = given, at, decay
         self._sums: Tensor | None = None  # (2, T): of norms, and of what each counted; the newest counts 1

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram
+from headwise.attribution.ledger.weighing.rule import OUTPUTS, StepGram, finite
 
 
 class Uncertainty:
@@ -30,16 +30,14 @@ class Uncertainty:
         rate: Of a step on s.
 
     Raises:
-        ValueError: The rate is not positive.
+        ValueError: The rate is no positive number.
     """
 
     MOST = 0.1
     at = OUTPUTS
 
     def __init__(self, *, rate: float = 0.01) -> None:
-        if rate <= 0:
-            raise ValueError(f"balance.Uncertainty: rate is positive; found {rate}")
-        self.rate = rate
+        self.rate = finite(rate, "balance.Uncertainty: rate", positive=True)
         self._log_variance: Tensor | None = None
 
     def check(self, terms: Sequence[str]) -> None:

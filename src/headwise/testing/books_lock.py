@@ -55,9 +55,13 @@ def assert_books(
     Raises:
         AssertionError: Something differs, is not finite (of which nothing can be held), or there is no file; the
             message names each term, what it was and is, and how to accept it.
-        ValueError: The file is no lock file of this format.
+        ValueError: The file is no lock file of this format, it is no criterion, or rtol is not in [0, 1).
     """
     path = Path(lock)
+    if not hasattr(criterion, "recorder"):  # a criterion, also one that torch.compile has wrapped
+        raise ValueError(f"assert_books: the books of a Criterion; found {type(criterion).__name__}. Declare Terms")
+    if rtol is not None and not 0 <= rtol < 1:
+        raise ValueError(f"assert_books: rtol is in [0, 1), found {rtol}")
     held = mapped(outputs, lambda tensor: tensor.detach().requires_grad_(tensor.dtype.is_floating_point))
     found = _books(criterion, held, targets)
     if odd := list(_not_finite(found)):
@@ -116,7 +120,7 @@ def _read(path: Path) -> Books:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
         return {str(name): _flat(term) for name, term in content["terms"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: no lock file of format {FORMAT} ({type(error).__name__}: {error}). Write it anew with {UPDATE}=1"
         ) from None

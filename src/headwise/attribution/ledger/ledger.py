@@ -419,6 +419,11 @@ def _check(
         )
     if criterion.recorder is not None:
         raise ValueError("the criterion's books are kept by another Ledger. Close that one first: ledger.close()")
+    if not all(hasattr(each, "__index__") and not isinstance(each, bool) for each in (*positive, *counts)):
+        raise ValueError(
+            "capacity, micro_batches, balance_every, samples and values_every are whole numbers; found "
+            f"{', '.join(map(repr, (*positive, *counts)))}"
+        )
     if min(positive) < 1:
         found = "{}, {} and {}".format(*positive)
         raise ValueError(f"capacity, micro_batches and balance_every are at least 1; found {found}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from headwise.attribution.ledger.backward_pass import BackwardPass
 from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.schema import Schema
-from headwise.attribution.ledger.weighing.rule import OUTPUTS, Rule, StepGram
+from headwise.attribution.ledger.weighing.rule import OUTPUTS, Rule, StepGram, check_rule
 from headwise.criterion.junctions.feature_junction import Junction
 from headwise.criterion.junctions.stats import book_dtype, products_of
 from headwise.criterion.pooling import is_distributed
@@ -36,6 +36,7 @@ class Balancing:
     def __init__(
         self, rule: Rule, terms: tuple[str, ...], junctions: Sequence[Junction], every: int, group: Any
     ) -> None:
+        check_rule(rule)
         rule.check(terms)
         known = {each.name: each for each in junctions}
         if rule.at != OUTPUTS and rule.at not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -42,6 +43,39 @@ class Rule(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state."""
+
+
+def check_rule(rule: object) -> None:
+    """Raises a ValueError where a rule is none."""
+    methods = ("check", "weights")
+    if isinstance(rule, type):
+        raise ValueError(f"balance: the class {rule.__name__} is no rule. Give one of it: {rule.__name__}()")
+    lacking = [name for name in methods if not callable(getattr(rule, name, None))]
+    if lacking or not isinstance(getattr(rule, "at", None), str):
+        raise ValueError(
+            f"balance: a rule, such as hw.balance.Shares(), has check, weights and at; found "
+            f"{type(rule).__name__} {str(rule)[:40]!r} without {', '.join(lacking) or 'at'}"
+        )
+
+
+def finite(number: object, what: str, *, positive: bool = False) -> float:
+    """A rule's option as a number.
+
+    Args:
+        number: As it was given.
+        what: Its name, for the error.
+        positive: Whether it must be above 0.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: It is no finite number, or not positive.
+    """
+    found = number if isinstance(number, int | float) and not isinstance(number, bool) else math.nan
+    if not math.isfinite(found) or (positive and found <= 0):
+        raise ValueError(f"{what} is {'positive' if positive else 'a finite number'}; found {number!r}")
+    return found
 
 
 class StepGram(Gram):
