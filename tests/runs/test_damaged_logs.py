@@ -64,7 +64,7 @@ def test_lines_that_were_left_out_are_told(tmp_path, capsys, verb):
     lines = log.read_bytes().split(b"\n")
     log.write_bytes(b"\n".join([*lines[:9], lines[9][:20], *lines[10:]]))
     main([verb, *(runs if verb == "compare" else runs[1:])])
-    assert "log.jsonl cannot be read and were left out, line 10 first" in capsys.readouterr().err
+    assert "1 line of log.jsonl cannot be read and was left out, line 10 first" in capsys.readouterr().err
 
 
 def test_a_run_that_has_just_begun_is_no_fault(tmp_path, capsys):

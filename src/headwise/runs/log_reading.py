@@ -285,8 +285,10 @@ def _remarks(name: str, num_lines: int, unread: list[int], num_replaced: int, an
         yield f"The last line of {name} is cut off, as a killed run leaves it; it was left out."
         unread = unread[:-1]
     if unread:
-        yield f"{len(unread)} lines of {name} cannot be read and were left out, line {unread[0]} first."
+        lines, were = ("1 line", "was") if len(unread) == 1 else (f"{len(unread)} lines", "were")
+        yield f"{lines} of {name} cannot be read and {were} left out, line {unread[0]} first."
     if num_replaced:
-        yield f"{num_replaced} rows of {name} were logged again after a resume; the later ones count."
+        rows, were = ("1 row", "was") if num_replaced == 1 else (f"{num_replaced} rows", "were")
+        yield f"{rows} of {name} {were} logged again after a resume; what was logged later counts."
     if not any_rows:
         yield f"{name} holds no steps."
