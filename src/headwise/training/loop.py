@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwise.attribution.ledger.books import TermBooks
 from headwise.attribution.ledger.ledger import Ledger
+from headwise.attribution.ledger.weighing.balancing import moving_weights
 from headwise.balance.said import read_rule
 from headwise.runs.alerts import Watch
 from headwise.runs.log import NoLog, RunLog, step_entry
@@ -23,7 +24,7 @@ from headwise.training.processes.interrupts import Interrupts, Stop, end_daemons
 from headwise.training.progress import NoProgress, Progress, open_progress
 from headwise.training.ranks import Ranks, error_line, join_ranks, naming_lost_ranks, restarted_by_torchrun
 from headwise.training.stopwatch import Stopwatch
-from headwise.training.task import Batch, Outcome, Settings, Task, moving_weights
+from headwise.training.task import Batch, Outcome, Settings, Task
 from headwise.training.trained import TrainedParts
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class _Training:
         if saved is not None:
             self._restore(saved)
         self.first = self.logged = self.step
-        self.watch = Watch(moving_weights(task, settings))
+        self.watch = Watch(moving_weights(task.criterion, settings.balance))
         self.log = RunLog(folder, self.step) if ranks.rank == 0 else NoLog()
         self.top = TopSamples(folder, task.show) if settings.samples else None
         self.num_logged = 0

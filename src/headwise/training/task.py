@@ -136,11 +136,6 @@ class Task:
     show: Show | None = None
 
 
-def moving_weights(task: Task, settings: Settings) -> tuple[str, ...]:
-    """The terms whose weight is meant to move: as `Ledger.scheduled`."""
-    return task.criterion.term_weights.scheduled if settings.balance is None else task.criterion.names
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended.

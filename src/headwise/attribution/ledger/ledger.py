@@ -26,7 +26,7 @@ from headwise.attribution.ledger.samples.ranking import Ranked
 from headwise.attribution.ledger.samples.sampled import Measure
 from headwise.attribution.ledger.samples.samples import TermSamples, over_ranks
 from headwise.attribution.ledger.schema import Feature, Schema
-from headwise.attribution.ledger.weighing.balancing import Balancing
+from headwise.attribution.ledger.weighing.balancing import Balancing, moving_weights
 from headwise.attribution.ledger.weighing.rule import OUTPUTS, Rule
 from headwise.attribution.ledger.weighing.suggestion import Suggestion, Target, suggest, weighed
 from headwise.closing import Closing
@@ -406,7 +406,7 @@ class Ledger(Closing):
     @property
     def scheduled(self) -> tuple[str, ...]:
         """The terms whose weight is meant to move: it follows a schedule, or all where a balance sets them."""
-        return self._criterion.term_weights.scheduled if self._balancing is None else self._criterion.names
+        return moving_weights(self._criterion, self._balancing)
 
 
 def _check(

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from headwise.attribution.ledger.weighing.balancing import moving_weights
 from headwise.files import write_atomically
 from headwise.runs.reading import LOOP
 from headwise.runs.run import versions
 from headwise.training.folder.checkpoints import list_checkpoints, newest_checkpoint
-from headwise.training.task import Settings, Task, moving_weights
+from headwise.training.task import Settings, Task
 
 _PACKAGES = ("headwise", "torch", "torchvision", "lightning-fabric", "numpy")
 
@@ -154,7 +155,7 @@ def start_folder(folder: Path, task: Task, settings: Settings) -> None:
         "arguments": dict(task.arguments),
         "versions": {**versions(*_PACKAGES), "device": device},
         "terms": list(task.criterion.names),
-        "scheduled": list(moving_weights(task, settings)),
+        "scheduled": list(moving_weights(task.criterion, settings.balance)),
         "card": task.card,
     }
     _write_config(folder, config)

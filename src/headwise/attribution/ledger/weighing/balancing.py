@@ -13,6 +13,7 @@ from headwise.attribution.ledger.backward_pass import BackwardPass
 from headwise.attribution.ledger.record import CallRecord
 from headwise.attribution.ledger.schema import Schema
 from headwise.attribution.ledger.weighing.rule import OUTPUTS, Rule, StepGram, check_rule
+from headwise.criterion.criterion import Criterion
 from headwise.criterion.junctions.feature_junction import Junction
 from headwise.criterion.junctions.stats import book_dtype, products_of
 from headwise.criterion.pooling import is_distributed
@@ -264,3 +265,16 @@ def term_of_head(head: str, reads: Mapping[str, Collection[str]], junction: str)
             f"heads. Name the junction's heads after terms or their outputs, one a term, or balance at {OUTPUTS!r}"
         )
     return found[0]
+
+
+def moving_weights(criterion: Criterion, balance: object) -> tuple[str, ...]:
+    """The terms whose weight is meant to move.
+
+    Args:
+        criterion: Whose.
+        balance: What sets weights; None where nothing does.
+
+    Returns:
+        Those of a schedule, or all where a balance sets them.
+    """
+    return criterion.term_weights.scheduled if balance is None else criterion.names
