@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.forked import python
+
 ROOT = Path(__file__).parents[2]
 BEFORE = ROOT / "examples" / "before"
 
@@ -19,7 +21,7 @@ def ran(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def under_us(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    return ran(folder, "-m", "headwise", "run", "--out", "run", *command)
+    return python(folder, "-m", "headwise", "run", "--out", "run", *command)
 
 
 def booked(folder: Path) -> list[dict[str, Any]]:

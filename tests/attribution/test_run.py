@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from headwise.report import write_report
 from headwise.runs.reading import read_run
 from tests.attribution.run_scripts import BEFORE, booked, ran, under_us
+from tests.forked import python
 
 SCRIPTS: dict[str, tuple[str | None, dict[str, float]]] = {
     "gan": (None, {"loss_real": 0.5, "loss_fake": 0.5, "loss_g": 1.0}),
@@ -50,7 +51,7 @@ def test_names_weights_and_the_same_bits(name: str, tmp_path: Path):
     every = "1" if name == "reference_detection" else "2"  # it has two steps
     run = under_us(tmp_path / "with", "--every", every, script)
     assert run.returncode == 0, run.stderr[-2000:]
-    plain = ran(tmp_path / "without", script)
+    plain = python(tmp_path / "without", script)
     assert plain.returncode == 0, plain.stderr[-2000:]
     assert same_bits(torch.load(tmp_path / "with" / "weights.pt"), torch.load(tmp_path / "without" / "weights.pt"))
     entries = booked(tmp_path / "with")
@@ -242,7 +243,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", ["exit", "raise"])
 def test_a_script_that_fails_fails_as_without_us(how: str, tmp_path: Path):
     (tmp_path / "failing.py").write_text(FAILING)
-    run, plain = under_us(tmp_path, "failing.py", how, "--lr", "1"), ran(tmp_path, "failing.py", how, "--lr", "1")
+    command = ["failing.py", how, "--lr", "1"]
+    run, plain = ran(tmp_path, "-m", "headwise", "run", "--out", "run", *command), ran(tmp_path, *command)
     assert run.returncode == plain.returncode
     assert run.stderr.replace(str(tmp_path) + "/", "") == plain.stderr.replace(str(tmp_path) + "/", "")
     assert run.stdout.splitlines()[0] == plain.stdout.splitlines()[0]

@@ -66,3 +66,13 @@ def test_what_is_rightly_declared():
             outputs, {"y": y[:, :2], "ids": torch.zeros(2)}, kit.term(output="x[:, 0:2]"),
             unread=["x[:, 2]", "aux", "levels[*]", "ids"],
         )  # fmt: skip
+
+
+def test_the_remedy_for_channels_in_several_runs_is_one():
+    maps, target = kit.number((2, 7, 4, 4)), torch.randn(2, 2, 4, 4)
+    term = kit.term(output="x[:, 2:4]")
+    with pytest.raises(ValueError, match=r"channels 0 to 1, 4 to 6 of 7") as refused:
+        kit.call({"x": maps}, {"y": target}, term)
+    remedy = ["x[:, 0:2]", "x[:, 4:7]"]
+    assert str(remedy) in str(refused.value)
+    kit.call({"x": maps}, {"y": target}, term, unread=remedy)

@@ -93,7 +93,7 @@ def test_a_truncated_picture(tmp_path):
 @pytest.mark.slow
 def test_the_run_folder_is_deleted_in_mid_training(tmp_path):
     data, run = kit.coco(tmp_path / "data"), tmp_path / "run"
-    words = ["train", "ssd", "--data", data, "--size", "tiny", "--steps", "80", "--out", run]
+    words = ["train", "ssd", "--data", data, "--size", "tiny", "--steps", "40", "--out", run]
     process = subprocess.Popen(
         [sys.executable, "-m", "headwise", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

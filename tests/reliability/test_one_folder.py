@@ -20,10 +20,11 @@ OPTIONS = {**kit.SMALL, "checkpoint_every": 100000, "log_every": 1}
 
 @pytest.fixture(scope="module")
 def under_way(tmp_path_factory):
-    """A run that has done its first steps and goes on until it is ended."""
+    """A run that has done its first steps, and pauses until it is ended: it takes no time from the tests."""
     folder = tmp_path_factory.mktemp("under-way")
     child, log = kit.Child(folder, "-c", LONG, folder / "run", json.dumps(OPTIONS)), folder / "run" / "log.jsonl"
     begun = child.wait(lambda: log.is_file() and log.read_text().count("\n") > 1, 90)
+    child.process.send_signal(signal.SIGSTOP)
     yield child, folder / "run"
     child.end()
     assert begun, child.err[-500:]

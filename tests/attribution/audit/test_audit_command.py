@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from headwise.cli import main
+from tests.forked import python
 from tests.report.parsed import ParsedPage
 
 TARGET = """
@@ -128,7 +127,6 @@ def test_json_and_page(target, tmp_path, capsys):
 
 
 def test_a_module_beside_the_caller(target):
-    command = [sys.executable, "-m", "headwise", "audit", "train_me:faulty"]
-    done = subprocess.run(command, cwd=target.parent, capture_output=True, text=True, timeout=120, check=False)
+    done = python(target.parent, "-m", "headwise", "audit", "train_me:faulty")
     assert done.returncode == 1, done.stderr
     assert "detached-loss" in done.stdout

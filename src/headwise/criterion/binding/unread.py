@@ -51,11 +51,12 @@ def _check_channels_read(path: str, tensor: Tensor, edges: Sequence[Edge], decla
             read |= set(range(*each.bounds(tensor)))
     missing = sorted(set(range(tensor.shape[dim])) - read)
     if missing:
-        where = ":" if dim == 1 else "..."
-        rest = f"{path}[{where}, {missing[0]}:{missing[-1] + 1}]"
+        runs, where = _runs(missing), ":" if dim == 1 else "..."
+        channels = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
+        rest = [f"{path}[{where}, {first}:{last + 1}]" for first, last in runs]
         raise ValueError(
-            f"output {path!r}: channels {_ranges(missing)} of {tensor.shape[dim]} are read by no term, so nothing "
-            f"trains them. Give them a term, or declare unread=[{rest!r}]"
+            f"output {path!r}: channels {channels} of {tensor.shape[dim]} are read by no term, so nothing trains them. "
+            f"Give them a term, or declare unread={rest!r}"
         )
 
 
@@ -149,12 +150,10 @@ def _names(structure: Any) -> str:
     return ", ".join([path for path, _ in leaves(structure)][:20]) or "none"
 
 
-def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] as "0 to 2, 5"."""
-    parts: list[list[int]] = []
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """[0, 1, 2, 5] as (0, 2), (5, 5): the first and the last of each."""
+    runs: list[tuple[int, int]] = []
     for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
+        first = runs.pop()[0] if runs and runs[-1][1] == number - 1 else number
+        runs.append((first, number))
+    return runs

@@ -2,14 +2,13 @@
 """What the user declares to the audit itself, misspelled, must not pass as a green check."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 from tests.attribution.audit.cases.said import audit, batches, told
+from tests.forked import python
 
 RIGHT = {
     "reads": {"heat": "output[:, 0:2]", "offset": "output[:, 2:]"},
@@ -75,9 +74,7 @@ def test_misspelt_on_the_command_line(what, tmp_path):
         f"                **{json.dumps(WRONG[what])})\n"
     )
     (tmp_path / "train.py").write_text(code)
-    ran = subprocess.run(
-        [sys.executable, "-m", "headwise", "audit", f"{tmp_path / 'train.py'}:subject"], capture_output=True, text=True
-    )
+    ran = python(tmp_path, "-m", "headwise", "audit", "train.py:subject")
     assert ran.returncode == 2, (ran.returncode, ran.stdout[-400:], ran.stderr[-400:])
 
 

@@ -2,13 +2,12 @@
 """What the report shows of each loss: value, factor in the total, and gradient at the outputs, bare or weighed."""
 
 import json
-import subprocess
-import sys
 
 import torch
 from torch import nn
 
 from tests.attribution.audit.cases.said import audit, batches, numbers_of
+from tests.forked import python
 
 WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
 
@@ -128,8 +127,5 @@ def test_stays_json_of_the_command(tmp_path):
         "def subject():\n    m = nn.Linear(6, 2)\n"
         "    return dict(model=m, batches=[{'input': torch.randn(8, 6)}], criterion=lambda o, b: {'a': o.square().mean()})\n"  # noqa: E501
     )
-    target = f"{tmp_path / 'train.py'}:subject"
-    subprocess.run(
-        [sys.executable, "-m", "headwise", "audit", target, "--json", str(tmp_path / "out.json")], check=True
-    )
+    assert python(tmp_path, "-m", "headwise", "audit", "train.py:subject", "--json", "out.json").returncode == 0
     assert "a" in json.loads((tmp_path / "out.json").read_text())["losses"]
