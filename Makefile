@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	rm -rf runs/demo
 	$(BIN)/headwise live runs/demo & live=$$!; trap 'kill $$live' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/headwise train textsnake --demo --out runs/demo
+	$(BIN)/headwise train textsnake --demo --steps 300 --out runs/demo
 	$(BIN)/headwise predict runs/demo runs/demo/samples/*.png --out runs/demo/predictions
 	-$(BIN)/headwise alerts runs/demo
 	$(BIN)/headwise suggest runs/demo
