@@ -14,6 +14,18 @@ _guards: dict[Path, Callable[[], None]] = {}
 """Folders, as they are really called -> what refuses to write into them, asked as each file is about to appear."""
 
 
+def visible(folder: Path) -> list[Path]:
+    """What a folder shows: systems put files of their own, such as macOS's ``._NAME``, beside each of the user's.
+
+    Args:
+        folder: One that is there.
+
+    Returns:
+        Its entries whose names begin with no point, sorted.
+    """
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 class UnwritableError(OSError, ValueError):
     """A file could not be written; `errno` says why."""
 

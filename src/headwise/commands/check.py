@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 MARK = "headwise_check.json"
 """In a folder of drawn pictures: says that it is ours, and what was found."""
 
-_LISTED = 10  # broken pictures that are named
+_LISTED = 10  # broken pictures, and classes, that are named
 
 
 class _Inspected(NamedTuple):
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from headwise.commands.train import find_recipe
     from headwise.data.checks.inspection import inspect
-    from headwise.data.checks.splits import find_shared, judge
+    from headwise.data.checks.oddities import Oddity
+    from headwise.data.checks.splits import compare, judge
     from headwise.recipes.own_data import show_progress
 
     given = {"data": arguments.data, "train_split": arguments.train, "held_out_split": arguments.held_out}
@@ -58,12 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pictures:
         _check_folder(arguments.out)
     splits = []
-    for name in _names(arguments, configuration):
-        data = configuration.read_split(name)
-        splits.append(_Inspected(name, data, inspect(data, show_progress)))
-    told = [each for split in splits for each in judge(split.data, split.inspection)]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for name in _names(arguments, configuration):
+            data = configuration.read_split(name)
+            splits.append(_Inspected(name, data, inspect(data, show_progress)))
+    told = [Oddity(str(each.message)) for each in warned]
+    told += [each for split in splits for each in judge(split.data, split.inspection)]
     if len(splits) > 1:
-        told += find_shared(splits[0].data, splits[1].data, splits[0].inspection, splits[1].inspection)
+        told += compare(splits[0].data, splits[1].data, splits[0].inspection, splits[1].inspection)
     for split in splits:
         _print_split(split)
     for oddity in told:
@@ -91,12 +96,32 @@ def _print_split(split: _Inspected) -> None:
     """Say how many pictures there are, how large, and which cannot be used."""
     sizes = [look.size for look in split.inspection.looks]
     span = f", {min(sizes)[1]} x {min(sizes)[0]} to {max(sizes)[1]} x {max(sizes)[0]} pixels" if sizes else ""
-    print(f"{split.name}: {len(split.data)} pictures{span}")
+    print(f"{split.name}: {len(split.data)} pictures{span}{_objects(split.data)}")
     broken = [each for each in split.inspection.found if hasattr(each, "message")]
     for failure in broken[:_LISTED]:
         print(f"error: {failure.message}")
     if len(broken) > _LISTED:
         print(f"error: {len(broken) - _LISTED} more pictures of {split.name} cannot be used")
+
+
+def _objects(data: Any) -> str:
+    """Say how many objects there are of which classes, where there are classes."""
+    counts = data.objects_by_class()
+    if not counts:
+        return ""
+    found = [f"{count} {name}" for (_, name), count in sorted(counts.items(), key=lambda each: -each[1]) if count]
+    none = [name for (_, name), count in counts.items() if not count]
+    empty = sum(not len(data.annotation(index)) for index in range(len(data)))
+    if not found:
+        return ", no object"
+    unseen = f"; none of: {_some(none)}" if none else ""
+    return f", {sum(counts.values())} objects: {_some(found)}{unseen}" + (
+        f"; {empty} pictures without" if empty else ""
+    )
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:_LISTED]) + (f" and {len(words) - _LISTED} more" if len(words) > _LISTED else "")
 
 
 def _check_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from headwise.data.checks.inspection import Progress, check_files
 from headwise.data.checks.mistakes import Mistakes
 from headwise.data.checks.oddities import Oddity, odd_maps
 from headwise.data.pictures import Look, Numbers, check_picture, load_numbers, load_picture
+from headwise.files import visible
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _MODES = ("L", "P", "I", "I;16", "I;16B")  # of PNGs whose pixels are numbers, not colors
@@ -115,6 +116,10 @@ class InstanceFolder:
         """Return some of the pictures."""
         return InstanceFolder(self.where, [self._pairs[index] for index in indices])
 
+    def objects_by_class(self) -> dict[tuple[int, str], int]:
+        """Return nothing: the objects are of one kind."""
+        return {}
+
     def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
         """Return what of the instance maps cannot be meant."""
         return odd_maps([look.numbers for look in looks if look.numbers is not None])
@@ -155,10 +160,10 @@ def read_instances(
             raise FileNotFoundError(
                 f"{root / name}: no such folder. A data set of instances is {root}/pictures and {root}/labels."
             )
-    pictures = sorted(path for path in (root / "pictures").iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
+    pictures = [path for path in visible(root / "pictures") if path.suffix.lower() in PICTURE_ENDINGS]
     if not pictures:
         raise ValueError(f"{root / 'pictures'}: no pictures. Put some of {', '.join(PICTURE_ENDINGS)} there.")
-    labels = {path.stem: path for path in sorted((root / "labels").iterdir()) if path.suffix.lower() == ".png"}
+    labels = {path.stem: path for path in visible(root / "labels") if path.suffix.lower() == ".png"}
     pairs = [(each, labels.get(each.stem, root / "labels" / f"{each.stem}.png")) for each in pictures]
     data = InstanceFolder(root, pairs)
     _check_names(root, pictures, labels)

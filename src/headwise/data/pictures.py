@@ -31,6 +31,7 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 _LARGE = 256  # pixels; an eighth of what is smaller may look like that of another picture
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that may keep a number's neighborhood, not the number
 _LOSSY_IN_TIFF = ("jpeg", "webp")
+_OF_SEVERAL = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")  # formats of stacks and animations; a camera's MPO is one picture
 _BACK = {6: 8, 8: 6}  # every other turn is its own inverse
 _SIDEWAYS = (5, 6, 7, 8)  # height and width change places
 
@@ -85,11 +86,12 @@ def load_picture(path: str | Path, size: Size | None = None) -> NDArray[np.uint8
 
     Raises:
         OSError: the file is missing, truncated, too large for Pillow or no picture; the message names it.
-        ValueError: its values have more than 8 bits.
+        ValueError: its values have more than 8 bits, or it holds several pictures.
     """
     with opened(path) as picture:
-        mode, turn = picture.mode, _orientation(picture)
+        mode, turn, number = picture.mode, _orientation(picture), _number(picture)
         shown = _EMPTY if _is_deep(mode) else _displayed(picture.convert("RGB"), picture)
+    _refuse_several(path, number)
     _refuse_deep(path, mode)
     return np.ascontiguousarray(_as_annotated(shown, turn, size))
 
@@ -105,12 +107,14 @@ def load_numbers(path: str | Path) -> tuple[Pixels, str]:
 
     Raises:
         OSError: the file is missing, truncated, too large for Pillow or no picture; the message names it.
-        ValueError: it is stored in a way that changes numbers, such as a JPEG, whatever it is called.
+        ValueError: it is stored in a way that changes numbers, such as a JPEG, whatever it is called; or it
+            holds several pictures.
     """
     with opened(path) as picture:
         picture.load()
         lossy = picture.format in _LOSSY or picture.info.get("compression") in _LOSSY_IN_TIFF
-        kind, numbers, mode = picture.format, _displayed(picture, picture), picture.mode
+        kind, numbers, mode, several = picture.format, _displayed(picture, picture), picture.mode, _number(picture)
+    _refuse_several(path, several)
     if lossy:
         raise ValueError(
             f"{path}: its content is a {kind} whose compression changes numbers, so that objects are not told apart. "
@@ -133,15 +137,17 @@ def check_picture(path: str | Path, size: Size | None = None) -> Look:
 
     Raises:
         OSError: the file is missing, truncated, too large for Pillow or no picture; the message names it.
-        ValueError: its values have more than 8 bits.
+        ValueError: its values have more than 8 bits, or it holds several pictures.
     """
     with opened(path) as picture:
         mode, turn, stored = picture.mode, _orientation(picture), (picture.height, picture.width)
+        number = _number(picture)
         if min(stored) >= _LARGE:
             picture.draft("L", (picture.width // 8, picture.height // 8))
         picture.load()
         left = _orientation(picture)
         digest = hashlib.blake2b(repr((picture.size, stored)).encode() + picture.tobytes(), digest_size=16).hexdigest()
+    _refuse_several(path, number)
     _refuse_deep(path, mode)
     displayed = stored[::-1] if left in _SIDEWAYS else stored
     oblong = turn in _SIDEWAYS and displayed[0] != displayed[1]
@@ -197,6 +203,26 @@ def _refuse_deep(path: str | Path, mode: str) -> None:
         raise ValueError(
             f"{path}: a picture of mode {mode!r}, whose values have more than 8 bits. Scale it to 0..255 and save it "
             "with 8 bits."
+        )
+
+
+def _number(picture: Image.Image) -> int:
+    """How many pictures of one size a file holds; smaller ones beside the first are its thumbnails."""
+    number = getattr(picture, "n_frames", 1) if picture.format in _OF_SEVERAL else 1
+    if number == 1:
+        return 1
+    first = picture.size
+    picture.seek(1)
+    alike = picture.size == first
+    picture.seek(0)
+    return number if alike else 1
+
+
+def _refuse_several(path: str | Path, number: int) -> None:
+    if number > 1:
+        raise ValueError(
+            f"{path}: a stack or an animation of {number} pictures, and which of them is meant is not known. Save that "
+            "one, or each, as a file of its own."
         )
 
 

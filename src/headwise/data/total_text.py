@@ -14,6 +14,7 @@ from headwise.data.checks.inspection import Progress, check_files, inspect
 from headwise.data.checks.mistakes import Mistakes
 from headwise.data.checks.oddities import Oddity, odd_words
 from headwise.data.pictures import Look, check_picture, load_picture
+from headwise.files import visible
 
 _PICTURES = {".jpg", ".jpeg", ".png"}
 _ANNOTATIONS = {".mat", ".txt"}
@@ -80,6 +81,10 @@ class TotalText:
         pictures, annotations = [self._pictures[index] for index in indices], [self._annotations[i] for i in indices]
         return TotalText(self.where, pictures, annotations)
 
+    def objects_by_class(self) -> dict[tuple[int, str], int]:
+        """Return nothing: words are of one kind."""
+        return {}
+
     def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
         """Return what of the words cannot be meant, on pictures of the sizes that were seen."""
         return odd_words(self._annotations, [look.size for look in looks])
@@ -145,20 +150,20 @@ def read_total_text(
 def list_splits(root: Path) -> list[str]:
     """Return the names of the splits of a folder: those of the folders in ``Images``."""
     try:
-        return sorted(folder.name for folder in _images_folder(root).iterdir() if folder.is_dir())
+        return [folder.name for folder in visible(_images_folder(root)) if folder.is_dir()]
     except OSError:
         return []
 
 
 def _images_folder(root: Path) -> Path:
-    for folder in root.iterdir():
+    for folder in visible(root):
         if folder.is_dir() and folder.name.lower() == "images":
             return folder
     raise FileNotFoundError(f"{root / 'Images'}: no such folder. Give the folder that holds 'Images'.")
 
 
 def _split_folder(images: Path, split: str) -> Path:
-    folders = sorted(folder.name for folder in images.iterdir() if folder.is_dir())
+    folders = [folder.name for folder in visible(images) if folder.is_dir()]
     for name in folders:
         if name.lower() == split.lower():
             return images / name
@@ -176,7 +181,7 @@ def _annotation_folder(root: Path, split: str) -> Path:
         if folder.is_dir()
         and folder.name.lower() == split.lower()
         and images not in folder.parents
-        and any(file.suffix.lower() in _ANNOTATIONS for file in folder.iterdir())
+        and any(file.suffix.lower() in _ANNOTATIONS for file in visible(folder))
     ]
     if not found:
         raise FileNotFoundError(
@@ -192,7 +197,7 @@ def _annotation_folder(root: Path, split: str) -> Path:
 def _by_name(folder: Path, suffixes: set[str], mistakes: Mistakes) -> dict[str, Path]:
     """Return the files of a folder by the name of the picture that they stand for."""
     files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
+    for file in visible(folder):
         if file.suffix.lower() in suffixes:
             name = file.stem.removeprefix("poly_").removeprefix("gt_")
             if name in files:

@@ -28,6 +28,10 @@ class CheckedDataset(Inspectable, Protocol):
         """Return some of the pictures."""
         ...
 
+    def objects_by_class(self) -> dict[tuple[int, str], int]:
+        """Return how many objects there are of each class, by its number and name; empty where there are no classes."""
+        ...
+
     def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
         """Return what cannot be meant, given a look at each picture."""
         ...
@@ -66,7 +70,7 @@ def check_splits(
     first = inspect(train, progress)
     for data, inspection in ((train, first), (held_out, second)):
         inspection.refuse(data)
-    found = [*judge(train, first), *judge(held_out, second), *find_shared(train, held_out, first, second)]
+    found = [*judge(train, first), *judge(held_out, second), *compare(train, held_out, first, second)]
     for oddity in found:
         if oddity.hopeless:
             raise ValueError(oddity.text)
@@ -92,8 +96,8 @@ def judge(data: CheckedDataset, inspection: Inspection) -> list[Oddity]:
     return [each._replace(text=f"{data.where}: {each.text}") for each in told]
 
 
-def find_shared(train: CheckedDataset, held_out: CheckedDataset, first: Inspection, second: Inspection) -> list[Oddity]:
-    """Return what is to be told of pictures that are in both splits, whatever they are called.
+def compare(train: CheckedDataset, held_out: CheckedDataset, first: Inspection, second: Inspection) -> list[Oddity]:
+    """Return what is to be told of both splits together.
 
     Args:
         train: to train on.
@@ -102,8 +106,33 @@ def find_shared(train: CheckedDataset, held_out: CheckedDataset, first: Inspecti
         second: of `held_out`.
 
     Returns:
-        Nothing where there are none.
+        Classes that differ or that nothing trains, and pictures that are in both, whatever they are called.
     """
+    return [*_classes(train, held_out), *_shared(train, held_out, first, second)]
+
+
+def _classes(train: CheckedDataset, held_out: CheckedDataset) -> list[Oddity]:
+    trained, scored = train.objects_by_class(), held_out.objects_by_class()
+    differing = sorted(trained.keys() ^ scored.keys())
+    if differing:
+        listed = ", ".join(f"{number} {name!r}" for number, name in differing[:6])
+        text = (
+            f"{held_out.where}: its categories are not those of {train.where}: one of both alone has {listed}"
+            f"{', ...' if len(differing) > 6 else ''}. List the same, by number and name."
+        )
+        return [Oddity(text, hopeless=True)]
+    unseen = {name: count for (number, name), count in scored.items() if count and not trained[number, name]}
+    if not unseen:
+        return []
+    listed = ", ".join(map(repr, list(unseen)[:6])) + (", ..." if len(unseen) > 6 else "")
+    text = (
+        f"{held_out.where}: {sum(unseen.values())} of {sum(scored.values())} held-out objects are of classes of which "
+        f"no training picture shows one, so that they are never found: {listed}. Annotate some in {train.where}."
+    )
+    return [Oddity(text)]
+
+
+def _shared(train: CheckedDataset, held_out: CheckedDataset, first: Inspection, second: Inspection) -> list[Oddity]:
     trained = {look.digest: index for index, look in enumerate(first.found) if isinstance(look, Look)}
     pairs = [
         (index, trained[look.digest])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headwise.data.split_names import choose_splits, role_of
+from headwise.files import visible
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")  # beside COCO's instances_
 _OTHER_FORMATS = {
@@ -62,7 +63,7 @@ def find_file(root: Path, split: str) -> Path:
             return inside
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder. Give the folder that holds COCO's 'annotations'.")
-    held = ", ".join(sorted(file.name for file in (root / "annotations").glob("*.json"))) or "none"
+    held = ", ".join(file.name for file in _tables(root / "annotations")) or "none"
     raise FileNotFoundError(
         f"{root / f'annotations/instances_{split}.json'}: no such file; 'annotations' holds {held}; the splits found "
         f"are: {', '.join(files) or 'none'}. Name those that are there with --train and --held-out (train_split and "
@@ -153,20 +154,25 @@ def list_files(root: Path) -> dict[str, Path]:
 
 def _candidates(root: Path) -> Iterator[tuple[str, Path]]:
     for folder in (root / "annotations", root):
-        files = [each for each in sorted(folder.glob("*.json")) if not each.name.startswith(_OTHER_TASKS)]
+        files = [each for each in _tables(folder) if not each.name.startswith(_OTHER_TASKS)]
         files.sort(key=lambda each: not each.name.startswith("instances_"))
         for file in files:
             yield split_of(file), file
-    for folder in sorted(each for each in root.iterdir() if each.is_dir() and each.name != "annotations"):
+    for folder in (each for each in visible(root) if each.is_dir() and each.name != "annotations"):
         inside = _only_file(folder)
         if inside is not None:
             yield folder.name, inside
 
 
+def _tables(folder: Path) -> list[Path]:
+    """The JSON files of a folder; none where it is missing."""
+    return [file for file in visible(folder) if file.suffix == ".json"] if folder.is_dir() else []
+
+
 def _only_file(folder: Path) -> Path | None:
     """The file of annotations in the folder of one split."""
     for place in (folder, folder / "annotations"):
-        files = sorted(place.glob("*.json"))
+        files = _tables(place)
         known = [file for file in files if split_of(file) in (folder.name, "annotations") or role_of(file.stem)]
         if len(files) == 1 or len(known) == 1:
             return files[0] if len(files) == 1 else known[0]

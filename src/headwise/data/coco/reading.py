@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from headwise.data.annotation import BoxAnnotation, Picture
 from headwise.data.checks.inspection import Progress, check_files
 from headwise.data.checks.oddities import Oddity, odd_boxes
@@ -92,6 +94,12 @@ class Coco:
     def select(self, indices: Sequence[int]) -> Coco:
         """Return some of the pictures."""
         return Coco(self.where, self._content.select(indices), [self._paths[index] for index in indices])
+
+    def objects_by_class(self) -> dict[tuple[int, str], int]:
+        """Return how many objects that are no crowd there are of each category, by its number and name."""
+        boxes = self._content.boxes
+        counts = np.bincount(boxes.labels[~boxes.ignored], minlength=len(self.class_names)).tolist()
+        return dict(zip(zip(self.category_ids, self.class_names, strict=True), counts, strict=True))
 
     def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
         """Return what of the boxes cannot be meant, on pictures of the sizes that were seen."""
