@@ -204,3 +204,47 @@ def test_the_mode_would_notice():
         torch.ones(2)[torch.tensor([True, False])]
     with NoSync(), pytest.raises(AssertionError, match="waits"):
         torch.ones(2).sum().item()
+
+
+def _two_of(policy="keep"):
+    """The root of an element has no finite slope at 0."""
+    terms = [
+        hw.Term("root", lambda o, t: (o - t).sqrt().sum(), 1.0, output="y", target="t"),
+        hw.Term("square", hw.losses.squared_error, output="y", target="t", weight=0.5),
+    ]
+    criterion = hw.Criterion(terms, on_nonfinite=policy)
+    return criterion, lambda y: criterion({"y": y}, {"t": torch.zeros_like(y)}).total
+
+
+@pytest.mark.parametrize("books", [False, True])
+def test_gradients_by_sample_under_vmap(books):
+    criterion, total = _two_of()
+    y = torch.rand(4, 3, dtype=torch.float64) + 0.5
+    ledger = hw.Ledger(criterion) if books else None
+    by_sample = torch.func.vmap(torch.func.grad(total))(y)
+    if ledger is not None:
+        ledger.close()
+    torch.testing.assert_close(by_sample, 0.5 / y.sqrt() + y / 3, rtol=1e-12, atol=0)
+
+
+def test_second_derivatives_by_torch_func_again_and_again():
+    """Constants that were made inside of a transform were kept, and no later call could use them."""
+    y = torch.rand(7, dtype=torch.float64) + 0.5
+    for _ in range(3):
+        _, total = _two_of()
+        found = torch.func.hessian(total)(y).diagonal()
+        torch.testing.assert_close(found, -0.25 * y**-1.5 + 1 / 7, rtol=1e-12, atol=0)
+        total(y.clone().requires_grad_()).backward()
+
+
+def test_policies_hold_inside_of_transforms():
+    y = torch.tensor([[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+    _, dropping = _two_of("drop")
+    found = torch.func.vmap(torch.func.grad(dropping))(y)
+    torch.testing.assert_close(found, torch.stack([y[0] / 3, 0.5 / y[1].sqrt() + y[1] / 3]))
+    torch.testing.assert_close(torch.func.grad(dropping)(y[0]), y[0] / 3)
+    _, raising = _two_of("raise")
+    with pytest.raises(hw.NonFiniteGradientError, match="term 'root'"):
+        torch.func.grad(raising)(y[0])
+    with pytest.raises(ValueError, match=r"vmap has no values to ask\. Use 'drop'"):
+        torch.func.vmap(torch.func.grad(raising))(y)

@@ -73,6 +73,7 @@ class Split(torch.autograd.Function):
         """Keeps the plan; no tensor is saved."""
         ctx.set_materialize_grads(False)
         ctx.part, ctx.duties, *roots = inputs
+        ctx.inside = False
         ctx.like = [(root.shape, root.dtype, root.device) for root in roots]
         ctx.headwise_routes = ctx.part.layout.routes
 
@@ -87,7 +88,9 @@ class Split(torch.autograd.Function):
             return None, None, written
         edge_grads = _silenced(layout, duties.weights, edge_grads)
         sent = edge_grads
-        if duties.policy != "keep" and not is_batched(*(grad for grad in edge_grads if grad is not None)):
+        if duties.policy != "keep" and (
+            ctx.inside or not is_batched(*(grad for grad in edge_grads if grad is not None))
+        ):
             edge_grads = _apply_policy(layout, duties.policy, edge_grads)
         needed = ctx.needs_input_grad[2:]
         roots = [
@@ -129,7 +132,14 @@ class EagerSplit(Split):
 class TransformedSplit(Split):
     """`Split` inside transforms of `torch.func`, which ask for a separate context; Dynamo traces no `jvp`."""
 
+    generate_vmap_rule = True
     jvp = EagerSplit.jvp
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """As `Split`; a pass inside of the transform is the one that trains, and no look of several gradients."""
+        Split.setup_context(ctx, inputs, output)
+        ctx.inside = True
 
 
 class Alone(torch.autograd.Function):
@@ -241,7 +251,15 @@ def _apply_policy(layout: Layout, policy: Policy, grads: Sequence[Tensor | None]
 
 
 def _raise_if_bad(layout: Layout, finite: Tensor) -> None:
-    flags = finite.tolist()
+    try:
+        flags = finite.tolist()
+    except RuntimeError:
+        if not torch._C._are_functorch_transforms_active():
+            raise
+        raise ValueError(
+            "on_nonfinite='raise' asks whether gradients are finite, and torch.func.vmap has no values to ask. Use "
+            "'drop' there, or 'keep'"
+        ) from None
     if not all(flags):
         guilty = "; ".join(
             f"term {layout.terms[edge.term]!r} at output {edge.path!r}"

@@ -143,7 +143,7 @@ def _scales(
         (*weights, *ones),
         (*[len(each.denominators) for each in sums], *(1,) * num_tokens),
     )
-    if torch.compiler.is_compiling() or not (_are_numbers(given[0]) and _are_numbers(weights)):
+    if _has_transforms() or not (_are_numbers(given[0]) and _are_numbers(weights)):
         return _scales_of(*given, dtype, device)
     return _constant_scales(*given, dtype, device)
 
@@ -151,7 +151,7 @@ def _scales(
 def _balanced(scales: _Scales, weights: Sequence[Number], balance: Tensor | None) -> _Scales:
     if balance is None:
         return scales
-    constant = _are_numbers(weights) and not torch.compiler.is_compiling()
+    constant = _are_numbers(weights) and not _has_transforms()
     return scales._replace(weights=(_constant_product if constant else _product)(scales.weights, balance))
 
 

@@ -38,7 +38,8 @@ def vector(numbers: Sequence[Number], dtype: torch.dtype, device: torch.device) 
         return gathered(
             [each if isinstance(each, Tensor) else vector([each], dtype, device)[0] for each in numbers], dtype, device
         )
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        # What is made inside of a transform of `torch.func` is of no use outside.
         return torch.tensor([float(each) for each in numbers], dtype=dtype, device=device)
     return _constant(tuple(map(float, numbers)), dtype, device)
 
