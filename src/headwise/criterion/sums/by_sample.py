@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from headwise.criterion.binding.plan import Plan
 from headwise.criterion.sums.evaluate import call_loss
+from headwise.criterion.sums.stand_in import out_of_turn, stand_in
 from headwise.criterion.sums.term_sums import Sums, shares
 from headwise.structure import one_line
 
@@ -39,9 +41,10 @@ def value_by_sample(
         return f"an output, target or mask does not hold the {num} samples in dimension 0"
     numerators, denominators, smooth = [], [], 0.0
     try:
+        function = stand_in(plan.terms[number].function)
         for index, (edges, level) in enumerate(zip(plan.calls[number], plan.level_of[number], strict=True)):
             reads = [views[edge].detach() for edge in edges]
-            numerator, denominator, smooth = _side_by_side(plan, number, index, reads, read[level])
+            numerator, denominator, smooth = _side_by_side(plan, number, index, reads, read[level], function)
             numerators.append(numerator)
             denominators.append(denominator)
     except Exception as error:  # whatever a loss of the user's cannot do; training goes on
@@ -55,7 +58,12 @@ def value_by_sample(
 
 
 def _side_by_side(
-    plan: Plan, number: int, index: int, reads: Sequence[Tensor], read: tuple[list[Tensor], Tensor | None]
+    plan: Plan,
+    number: int,
+    index: int,
+    reads: Sequence[Tensor],
+    read: tuple[list[Tensor], Tensor | None],
+    function: Any,
 ) -> tuple[Tensor, Tensor | None, float]:
     """The sums of one call of a loss, (N,) each; what divides is None where the targets alone tell it."""
     targets, mask = read
@@ -66,11 +74,11 @@ def _side_by_side(
         whole = [each.unsqueeze(0) if given[place].dim() else each for place, each in enumerate(tensors)]
         end = len(reads) + len(targets)
         own = whole[: len(reads)], (whole[len(reads) : end], whole[end] if mask is not None else None)
-        numerator, denominator, smooth = call_loss(plan, number, index, *own)
+        numerator, denominator, smooth = call_loss(plan, number, index, *own, function)
         smooths.append(smooth)
         return (numerator,) if denominator is None else (numerator, denominator)
 
     dims = tuple(0 if each.dim() else None for each in given)
-    with torch.no_grad():
+    with out_of_turn(reads[0]):
         found = torch.func.vmap(one, in_dims=dims)(*given)
     return found[0], found[1] if len(found) > 1 else None, smooths[0]

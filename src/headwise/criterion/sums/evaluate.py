@@ -119,7 +119,7 @@ def _per_level(term: AnyTerm, given: Tensor, num_levels: int) -> Sequence[Tensor
 
 
 def call_loss(
-    plan: Plan, number: int, index: int, reads: list[Tensor], read: ReadTarget
+    plan: Plan, number: int, index: int, reads: list[Tensor], read: ReadTarget, function: Any = None
 ) -> tuple[Tensor, Tensor | None, float]:
     """Calls one loss; whatever it raises is told with the term's name, paths, dtypes and shapes.
 
@@ -129,6 +129,7 @@ def call_loss(
         index: Which of its calls, one a level of the outputs.
         reads: What it reads of the outputs.
         read: Its targets and mask there.
+        function: What stands in for the loss, or None.
 
     Returns:
         The sum; of a `RatioTerm` what divides it, else None; and what smooths that.
@@ -138,7 +139,7 @@ def call_loss(
     """
     term, (targets, mask) = plan.terms[number], read
     try:
-        return _sums_of(term, term.call(reads, targets, mask))
+        return _sums_of(term, term.call(reads, targets, mask, function))
     except Exception as error:
         if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError) or _is_of_checkpoints(error):
             raise

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headwise.criterion.binding.plan import Plan
 from headwise.criterion.junctions.sink import view
+from headwise.criterion.sums.stand_in import out_of_turn, stand_in
 from headwise.criterion.terms.term import AnyTerm, Term
 from headwise.declaration import declaration_of
 
@@ -45,12 +46,13 @@ def _must_probe(term: AnyTerm) -> bool:
 def _probe(
     term: AnyTerm, outputs: list[Tensor], read_targets: Callable[[], tuple[list[Tensor], Tensor | None]]
 ) -> None:
-    read: list[Tensor] = []
     try:
         read, mask = read_targets()
-        ratio = _cost_of_twice(term.call, outputs, read, mask)
-    except Exception:
-        ratio = 2.0  # what it refuses, the call itself will tell
+        call = partial(term.call, function=stand_in(term.function))
+        ratio = _cost_of_twice(call, outputs, read, mask)
+    except Exception:  # what it refuses, the call itself will tell
+        vars(term)["probed"] = True
+        return
     if not math.isfinite(ratio):
         return
     vars(term)["probed"] = True
@@ -66,7 +68,7 @@ def _probe(
             "Give them one shape, by unsqueeze or squeeze"
         )
     elif isinstance(term, Term) and abs(ratio - 2.0) <= _SAME:
-        dim = _averaged_dimension(term, outputs, read, mask)
+        dim = _averaged_dimension(term, call, outputs, read, mask)
         if dim is not None:
             _warn(
                 f"term {term.name!r}: its loss averages within a sample (what dimension {dim} holds, given twice, "
@@ -79,14 +81,16 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=9)
 
 
-def _averaged_dimension(term: Term, outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None) -> int | None:
+def _averaged_dimension(
+    term: Term, call: Callable[..., Any], outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None
+) -> int | None:
     """A dimension behind the first that the count counts and over which the loss averages; None if there is none."""
     for dim in range(1, outputs[0].dim()):
         size = outputs[0].shape[dim]
         if not any(each.dim() > dim and each.shape[dim] == size for each in targets):
             continue
         try:
-            cost = _cost_of_twice(term.call, outputs, targets, mask, dim)
+            cost = _cost_of_twice(call, outputs, targets, mask, dim)
             count = _cost_of_twice(partial(_count, term), outputs, targets, mask, dim)
         except Exception:  # as of a loss for which that size is fixed
             continue
@@ -129,7 +133,6 @@ def _cost_of_twice(
         found = call(reads, read, None if mask is None else repeated(mask, times))
         return float(found) if isinstance(found, Tensor) and found.is_floating_point() else math.nan
 
-    devices = [outputs[0].device] if outputs[0].is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
+    with out_of_turn(outputs[0]):
         once = value(1)
         return value(2) / once if once else math.nan

@@ -119,9 +119,9 @@ class _TermFields:
         """How many ``[*]`` the outputs' paths hold (the most of any)."""
         return max(path.num_wildcards for path in self.reads.paths)
 
-    def call(self, outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None) -> Any:
-        """Calls the loss: outputs, then targets, then the mask; those under a keyword by keyword."""
-        loss = self.function
+    def call(self, outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None, function: Any = None) -> Any:
+        """Calls the loss, or what stands in for it: outputs, then targets, then the mask; by keyword if it has one."""
+        loss = self.function if function is None else function
         positional, keywords = self.reads.bind(outputs)
         target_positional, target_keywords = self.targets.bind(targets)
         arguments = [*positional, *target_positional]
