@@ -37,6 +37,20 @@ def test_by_hand() -> None:
     assert "c        sent nothing" in str(silent)
 
 
+def test_a_weight_below_0_stays_below_0() -> None:
+    """What is to grow (a bonus) would be made to fall by the weight of the other sign."""
+    bonus = [{"a": step["a"], "b": (-step["b"][0], step["b"][1])} for step in STEPS]
+    found, plain = suggest(bonus), suggest(STEPS)
+    assert found.terms["a"] == plain.terms["a"]
+    was, now = plain.terms["b"], found.terms["b"]
+    assert (now.weight, now.suggested) == (-was.weight, -was.suggested)
+    assert (now.low, now.high) == pytest.approx((-was.high, -was.low))
+    assert (now.share, now.share_then) == (was.share, was.share_then)
+    with pytest.raises(ValueError, match=r"'b' was above 0 in some steps and below 0 in others"):
+        suggest([bonus[0], STEPS[1]])
+    assert list(suggest([bonus[0], STEPS[1]], {"a": 1}).weights) == ["a"]
+
+
 def test_a_few_steps_of_another_size_do_not_decide() -> None:
     steady = [{"a": (1.0, 1.0), "b": (1.0, 2.0)}] * 97
     found = suggest([{"a": (1.0, 1.0), "b": (1.0, 2000.0)}] * 3 + steady)

@@ -25,7 +25,7 @@ class SuggestedWeight:
 
     Args:
         weight: The weight that was used, its mean over the steps.
-        suggested: The weight that would have given the share over all of them.
+        suggested: The weight that would have given the share over all of them, of the sign of the one that was used.
         low: A tenth of the steps alone would ask for less.
         high: A tenth of them would ask for more.
         share: The term's part of the sum of norms as it was, its mean over the steps.
@@ -94,7 +94,8 @@ def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outpu
     With u_t the norm at weight 1 and m its geometric mean over the steps, ``weight_t = share_t / sum share * sum_s
     m(w_s u_s) / m(u_t)``: over the steps, norms would have had the shares, and the same sum. The geometric mean, for a
     few steps whose norm is a hundred times that of all others (the first ones) shall not decide. Steps in which a term
-    sends nothing, or something that is not finite, do not count for it.
+    sends nothing, or something that is not finite, do not count for it. A weight below 0 stays below 0: a norm does not
+    tell what is to grow (a bonus) from what is to fall.
 
     Args:
         steps: What was booked.
@@ -105,7 +106,8 @@ def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outpu
         The suggestion.
 
     Raises:
-        ValueError: There is no step or no term that sent anything, or a share is not positive or names no term.
+        ValueError: There is no step or no term that sent anything, a weight had either sign, or a share is not positive
+            or names no term.
     """
     names = list(dict.fromkeys(name for step in steps for name in step))
     if not names:
@@ -117,14 +119,15 @@ def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outpu
     if not heard:
         raise ValueError(f"suggest: {', '.join(silent)} sent nothing in any of {len(steps)} steps. Look at their masks")
     scale = math.fsum(shares[name] for name in heard)
-    size = math.fsum(geometric_mean([weight * unit for weight, unit in found.values()]) for found in heard.values())
+    signs = {name: _sign(name, found) for name, found in heard.items()}
+    size = math.fsum(geometric_mean([abs(weight) * unit for weight, unit in found.values()]) for found in heard.values())
     weights = {
-        name: shares[name] / scale * size / geometric_mean([unit for _, unit in found.values()])
+        name: signs[name] * shares[name] / scale * size / geometric_mean([unit for _, unit in found.values()])
         for name, found in heard.items()
     }
     found = {}
     for name, each in heard.items():
-        low, high = _range([shares[name] / scale * size / unit for _, unit in each.values()])
+        low, high = _range([signs[name] * shares[name] / scale * size / unit for _, unit in each.values()])
         now, then = (_share(steps, heard, name, given) for given in (None, weights))
         used = fmean(weight for weight, _ in each.values())
         found[name] = SuggestedWeight(used, weights[name], min(low, weights[name]), max(high, weights[name]), now, then)
@@ -172,13 +175,23 @@ def _checked(target: Target, names: Sequence[str]) -> dict[str, float]:
 
 
 def _units(steps: Sequence[Weighed], name: str) -> dict[int, tuple[float, float]]:
-    """By step the weight's size and the norm at weight 1, where something finite was sent."""
+    """By step the weight and the norm at weight 1, where something finite was sent."""
     found = {}
     for number, step in enumerate(steps):
         weight, norm = step.get(name, (0.0, 0.0))
         if 0 < norm < math.inf and weight and math.isfinite(weight):
-            found[number] = abs(weight), norm / abs(weight)
+            found[number] = weight, norm / abs(weight)
     return found
+
+
+def _sign(name: str, found: Mapping[int, tuple[float, float]]) -> float:
+    signs = {math.copysign(1.0, weight) for weight, _ in found.values()}
+    if len(signs) > 1:
+        raise ValueError(
+            f"suggest: the weight of {name!r} was above 0 in some steps and below 0 in others, and a norm does not tell "
+            "which is meant. Look at what moves it, or give shares of the other terms"
+        )
+    return signs.pop()
 
 
 def _range(weights: Sequence[float]) -> tuple[float, float]:
@@ -198,7 +211,7 @@ def _share(
     found = []
     for number in range(len(steps)):
         norms = {
-            each: unit * (weight if given is None else given[each])
+            each: unit * abs(weight if given is None else given[each])
             for each, known in heard.items()
             if number in known
             for weight, unit in [known[number]]
