@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import headwise as hw
 from headwise import losses
 from headwise.report import write_report
 from headwise.runs.entries import brief, full, step_entry
+from headwise.runs.log import JsonLines
 from headwise.runs.reading import read_run
 
 
@@ -132,7 +134,7 @@ def test_steps_of_any_kind_of_whole_number_which_never_go_back(tmp_path):
         train()
         steps: list[Any] = [1, np.int64(2), torch.tensor(3), 3]
         for step in steps:
-            run.log(step)
+            run.log(step, ledger.read())
         others: list[Any] = [2.5, 4.0, "4", None, True, -1, float("nan")]
         for other in others:
             with pytest.raises(ValueError, match="a step is a whole number from 0"):
@@ -142,6 +144,127 @@ def test_steps_of_any_kind_of_whole_number_which_never_go_back(tmp_path):
     assert read_run(tmp_path / "run").log.steps == [1, 2, 3]
     with hw.Run(tmp_path / "run", ledger, resume=3) as run, pytest.raises(ValueError, match="comes after step 3"):
         run.log(1)
+
+
+def test_old_books_are_not_logged_as_those_of_another_step(tmp_path):
+    """Steps of the other criterion of a pair, or logged before their backward pass."""
+    ledger, train = a_loop()
+    with hw.Run(tmp_path / "run", ledger, every=1) as run:
+        train()
+        run.log(1)
+        with pytest.warns(RuntimeWarning, match=r"step 2 is not logged.*since that of step 1, whose books"):
+            run.log(2)
+        run.log(3)  # told once
+        train()
+        run.log(4)
+        run.log(4)
+    read = read_run(tmp_path / "run")
+    assert read.log.steps == [1, 4]
+    assert read.remarks == ()
+
+
+def test_a_step_that_the_disk_did_not_take_is_logged_by_the_next_try(tmp_path, monkeypatch):
+    ledger, train = a_loop()
+    train()
+    with hw.Run(tmp_path / "run", ledger, every=1) as run:
+        with monkeypatch.context() as full:
+            full.setattr(JsonLines, "write", fail)
+            with pytest.raises(OSError, match="no room"):
+                run.log(1)
+        run.log(1)
+    assert read_run(tmp_path / "run").log.steps == [1]
+
+
+def fail(*_: Any) -> None:
+    raise OSError("no room")
+
+
+def test_an_evaluation_in_parts_is_whole_and_none_goes_back(tmp_path):
+    with hw.Run(tmp_path / "run") as run:
+        run.evaluate(2, {"coco": {"ap": 0.5}, "accuracy": 0.25})
+        run.evaluate(2, {"text": {"f": 0.75}, "recall": 0.5, "num_images": 8})
+        run.evaluate(4, {"coco": {"ap": 0.625}})
+        with pytest.raises(ValueError, match="step 2 comes after step 4"):
+            run.evaluate(2, {"coco": {"ap": 0.875}})
+    read = read_run(tmp_path / "run").evaluation
+    assert read.steps == [2, 4]
+    assert read.column("coco", "ap") == [0.5, 0.625]
+    assert [read.column(*path)[0] for path in (("text", "f"), ("scores", "accuracy"), ("scores", "recall"))] == [
+        0.75,
+        0.25,
+        0.5,
+    ]
+    assert read.remarks == ()
+
+
+def test_a_log_that_was_moved_or_removed_takes_no_more_lines_in_silence(tmp_path):
+    ledger, train = a_loop()
+    run = hw.Run(tmp_path / "run", ledger, every=1)
+    train()
+    run.log(1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    train()
+    with pytest.raises(OSError, match=r"run/log\.jsonl: it was moved, removed or replaced"):
+        run.log(2)
+
+
+ANOTHER = """
+import sys
+import headwise as hw
+
+try:
+    hw.Run(sys.argv[1], resume=0)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_another_process_is_kept_out_of_the_folder_of_a_run(tmp_path):
+    """It would put a new log in place of the one that the first writes into, whose lines nobody would find."""
+
+    def another() -> str:
+        command = [sys.executable, "-c", ANOTHER, str(tmp_path / "run")]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+    with hw.Run(tmp_path / "run"):
+        assert f"a run is under way there (process {os.getpid()} on" in another()
+    assert another() == ""
+
+
+def test_of_two_runs_of_one_process_the_later_has_the_folder(tmp_path):
+    """In a notebook the earlier one is still there while the cell runs anew, or held by an error's frames."""
+    ledger, train = a_loop()
+    train()
+    earlier = hw.Run(tmp_path / "run", ledger, every=1)
+    earlier.log(1)
+    with pytest.raises(ValueError, match="a run is there already"):
+        hw.Run(tmp_path / "run", ledger)
+    earlier.evaluate(1, {"f": 0.5})  # a refusal closes nothing
+    later = hw.Run(tmp_path / "run", ledger, every=1, resume=1)
+    with pytest.raises(ValueError, match="this run is closed"):
+        earlier.log(2)
+    later.log(2)
+    assert read_run(tmp_path / "run").log.steps == [1, 2]
+
+
+def test_a_refused_folder_stays_as_it_was(tmp_path):
+    (tmp_path / "note").touch()
+    with pytest.raises(ValueError, match="it holds 'note', and no run"):
+        hw.Run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/config.json").write_text("{")
+    for _ in range(2):  # the lock was given back
+        with pytest.raises(ValueError, match=r"bad/config\.json: it cannot be read"):
+            hw.Run(tmp_path / "bad", resume=1)
+
+
+def test_weights_that_move_after_a_resume_are_meant_to(tmp_path):
+    for resume, scheduled in ((None, "a"), (1, "b")):
+        moving: Any = SimpleNamespace(read=list, scheduled=[scheduled])
+        with hw.Run(tmp_path / "run", moving, resume=resume):
+            pass
+    assert read_run(tmp_path / "run").config["scheduled"] == ["a", "b"]
 
 
 def test_scores_of_any_kind_of_number(tmp_path):

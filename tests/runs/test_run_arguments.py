@@ -54,9 +54,10 @@ def test_settings_without_names_and_those_that_hold_themselves_are_refused(tmp_p
 
 def test_learning_rates_of_any_form(tmp_path):
     forms: list[Any] = [0.5, [0.5, 0.1], np.float32(0.5), torch.tensor(0.5), (torch.tensor([0.5]),), None]
-    with hw.Run(tmp_path / "run", a_loop(), every=1) as run:
+    books = a_loop().read()
+    with hw.Run(tmp_path / "run", every=1) as run:
         for step, rate in enumerate(forms, start=1):
-            run.log(step, learning_rate=rate)
+            run.log(step, books, learning_rate=rate)
         others: list[Any] = ["0.5", True, [], torch.ones(2), {"lr": 0.5}]
         for rate in others:
             with pytest.raises(ValueError, match="learning_rate is a number"):

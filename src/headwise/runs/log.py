@@ -50,13 +50,24 @@ class JsonLines:
             entry: with its ``step``.
 
         Raises:
-            OSError: it could not be written; the message names the file.
+            OSError: it could not be written, or is not where it was; the message names the file.
         """
         try:
             self._file.write(brief(entry) + b"\n")
             self._file.flush()
         except OSError as error:
             raise _unwritable(self._path, error) from None
+        self._check_place()
+
+    def _check_place(self) -> None:
+        """A file that was moved, removed or replaced still takes lines, and nobody finds them."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                return
+        raise OSError(
+            f"{self._path}: it was moved, removed or replaced while the run was under way, so nothing more is written "
+            "there. Put it back and resume the run, or begin another."
+        )
 
     def sync(self) -> None:
         """Bring all lines to the disk, before a checkpoint says that they are there."""
@@ -83,6 +94,7 @@ class RunLog:
         self._open_alerts: Callable[[], JsonLines] = lambda: JsonLines(folder / ALERTS, last_step)
         self._alerts = self._open_alerts() if (folder / ALERTS).exists() else None
         self._board = _Board(folder / "tensorboard", last_step) if board else None
+        self._scores: dict[str, Any] = {"step": None}
 
     def step(self, entry: Mapping[str, Any]) -> None:
         """Log a training step, in the form of `step_entry`."""
@@ -99,8 +111,18 @@ class RunLog:
                 self._board.add_scalar(f"cosine/{pair}", cosine, entry["step"])
 
     def evaluation(self, step: int, scores: Mapping[str, Any]) -> None:
-        """Log an evaluation: measures by name, each with its numbers (or rows of numbers), and ``num_images``."""
-        self._evaluations.write({"step": step, **scores})
+        """Log an evaluation: measures by name, each with its numbers (or rows of numbers), and ``num_images``.
+
+        What is given in parts, call by call at one step, is one evaluation.
+        """
+        if self._scores["step"] != step:
+            self._scores = {"step": step}
+        for name, numbers in scores.items():
+            known = self._scores.get(name)
+            if isinstance(numbers, Mapping) and isinstance(known, Mapping):
+                numbers = {**known, **numbers}
+            self._scores[name] = numbers
+        self._evaluations.write(self._scores)
         if self._board is None:
             return
         for measure, numbers in scores.items():
@@ -172,7 +194,7 @@ class _Board:
 
 
 def _unwritable(place: Path, error: OSError) -> OSError:
-    return OSError(f"{place}: could not be written ({error.strerror}). Make room and run again with --resume.")
+    return OSError(f"{place}: could not be written ({error.strerror}). Make room, and resume the run.")
 
 
 @cache

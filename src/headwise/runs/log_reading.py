@@ -111,6 +111,8 @@ class LogReader:
         if entry is None:
             self._unread.extend([self._num_lines] if line.strip() else [])
             return
+        in_parts = bool(self._steps) and self._steps[-1] == entry["step"]  # of which the last has all
+        self._num_replaced -= in_parts
         self._num_replaced += _drop_from(entry["step"], self._steps, self._columns)
         _append(entry, self._steps, self._columns)
         self._alike = _Alike.of(line, entry, self._columns)

@@ -7,8 +7,10 @@ import platform
 import secrets
 import sys
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol, SupportsIndex, TypeGuard, runtime_checkable
@@ -19,6 +21,7 @@ from headwise.attribution.ledger.books import Books
 from headwise.closing import Closing
 from headwise.files import write_atomically
 from headwise.runs.alerts import Alert, AlertError, Watch
+from headwise.runs.folder_lock import LOCK, sole_run
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.runs.reading import LOOP, Recording, read_run
 from headwise.runs.samples import save_sample
@@ -49,7 +52,8 @@ class Run(Closing):
     It holds ``config.json``, ``log.jsonl`` (and ``evaluation.jsonl`` and ``samples/`` where they are given). Each line
     reaches the file at once: a killed process loses the last one at most, and a reader may follow. Where the ledger
     keeps samples, ``top_samples.json`` has those that make each term, as of the first and every tenth logged step, and
-    of the end.
+    of the end. While the process lives and the run is open, other processes are kept out of the folder; a later run of
+    the same process that resumes in it closes this one.
 
     Args:
         folder: of the run; new, empty, or with `resume` one that this class wrote.
@@ -68,7 +72,8 @@ class Run(Closing):
     Where torch's processes of one job each make one, the first writes, and the books are those of its samples.
 
     Raises:
-        ValueError: the folder holds a run already (without `resume`), or something else; or a setting cannot be.
+        ValueError: the folder holds a run already (without `resume`), or one that is under way in another process, or
+            something else; or a setting cannot be.
         OSError: it cannot be written.
     """
 
@@ -101,27 +106,39 @@ class Run(Closing):
         self._config: dict[str, Any] = {"arguments": plain_settings(config), "scheduled": scheduled}
         self._terms: tuple[str, ...] = ()
         self._samples = next_index(self.folder / "samples") if resume is not None else 0
-        self._last = 0 if resume is None else whole_step(resume, "runs.Run: resume")
+        self._last = self._evaluated = 0 if resume is None else whole_step(resume, "runs.Run: resume")
+        self._booked: tuple[int, int] | None = None  # the ledger's step that was logged last, and as which
+        self._warned = False
         self._top = Ranking(ledger, TopSamples(self.folder, show)) if _ranks(ledger) else None
         self._log: RunLog | NoLog = NoLog()
-        if _is_first():
-            self._open(resume)
-            self._log = RunLog(self.folder, resume or 0, board=board)
-        self._end = weakref.finalize(self, _end, self._log, self._top)
+        with ExitStack() as held:
+            if _is_first():
+                self._check(resume)
+                _close_earlier(self.folder)
+                held.enter_context(sole_run(self.folder, lambda text: sys.stderr.write(f"{text}\n")))
+                self._open(resume)
+                self._log = RunLog(self.folder, resume or 0, board=board)
+            self._end = weakref.finalize(self, _end, self._log, self._top, held.pop_all())
+        _open_runs[self.folder.resolve()] = self
         self._begun = time.monotonic()
 
+    def _check(self, resume: int | None) -> None:
+        held = {each.name for each in self.folder.iterdir()} - {LOCK} if self.folder.is_dir() else set()
+        if held and "config.json" not in held:
+            raise ValueError(f"{self.folder}: it holds {min(held)!r}, and no run of Headwise. Give another folder.")
+        if held and resume is None:
+            raise ValueError(f"{self.folder}: a run is there already. Give another folder, or resume=STEP.")
+
     def _open(self, resume: int | None) -> None:
+        self._check(resume)  # again, for another process may have begun since
         path = self.folder / "config.json"
-        held = sorted(each.name for each in self.folder.iterdir()) if self.folder.is_dir() else []
-        if held and path.name not in held:
-            raise ValueError(f"{self.folder}: it holds {held[0]!r}, and no run of Headwise. Give another folder.")
         if path.exists():
-            if resume is None:
-                raise ValueError(f"{self.folder}: a run is there already. Give another folder, or resume=STEP.")
-            known = json.loads(path.read_bytes())
-            if not isinstance(known, dict) or known.get("loop") != LOOP:
-                raise ValueError(f"{path}: not written by runs.Run, so it cannot be continued by it.")
-            self._config = {**known, **({"arguments": self._config["arguments"]} if self._config["arguments"] else {})}
+            known = _known_config(path)
+            self._config = {
+                **known,
+                **({"arguments": self._config["arguments"]} if self._config["arguments"] else {}),
+                "scheduled": list(dict.fromkeys([*known.get("scheduled", ()), *self._config["scheduled"]])),
+            }
             self._terms = tuple(known.get("terms", ()))
         else:
             given = self._config
@@ -140,7 +157,7 @@ class Run(Closing):
         write_atomically(self.folder / "config.json", content.encode() + b"\n")
 
     def log(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: Rate = None) -> None:
-        """Log a step if it is the first or an `every`-th.
+        """Log a step if it is the first or an `every`-th, and the ledger has begun one since the last that was logged.
 
         Args:
             step: optimizer steps done, from 1.
@@ -170,12 +187,7 @@ class Run(Closing):
             OSError: the log cannot be written.
         """
         step = whole_step(step, "runs.Run.write")
-        if step < self._last:
-            raise ValueError(
-                f"runs.Run: step {step} comes after step {self._last}, and would replace what was logged since. Count "
-                "steps over the whole run, not over an epoch: (epoch - 1) * len(loader) + step."
-            )
-        self._last = step
+        self._last = _not_before(self._last, step)
         rate = plain_rate(learning_rate, "runs.Run.log")
         log = self._open_log()
         if isinstance(log, NoLog):
@@ -184,6 +196,11 @@ class Run(Closing):
             if self._ledger is None:
                 raise ValueError("runs.Run.log: there is no ledger to read. Give Run a ledger, or log the books.")
             books = self._ledger.read()
+            begun = getattr(books, "step", None)
+            if begun is not None and self._is_old(begun, step):
+                return
+        else:
+            begun = None
         if not isinstance(books, Books):
             raise ValueError(
                 f"runs.Run.log: books are what ledger.read() gives, found {type(books).__name__}. Give Run the ledger."
@@ -194,10 +211,26 @@ class Run(Closing):
         seconds = time.monotonic() - self._begun
         entry = step_entry(step, books, time=seconds, learning_rate=rate)
         log.step(entry)
+        self._booked = None if begun is None else (begun, step)
         if self._top is not None:
             self._top.logged(step)
         for alert in self._watch.see(entry) if self._react is not None else ():
             self._tell(alert if self._top is None else self._top.blamed(alert))
+
+    def _is_old(self, begun: int, step: int) -> bool:
+        """Whether the ledger's step was logged already; its books under another number would be wrong."""
+        if self._booked is None or self._booked[0] != begun:
+            return False
+        if step != self._booked[1] and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"runs.Run: step {step} is not logged, nor are others like it: the ledger has begun no step since that "
+                f"of step {self._booked[1]}, whose books would stand twice. Log after the backward pass, and count "
+                "optimizer steps.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return True
 
     def _tell(self, alert: Alert) -> None:
         self._log.alert(alert)
@@ -209,7 +242,7 @@ class Run(Closing):
             sys.stderr.write(f"headwise: alert: {alert}\n")
 
     def evaluate(self, step: SupportsIndex, scores: Mapping[str, Any]) -> None:
-        """Log an evaluation.
+        """Log an evaluation. Several at one step, of other measures, are one.
 
         Args:
             step: optimizer steps done.
@@ -217,10 +250,13 @@ class Run(Closing):
                 that stand alone, ``{"accuracy": 0.9}``, are those of a measure "scores".
 
         Raises:
-            ValueError: the step is no whole number, or a score no number.
+            ValueError: the step is no whole number or one before the last that was evaluated, or a score no number.
             OSError: the log cannot be written.
         """
-        self._open_log().evaluation(whole_step(step, "runs.Run.evaluate"), plain_scores(scores))
+        step = whole_step(step, "runs.Run.evaluate")
+        log, plain = self._open_log(), plain_scores(scores)
+        self._evaluated = _not_before(self._evaluated, step)
+        log.evaluation(step, plain)
 
     def show(self, image: Any, **parts: Any) -> Path:
         """Save a picture for the page.
@@ -239,7 +275,10 @@ class Run(Closing):
 
     def _open_log(self) -> RunLog | NoLog:
         if not self._end.alive:
-            raise ValueError(f"{self.folder}: this run is closed. Log before close(), and inside of its `with`.")
+            raise ValueError(
+                f"{self.folder}: this run is closed. Log before close(), inside of its `with`, and before another Run "
+                "goes on in its folder."
+            )
         return self._log
 
     def recorded(self) -> Recording:
@@ -262,11 +301,44 @@ def _ranks(ledger: object) -> TypeGuard[KeepsSamples]:
     return _is_first() and bool(getattr(ledger, "keeps_samples", False))
 
 
-def _end(log: RunLog | NoLog, top: Ranking | None) -> None:
+def _not_before(last: int, step: int) -> int:
+    if step < last:
+        raise ValueError(
+            f"runs.Run: step {step} comes after step {last}, and would replace what was logged since. Count steps over "
+            "the whole run, not over an epoch: (epoch - 1) * len(loader) + step."
+        )
+    return step
+
+
+def _end(log: RunLog | NoLog, top: Ranking | None, held: ExitStack) -> None:
     """What is left to do when a run is closed or forgotten."""
-    if top is not None:
-        top.write()
-    log.close()
+    with held:
+        try:
+            if top is not None:
+                top.write()
+        finally:
+            log.close()
+
+
+_open_runs: weakref.WeakValueDictionary[Path, Run] = weakref.WeakValueDictionary()
+"""By folder the run of this process that is open there: of two, one would write into files that the other replaced."""
+
+
+def _close_earlier(folder: Path) -> None:
+    earlier = _open_runs.get(folder.resolve())
+    if earlier is not None:
+        earlier.close()
+
+
+def _known_config(path: Path) -> dict[str, Any]:
+    """The configuration of a run that is resumed."""
+    try:
+        known = json.loads(path.read_bytes())
+    except ValueError as error:  # also bytes that are no text
+        raise ValueError(f"{path}: it cannot be read ({error}), so the run cannot be continued.") from None
+    if not isinstance(known, dict) or known.get("loop") != LOOP:
+        raise ValueError(f"{path}: not written by runs.Run, so it cannot be continued by it.")
+    return known
 
 
 def _is_first() -> bool:

@@ -14,11 +14,11 @@ from headwise.attribution.ledger.ledger import Ledger
 from headwise.attribution.ledger.weighing.balancing import moving_weights
 from headwise.balance.said import read_rule
 from headwise.runs.alerts import Watch
+from headwise.runs.folder_lock import check_sole, sole_run
 from headwise.runs.log import NoLog, RunLog, step_entry
 from headwise.runs.top_samples import TopSamples
 from headwise.training.engine import open_fabric
 from headwise.training.folder.checkpoints import save_checkpoint
-from headwise.training.folder.folder_lock import check_sole, sole_run
 from headwise.training.folder.run_folder import note_saved, open_folder, run_id
 from headwise.training.processes.interrupts import Interrupts, Stop, end_daemons_at_exit
 from headwise.training.progress import NoProgress, Progress, open_progress

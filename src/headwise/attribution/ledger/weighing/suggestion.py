@@ -120,7 +120,9 @@ def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outpu
         raise ValueError(f"suggest: {', '.join(silent)} sent nothing in any of {len(steps)} steps. Look at their masks")
     scale = math.fsum(shares[name] for name in heard)
     signs = {name: _sign(name, found) for name, found in heard.items()}
-    size = math.fsum(geometric_mean([abs(weight) * unit for weight, unit in found.values()]) for found in heard.values())
+    size = math.fsum(
+        geometric_mean([abs(weight) * unit for weight, unit in found.values()]) for found in heard.values()
+    )
     weights = {
         name: signs[name] * shares[name] / scale * size / geometric_mean([unit for _, unit in found.values()])
         for name, found in heard.items()
@@ -188,7 +190,7 @@ def _sign(name: str, found: Mapping[int, tuple[float, float]]) -> float:
     signs = {math.copysign(1.0, weight) for weight, _ in found.values()}
     if len(signs) > 1:
         raise ValueError(
-            f"suggest: the weight of {name!r} was above 0 in some steps and below 0 in others, and a norm does not tell "
+            f"suggest: the weight of {name!r} was above 0 in some steps and below 0 in others, and norms do not tell "
             "which is meant. Look at what moves it, or give shares of the other terms"
         )
     return signs.pop()

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from headwise.files import write_atomically
-from headwise.training.folder.folder_lock import check_sole, sole_run
+from headwise.runs.folder_lock import check_sole, sole_run
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from headwise.training.folder.folder_lock import sole_run
+from headwise.runs.folder_lock import sole_run
 
 with sole_run(Path(sys.argv[1]), print):
     print("held", flush=True)

@@ -20,7 +20,7 @@ _held: dict[Path, tuple[int, int]] = {}
 
 
 @contextmanager
-def sole_run(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def sole_run(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
     """Keep all other runs out of a folder, and this one out of a folder that another took in its place.
 
     The lock is the kind that a forked process does not inherit, so that no loading process outlives a run with it.
@@ -74,7 +74,7 @@ def check_sole(folder: Path) -> None:
             )
 
 
-def _lock(descriptor: int, folder: Path, say: Callable[[str], None]) -> None:
+def _lock(descriptor: int, folder: Path, say: Callable[[str], object]) -> None:
     try:
         import fcntl
     except ImportError:  # no such locks on this system
@@ -93,4 +93,4 @@ def _lock(descriptor: int, folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _refusal(folder: Path, owner: str) -> str:
-    return f"{folder}: a run is under way there ({owner}). Wait for its end, or choose another --out."
+    return f"{folder}: a run is under way there ({owner}). Wait for its end, or choose another folder."
