@@ -426,6 +426,14 @@ def test_outlines_that_cross_themselves(tmp_path):
         check_splits(read_total_text(data, "Train"), read_total_text(data, "Test"))
 
 
+def test_words_that_are_listed_twice(tmp_path):
+    data = kit.total_text(tmp_path / "words")
+    for file in (data / "Groundtruth/Polygon/Train").iterdir():
+        file.write_text(file.read_text() * 2)
+    with pytest.warns(UserWarning, match="8 of 16 outlines are those of another word of their picture"):
+        check_splits(read_total_text(data, "Train"), read_total_text(data, "Test"))
+
+
 def test_words_and_maps_that_cannot_be_meant(tmp_path):
     data = kit.total_text(tmp_path / "words", word="#")
     with pytest.raises(ValueError, match="all of them ignored"):

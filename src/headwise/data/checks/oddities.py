@@ -170,6 +170,9 @@ def odd_words(annotations: Sequence[TextAnnotation], sizes: Sequence[Size]) -> l
             f"{crossed} of {total} outlines cross themselves. List the points of each in their order around the word."
         )
         return [Oddity(text)]
+    again = total - sum(len({polygon.tobytes() for polygon in each.polygons}) for each in annotations)
+    if again / total > _NOTABLE:
+        return [Oddity(f"{again} of {total} outlines are those of another word of their picture. Remove the repeated.")]
     return []
 
 
