@@ -196,6 +196,26 @@ def test_a_field_that_a_file_gives_twice(tmp_path, fails, name, text):
     assert "batch_size: given twice" in message
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--freeze", "backbone", "--freeze", "head"], "--freeze: given twice, as backbone and head"),
+        (["--data", "a", "--data=b"], "--data: given twice, as a and b"),
+        (["--lr", "0.1", "--set", "learning_rate=0.2"], "learning_rate: given twice, as 0.1 and 0.2"),
+        (["--set", "steps=3", "--set", "steps=4"], "steps: given twice, as 3 and 4"),
+    ],
+)
+def test_an_option_that_is_given_twice(tmp_path, fails, words, named):
+    """The last one would win, in silence: of what `--freeze` names, all but the last would be trained."""
+    assert named in fails("train", "ssd", "--out", str(tmp_path / "run"), *words)
+
+
+def test_an_option_that_is_said_again(tmp_path, fails):
+    """With the same value it is no mistake; the one here is the data's."""
+    again = ["--seed", "3", "--seed", "3", "--set", "seed=3", "--data", str(tmp_path / "none")]
+    assert "given twice" not in fails("train", "ssd", "--out", str(tmp_path / "run"), *again)
+
+
 def test_missing_data(tmp_path, fails):
     out = tmp_path / "run"
     assert "nowhere: no such folder" in fails("train", "textsnake", "--data", tmp_path / "nowhere", "--out", out)

@@ -110,6 +110,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False, conflict_handler="resolve")
+        for store in (None, "store"):
+            self.register("action", store, _Once)
 
     def error(self, message: str) -> NoReturn:
         """Write the mistake and where to look, and leave."""
@@ -120,6 +122,18 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         near = get_close_matches(word.partition("=")[0], known, 1)
         self.error(f"unrecognized argument {word}{f', did you mean {near[0]}' if near else ''}")
+
+
+class _Once(argparse.Action):
+    """Stores a value, and refuses another one of the same option: argparse takes the last, in silence."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        given = vars(namespace).setdefault("given_options", {})
+        if option is not None and given.setdefault(self.dest, values) != values:
+            parser.error(f"{option}: given twice, as {given[self.dest]} and {values}, keep one")
+        setattr(namespace, self.dest, values)
 
 
 class _Version(argparse.Action):

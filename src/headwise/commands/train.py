@@ -154,12 +154,13 @@ def _is_first() -> bool:
 
 
 def _changes(recipe: Recipe[Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields that the command names: the file's, over them the options', over them those of --set."""
+    """Return the fields that the command names: the file's, over them the options' and those of --set."""
     from headwise.recipes.fields import list_fields, read_fields
 
     kind = type(recipe.sizes["full"])
     known = {field.name for field in list_fields(kind)}
     found = read_fields(kind, _from_file(arguments.config), str(arguments.config)) if arguments.config else {}
+    given: dict[str, Any] = {}
     for name, (targets, _, _) in OPTIONS.items():
         value = getattr(arguments, name)
         if value is None:
@@ -167,17 +168,22 @@ def _changes(recipe: Recipe[Any], arguments: argparse.Namespace) -> dict[str, An
         field = next((target for target in targets if target in known), None)
         if field is None:
             raise ValueError(f"{recipe.name} has no {' or '.join(targets)}, which --{name.replace('_', '-')} sets.")
-        found |= read_fields(kind, {field: value}, f"--{name.replace('_', '-')}")
-    given: dict[str, str] = {}
+        found |= _given_once(given, read_fields(kind, {field: value}, f"--{name.replace('_', '-')}"))
     for words in arguments.set:
         name, equals, value = (part.strip() for part in words.partition("="))
         if not equals:
             raise ValueError(f"--set {words}: give NAME=VALUE, such as --set batch_size=4.")
-        if given.setdefault(name, value) != value:
-            raise ValueError(f"--set {name}: given twice, as {given[name]} and {value}. Give it once.")
-        found |= read_fields(kind, {name: value}, "--set")
+        found |= _given_once(given, read_fields(kind, {name: value}, "--set"))
     _tell_rate(recipe, arguments, found)
     return found
+
+
+def _given_once(given: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that an option or --set gives, and remember them: another value is refused."""
+    for name, value in fields.items():
+        if given.setdefault(name, value) != value:
+            raise ValueError(f"{name}: given twice, as {given[name]} and {value}. Give it once.")
+    return fields
 
 
 def _from_file(path: Path) -> Mapping[str, Any]:
