@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import threading
 
 import pytest
@@ -101,6 +102,17 @@ def test_a_log_that_a_resumed_run_writes_anew_is_read_anew(tmp_path, served):
     write_lines(folder / "log.jsonl", lines[:9])
     server.page._next = 0.0
     assert '"steps":[10,20,30,40,50,60,70,80,90]' in get(server)[1]
+
+
+def test_a_run_that_is_removed_is_shown_no_more(tmp_path, served):
+    folder = build_run(tmp_path / "run", num_lines=3, samples=0)
+    server = served(folder)
+    assert "Value of each term" in get(server)[1]
+    server.page._next = 0
+    shutil.rmtree(folder)
+    text = get(server)[1]
+    assert "the run has not begun" in text
+    assert "Value of each term" not in text
 
 
 def test_mistakes_are_told_and_ctrl_c_ends_it(tmp_path, capsys, monkeypatch):

@@ -117,6 +117,18 @@ def test_runs_of_two_seeds_are_known_for_it(tmp_path):
     assert found.departures[0].term == "cos"
 
 
+def test_other_weights_of_all_terms_are_no_other_seed(tmp_path):
+    one, other = (build_run(tmp_path / name, num_lines=3, samples=0) for name in ("one", "other"))
+    lines = read_lines(other / "log.jsonl")
+    for line in lines:
+        for term in line["terms"].values():
+            term["weight"] *= 2
+    write_lines(other / "log.jsonl", lines)
+    verdict = compare([read_run(one), read_run(other)]).verdict
+    assert " departs first, by its weight at step 10: " in verdict
+    assert "seed" not in verdict
+
+
 def test_the_command_prints_and_writes_the_page(tmp_path, capsys):
     one, other = (build_run(tmp_path / name, num_lines=12, samples=0) for name in ("one", "other"))
     lines = read_lines(other / "log.jsonl")

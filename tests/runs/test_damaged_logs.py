@@ -1,6 +1,7 @@
 """What verbs say of a run whose log is damaged or gone, and of terms whose names hold the bar that joins two."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from headwise import losses
 from headwise.attribution.ledger.samples.samples import Sample, TermSamples
 from headwise.cli import main
 from headwise.runs.alerts import Alert, replay
+from headwise.runs.log import JsonLines
+from headwise.runs.log_reading import LogReader, read_log
 from headwise.runs.reading import read_run
 
 
@@ -71,3 +74,35 @@ def test_a_run_that_has_just_begun_is_no_fault(tmp_path, capsys):
     hw.Run(tmp_path / "run").close()
     assert main(["alerts", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == "No step is logged yet.\n"
+
+
+def test_another_log_in_the_same_place_is_read_from_its_beginning(tmp_path):
+    """Systems give the number of a file that was removed to the next one."""
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f'{{"step":{step},"time":{step / 7}}}\n' for step in range(1, 4)))
+    reader = LogReader(path)
+    reader.follow()
+    number = path.stat().st_ino
+    path.write_text("".join(f'{{"step":{step},"time":{step / 3}}}\n' for step in range(1, 9)))
+    assert path.stat().st_ino == number
+    assert reader.follow()
+    log = reader.log()
+    assert log.steps == [*range(1, 9)]
+    assert log.column("time") == [step / 3 for step in range(1, 9)]
+    assert log.remarks == ()
+    path.unlink()
+    assert reader.follow()
+    assert not reader.follow()
+    assert reader.log().remarks == ("log.jsonl is missing.",)
+
+
+@pytest.mark.parametrize("name", ['a":1', 'a":1e5,"b":2', 'x,"cosine":[', '":', "step", "1|2|3", "\u2028\n\0"])
+def test_names_may_look_like_a_line_of_the_log(tmp_path, name):
+    terms = {each: {"value": 0.5, "weight": 2.0} for each in (name, "other")}
+    with closing(JsonLines(tmp_path / "log.jsonl", 0)) as lines:
+        for step in (1, 2):
+            lines.write({"step": step, "terms": terms, "cosine": {f"{name}|other": 0.25}})
+    log = read_log(tmp_path / "log.jsonl")
+    assert log.remarks == ()
+    assert log.column("terms", name, "weight") == [2.0] * 2
+    assert log.column("cosine", f"{name}|other") == [0.25] * 2

@@ -89,6 +89,12 @@ def test_a_span_is_never_empty(tmp_path, values, span):
         ({"pairs": [PointPairs("e", [1.0], [1.0, 2.0])]}, "pairs 'e' must be"),
         ({"instances": Instances(np.zeros((0, 2)), np.zeros((2, 2)))}, "instances.annotated"),
         ({"outline": np.zeros(3)}, "outline must be"),
+        ({"maps": [SampleMap("m", np.zeros((2, 2)), span=(1, 0))]}, r"map 'm' has span \(1, 0\)"),
+        ({"maps": [SampleMap("m", np.zeros((2, 2)), span=(0, np.nan))]}, "give a finite low and a larger high"),
+        ({"annotated": {"boxes": np.zeros((1, 4))}}, r"sample 3: annotated are given as Shapes .* found dict"),
+        ({"maps": [np.zeros((2, 2))]}, "maps are given as SampleMap .* found ndarray"),
+        ({"pairs": [([1.0], [2.0])]}, "pairs are given as PointPairs .* found tuple"),
+        ({"instances": (np.zeros((2, 2)), np.zeros((2, 2)))}, "instances are given as Instances .* found tuple"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, given, message):
@@ -97,7 +103,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, given
     assert not (tmp_path / "samples").exists()
 
 
-@pytest.mark.parametrize("image", [IMAGE[..., 0], IMAGE.astype(np.float32), IMAGE[..., :2]])
+@pytest.mark.parametrize("image", [IMAGE[..., 0], IMAGE.astype(np.float32), IMAGE[..., :2], IMAGE[:0]])
 def test_a_picture_is_three_bytes_a_pixel(tmp_path, image):
     with pytest.raises(ValueError, match=r"sample 0: image must be \(H, W, 3\) uint8"):
         save_sample(tmp_path, 0, image)

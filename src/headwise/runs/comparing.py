@@ -94,7 +94,11 @@ class Comparison(Tabular):
             for name, number in zip(self.names, first.numbers, strict=True)
         )
         told = f"{first.term} departs first, by its {QUANTITIES[first.quantity]} at step {first.step:,}: {numbers}."
-        early = {each.term for each in self.departures if each.step == first.step}
+        early = {
+            each.term
+            for each in self.departures
+            if each.step == first.step and each.quantity == "value" and None not in each.numbers
+        }
         if len(early) > 1 and len(early) == len(self.terms):
             return (
                 f"All {len(early)} terms differ at the first step at which any does ({first.step:,}): another seed, "

@@ -71,7 +71,7 @@ class LogReader:
 
     def _forget(self) -> None:
         self._offset = self._num_lines = self._num_replaced = 0
-        self._rest = b""
+        self._rest = self._end = b""
         self._unread: list[int] = []
         self._steps: list[int] = []
         self._columns: dict[Keys, Column] = {}
@@ -86,7 +86,9 @@ class LogReader:
         try:
             found = self._path.stat()
         except OSError:
-            return False
+            was_there, self._place = self._place is not None, None
+            self._forget()
+            return was_there
         place = (found.st_dev, found.st_ino)
         if place != self._place or found.st_size < self._offset:  # another file: a resumed run writes its log anew
             self._forget()
@@ -94,9 +96,13 @@ class LogReader:
         if found.st_size <= self._offset:
             return False
         with self._path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(self._offset - len(self._end))
+            if file.read(len(self._end)) != self._end:  # another file still: systems give a number that is free again
+                self._forget()
+                file.seek(0)
             while piece := file.read(_PIECE):
                 self._offset += len(piece)
+                self._end = (self._end + piece)[-_KNOWN:]
                 lines = (self._rest + piece).split(b"\n")
                 self._rest = lines.pop()
                 for line in lines:
@@ -170,7 +176,10 @@ class _Alike:
         known = all(path in columns for path, _ in leaves) and parts[0] == b'{"step'
         if not known or len(numbers) != len(parts) // 2:
             return None
-        if any(float(part) != _real(value) for part, (_, value) in zip(parts[1::2], numbers, strict=True)):
+        try:
+            if any(float(part) != _real(value) for part, (_, value) in zip(parts[1::2], numbers, strict=True)):
+                return None
+        except ValueError:  # a part of a name that looks like a number after its key
             return None
         plain = {path for path, _ in numbers}
         others = [(columns[path], columns[path][-1]) for path, _ in leaves if path not in plain]
@@ -275,6 +284,8 @@ def _drop_from(step: int, steps: list[int], columns: Mapping[Keys, Column]) -> i
 
 _PIECE = 1 << 24
 """Bytes that are read at once."""
+_KNOWN = 512
+"""Bytes before the place where reading goes on that must be those that were read: times and values in six digits."""
 _LAST_STEP = 2**53
 """Beyond it the page's scripts cannot count."""
 _MOST_COLUMNS = 10_000

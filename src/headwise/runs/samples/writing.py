@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from headwise.files import write_atomically
 from headwise.runs.samples.parts import Colors, Instances, PointPairs, SampleMap, Shapes, as_array
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headwise.runs.samples.parts import Array
+
+_Part = TypeVar("_Part")
 
 
 def save_sample(
@@ -63,6 +66,7 @@ def save_sample(
     arrays |= _shapes(annotated, "annotated", where) | _shapes(found, "found", where)
     arrays |= _maps(maps, where) | _pairs(pairs, where)
     if instances is not None:
+        _check_kind(instances, Instances, "instances", where)
         arrays["instances_annotated"] = _plane(instances.annotated, "instances.annotated", where).astype(np.int32)
         arrays["instances_found"] = _plane(instances.found, "instances.found", where).astype(np.int32)
     if outline is not None:
@@ -91,8 +95,8 @@ def _image(image: Any, where: str) -> NDArray[np.uint8]:
     import numpy as np
 
     pixels = as_array(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ValueError(f"{where}: image must be (H, W, 3) uint8, found {pixels.shape} {pixels.dtype}.")
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise ValueError(f"{where}: image must be (H, W, 3) uint8 and not empty, found {pixels.shape} {pixels.dtype}.")
     return pixels
 
 
@@ -101,6 +105,7 @@ def _shapes(shapes: Shapes | None, kind: str, where: str) -> dict[str, Any]:
 
     if shapes is None:
         return {}
+    _check_kind(shapes, Shapes, kind, where)
     for name, values in (("labels", shapes.labels), ("ignored", shapes.ignored), ("scores", shapes.scores)):
         if values and len(values) != len(shapes):
             raise ValueError(
@@ -124,6 +129,7 @@ def _maps(maps: Sequence[SampleMap], where: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     spans = []
+    maps = _list_of(maps, SampleMap, "maps", where)
     for k, each in enumerate(maps):
         if each.colors not in get_args(Colors):
             known = ", ".join(get_args(Colors))
@@ -134,7 +140,12 @@ def _maps(maps: Sequence[SampleMap], where: str) -> dict[str, Any]:
         planes = {
             key: plane if plane.dtype == np.float16 else plane.astype(np.float32) for key, plane in planes.items()
         }
-        spans.append(each.limits)
+        low, high = each.limits
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(
+                f"{where}: map {each.title!r} has span {(low, high)}; give a finite low and a larger high."
+            )
+        spans.append((low, high))
         found |= {f"map_{k}_{key}": plane for key, plane in planes.items()}
     if maps:
         found["map_titles"] = np.array([each.title for each in maps], np.str_)
@@ -147,6 +158,7 @@ def _pairs(pairs: Sequence[PointPairs], where: str) -> dict[str, Any]:
     import numpy as np
 
     found: dict[str, Any] = {}
+    pairs = _list_of(pairs, PointPairs, "pairs", where)
     for k, each in enumerate(pairs):
         first, second = (as_array(points).astype(np.float32) for points in (each.first, each.second))
         labels = list(each.labels) or [""] * len(first)
@@ -159,6 +171,21 @@ def _pairs(pairs: Sequence[PointPairs], where: str) -> dict[str, Any]:
         found["pairs_titles"] = np.array([each.title for each in pairs], np.str_)
         found["pairs_names"] = np.array([each.names for each in pairs], np.str_)
     return found
+
+
+def _list_of(parts: Any, kind: type[_Part], name: str, where: str) -> Sequence[_Part]:
+    """The parts, also where one stands alone."""
+    found = parts if isinstance(parts, list | tuple) else [parts]
+    for each in found:
+        _check_kind(each, kind, name, where)
+    return found
+
+
+def _check_kind(part: object, kind: type, name: str, where: str) -> None:
+    if not isinstance(part, kind):
+        raise ValueError(
+            f"{where}: {name} are given as {kind.__name__} of headwise.runs.samples, found {type(part).__name__}."
+        )
 
 
 def _plane(values: Array, what: str, where: str) -> NDArray[Any]:
