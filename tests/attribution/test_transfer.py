@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.attribution import Transfer, effect, transfer
+from headwise.attribution.jacobians import effect as effects
 
 
 class Net(nn.Module):
@@ -84,3 +85,34 @@ def test_a_term_that_harms_is_named() -> None:
         found.change("up", "third")
     with pytest.raises(ValueError, match="at least one"):
         Transfer.mean([])
+
+
+@pytest.mark.filterwarnings("ignore::headwise.attribution.jacobians.effect.ForwardModeWarning")
+@pytest.mark.parametrize("way", ["forward", "rows"])
+def test_a_loss_to_which_nothing_leads_is_told_from_one_that_stays(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 0 would be read as harmless."""
+    if way == "rows":
+        monkeypatch.setattr(effects, "_forward", refuse)
+    model, x, z = subject()
+    model.eval()
+    before, other = model(z), Net().double().eval()
+
+    def measured() -> dict[str, Tensor | float]:
+        y = model(z)
+        losses = {"alive": y.square().mean(), "still": y.sum() * 0, "cut": y.detach().square().mean()}
+        return {**losses, "number": y.square().mean().item(), "old": before.sum(), "other": other(z).sum()}
+
+    found = transfer(lambda: terms(model(x)), measured, model, terms=["up", "other"])
+    assert found.method == way
+    # The graph of an earlier pass is there for backward passes.
+    cut = ("cut", "number", "old", "other") if way == "forward" else ("cut", "number", "other")
+    assert found.unreached == cut
+    assert found.values["number"] == found.values["cut"] == pytest.approx(before.square().mean().item())
+    assert all(found.change("up", loss) == 0 for loss in (*cut, "still"))
+    assert f"{', '.join(cut)}: no parameter that moves leads there" in " ".join(str(found).split())
+    assert Transfer.mean([found, found]).unreached == cut
+    assert effect(measured, model, {"head.bias": torch.ones(2).double()}).unreached == cut
+
+
+def refuse(*_: object) -> None:
+    raise NotImplementedError("no forward mode")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -253,3 +255,25 @@ def test_containers_and_patterns_name_their_modules(heads: str | list[str]):
 def test_reads_without_heads_are_refused():
     with pytest.raises(ValueError, match="reads names outputs of heads, but no head is given"):
         watch(TwoLosses(), reads={"first": "label"})
+
+
+def test_a_copy_of_a_watched_model_is_not_watched():
+    """Averaged weights, a target network or a process of its own take copies while a model trains."""
+    model = TwoLosses("dict")
+    watched = watch(model, ["label", "places"])
+    model.label = nn.Linear(8, 4)  # a new head, as fine-tuning has it: the hook of the old one leads nowhere
+    losses(model)["second"].backward()
+    before = watched.ledger.read().step
+    model.seen.clear()  # tensors with a graph cannot be copied
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert sorted(copied.state_dict()) == sorted(model.state_dict())
+        losses(copied)["second"].backward()
+        assert not torch.overrides._get_current_function_mode_stack()
+    assert watched.ledger.read().step == before
+    losses(model)["second"].backward()
+    assert watched.ledger.read().step == before + 1
+
+
+def losses(model: nn.Module) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = model(torch.randn(8, 3))
+    return found

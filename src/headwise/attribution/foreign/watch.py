@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -57,6 +57,10 @@ class Watched:
             model.register_forward_hook(self._leave, always_call=True),
             model.register_forward_hook(self._end),
         ]
+
+    def __reduce__(self) -> tuple[Callable[[], Watched], tuple[()]]:
+        """A copy of the model takes its hooks along, but it is another model, which nobody asked to watch."""
+        return _closed, ()
 
     def close(self) -> None:
         """Leave the model as it was; what was booked stays readable."""
@@ -121,6 +125,12 @@ class Watched:
             f"{', '.join(names)}: computed from no output of {heads}, so the gradient norm is booked as 0. Name the "
             "module whose output is read"
         )
+
+
+def _closed() -> Watched:
+    closed = Watched(nn.Module(), {}, (), {}, 1)
+    closed.close()
+    return closed
 
 
 def watch(

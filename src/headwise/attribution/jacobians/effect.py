@@ -24,6 +24,8 @@ from headwise.tabular import Tabular
 
 Direction: TypeAlias = "Literal['gradient'] | Optimizer | LastUpdate | Mapping[str, Tensor]"
 Closure: TypeAlias = Callable[[], Losses]
+_Found: TypeAlias = tuple[dict[str, float], dict[str, float], tuple[str, ...]]
+"""Values and changes by loss, and the losses that nothing reaches."""
 
 # Forward mode and the gradient are two ways to one number; further apart than low precision explains is an error.
 AGREEMENT = 2e-2
@@ -43,6 +45,7 @@ class Effect(Tabular):
         changes: The inner product of each loss's gradient with the step; negative: the step helps the loss.
         method: "forward": all in one forward-mode pass. "rows": one backward pass per loss.
         reason: Why not "forward".
+        unreached: The losses to which nothing that moves leads: their change is 0 whatever is trained.
     """
 
     losses: tuple[str, ...]
@@ -50,6 +53,7 @@ class Effect(Tabular):
     changes: tuple[float, ...]
     method: Literal["forward", "rows"]
     reason: str = ""
+    unreached: tuple[str, ...] = ()
 
     def change(self, loss: str) -> float:
         """The change of one loss.
@@ -88,8 +92,27 @@ class Effect(Tabular):
             [loss, f"{value:.5g}", f"{change:+.3g}", f"{change / value:+.2%}" if value else "", _verdict(change)]
             for loss, value, change in zip(self.losses, self.values, self.changes, strict=True)
         ]
-        table = columns(["loss", "value", "change", "relative", ""], rows)
-        return f"{table}\n{wrapped(f'by rows: {self.reason}')}" if self.reason else table
+        return noted(columns(["loss", "value", "change", "relative", ""], rows), self.reason, self.unreached)
+
+
+def noted(table: str, reason: str, unreached: Sequence[str]) -> str:
+    """A table with what has to be known of it below.
+
+    Args:
+        table: Columns.
+        reason: Why it was measured by rows; empty for not.
+        unreached: Losses to which nothing leads.
+
+    Returns:
+        The text.
+    """
+    notes = [f"by rows: {reason}"] if reason else []
+    if unreached:
+        notes.append(
+            f"{', '.join(unreached)}: no parameter that moves leads there, so 0 says nothing of training. A number, "
+            "detached, of an earlier forward pass, or of another model?"
+        )
+    return "\n".join([table, *map(wrapped, notes)])
 
 
 def _verdict(change: float) -> str:
@@ -130,15 +153,15 @@ def effect(
     refuse_sharded("effect", parameters)
     move, expected = _move(closure, model, parameters, direction, step, names)
     try:
-        values, changes = _forward(closure, model, parameters, move, names)
+        values, changes, unreached = _forward(closure, model, parameters, move, names)
         reason = _disagreement(changes, expected)
     except (NotImplementedError, RuntimeError) as error:
         reason = first_line(error)
     if reason:
         warnings.warn(f"effect: {reason} Took one backward pass per loss instead.", ForwardModeWarning, stacklevel=2)
-        values, changes = _rows(closure, model, parameters, move, names)
+        values, changes, unreached = _rows(closure, model, parameters, move, names)
     method: Literal["forward", "rows"] = "rows" if reason else "forward"
-    return Effect(tuple(values), tuple(values.values()), tuple(changes.values()), method, reason)
+    return Effect(tuple(values), tuple(values.values()), tuple(changes.values()), method, reason, unreached)
 
 
 def _move(
@@ -219,17 +242,18 @@ def _forward(
     parameters: Mapping[str, Tensor],
     move: Mapping[str, Tensor],
     names: Sequence[str] | None,
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> _Found:
     """Values and changes of all losses by one pass with dual numbers."""
-    values, changes = {}, {}
+    values, changes, unreached = {}, {}, []
     with same_draw(model), without_reducer(model), through_checkpoints(), torch.no_grad(), forward_ad.dual_level():
         duals = {name: _dual(parameters[name].detach(), tangent) for name, tangent in move.items()}
         for loss in named_losses(call_with(model, closure, duals), names):
-            if loss.tensor is None:
-                values[loss.name] = changes[loss.name] = torch.zeros(())
-                continue
-            values[loss.name], changes[loss.name] = _parts(loss.tensor)
-    return _numbers(values), _numbers(changes)
+            value, tangent = (
+                (torch.tensor(loss.number, dtype=torch.float64), None) if loss.tensor is None else _parts(loss.tensor)
+            )
+            values[loss.name], changes[loss.name] = value, torch.zeros(()) if tangent is None else tangent
+            unreached += [loss.name] if tangent is None else []
+    return _numbers(values), _numbers(changes), tuple(unreached)
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:
@@ -237,9 +261,9 @@ def _dual(value: Tensor, tangent: Tensor) -> Tensor:
     return dual
 
 
-def _parts(dual: Tensor) -> tuple[Tensor, Tensor]:
+def _parts(dual: Tensor) -> tuple[Tensor, Tensor | None]:
     value, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
-    return value, torch.zeros(()) if tangent is None else tangent
+    return value, tangent
 
 
 def _numbers(tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -263,25 +287,26 @@ def _rows(
     parameters: dict[str, Tensor],
     move: Mapping[str, Tensor],
     names: Sequence[str] | None,
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> _Found:
     """The same by one backward pass per loss, over one graph."""
 
-    def all_passes() -> tuple[dict[str, float], dict[str, float]]:
+    def all_passes() -> _Found:
         named = named_losses(closure(), names)
         graphs = {loss.name: loss.scalar for loss in named if loss.scalar is not None}
         refuse_unsafe("effect", model, parameters, walk_losses(list(graphs.values())).nodes)
         moved = {name: parameters[name] for name in move}
-        changes = {loss.name: 0.0 for loss in named}
-        changes |= {name: _product(value, moved, move) for name, value in graphs.items()}
-        values = {loss.name: 0.0 if loss.tensor is None else loss.number for loss in named}
-        return values, changes
+        found = {name: _product(value, moved, move) for name, value in graphs.items()}
+        reached = {name: change for name, change in found.items() if change is not None}
+        values = {loss.name: loss.number for loss in named}
+        unreached = tuple(name for name in values if name not in reached)
+        return values, {name: reached.get(name, 0.0) for name in values}, unreached
 
-    found: tuple[dict[str, float], dict[str, float]] = fresh_pass(model, all_passes)
+    found: _Found = fresh_pass(model, all_passes)
     return found
 
 
-def _product(value: Tensor, parameters: Mapping[str, Tensor], move: Mapping[str, Tensor]) -> float:
-    """The inner product of one loss's gradient with the step."""
+def _product(value: Tensor, parameters: Mapping[str, Tensor], move: Mapping[str, Tensor]) -> float | None:
+    """The inner product of one loss's gradient with the step; None where there is no gradient."""
     names = list(parameters)
     products: list[Tensor] = []
 
@@ -289,4 +314,4 @@ def _product(value: Tensor, parameters: Mapping[str, Tensor], move: Mapping[str,
         products.append(inner_product(gradient, move[names[index]]))
 
     stream([value], list(parameters.values()), visit)
-    return sum(float(product) for product in products)
+    return sum(float(product) for product in products) if products else None

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from headwise.attribution.jacobians.effect import Closure, effect, gradient_of
+from headwise.attribution.jacobians.effect import Closure, Effect, effect, gradient_of, noted
 from headwise.attribution.jacobians.grouping import chosen_parameters
 from headwise.attribution.jacobians.held import fresh_pass
-from headwise.attribution.text import columns, wrapped
+from headwise.attribution.text import columns
 from headwise.attribution.tracing.named import weighted_values
 from headwise.refusals import refuse_sharded
 from headwise.tabular import Tabular
@@ -33,6 +33,7 @@ class Transfer(Tabular):
             the gradient of their sum does.
         method: "forward": one forward-mode pass a term. "rows": one backward pass per term and held-out loss.
         reason: Why not "forward".
+        unreached: The held-out losses to which no parameter leads that any of the terms trains.
     """
 
     terms: tuple[str, ...]
@@ -42,6 +43,7 @@ class Transfer(Tabular):
     norms: Mapping[str, float]
     method: Literal["forward", "rows"]
     reason: str = ""
+    unreached: tuple[str, ...] = ()
 
     def change(self, term: str, held_out: str) -> float:
         """The change of one held-out loss per unit of a step down one term's gradient.
@@ -100,6 +102,7 @@ class Transfer(Tabular):
             {name: math.fsum(each.norms[name] for each in tables) / num for name in first.terms},
             slow.method,
             slow.reason,
+            _in_all(tables),
         )
 
     def table_rows(self) -> list[dict[str, Any]]:
@@ -119,8 +122,11 @@ class Transfer(Tabular):
             for term in self.terms
         ]
         rows.append(["(value)", "", *(f"{self.values[loss]:.5g}" for loss in self.held_out)])
-        table = columns(["term", "grad norm", *self.held_out], rows)
-        return f"{table}\n{wrapped(f'by rows: {self.reason}')}" if self.reason else table
+        return noted(columns(["term", "grad norm", *self.held_out], rows), self.reason, self.unreached)
+
+
+def _in_all(tables: Sequence[Effect | Transfer]) -> tuple[str, ...]:
+    return tuple(loss for loss in tables[0].unreached if all(loss in each.unreached for each in tables))
 
 
 def transfer(
@@ -174,7 +180,7 @@ def transfer(
     last = tables[-1]
     slow = next((each for each in tables if each.method == "rows"), last)
     values = dict(zip(last.losses, last.values, strict=True))
-    return Transfer(tuple(chosen), last.losses, values, changes, norms, slow.method, slow.reason)
+    return Transfer(tuple(chosen), last.losses, values, changes, norms, slow.method, slow.reason, _in_all(tables))
 
 
 def _names_of(
