@@ -146,6 +146,49 @@ def test_the_variable_writes_and_nothing_else(tmp_path: Path, monkeypatch: pytes
         call()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_held_also_where_the_caller_asks_for_none(lock: Path, tmp_path: Path, mode: Any) -> None:
+    with mode():
+        criterion, outputs, targets = subject(declarations())
+        assert_books(criterion, outputs, targets, lock)
+        assert_books(criterion, outputs, targets, tmp_path / "other.json", update=True)
+    assert (tmp_path / "other.json").read_bytes() == lock.read_bytes()
+    assert_books(criterion, outputs, targets, lock)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"value": "1.5"}, "value of 'edge' is '1.5', no number"),
+        ({"value": None}, "value of 'edge' is None"),
+        ({"weight": True}, "weight of 'edge' is True"),
+        ({"value": 10**400}, "value of 'edge' is too large"),
+        ({"count": []}, "IndexError"),
+        ({"grad_norm": {"edge": "x"}}, "gradient norm at 'edge' of 'edge' is 'x'"),
+    ],
+)
+def test_a_file_that_was_edited_to_no_numbers_is_refused(lock: Path, tmp_path: Path, changes: Any, told: str) -> None:
+    content = json.loads(lock.read_text())
+    content["terms"]["edge"].update(changes)
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"edited\.json: no lock file of format 1 \(.*{told}"):
+        assert_books(*subject(declarations()), path)
+
+
+def test_small_differences_are_told_in_digits_that_show_them(lock: Path) -> None:
+    terms = declarations()
+    terms["edge"]["weight"] = 0.5 + 1e-8
+    with pytest.raises(AssertionError, match=r"to 1e-09:\nterm 'edge': weight was 0\.5 and is 0\.5000000"):
+        assert_books(*subject(terms), lock)
+    terms["edge"]["weight"] = 1e-14
+    path = lock.with_name("small.json")
+    assert_books(*subject(terms), path, update=True)
+    terms["edge"]["weight"] = 2e-14
+    with pytest.raises(AssertionError, match=r"term 'edge': weight was 1e-14 and is 2e-14"):
+        assert_books(*subject(terms), path)
+
+
 @pytest.mark.parametrize("update", [True, False])
 def test_what_is_not_finite_is_not_locked(tmp_path, update):
     criterion, outputs, targets = subject(declarations())

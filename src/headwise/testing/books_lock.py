@@ -62,8 +62,9 @@ def assert_books(
         raise ValueError(f"assert_books: the books of a Criterion; found {type(criterion).__name__}. Declare Terms")
     if rtol is not None and not 0 <= rtol < 1:
         raise ValueError(f"assert_books: rtol is in [0, 1), found {rtol}")
-    held = mapped(outputs, lambda tensor: tensor.detach().requires_grad_(tensor.dtype.is_floating_point))
-    found = _books(criterion, held, targets)
+    with torch.inference_mode(False), torch.enable_grad():  # without, no gradient would be held, in silence
+        held = mapped(outputs, _own)
+        found = _books(criterion, held, mapped(targets, _usable))
     if odd := list(_not_finite(found)):
         raise AssertionError("\n".join([_NOT_FINITE, *odd, _REMEDY]))
     if update if update is not None else os.environ.get(UPDATE) == "1":
@@ -77,7 +78,17 @@ def assert_books(
     tolerance = max((_RTOL.get(dtype, 1e-2) for dtype in dtypes), default=1e-9) if rtol is None else rtol
     differences = list(_differences(_read(path), found, tolerance))
     if differences:
-        raise AssertionError("\n".join([f"the books are not those of {path}:", *differences, accept]))
+        raise AssertionError("\n".join([f"the books are not those of {path}, to {tolerance:g}:", *differences, accept]))
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """An output as a leaf, whose gradient is asked for."""
+    return _usable(tensor).detach().requires_grad_(tensor.dtype.is_floating_point)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """A tensor of inference mode takes part in no graph; a copy does."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _books(criterion: Criterion, held: Any, targets: Any) -> Books:
@@ -119,11 +130,23 @@ def _read(path: Path) -> Books:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
-        return {str(name): _flat(term) for name, term in content["terms"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {
+            str(name): {what: _number(number, f"{what} of {name!r}") for what, number in _flat(term).items()}
+            for name, term in content["terms"].items()
+        }
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: no lock file of format {FORMAT} ({type(error).__name__}: {error}). Write it anew with {UPDATE}=1"
         ) from None
+
+
+def _number(given: Any, what: str) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"{what} is {given!r}, no number")
+    try:
+        return float(given)
+    except OverflowError:
+        raise TypeError(f"{what} is too large") from None
 
 
 def _flat(term: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,5 +168,7 @@ def _differences(locked: Books, found: Books, rtol: float) -> Iterator[str]:
         before, now = locked[name], _flat(term)
         for what in dict.fromkeys([*before, *now]):
             was, now_is = before.get(what, 0.0), now.get(what, 0.0)
-            if not math.isclose(was, now_is, rel_tol=rtol, abs_tol=_LEAST):
-                yield f"term {name!r}: {what} was {was:.6g} and is {now_is:.6g}"
+            # A value or a norm of 0 may come out as rounding left it; a weight is as it was declared.
+            if not math.isclose(was, now_is, rel_tol=rtol, abs_tol=0.0 if what == "weight" else _LEAST):
+                digits = 6 if f"{was:.6g}" != f"{now_is:.6g}" else 17
+                yield f"term {name!r}: {what} was {was:.{digits}g} and is {now_is:.{digits}g}"
