@@ -114,6 +114,28 @@ def test_outputs_of_whole_numbers_cannot_be_trained():
         )
 
 
+def _nested(layout):
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout, requires_grad=True)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (lambda: torch.eye(2).to_sparse().requires_grad_(), "layout torch.sparse_coo. Hand over to_dense"),
+        (lambda: torch.eye(2).to_sparse_csr().requires_grad_(), "layout torch.sparse_csr"),
+        (lambda: _nested(torch.strided), "a nested tensor. Hand over its parts"),
+        (lambda: _nested(torch.jagged), "a nested tensor. Hand over its parts"),
+        (lambda: torch.eye(2).to(torch.float8_e4m3fn), "a float8_e4m3fn tensor of shape .*Hand over float"),
+    ],
+)
+def test_outputs_that_nothing_is_computed_with_are_refused(output, words):
+    criterion = hw.Criterion([hw.Term("x", squared, output="y", target="t")])
+    criterion({"y": torch.eye(2, requires_grad=True)}, {"t": torch.eye(2)})
+    with pytest.raises(ValueError, match=rf"term 'x': output 'y': a term reads plain tensors .*{words}"):
+        criterion({"y": output()}, {"t": torch.eye(2)})
+
+
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), torch.tensor(float("nan")), torch.zeros(2), "1", True])
 def test_weights_that_are_no_finite_number(weight):
     with pytest.raises(ValueError, match=r"term 'sin'.*weight"):

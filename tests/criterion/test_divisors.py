@@ -203,6 +203,21 @@ def test_a_torch_loss_without_a_count_is_refused():
     near(hw.Criterion([constant])({"a": a, "b": b, "c": c}, {}).total, F.triplet_margin_loss(a, b, c), "total")
 
 
+def test_a_sum_of_torchs_without_a_count_and_a_count_of_ones_own():
+    torch.manual_seed(0)
+    y, label, mean = torch.randn(8, 5), torch.randint(0, 5, (8,)), torch.randn(8, 5)
+    for loss in (nn.MultiMarginLoss(reduction="sum"), partial(F.multi_margin_loss, reduction="sum")):
+        found = hw.Criterion([hw.Term("a", loss, len, output="y", target="t")])({"y": y}, {"t": label}).total
+        near(found, F.multi_margin_loss(y, label), "total")
+    likely = hw.Term("a", nn.GaussianNLLLoss(reduction="sum"), normalizers.elements,
+                     output={"input": "mean", "var": "var"}, target={"target": "t"})  # fmt: skip
+    found = hw.Criterion([likely])({"mean": mean, "var": y.exp()}, {"t": y}).total
+    near(found, F.gaussian_nll_loss(mean, y, y.exp()), "total")
+    for none in (nn.MultiMarginLoss(), partial(F.multi_margin_loss, reduction="none")):
+        with refused("depth", "reduction='sum'"):
+            hw.Term("depth", none, len, output="y", target="t")
+
+
 def test_options_of_a_torch_function_are_kept():
     torch.manual_seed(0)
     y, label, weight = torch.randn(8, 5), torch.randint(0, 5, (8,)), torch.rand(5)

@@ -1,12 +1,14 @@
 """Torch's modules taken apart: sum over count is torch's own mean, masked or not."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from headwise import losses
+from headwise import losses, normalizers
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)
 ELEMENTWISE: list[nn.Module] = [
@@ -54,6 +56,16 @@ def test_mask_leaves_out(module):
     value = loss(poisoned, target, keep) / normalizer(target, keep)
     torch.testing.assert_close(value, expected)
     assert torch.autograd.grad(value, poisoned)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [nn.KLDivLoss(reduction="batchmean"), partial(F.kl_div, reduction="batchmean")])
+def test_a_mean_over_the_batch(loss):
+    output, target = inputs(labeled=False)
+    total, normalizer = losses.from_torch(loss)
+    torch.testing.assert_close(total(output, target) / normalizer(target), loss(output, target))
+    assert normalizer is normalizers.images
+    with pytest.raises(ValueError, match="has reduction='batchmean'"):
+        losses.from_torch(nn.MSELoss(reduction="batchmean"))
 
 
 @pytest.mark.parametrize(

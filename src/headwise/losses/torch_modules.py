@@ -52,8 +52,8 @@ def from_torch(loss: nn.Module | Callable[..., Tensor]) -> tuple[Sum, normalizer
     Args:
         loss: One of ``MSELoss, L1Loss, SmoothL1Loss, HuberLoss, BCELoss, BCEWithLogitsLoss, SoftMarginLoss,
             PoissonNLLLoss, KLDivLoss, CrossEntropyLoss, NLLLoss`` (`torch.nn`) or the function of it
-            (`torch.nn.functional`, options fixed by `functools.partial`), with reduction "mean" or "sum"; a module is
-            copied, not changed.
+            (`torch.nn.functional`, options fixed by `functools.partial`), with reduction "mean" or "sum", or
+            "batchmean" where torch has that; a module is copied, not changed.
 
     Returns:
         The sum and the normalizer, functions of ``(output, target, mask=None)`` and ``(target, mask=None)``.
@@ -63,13 +63,15 @@ def from_torch(loss: nn.Module | Callable[..., Tensor]) -> tuple[Sum, normalizer
     """
     per_element = _module(loss)
     how = str(per_element.reduction)
-    if how not in {"mean", "sum"}:
+    by_image = how == "batchmean" and type(per_element) is nn.KLDivLoss
+    if how not in {"mean", "sum"} and not by_image:
         raise ValueError(
             f"losses.from_torch: {_name(loss)} has reduction={how!r}. Use 'mean', or 'sum' for a denominator of 1."
         )
     per_element.reduction = "none"
     labeled = type(per_element) in _LABELED
-    count = partial(_labeled_count, per_element) if labeled else normalizers.elements
+    count: Any = partial(_labeled_count, per_element) if labeled else normalizers.elements
+    count = normalizers.images if by_image else count
     total = partial(_labeled_sum if labeled else _elementwise_sum, per_element)
     total.declaration = Declaration(count)  # type: ignore[attr-defined]
     return total, normalizers.one if how == "sum" else count
@@ -91,6 +93,22 @@ def is_torch_loss(loss: Any) -> bool:
     return getattr(F, name, None) is called and name.endswith(("_loss", "cross_entropy", "_with_logits", "kl_div"))
 
 
+def is_bare_sum(loss: Any) -> bool:
+    """Whether a loss is one of torch's own that `from_torch` has no count for, and only adds up.
+
+    Args:
+        loss: A module or a function, perhaps with options.
+
+    Returns:
+        Whether it is.
+    """
+    if not is_torch_loss(loss):
+        return False
+    called, options = unwrapped(loss)
+    known = type(called) in _MODULES.values() or called in _MODULES
+    return not known and getattr(called, "reduction", options.get("reduction")) == "sum"
+
+
 def _module(loss: Any) -> Any:
     if isinstance(loss, nn.Module) and type(loss) in _MODULES.values():
         return copy.deepcopy(loss)
@@ -102,8 +120,8 @@ def _module(loss: Any) -> Any:
             raise ValueError(f"losses.from_torch: {_name(loss)}: {error}. Leave the option out") from None
     known = ", ".join(each.__name__ for each in _MODULES.values())
     raise ValueError(
-        f"losses.from_torch: no count is known for {_name(loss)}. It takes {known}; for another loss write a function "
-        "(output, target, mask) that returns a sum, and choose a normalizer."
+        f"losses.from_torch: no count is known for {_name(loss)}. It takes {known}; give a Term of another loss a "
+        "normalizer: a function that counts, beside reduction='sum', or 1.0, which keeps the loss's own mean."
     )
 
 

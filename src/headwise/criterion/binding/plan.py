@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from headwise.criterion.binding.binding import (
@@ -149,6 +150,8 @@ def _edge(number: int, term: AnyTerm, path: Path, name: str, root: int, tensor: 
             path,
             f"a term reads floating point outputs; found {describe(tensor)}. Put it in the targets",
         )
+    if remedy := _remedy(tensor):
+        raise complain(term, "output", path, f"a term reads plain tensors of 16 bits and more; found {remedy}")
     if path.channels is None:
         dim = min(1, max(tensor.dim() - 1, 0))
         return Edge(number, root, dim, 0, tensor.shape[dim] if tensor.dim() else 1, True, True, name)
@@ -156,6 +159,17 @@ def _edge(number: int, term: AnyTerm, path: Path, name: str, root: int, tensor: 
     dim, keep = path.channels.dim % tensor.dim(), path.channels.keep
     text = name + str(Slice(1 if dim == 1 else -1, start, stop, keep))
     return Edge(number, root, dim, start, stop, keep, (start, stop) == (0, tensor.shape[dim]), text)
+
+
+def _remedy(tensor: Tensor) -> str:
+    """What an output is that losses and books cannot compute with, and what to hand over; empty if it is none."""
+    if tensor.is_nested:
+        return "a nested tensor. Hand over its parts (unbind, as a list of levels), or its values() with their mask"
+    if tensor.layout is not torch.strided:
+        return f"layout {tensor.layout}. Hand over to_dense(), or the values()"
+    if tensor.dtype.itemsize < 2:
+        return f"{describe(tensor)}. Hand over float()"
+    return ""
 
 
 def _normalized(edges: list[Edge], tensors: list[Tensor]) -> Iterable[Edge]:
@@ -232,7 +246,7 @@ class Plans:
         Returns:
             The plan.
         """
-        kinds = (key, *[(type(each), each.dtype, each.dim()) for each in (*outputs, *targets)])
+        kinds = (key, *[_kind(each) for each in (*outputs, *targets)])
         sliced = self._sliced.get(kinds)
         if sliced is not None:
             plan = self._plans.get(_with_sizes(kinds, outputs, sliced))
@@ -246,6 +260,10 @@ class Plans:
         self._sliced[kinds] = sliced = tuple(sorted(places))
         self._plans[_with_sizes(kinds, outputs, sliced)] = plan
         return plan
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return type(tensor), tensor.dtype, tensor.dim(), tensor.layout, tensor.is_nested
 
 
 def _with_sizes(kinds: Any, outputs: Sequence[Tensor], sliced: Iterable[tuple[int, int]]) -> Any:

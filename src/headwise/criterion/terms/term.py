@@ -17,6 +17,7 @@ from headwise.criterion.terms.mask_expressions import Mask, parse_mask
 from headwise.criterion.terms.paths import Path, parse
 from headwise.criterion.terms.weights import Weight, check_weight
 from headwise.declaration import declaration_of, why_split_variant
+from headwise.losses.torch_modules import is_bare_sum
 from headwise.structure import one_line
 
 Paths = str | tuple[str, ...] | dict[str, str]
@@ -100,8 +101,10 @@ class _TermFields:
     @cached_property
     def function(self) -> Callable[..., Any]:
         """What is called: the loss, or of one of torch's own that is divided by a count, its sum."""
-        divided = isinstance(self, Term) and not _is_constant(self.normalizer)
-        return losses.from_torch(self.loss)[0] if divided and losses.is_torch_loss(self.loss) else self.loss
+        if not isinstance(self, Term) or _is_constant(self.normalizer) or not losses.is_torch_loss(self.loss):
+            return self.loss
+        counted = self.normalizer is not None and is_bare_sum(self.loss)
+        return self.loss if counted else losses.from_torch(self.loss)[0]
 
     @cached_property
     def closed_form(self) -> bool:
@@ -143,7 +146,9 @@ class Term(_TermFields):
     Args:
         name: What the books call it.
         loss: Function ``(output, target, mask) -> sum``, a 0-d tensor. It is called with the outputs, the targets and
-            the mask in this order; without the mask where none is declared.
+            the mask in this order; without the mask where none is declared. Of torch's own losses the sum is taken,
+            also where they say "mean", and divided by what torch's mean divides by, also where they say "sum"; a number
+            as normalizer divides what they return.
         normalizer: Another count: a function ``(target, mask) -> count``, or a number. It is given all targets if it
             takes as many, else the first, and the options that it shares with the loss; by default the loss's own,
             and `normalizers.elements` for a loss that declares none.
