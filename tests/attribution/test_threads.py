@@ -72,6 +72,26 @@ def test_a_criterion_a_thread():
     assert found == {scale: Counter({wanted(scale): STEPS}) for scale in SCALES}
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_looks_beside_the_passes_of_other_threads(trains):
+    """A gradient norm that a thread logs was booked as its training while another thread's `backward` was under way."""
+    found: dict[float, Counter[tuple[float, float, bool]]] = {scale: Counter() for scale in SCALES}
+
+    def train(scale: float) -> None:
+        own = criterion()
+        with hw.Ledger(own) as ledger:
+            for _ in range(STEPS):
+                leaf = torch.full((4, 3), scale, dtype=WIDE, requires_grad=True)
+                breakdown = own({"depth": 1 * leaf, "normal": leaf.tanh()}, {"t": torch.zeros(4, 3, dtype=WIDE)})
+                torch.autograd.grad(breakdown.total, leaf, retain_graph=True)
+                if trains or scale == SCALES[0]:
+                    breakdown.total.backward()
+                found[scale][numbers(ledger.read())] += 1
+
+    in_threads(train)
+    assert found == {scale: Counter({wanted(scale): STEPS}) for scale in SCALES}
+
+
 def test_one_criterion_in_all_threads():
     shared = criterion()
 

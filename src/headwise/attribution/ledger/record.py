@@ -91,6 +91,8 @@ class CallRecord:
         self.samples: SampledCall | None = None
         self.owner = owner
         self._opened_in = CLOCK.under() if torch._C._current_graph_task_id() != -1 else None
+        if self._opened_in is None:
+            CLOCK.called()
         self._is_again = False
         self.device = roots[0].device
         self.lengths = tuple(root.shape[0] for root in roots if root.dim())

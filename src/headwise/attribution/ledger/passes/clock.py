@@ -89,11 +89,31 @@ class Under:
         return number
 
 
+class _Look:
+    """The look under way; nobody tells when it ends: another pass has begun."""
+
+    def __init__(self) -> None:
+        self._now: Under | None = None
+
+    def of(self, task: int) -> Under:
+        """The look that is a task of torch's engine."""
+        if self._now is None or self._now.task != task:
+            self.are_over()
+            self._now = Under(task, None)
+        return self._now
+
+    def are_over(self) -> None:
+        """The last one has ended."""
+        look, self._now = self._now, None
+        if look is not None:
+            look.over()
+
+
 class PassClock:
     """Sees backward passes begin and end, while a ledger is open.
 
-    Of passes that run in several threads at once each is its own thread's; a device's thread, which works for one of
-    them, is taken for that which began last.
+    Of passes that run in several threads at once each is its own thread's, and so are looks; a device's thread, which
+    works for one of them, is taken for that which began last.
     """
 
     def __init__(self) -> None:
@@ -101,7 +121,7 @@ class PassClock:
         self._ends: list[Callable[[Under], None]] = []
         self._running: list[Under] = []
         self._own = threading.local()
-        self._look: Under | None = None
+        self._looks = _Look()  # of devices' threads
 
     def start(self, at_end: Callable[[Under], None]) -> None:
         """Lets a ledger know of the end of every pass.
@@ -122,14 +142,16 @@ class PassClock:
 
     def under(self) -> Under:
         """The pass under way."""
-        running: Under | None = getattr(self._own, "under", None) or next(iter(self._running[-1:]), None)
-        if running is not None:
-            return running
-        look, task = self._look, torch._C._current_graph_task_id()
-        if look is None or look.task != task:
-            self._look_is_over()
-            look = self._look = Under(task, None)
-        return look
+        running: Under | None = getattr(self._own, "under", None)
+        looks: _Look | None = getattr(self._own, "looks", None)
+        if running is None and looks is None:
+            running = next(iter(self._running[-1:]), None)
+        return running or (looks or self._looks).of(torch._C._current_graph_task_id())
+
+    def called(self) -> None:
+        """A criterion is called in no pass: the thread is no device's, and passes that it does not begin are looks."""
+        if getattr(self._own, "looks", None) is None:
+            self._own.looks = _Look()
 
     def is_elsewhere(self, under: Under) -> bool:
         """Whether a pass is under way that another thread has begun.
@@ -142,14 +164,10 @@ class PassClock:
         """
         return under is not getattr(self._own, "under", None) and under in self._running
 
-    def _look_is_over(self) -> None:
-        """Nobody tells when a look ends; another pass has begun."""
-        look, self._look = self._look, None
-        if look is not None:
-            look.over()
-
     def _begin(self, roots: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> Callable[[bool], None]:
-        self._look_is_over()
+        for looks in (self._looks, getattr(self._own, "looks", None)):
+            if looks is not None:
+                looks.are_over()
         under = self._own.under = Under(None, _number(roots, gradients))
         self._running.append(under)
         return partial(self._finish, under)
