@@ -152,7 +152,7 @@ def test_old_books_are_not_logged_as_those_of_another_step(tmp_path):
     with hw.Run(tmp_path / "run", ledger, every=1) as run:
         train()
         run.log(1)
-        with pytest.warns(RuntimeWarning, match=r"step 2 is not logged.*since that of step 1, whose books"):
+        with pytest.warns(RuntimeWarning, match=r"step 2 is not logged.*booked nothing since step 1, whose books"):
             run.log(2)
         run.log(3)  # told once
         train()
@@ -160,6 +160,22 @@ def test_old_books_are_not_logged_as_those_of_another_step(tmp_path):
         run.log(4)
     read = read_run(tmp_path / "run")
     assert read.log.steps == [1, 4]
+    assert read.remarks == ()
+
+
+def test_a_step_that_is_logged_after_each_micro_batch_has_all_of_them(tmp_path):
+    criterion = hw.Criterion([hw.Term("y", losses.squared_error, output="y", target="t")])
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    with hw.Ledger(criterion, optimizer=optimizer) as ledger, hw.Run(tmp_path / "run", ledger, every=1) as run:
+        for number in (1, 2, 3):
+            for _ in range(3):
+                (criterion({"y": weight * 1}, {"t": torch.zeros(2)}).total / 3).backward()
+                run.log(number)
+            optimizer.step()
+    read = read_run(tmp_path / "run")
+    assert read.log.steps == [1, 2, 3]
+    assert read.log.column("terms", "y", "count") == [2.0, 6.0, 6.0]  # the first: nobody knows yet that more come
     assert read.remarks == ()
 
 

@@ -107,7 +107,7 @@ class Run(Closing):
         self._terms: tuple[str, ...] = ()
         self._samples = next_index(self.folder / "samples") if resume is not None else 0
         self._last = self._evaluated = 0 if resume is None else whole_step(resume, "runs.Run: resume")
-        self._booked: tuple[int, int] | None = None  # the ledger's step that was logged last, and as which
+        self._booked: tuple[Books, int] | None = None  # that were logged last, and as which step
         self._warned = False
         self._top = Ranking(ledger, TopSamples(self.folder, show)) if _ranks(ledger) else None
         self._log: RunLog | NoLog = NoLog()
@@ -157,7 +157,7 @@ class Run(Closing):
         write_atomically(self.folder / "config.json", content.encode() + b"\n")
 
     def log(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: Rate = None) -> None:
-        """Log a step if it is the first or an `every`-th, and the ledger has begun one since the last that was logged.
+        """Log a step if it is the first or an `every`-th, and the ledger has booked anything since the last.
 
         Args:
             step: optimizer steps done, from 1.
@@ -196,11 +196,8 @@ class Run(Closing):
             if self._ledger is None:
                 raise ValueError("runs.Run.log: there is no ledger to read. Give Run a ledger, or log the books.")
             books = self._ledger.read()
-            begun = getattr(books, "step", None)
-            if begun is not None and self._is_old(begun, step):
+            if self._is_old(books, step):
                 return
-        else:
-            begun = None
         if not isinstance(books, Books):
             raise ValueError(
                 f"runs.Run.log: books are what ledger.read() gives, found {type(books).__name__}. Give Run the ledger."
@@ -211,22 +208,25 @@ class Run(Closing):
         seconds = time.monotonic() - self._begun
         entry = step_entry(step, books, time=seconds, learning_rate=rate)
         log.step(entry)
-        self._booked = None if begun is None else (begun, step)
+        self._booked = books, step
         if self._top is not None:
             self._top.logged(step)
         for alert in self._watch.see(entry) if self._react is not None else ():
             self._tell(alert if self._top is None else self._top.blamed(alert))
 
-    def _is_old(self, begun: int, step: int) -> bool:
-        """Whether the ledger's step was logged already; its books under another number would be wrong."""
-        if self._booked is None or self._booked[0] != begun:
+    def _is_old(self, books: Books, step: int) -> bool:
+        """Whether the ledger has what was logged already under another number, and so would be wrong under this one."""
+        if self._booked is None:
             return False
-        if step != self._booked[1] and not self._warned:
+        before, logged_as = self._booked
+        if step == logged_as or books.step != before.step or books.terms != before.terms:
+            return False
+        if not self._warned:
             self._warned = True
             warnings.warn(
-                f"runs.Run: step {step} is not logged, nor are others like it: the ledger has begun no step since that "
-                f"of step {self._booked[1]}, whose books would stand twice. Log after the backward pass, and count "
-                "optimizer steps.",
+                f"runs.Run: step {step} is not logged, nor are others like it: the ledger has booked nothing since "
+                f"step {logged_as}, whose books would stand twice. Log after the backward pass, and count optimizer "
+                "steps.",
                 RuntimeWarning,
                 stacklevel=4,
             )
