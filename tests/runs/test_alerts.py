@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import re
 from typing import Any
 
 import pytest
@@ -53,6 +55,27 @@ def test_a_weight_that_follows_a_schedule_does_not_drift(tmp_path):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "scheduled": ["sin"]}))
     assert replay(read_run(run)) == []
+
+
+@pytest.mark.parametrize("factor", [30.0, 1e-4])
+def test_a_gradient_that_a_weight_makes_larger_or_smaller_has_no_fault_of_its_own(factor):
+    """A spike would send the reader to the batches, a death to the activations."""
+    draw = random.Random(0)
+    watch = Watch(["moved"])
+    for step in range(1, 101):
+        weights = {"moved": 1.0 if step < 50 else factor, "other": 1.0}
+        terms = {
+            name: {"value": 1 + 0.1 * draw.random(), "weight": weight, "grad_norm": weight * (1 + 0.1 * draw.random())}
+            for name, weight in weights.items()
+        }
+        watch.see({"step": step, "total": math.fsum(t["weight"] * t["value"] for t in terms.values()), "terms": terms})
+    assert [each.kind for each in watch.found if each.term == "moved"] == []
+    terms["moved"]["grad_norm"] *= 200
+    (alert,) = watch.see({"step": 101, "total": 1.0, "terms": terms})
+    assert alert.kind == "spiking"
+    was, now = (float(number) for number in re.findall(r"about (\S+) and is (\S+) since", alert.evidence)[0])
+    assert now == pytest.approx(terms["moved"]["grad_norm"], rel=1e-2)
+    assert was == pytest.approx(factor, rel=0.2)
 
 
 def test_recorded_runs_that_are_healthy_raise_no_alarm(tmp_path):

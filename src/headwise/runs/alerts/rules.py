@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -77,18 +78,18 @@ class Dead:
         self._has_weight |= weight != 0
         if self._zero.see(step, norm == 0 and (not term.get("trained", True) or self._counts(value))):
             yield self._at_zero(step, name, value, weight)
-        fall = self._level.fallen(step, norm) if norm else None
+        sent, scale = _at_weight_1(norm, weight)
+        fall = self._level.fallen(step, sent) if norm else None
         if self._low.see(step, fall is not None) and fall is not None:
-            said = (
-                f"Its gradient norm fell from about {say(fall.before)} to {say(fall.now)}, its value is {say(value)}."
-            )
+            fell = f"from about {say(fall.before * scale)} to {say(norm)}"
+            said = f"Its gradient norm fell {fell}, its value is {say(value)}."
             yield Alert(
                 "dead", name, self._low.since, step, said,
                 "Look at what changed in its output or its targets: an activation that saturates sends next to "
                 "nothing.",
             )  # fmt: skip
         if fall is None and norm:
-            self._level.see(step, norm)
+            self._level.see(step, sent)
         yield from self._stands(step, name, value, norm, all_still)
         if value:
             self._values.append(value)
@@ -141,13 +142,15 @@ class Spiking:
         value, norm, weight = float(term["value"]), float(term["grad_norm"]), float(term["weight"])
         if not (math.isfinite(value) and math.isfinite(norm) and math.isfinite(weight)):
             return
+        sent, scale = _at_weight_1(norm, weight)
         up = self._value.see(step, value)
         if up is not None and weight != 0 and self._matters(up, weight, total, usual):
             yield _spike(step, name, "value", up)
-            self._norm.see(step, norm)
+            self._norm.see(step, sent)
             return
-        pull = self._norm.see(step, norm)
+        pull = self._norm.see(step, sent)
         if pull is not None and weight != 0:
+            pull = replace(pull, before=pull.before * scale, now=pull.now * scale)
             yield _spike(step, name, "gradient norm", pull)
 
     @staticmethod
@@ -156,6 +159,12 @@ class Spiking:
         if not math.isfinite(total) or not math.isfinite(usual):
             return True
         return total > _SEEN_IN_TOTAL * usual or abs(weight) * (up.now - up.before) > 0.2 * abs(usual)
+
+
+def _at_weight_1(norm: float, weight: float) -> tuple[float, float]:
+    """A gradient norm as it would be without the weight, which may move, and what makes it what it is."""
+    scale = abs(weight) if weight and math.isfinite(weight) else 1.0
+    return norm / scale, scale
 
 
 def _spike(step: int, name: str, what: str, shift: Shift) -> Alert:
