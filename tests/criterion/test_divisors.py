@@ -193,6 +193,18 @@ def test_a_loss_that_averages_within_a_sample_is_told_once(mask):
         near(hw.Criterion([rows])({"y": y}, {"t": labels}).total, F.cross_entropy(y, labels), "rows")
 
 
+def test_a_loss_that_weighs_channels_averages_nothing(recwarn):
+    """Of two channels one was given once and twice, and spread over the two weights either way."""
+    for num in (2, 3, 4):
+        weight = torch.arange(1.0, num + 1)
+        term = hw.Term("a", lambda o, t, w=weight: (w * (o - t).square()).sum(), output="y", target="t")
+        hw.Criterion([term])({"y": torch.ones(4, num)}, {"t": torch.zeros(4, num)})
+    assert not recwarn.list
+    with told("a", "averages within a sample"):
+        rows = hw.Term("a", lambda o, t: (o - t).square().mean(1).sum(), output="y", target="t")
+        hw.Criterion([rows])({"y": torch.ones(4, 2)}, {"t": torch.zeros(4, 2)})
+
+
 def test_a_torch_loss_without_a_count_is_refused():
     with refused("depth", "TripletMarginLoss"):
         hw.Term("depth", nn.TripletMarginLoss(), output=("a", "b", "c"))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
@@ -31,3 +36,75 @@ def test_a_parameter_that_is_closed_over_is_found():
 def test_a_parameter_as_default_is_found():
     held = nn.Parameter(torch.tensor(0.5))
     assert [id(each) for each in criterion(lambda s=held: s * 2).parameters()] == [id(held)]
+
+
+class Held:
+    def __init__(self) -> None:
+        self.s = HELD
+
+    def __call__(self) -> torch.Tensor:
+        return torch.exp(-self.s)
+
+
+def nested():
+    inner = {"s": HELD}
+
+    def read():
+        return inner["s"]
+
+    return lambda: torch.exp(-read())
+
+
+@pytest.mark.parametrize("weight", [partial(lambda s: torch.exp(-s), HELD), Held(), Held().__call__, nested()])
+def test_a_parameter_is_found_wherever_a_function_has_it_from(weight):
+    """Those of a partial function, an object, a dict or an inner function trained, and no optimizer was given them."""
+    assert [id(each) for each in criterion(weight).parameters()] == [id(HELD)]
+
+
+class Model(nn.Module):
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.net, self.s = nn.Linear(2, 2), nn.Parameter(torch.tensor(0.5))
+        own = self.s
+        self.criterion = criterion(self.expressions(self.s)[where])
+
+    def expressions(self, own: nn.Parameter) -> dict[str, Any]:
+        def given(s: nn.Parameter = own) -> torch.Tensor:
+            return torch.exp(-s)
+
+        return {
+            "self": lambda: torch.exp(-self.s),
+            "closed over": lambda: torch.exp(-own),
+            "default": given,
+            "inner": lambda: given() * 1,
+            "method": self.weight,
+        }
+
+    def weight(self) -> torch.Tensor:
+        return torch.exp(-self.s)
+
+    def step(self) -> None:
+        self.criterion({"y": self.net(torch.ones(3, 2))}, {"t": torch.zeros(3, 2)}).total.backward()
+
+
+@pytest.mark.parametrize("where", ["self", "closed over", "default", "inner", "method"])
+def test_a_copy_of_a_model_learns_its_own_weight(where):
+    """The copy's pass went to the weight of the model that it was copied from."""
+    model = Model(where)
+    assert [id(each) for each in model.criterion.parameters()] == [id(model.s)]
+    other = copy.deepcopy(model)
+    other.step()
+    assert model.s.grad is None
+    assert other.s.grad is not None
+    assert [id(each) for each in other.criterion.parameters()] == [id(other.s)]
+
+
+@pytest.mark.parametrize("weight", [of_a_global, nested()])
+def test_a_copied_criterion_names_the_parameters_that_it_reads(weight):
+    assert [id(each) for each in copy.deepcopy(criterion(weight)).parameters()] == [id(HELD)]
+
+
+def test_the_weights_of_a_network_are_no_parameters_of_a_criterion_that_reads_one_of_them():
+    assert [key for key in Model("self").state_dict() if "parameters_read" in key] == [
+        "criterion.term_weights.expressions.depth.parameters_read.0"
+    ]

@@ -119,14 +119,16 @@ def _spread(outputs: list[Tensor], targets: list[Tensor]) -> tuple[tuple[int, ..
 def _cost_of_twice(
     call: Callable[..., Any], outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None, dim: int = 0
 ) -> float:
-    """The loss, or count, of half of what a dimension holds given twice, over that of the half; NaN if unknown."""
+    """The loss, or count, of a part of what a dimension holds given twice, over that of the part; NaN if unknown."""
     size = outputs[0].shape[dim] if outputs[0].dim() > dim else 0
+    # One channel of two or three would be spread over what a loss holds a number a channel of.
+    part = size // 2 if dim == 0 or size > 3 else size
     if size < 2 or any(type(each) is not Tensor or each.is_meta for each in outputs):
         return math.nan
 
     def repeated(tensor: Tensor, times: int) -> Tensor:
         alike = tensor.dim() > dim and tensor.shape[dim] == size
-        return torch.cat([tensor.narrow(dim, 0, size // 2)] * times, dim) if alike else tensor
+        return torch.cat([tensor.narrow(dim, 0, part)] * times, dim) if alike else tensor
 
     def value(times: int) -> float:
         reads, read = ([repeated(each, times) for each in several] for several in (outputs, targets))

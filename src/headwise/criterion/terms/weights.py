@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import dis
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
+from operator import is_
+from types import CellType, FunctionType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from headwise.graph import LEAF, gradient_edge, topological
 from headwise.structure import describe, one_line
 
 Weight = float | Callable[[int], float] | Callable[[], Tensor] | Tensor
@@ -38,6 +44,16 @@ class Weights(nn.Module):
         for name, weight in given.items():
             self._put(name, weight)
         self._refresh()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Weights:
+        """A copy whose expressions read the parameters that were copied along."""
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        for name in (name for name, kind in self._kinds.items() if kind == "expression"):
+            weight = twin._given[name] = _along(twin._given[name], memo)
+            with suppress(ValueError):  # what it reads is still being copied
+                twin._put(name, weight)
+        return twin
 
     def given(self) -> dict[str, Weight]:
         """The weights as they were declared, in the order of the terms; a parameter where one is learned."""
@@ -113,7 +129,7 @@ class Weights(nn.Module):
             self.learned[key] = weight
         elif isinstance(weight, nn.Module):
             self.expressions[key] = weight
-        elif kind == "expression" and (found := list(_parameters_in(weight))):
+        elif kind == "expression" and (found := _parameters_in(weight)):
             self.expressions[key] = _ParametersOf(found)
         self._kinds[name] = kind
         self._given[name] = float(weight) if kind == "number" else weight  # type: ignore[arg-type]
@@ -267,14 +283,41 @@ def _one(name: str, found: Any) -> Tensor:
     return found
 
 
-def _parameters_in(function: Any) -> Iterator[nn.Parameter]:
-    """The parameters that a function names, closes over, has as defaults or is bound to; those of modules too."""
-    named = getattr(getattr(function, "__code__", None), "co_names", ())
+def _parameters_in(function: Any) -> list[nn.Parameter]:
+    """The parameters that a function reads, from wherever it has them, and those that it names and does not learn."""
+    with torch.inference_mode(False), torch.enable_grad():
+        edge = gradient_edge(function())
+    below = topological([edge[0]]) if edge is not None else []
+    read = [node.variable for node in below if node.name() == LEAF]  # type: ignore[attr-defined]
+    held = list(_named_by(function))
+    found = [each for each in (*read, *held) if isinstance(each, nn.Parameter)]
+    if not found:
+        found = [each for module in held if isinstance(module, nn.Module) for each in module.parameters()]
+    return list({id(each): each for each in found}.values())
+
+
+def _named_by(function: Any) -> Iterator[Any]:
+    """What a function names, closes over, has as defaults or is bound to."""
+    code = getattr(function, "__code__", None)
+    named = [] if code is None else [each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"]
     found = getattr(function, "__globals__", {})
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    cells += [found[name] for name in named if name in found]
-    for held in (*cells, *(getattr(function, "__defaults__", None) or ()), getattr(function, "__self__", None)):
-        if isinstance(held, nn.Parameter):
-            yield held
-        elif isinstance(held, nn.Module):
-            yield from held.parameters()
+    yield from (cell.cell_contents for cell in getattr(function, "__closure__", None) or ())
+    yield from (found[name] for name in named if name in found)
+    yield from getattr(function, "__defaults__", None) or ()
+    yield getattr(function, "__self__", None)
+
+
+def _along(function: Any, memo: dict[int, Any]) -> Any:
+    """A function that closes over the copies of what was copied along, where Python hands on the function itself."""
+    if not isinstance(function, FunctionType):
+        return memo.get(id(function), function)
+    old, defaults = function.__closure__ or (), function.__defaults__ or ()
+    cells = tuple([CellType(_along(cell.cell_contents, memo)) for cell in old])
+    given = tuple([_along(each, memo) for each in defaults])
+    if all(a.cell_contents is b.cell_contents for a, b in zip(old, cells, strict=True)) and all(
+        map(is_, defaults, given)
+    ):
+        return function
+    twin = FunctionType(function.__code__, function.__globals__, function.__name__, given or None, cells)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
