@@ -248,3 +248,10 @@ def test_policies_hold_inside_of_transforms():
         torch.func.grad(raising)(y[0])
     with pytest.raises(ValueError, match=r"vmap has no values to ask\. Use 'drop'"):
         torch.func.vmap(torch.func.grad(raising))(y)
+
+
+def test_a_feature_junction_of_a_text_or_of_several_features():
+    with pytest.raises(ValueError, match=r"junction 'trunk': readers are a list of distinct names, .* found 'ab'"):
+        hw.Junction("trunk", "ab")
+    with pytest.raises(ValueError, match="junction 'trunk': one feature, a tensor; found list"):
+        hw.Junction("trunk", ["a", "b"])([torch.ones(2), torch.ones(2)])

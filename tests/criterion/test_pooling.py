@@ -117,3 +117,11 @@ def test_a_ratio_for_a_plain_term_is_refused():
     one = torch.ones(())
     with pytest.raises(ValueError, match="RatioTerms alone"):
         criterion({"x": torch.ones(1, 2)}, {"t": torch.zeros(1, 2)}, {"x": hw.Ratio(one, one)})
+
+
+@pytest.mark.parametrize("given", [{"t": torch.zeros(2)}, torch.zeros(2, 2)])
+def test_the_targets_of_one_micro_batch_are_no_list_of_them(given):
+    """A tensor was counted row by row; of a dict the error spoke of its first key."""
+    criterion = hw.Criterion([hw.Term("x", hw.losses.squared_error, output="output", target="target")])
+    with pytest.raises(ValueError, match=r"pool_denominators: a list with the targets of each micro-batch; found"):
+        hw.pool_denominators(criterion, given)

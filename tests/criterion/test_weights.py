@@ -65,7 +65,6 @@ class Model(nn.Module):
     def __init__(self, where: str) -> None:
         super().__init__()
         self.net, self.s = nn.Linear(2, 2), nn.Parameter(torch.tensor(0.5))
-        own = self.s
         self.criterion = criterion(self.expressions(self.s)[where])
 
     def expressions(self, own: nn.Parameter) -> dict[str, Any]:

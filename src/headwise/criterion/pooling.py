@@ -23,6 +23,7 @@ from torch import distributed as dist
 from headwise.criterion.criterion import Criterion
 from headwise.criterion.terms.term import RatioTerm, Term
 from headwise.ratio import Ratio
+from headwise.structure import describe
 
 
 def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group: Any = None) -> dict[str, Tensor]:
@@ -42,8 +43,13 @@ def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group:
         Per term the total, to be handed to ``criterion(outputs, targets, denominators)``.
 
     Raises:
-        ValueError: There are no micro-batches, or the levels of a term vary between them.
+        ValueError: There is no list of micro-batches, or the levels of a term vary between them.
     """
+    if isinstance(micro_batches, Mapping | Tensor):
+        raise ValueError(
+            f"pool_denominators: a list with the targets of each micro-batch; found {describe(micro_batches)}. Give "
+            "[targets] for a step of one"
+        )
     totals: dict[str, Tensor] = {}
     constant = {term.name for term in criterion.terms if isinstance(term, Term) and term.is_constant}
     empty = True

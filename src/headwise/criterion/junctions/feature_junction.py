@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from headwise.criterion.junctions.stats import book_dtype, inner, square
 from headwise.graph import is_batched
+from headwise.structure import describe
 
 
 class _Share(torch.autograd.Function):
@@ -83,9 +84,9 @@ class Junction(nn.Module):
 
     def __init__(self, name: str, readers: Sequence[str]) -> None:
         super().__init__()
-        readers = tuple(readers)
-        if not readers or len(set(readers)) != len(readers):
-            raise ValueError(f"junction {name!r}: readers are distinct names, at least one; found {readers}")
+        found, readers = readers, tuple(readers)
+        if not readers or len(set(readers)) != len(readers) or isinstance(found, str):
+            raise ValueError(f"junction {name!r}: readers are a list of distinct names, at least one; found {found!r}")
         self.name, self.readers = name, readers
         self.slot: Tensor | None = None
         self._num_ledgers = 0
@@ -99,7 +100,15 @@ class Junction(nn.Module):
 
         Returns:
             The views.
+
+        Raises:
+            ValueError: It is no tensor.
         """
+        if not isinstance(feature, Tensor):
+            raise ValueError(
+                f"junction {self.name!r}: one feature, a tensor; found {describe(feature)}. Give each tensor of "
+                "several a Junction of its own"
+            )
         if self.slot is not None and self.slot.device != feature.device:
             self._make_slot(feature.device)
         plain = torch.compiler.is_compiling()
