@@ -60,14 +60,27 @@ def write_atomically(path: Path, content: bytes) -> Path:
             partial.unlink()
         if not isinstance(error, OSError):
             raise
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        told = UnwritableError(
-            f"cannot write {path} ({reason}). Free some space there, or make {path.parent} a folder you may write to."
-        )
-        told.errno = error.errno
-        raise told from error
+        raise unwritable(path, error) from error
     _sync_folder(path.parent)
     return path
+
+
+def unwritable(path: Path, error: OSError) -> UnwritableError:
+    """What to raise where a file could not be written.
+
+    Args:
+        path: The file.
+        error: Of the system.
+
+    Returns:
+        An error that names the file, the reason and what to do.
+    """
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    told = UnwritableError(
+        f"cannot write {path} ({reason}). Free some space there, or make {path.parent} a folder you may write to."
+    )
+    told.errno = error.errno
+    return told
 
 
 @contextlib.contextmanager

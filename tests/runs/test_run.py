@@ -1,5 +1,6 @@
 """Any loop has a run folder: written beside its optimizer, readable at every moment, small."""
 
+import errno
 import json
 import os
 import signal
@@ -273,6 +274,35 @@ def test_a_refused_folder_stays_as_it_was(tmp_path):
     for _ in range(2):  # the lock was given back
         with pytest.raises(ValueError, match=r"bad/config\.json: it cannot be read"):
             hw.Run(tmp_path / "bad", resume=1)
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "locked"])
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, folder, monkeypatch):
+    (tmp_path / "file").touch()
+    if folder == "locked":
+        monkeypatch.setattr(os, "open", refuse_to_open)
+    with pytest.raises(OSError, match=rf"cannot write .*{folder}/lock \(.*make .*{folder} a folder you may write to"):
+        hw.Run(tmp_path / folder)
+
+
+def refuse_to_open(*_: object) -> int:
+    raise PermissionError(errno.EACCES, "denied")
+
+
+def test_a_process_that_is_not_the_first_writes_nothing_though_it_was_alone_when_the_run_began(tmp_path, monkeypatch):
+    """A launcher that forks, or a run before `init_process_group`: all would write into one file."""
+    ledger, train = a_loop()
+    train()
+    with hw.Run(tmp_path / "run", ledger, every=1) as run:
+        run.log(1)
+        with monkeypatch.context() as other:
+            other.setattr("headwise.runs.run._is_first", lambda: False)
+            train()
+            run.log(2)
+            run.evaluate(2, {"f": 0.5})
+            run.show(np.zeros((2, 2, 3), np.uint8))
+    read = read_run(tmp_path / "run")
+    assert (read.log.steps, read.evaluation.steps, read.samples) == ([1], [], ())
 
 
 def test_weights_that_move_after_a_resume_are_meant_to(tmp_path):

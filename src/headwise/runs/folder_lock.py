@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from headwise.files import guarded
+from headwise.files import guarded, unwritable
 
 LOCK = "lock"
 """The file in the folder of a run. It stays: only a process that holds it locked keeps others out."""
@@ -36,11 +36,14 @@ def sole_run(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
         ValueError: another run is under way there; the message names it.
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     place = folder.resolve()
     if _is_held(place):
         raise ValueError(_refusal(folder, "this process"))
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise unwritable(folder / LOCK, error) from error
     try:
         _lock(descriptor, folder, say)
         _held[place] = os.getpid(), descriptor

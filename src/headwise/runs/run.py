@@ -279,7 +279,7 @@ class Run(Closing):
                 f"{self.folder}: this run is closed. Log before close(), inside of its `with`, and before another Run "
                 "goes on in its folder."
             )
-        return self._log
+        return self._log if _is_first() else NoLog()  # asked anew: processes may have been forked, or joined, since
 
     def recorded(self) -> Recording:
         """What has been logged so far: its terms, steps and scores; prints as a table in a notebook.
