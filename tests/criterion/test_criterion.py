@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -427,3 +427,10 @@ def test_what_cannot_be_compiled_goes_on_in_eager_mode_and_says_so(monkeypatch):
         total = criterion({"maps": maps}, targets).total
     assert total == hw.Criterion(five_terms())({"maps": maps}, targets).total
     criterion({"maps": maps}, targets).total.backward()
+
+
+@pytest.mark.parametrize("name", ["", None, 3, "unbooked"])
+def test_names_that_no_term_may_have(name: Any) -> None:
+    """Books with a term called "unbooked" would never be balanced."""
+    with pytest.raises(ValueError, match=r"a term's name is a non-empty text|a term is not called 'unbooked'"):
+        hw.Term(name, losses.squared_error, output="y", target="t")

@@ -45,7 +45,7 @@ def read_shares(text: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in text.split(","):
-        name, equals, share = part.partition("=")
+        name, equals, share = part.rpartition("=")
         if name.strip() in found:
             raise ValueError(f"shares: {name.strip()!r} is given twice, {text!r}. Give each term one.")
         try:
@@ -54,6 +54,7 @@ def read_shares(text: str) -> dict[str, float]:
             equals = ""
         if not equals or not name.strip():
             raise ValueError(
-                f"shares are NAME=NUMBER with commas between, such as box=2,classification=1; found {part!r}."
+                f"shares are NAME=NUMBER with commas between, such as box=2,classification=1; found {part!r}. Where a "
+                "name holds a comma, give shares in Python, as a dict."
             )
     return found

@@ -65,6 +65,8 @@ class _TermFields:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"a term's name is a non-empty text; found {self.name!r}")
+        if self.name == "unbooked":
+            raise ValueError("a term is not called 'unbooked': in the books that is what belongs to no term. Rename it")
         if isinstance(self.loss, type):
             called = self.loss.__name__
             raise ValueError(f"term {self.name!r}: the loss is the class {called}. Give one of it: {called}()")
