@@ -52,6 +52,25 @@ def test_a_weight_below_0_stays_below_0() -> None:
     assert list(suggest([bonus[0], STEPS[1]], {"a": 1}).weights) == ["a"]
 
 
+def test_steps_that_do_not_know_all_norms_say_nothing_of_shares() -> None:
+    """They would be told as shares of 0: of a term that came late, or whose gradient was not finite for a while."""
+    plain = suggest(STEPS)
+    for unknown in (
+        {"a": (2.0, 8.0)},
+        {"a": (2.0, 8.0), "b": (0.5, math.nan)},
+        {"a": (2.0, 8.0), "b": (0.5, math.inf)},
+    ):
+        found = suggest([unknown, *STEPS])
+        assert found.terms["b"].share == plain.terms["b"].share
+        assert sum(each.share_then for each in found.terms.values()) == pytest.approx(1)
+    silent = suggest([{"a": (2.0, 8.0), "b": (0.5, 0.0)}, *STEPS])
+    assert silent.terms["b"].share == pytest.approx(plain.terms["b"].share * 2 / 3)
+    apart = suggest([{"a": (1.0, 2.0)}, {"b": (1.0, 3.0)}])
+    assert math.isnan(apart.terms["a"].share)
+    assert apart.as_dict()["terms"]["a"]["share"] is None
+    assert str(apart).splitlines()[2].split()[-2:] == ["-", "-"]
+
+
 def test_a_few_steps_of_another_size_do_not_decide() -> None:
     steady = [{"a": (1.0, 1.0), "b": (1.0, 2.0)}] * 97
     found = suggest([{"a": (1.0, 1.0), "b": (1.0, 2000.0)}] * 3 + steady)

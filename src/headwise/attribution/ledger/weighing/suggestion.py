@@ -28,7 +28,8 @@ class SuggestedWeight:
         suggested: The weight that would have given the share over all of them, of the sign of the one that was used.
         low: A tenth of the steps alone would ask for less.
         high: A tenth of them would ask for more.
-        share: The term's part of the sum of norms as it was, its mean over the steps.
+        share: The term's part of the sum of norms as it was, its mean over the steps that know the norms of all
+            terms, finite ones; NaN where there is no such step.
         share_then: The same with the suggested weights.
     """
 
@@ -62,8 +63,12 @@ class Suggestion(Tabular):
         return {name: each.suggested for name, each in self.terms.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as nested plain data, as ``headwise suggest --json`` prints it."""
-        return {**asdict(self), "silent": list(self.silent)}
+        """The same as nested plain data, as ``headwise suggest --json`` prints it; what is not known is None."""
+        terms = {
+            name: {key: None if math.isnan(number) else number for key, number in asdict(each).items()}
+            for name, each in self.terms.items()
+        }
+        return {**asdict(self), "terms": terms, "silent": list(self.silent)}
 
     def table_rows(self) -> list[dict[str, Any]]:
         """A row a term; those that sent nothing have a name alone."""
@@ -79,13 +84,17 @@ class Suggestion(Tabular):
         head = f"{'term':<{width}} {'weight':>10} {'suggested':>10} {'from':>10} {'to':>10} {'share':>7} {'then':>7}"
         rows = [
             f"{name[:width]:<{width}} {e.weight:>10.4g} {e.suggested:>10.4g} {e.low:>10.4g} {e.high:>10.4g} "
-            f"{e.share:>7.1%} {e.share_then:>7.1%}"
+            f"{_percent(e.share)} {_percent(e.share_then)}"
             for name, e in self.terms.items()
         ]
         rows += [f"{name[:width]:<{width}} sent nothing: no weight can be told" for name in self.silent]
         return "\n".join([self.table_title(), head, *rows])
 
     __repr__ = __str__
+
+
+def _percent(share: float) -> str:
+    return f"{'-':>7}" if math.isnan(share) else f"{share:>7.1%}"
 
 
 def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outputs") -> Suggestion:
@@ -209,15 +218,15 @@ def _share(
     name: str,
     given: Mapping[str, float] | None,
 ) -> float:
-    """A term's part of the sum of the norms of all balanced terms, its mean over the steps."""
+    """A term's part of the sum of the norms of all balanced terms, its mean over the steps that know them all."""
     found = []
-    for number in range(len(steps)):
+    for number, step in enumerate(steps):
         norms = {
             each: unit * abs(weight if given is None else given[each])
             for each, known in heard.items()
             if number in known
             for weight, unit in [known[number]]
         }
-        if norms:
+        if norms and all(math.isfinite(math.fsum(step.get(each, (math.nan,)))) for each in heard):
             found.append(norms.get(name, 0.0) / math.fsum(norms.values()))
-    return fmean(found)
+    return fmean(found) if found else math.nan
