@@ -107,3 +107,16 @@ def test_the_weights_of_a_network_are_no_parameters_of_a_criterion_that_reads_on
     assert [key for key in Model("self").state_dict() if "parameters_read" in key] == [
         "criterion.term_weights.expressions.depth.parameters_read.0"
     ]
+
+
+@pytest.mark.parametrize("where", ["self", "closed over"])
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_loaded_weight_is_used(where, assign):
+    """Loaded by assignment, a weight stayed as it was, and the criterion listed a parameter that nothing reads."""
+    trained, model = Model(where), Model(where)
+    with torch.no_grad():
+        trained.s.fill_(2.0)
+    model.load_state_dict(trained.state_dict(), assign=assign)
+    assert torch.equal(model.criterion.weights["depth"], torch.exp(torch.tensor(-2.0)))
+    model.step()
+    assert [each.grad is not None for each in model.criterion.parameters()] == [True]

@@ -44,6 +44,7 @@ class Weights(nn.Module):
         for name, weight in given.items():
             self._put(name, weight)
         self._refresh()
+        self.register_load_state_dict_post_hook(_hand_on_loaded)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Weights:
         """A copy whose expressions read the parameters that were copied along."""
@@ -134,6 +135,19 @@ class Weights(nn.Module):
         self._kinds[name] = kind
         self._given[name] = float(weight) if kind == "number" else weight  # type: ignore[arg-type]
 
+    def read_again(self) -> None:
+        """Gives what expressions read the values of the parameters that loading by assignment put in their place."""
+        for name, kind in self._kinds.items():
+            listed = self.expressions[_key(name)] if kind == "expression" and _key(name) in self.expressions else None
+            if not isinstance(listed, _ParametersOf):
+                continue
+            loaded, read = list(listed.parameters_read), _parameters_in(self._given[name])
+            if len(loaded) == len(read) and not all(map(is_, loaded, read)):
+                with torch.no_grad():
+                    for own, value in zip(read, loaded, strict=True):
+                        own.copy_(value)
+                self._put(name, self._given[name])
+
     def _held(self, name: str) -> Weight:
         # Loading by assignment and moving to a device may put another parameter in the place of the declared one.
         return self.learned[_key(name)] if self._kinds[name] == "learned" else self._given[name]
@@ -185,6 +199,10 @@ class Weights(nn.Module):
                 self._given[name].fill_(value)  # type: ignore[union-attr]
         else:
             self._given[name] = float(value)
+
+
+def _hand_on_loaded(weights: Weights, _: Any) -> None:
+    weights.read_again()
 
 
 class _ParametersOf(nn.Module):
