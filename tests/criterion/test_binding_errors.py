@@ -114,6 +114,13 @@ def test_outputs_of_whole_numbers_cannot_be_trained():
         )
 
 
+def test_a_complex_mask_is_refused():
+    criterion = hw.Criterion([hw.Term("x", squared, output="y", target="t", mask="m & n")])
+    masks = {"m": torch.ones(2), "n": torch.ones(2, dtype=torch.complex64)}
+    with pytest.raises(ValueError, match=r"term 'x': mask 'm & n': a mask is real; found n of torch.complex64"):
+        criterion({"y": torch.ones(2)}, {"t": torch.ones(2), **masks})
+
+
 def _nested(layout):
     return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout, requires_grad=True)
 

@@ -139,6 +139,25 @@ def test_a_mapping_of_torch_modules_is_exact():
         near(hw.Criterion({"y": loss})({"y": y}, {"y": target}).total, plain(y, target), "total")
 
 
+@pytest.mark.parametrize("normalizer", [normalizers.images, "images"])
+def test_a_count_beside_a_torch_module_in_a_mapping_divides(normalizer):
+    """It was thrown away in silence: the mean over elements was taken."""
+    y, t = torch.randn(4, 3), torch.randn(4, 3)
+    found = hw.Criterion({"y": (nn.MSELoss(), normalizer)})({"y": y}, {"y": t}).total
+    near(found, F.mse_loss(y, t, reduction="sum") / 4, "total")
+    label = torch.randint(0, 3, (4,))
+    near(
+        hw.Criterion({"y": (nn.MultiMarginLoss(), 1.0)})({"y": y}, {"y": label}).total,
+        F.multi_margin_loss(y, label),
+        "own",
+    )
+
+
+def test_a_term_in_a_mapping_is_refused():
+    with refused("output 'y'", "Give a list of terms"):
+        hw.Criterion({"y": hw.Term("y", losses.squared_error, output="y", target="y")})
+
+
 def test_a_sum_over_a_count_is_exact():
     """Our own losses, masks of the output's shape, and mining with its own divisor."""
     torch.manual_seed(0)

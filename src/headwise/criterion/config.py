@@ -204,7 +204,8 @@ def terms_from_mapping(mapping: Mapping[str, Any], weights: Mapping[str, Any] | 
     Args:
         mapping: ``{output path: loss}``. A loss is a function of `losses` or its name, a pair (loss, normalizer), any
             function (output, target) -> sum (divided by the count that it declares, or by the number of the target's
-            elements), or one of torch's own loss modules (see `losses.from_torch`), whose mean is kept.
+            elements), or one of torch's own loss modules (see `losses.from_torch`), whose mean is kept unless a pair
+            says what divides its sum.
         weights: ``{output path: weight}``; 1 where nothing is said.
 
     Returns:
@@ -222,8 +223,13 @@ def terms_from_mapping(mapping: Mapping[str, Any], weights: Mapping[str, Any] | 
     terms: list[AnyTerm] = []
     for name, given in mapping.items():
         loss, normalizer = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        if isinstance(given, AnyTerm):
+            raise ValueError(
+                f"output {name!r}: a mapping holds losses; found a {type(given).__name__}. Give a list of terms"
+            )
         if losses.is_torch_loss(loss):
-            loss, normalizer = losses.from_torch(loss)
+            if normalizer is None:
+                loss, normalizer = losses.from_torch(loss)
         elif not callable(loss):
             loss = function_from_config(f"output {name!r}", loss, losses, "loss")
         if isinstance(normalizer, str):

@@ -39,12 +39,18 @@ class Mask:
             The bool mask; a target of another dtype means ``target > 0``.
 
         Raises:
-            ValueError: Two operands have shapes that differ.
+            ValueError: Two operands have shapes that differ, or one is complex.
         """
         stack: list[Tensor] = []
         for item in self.postfix:
             if isinstance(item, Path):
-                stack.append(as_mask(read(item)))
+                found = read(item)
+                if found.is_complex():
+                    raise ValueError(
+                        f"term {term!r}: mask {self.text!r}: a mask is real; found {item} of {found.dtype}. Give its "
+                        "abs(), or its real part"
+                    )
+                stack.append(as_mask(found))
             elif item == "~":
                 stack.append(~stack.pop())
             else:

@@ -44,7 +44,7 @@ class Weights(nn.Module):
         for name, weight in given.items():
             self._put(name, weight)
         self._refresh()
-        self.register_load_state_dict_post_hook(_hand_on_loaded)
+        self.register_load_state_dict_post_hook(_hand_on_loaded)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Weights:
         """A copy whose expressions read the parameters that were copied along."""
