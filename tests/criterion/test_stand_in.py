@@ -172,6 +172,21 @@ class Holds:
         return squares(output, target)
 
 
+CLOSED: list[int] = []
+
+
+class Closes:
+    def __del__(self) -> None:
+        CLOSED.append(id(self))
+
+
+def test_what_closes_something_at_its_end_is_not_copied():
+    held = Closes()
+    criterion = hw.Criterion([hw.Term("a", Holds(held), output="y", target="t")])
+    criterion({"y": torch.ones(2, 2)}, {"t": torch.zeros(2, 2)})
+    assert not CLOSED
+
+
 def test_what_has_no_stand_in_is_called_by_the_loop_alone(tmp_path):
     with (tmp_path / "file").open("w") as file:
         graph, many = torch.ones(1, requires_grad=True) * 2, [[number] for number in range(20_000)]

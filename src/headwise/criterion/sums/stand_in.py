@@ -78,6 +78,8 @@ class _Copies:
             return self._made[id(value)][1]
         if len(self._made) >= _MOST_OBJECTS or getattr(value, "nbytes", 0) > _MOST_BYTES:
             raise ValueError("it holds too much")
+        if hasattr(type(value), "__del__"):
+            raise ValueError(f"its {type(value).__name__} closes something at its end, which a copy would close too")
         if type(value).__module__.startswith(_TOGETHER):
             raise ValueError(f"its {type(value).__name__} calls other processes")
         if isinstance(value, FunctionType):
