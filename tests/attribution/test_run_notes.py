@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from headwise.attribution.ledger.books import Books
 from headwise.attribution.run.script import ScriptBooks
+from headwise.runs.alerts.watch import Watch
+from headwise.runs.entries import step_entry
 
 HEAD = """\
 import torch
@@ -244,6 +251,69 @@ loss_fit, loss_tie = (w - 1).square().sum(), (v + 2).square().mean()
     assert {name: list(term.outputs) for name, term in found[0].items()} == {"loss_fit": ["w"], "loss_tie": ["v"]}
     for term, tensor in zip(found[0].values(), (names["w"], names["v"]), strict=True):
         assert term.grad_norm == pytest.approx(float(tensor.grad.norm()), rel=1e-6)
+
+
+GLOBAL = """
+net = nn.Linear(4, 3)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+def train(forward):
+    out = forward(torch.ones(2, 4))
+    loss_a, loss_b = out[:, 0].square().mean(), out[:, 1:].abs().mean()
+    optimizer.zero_grad(); (loss_a + 0.5 * loss_b).backward(); optimizer.step()
+"""
+
+
+def booked(run: Callable[[], object]) -> tuple[Books, list[str]]:
+    """The books of the first pass, and the notes."""
+    found: list[Books] = []
+    with ScriptBooks(1, None, lambda step, books: found.append(books)) as script:
+        run()
+    return found[0], script.told()
+
+
+@pytest.mark.parametrize("where", ["another file", "another thread"])
+def test_a_model_that_is_a_global_of_the_file_is_found(where: str, tmp_path: Path):
+    """The main script's globals are the variables of a frame; those of other files, and seen from a thread, are not."""
+    path = tmp_path / "training.py"
+    path.write_text(HEAD + GLOBAL)
+    module: dict[str, Any] = {"__name__": "training"}
+    exec(compile(path.read_text(), str(path), "exec"), module)
+
+    def run() -> None:
+        if where == "another file":
+            module["train"](module["net"])
+        else:
+            thread = threading.Thread(target=module["train"], args=(lambda x: module["net"](x),))
+            thread.start()
+            thread.join()
+
+    books, told = booked(run)
+    assert told == []
+    assert [list(term.outputs) for term in books.values()] == [["model"], ["model"]]
+    assert all(term.grad_norm > 0 for term in books.values())
+
+
+def test_where_no_model_is_found_no_norm_is_known(tmp_path: Path):
+    """Unknown, in the table and in the log, and no 0."""
+
+    def hidden() -> Callable[[torch.Tensor], torch.Tensor]:
+        network = torch.nn.Linear(4, 3)
+        return lambda x: network(x)
+
+    def run(forward: Callable[[torch.Tensor], torch.Tensor] = hidden()) -> None:  # noqa: B008
+        out = forward(torch.ones(2, 4))
+        loss_a, loss_b = out[:, 0].square().mean(), out[:, 1:].abs().mean()
+        (loss_a + 0.5 * loss_b).backward()
+
+    books, told = booked(run)
+    assert {name: term.weight for name, term in books.items()} == {"loss_a": 1.0, "loss_b": 0.5}
+    assert all(math.isnan(term.grad_norm) and term.finite and term.trained for term in books.values())
+    assert str(books).count("unknown") == 2 + ("loop's factor unknown" in str(books))
+    assert any("no gradient norm is known" in each for each in told), told
+    entry = step_entry(1, books, time=0.0)
+    assert all("grad_norm" not in term for term in entry["terms"].values())
+    watch = Watch()
+    assert [alert for step in range(60) for alert in watch.see({**entry, "step": step})] == []
 
 
 def test_books_that_cannot_be_written_stop_no_training(tmp_path: Path):

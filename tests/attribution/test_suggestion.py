@@ -139,7 +139,7 @@ def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="no step to learn from"):
         suggest([])
-    with pytest.raises(ValueError, match="sent nothing in any of 1 steps"):
+    with pytest.raises(ValueError, match="sent nothing that was seen in any of 1 steps"):
         suggest([{"a": (1.0, 0.0)}])
     with pytest.raises(ValueError, match="positive number"):
         suggest(STEPS, {"a": -1})

@@ -74,7 +74,7 @@ def term_entry(term: TermBooks) -> dict[str, Any]:
         **_known({"value": term.value}, term.finite),
         "weight": term.weight,
         **_known({"weighted": term.weighted, "share": term.share}, term.finite),
-        "grad_norm": term.grad_norm,
+        **_known({"grad_norm": term.grad_norm}, term.finite),
         "finite": term.finite,
         **({} if term.trained else {"trained": False}),
         **({} if term.count is None else {"count": term.count}),
@@ -86,7 +86,7 @@ def term_entry(term: TermBooks) -> dict[str, Any]:
 
 
 def _known(numbers: Mapping[str, float], finite: bool) -> dict[str, float]:
-    """Leave out what is NaN where all is finite: nobody held that value, which is no fault of the term's."""
+    """Leave out what is NaN where all is finite: nobody saw that number, which is no fault of the term's."""
     return {key: number for key, number in numbers.items() if not (finite and math.isnan(number))}
 
 

@@ -46,6 +46,30 @@ def test_a_learned_weight_is_the_factor(parts):
     assert found["c"] == (0, None)
 
 
+@pytest.mark.parametrize("reduced", ["sum", "mean"])
+def test_weights_that_are_learned_together_beside_their_penalty(parts, reduced):
+    """As a module for uncertainty is written in one line; 0.5 and the like change nothing in kind."""
+    _, losses = parts
+    log_var = torch.tensor([0.5, -0.5], requires_grad=True)
+    stacked = torch.stack([losses["a"], losses["b"]])
+    parted = 1 if reduced == "sum" else 2
+    for total in (torch.exp(-log_var) * stacked + log_var, 0.5 * (stacked / log_var.exp() + log_var)):
+        found = standing(getattr(total, reduced)(), losses)
+        half = 0.5 if "Mul" in str(total.grad_fn) else 1
+        assert found["a"] == (1, pytest.approx(half * 0.6065307 / parted))
+        assert found["b"] == (1, pytest.approx(half * 1.6487213 / parted))
+    again = standing((torch.exp(-log_var) * stacked + log_var).sum() + losses["b"], losses)
+    assert again["b"] == (2, pytest.approx(2.6487213))
+
+
+def test_weights_that_are_learned_together_in_products_of_vectors(parts):
+    _, losses = parts
+    log_var = torch.tensor([0.5, -0.5], requires_grad=True)
+    stacked = torch.stack([losses["a"], losses["b"]])
+    for total in (torch.einsum("i,i->", torch.exp(-log_var), stacked), torch.exp(-log_var)[None] @ stacked[:, None]):
+        assert standing(total.squeeze(), losses)["b"] == (1, pytest.approx(1.6487213))
+
+
 def test_a_part_of_a_subtotal_has_no_factor_of_its_own(parts):
     _, losses = parts
     losses["group"] = losses["a"] + 3 * losses["b"]

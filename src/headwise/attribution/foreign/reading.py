@@ -263,7 +263,8 @@ def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:
     }
     # A value that nobody holds is not known, which is not the same as not finite.
     finite = (held is None or math.isfinite(held)) and all(each.finite for each in outputs.values())
-    norm = math.hypot(*(each.grad_norm for each in outputs.values()))
+    # Where what a loss reads was not found, neither is the gradient that it sends there.
+    norm = math.hypot(*(each.grad_norm for each in outputs.values())) if outputs or not weight else math.nan
     return TermBooks(value, weight, weighted, 0.0, norm, finite, weight != 0 or norm > 0, outputs)
 
 

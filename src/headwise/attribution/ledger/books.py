@@ -66,8 +66,9 @@ class TermBooks:
         share: ``weighted`` over the sum of all terms' absolute ``weighted``: with positive terms the part of their
             total; a negative term has a negative share, and no share is above 1. 0 where the sum is 0.
         grad_norm: Norm over all that the term reads, of d(weighted) / d(outputs), as the loop weighted it; what all
-            terms have in common (loss scale, accumulation) is divided out.
-        finite: Whether value and gradient are finite.
+            terms have in common (loss scale, accumulation) is divided out. NaN where what it reads was not found, which
+            only code of others may hide; so is a value that nobody held.
+        finite: Whether value and gradient are finite, as far as they are known.
         trained: Whether a backward pass went through the term.
         outputs: The same per output path (with its channels).
         levels: The same per level, by its path (``stacks[0]``); empty for a term without levels.
@@ -301,8 +302,9 @@ class Books(Mapping[str, TermBooks], Tabular):
         width = min(max(8, *(len(name) for name in self)), 28)
         head = f"{'term':<{width}} {'value':>11} {'weight':>9} {'weighted':>11} {'share':>7} {'grad norm':>11}  finite"
         rows = [
-            f"{name[:width]:<{width}} {b.value:>11.5g} {b.weight:>9.4g} {b.weighted:>11.5g} {b.share:>6.1%} "
-            f"{b.grad_norm:>11.4g}  {'yes' if b.finite else 'NO'}{'' if b.trained else ' (no backward)'}"
+            f"{name[:width]:<{width}} {_said(b.value, '>11.5g', b)} {b.weight:>9.4g} {_said(b.weighted, '>11.5g', b)} "
+            f"{_said(b.share, '>6.1%', b)} {_said(b.grad_norm, '>11.4g', b)}  {'yes' if b.finite else 'NO'}"
+            f"{'' if b.trained else ' (no backward)'}"
             for name, b in self.items()
         ]
         rest = self.unbooked
@@ -315,3 +317,9 @@ class Books(Mapping[str, TermBooks], Tabular):
         return "\n".join([f"step {self.step} ({self.scope}, at outputs{self.factor})", head, *rows, end])
 
     __repr__ = __str__
+
+
+def _said(number: float, form: str, term: TermBooks) -> str:
+    """A number of a term as the table has it, or that it is not known."""
+    unknown = math.isnan(number) and term.finite
+    return f"{'unknown':>{form[1:].partition('.')[0]}}" if unknown else format(number, form)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -26,6 +28,7 @@ class Notes:
         self._dead: dict[str, int] = {}
         self._off: dict[str, int] = {}
         self._trained: dict[str, list[str]] = {}
+        self._lost: dict[str, None] = {}
         self._newest = -1
 
     def saw(self, anatomy: Anatomy, root: Tensor, is_early: bool) -> None:
@@ -66,6 +69,8 @@ class Notes:
             site: Where backward was called.
             books: The books.
         """
+        if books and all(term.finite and math.isnan(term.grad_norm) for term in books.values()):
+            self._lost[site] = None
         for name, term in books.items():
             if not term.finite:
                 self._told[f"{name}: the value or the gradient is not finite ({site})"] = None
@@ -100,6 +105,11 @@ class Notes:
         inside = [name for name in self._inside if name not in self._used]
         if inside:
             found.append(f"in a number that is no sum of them, so that no weight is known: {', '.join(inside)}{looked}")
+        for site in self._lost:
+            found.append(
+                f"no module or parameter that the losses of {site} read was found in the variables there, nor in the "
+                "globals of those files, so that no gradient norm is known"
+            )
         dropped = [name for name in self._absent if name not in {*self._used, *inside}]
         if dropped:
             found.append(f"computed, and in no number that backward was called on: {', '.join(dropped)}{looked}")

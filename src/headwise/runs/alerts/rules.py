@@ -29,6 +29,11 @@ def say(number: float) -> str:
     return f"{number:.3g}"
 
 
+def norm_of(term: Mapping[str, Any], unknown: float = math.nan) -> float:
+    """Returns the norm of a term's gradient, or what stands for one that nobody knows."""
+    return float(term.get("grad_norm", unknown))
+
+
 class NotFinite:
     """A value that is not finite, at once; a gradient, two logged steps in a row: a loss scaler skips single ones."""
 
@@ -38,7 +43,7 @@ class NotFinite:
 
     def see(self, step: int, name: str, term: Mapping[str, Any]) -> Iterator[Alert]:
         """Judges a term's step; see `Watch.see`."""
-        value, norm = float(term["value"]), float(term["grad_norm"])
+        value, norm = float(term["value"]), norm_of(term, 0.0)
         bad_value = not math.isfinite(value) or not math.isfinite(float(term["weight"]))
         bad_gradient = not bad_value and (not math.isfinite(norm) or not term.get("finite", True))
         if self._value.see(step, bad_value):
@@ -72,7 +77,7 @@ class Dead:
 
     def see(self, step: int, name: str, term: Mapping[str, Any], all_still: bool) -> Iterator[Alert]:
         """Judges a term's step; `all_still` where the total stands still too."""
-        value, norm, weight = float(term["value"]), float(term["grad_norm"]), float(term["weight"])
+        value, norm, weight = float(term["value"]), norm_of(term), float(term["weight"])
         if not (math.isfinite(value) and math.isfinite(norm)):
             return
         self._has_weight |= weight != 0
@@ -139,7 +144,7 @@ class Spiking:
 
     def see(self, step: int, name: str, term: Mapping[str, Any], total: float, usual: float) -> Iterator[Alert]:
         """Judges a term's step; `usual` is the total's level, NaN where it is not known."""
-        value, norm, weight = float(term["value"]), float(term["grad_norm"]), float(term["weight"])
+        value, norm, weight = float(term["value"]), norm_of(term, 0.0), float(term["weight"])
         if not (math.isfinite(value) and math.isfinite(norm) and math.isfinite(weight)):
             return
         sent, scale = _at_weight_1(norm, weight)
@@ -185,7 +190,7 @@ class Dominating:
 
     def see(self, step: int, name: str, term: Mapping[str, Any], others: float) -> Iterator[Alert]:
         """Judges a term's step; `others` is the norm of all other terms' gradients together."""
-        share, norm = abs(float(term.get("share", 0.0))), float(term["grad_norm"])
+        share, norm = abs(float(term.get("share", 0.0))), norm_of(term)
         holds = share >= _DOMINANT_SHARE and norm >= _DOMINANT_GRADIENT * others
         if self._streak.see(step, holds):
             times = (

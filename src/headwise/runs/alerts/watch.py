@@ -65,7 +65,8 @@ class Watch:
         usual = self._total.usual
         about_terms: list[Alert] = []
         for name, term in terms.items():
-            others = math.sqrt(max(0.0, all_squares - squares[name])) if len(terms) > 1 else math.inf
+            judged = len(terms) > 1 and all("grad_norm" in other for other in terms.values())
+            others = math.sqrt(max(0.0, all_squares - squares[name])) if judged else math.inf
             about_terms += self._terms[name].see(
                 step, name, term, total, usual, others, self._total.still, name in self._scheduled
             )
@@ -122,7 +123,7 @@ def _most_of(terms: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _square(term: Mapping[str, Any]) -> float:
-    norm = float(term["grad_norm"])
+    norm = rules.norm_of(term)
     return norm * norm if math.isfinite(norm) else 0.0
 
 
@@ -177,7 +178,7 @@ def _samples_told(run: Recording) -> dict[tuple[str, str, int], tuple[str, ...]]
 def _row(columns: Mapping[str, list[float | None]], row: int) -> dict[str, float]:
     """A term's numbers at a row; what was not logged is what says nothing."""
     found = {what: column[row] for what, column in columns.items()}
-    usual = {"weight": 1.0, "share": 0.0, "grad_norm": 0.0, "finite": 1.0, "trained": 1.0}
+    usual = {"weight": 1.0, "share": 0.0, "finite": 1.0, "trained": 1.0}
     return {
         what: usual[what] if value is None else value
         for what, value in found.items()

@@ -99,8 +99,8 @@ def modules_in(frames: Sequence[FrameType]) -> dict[str, nn.Module]:
         the wrappers of DDP and torch.compile, left out.
     """
     found: dict[int, tuple[str, nn.Module]] = {}
-    for frame in frames:
-        for name, value in list(frame.f_locals.items()):
+    for variables in _variables(frames):
+        for name, value in variables:
             for key, each in [(name, value), *_attributes(value).items()]:
                 if isinstance(each, nn.Module) and next(each.parameters(), None) is not None:
                     module = _unwrapped(each)
@@ -123,14 +123,24 @@ def parameters_in(frames: Sequence[FrameType]) -> dict[int, tuple[str, ...]]:
         By the identity of the tensor the name of the variable, as `names_of` has the modules of other parameters.
     """
     found: dict[int, tuple[str, ...]] = {}
-    for frame in frames:
-        for name, value in list(frame.f_locals.items()):
+    for variables in _variables(frames):
+        for name, value in variables:
             several = isinstance(value, list | tuple) and len(value) <= _MANY
             parts = {f"{name}[{nr}]": each for nr, each in enumerate(value)} if several else _attributes(value)
             for key, each in {name: value, **parts}.items():
                 if isinstance(each, Tensor) and each.is_leaf and each.requires_grad:
                     found.setdefault(id(each), (key,))
     return found
+
+
+def _variables(frames: Sequence[FrameType]) -> Iterator[list[tuple[str, Any]]]:
+    """The variables of the frames, then those of the user's files that they run in: a model may be a global there."""
+    for frame in frames:
+        yield list(frame.f_locals.items())
+    files = {id(frame.f_globals): frame for frame in frames if "site-packages" not in frame.f_code.co_filename}
+    for frame in files.values():
+        if frame.f_globals is not frame.f_locals:
+            yield list(frame.f_globals.items())
 
 
 def loss_scale_in(frames: Sequence[FrameType], root: Tensor) -> Tensor | None:
@@ -146,8 +156,8 @@ def loss_scale_in(frames: Sequence[FrameType], root: Tensor) -> Tensor | None:
     node = root.grad_fn
     last = factors_of(node) if node is not None and node.name() == "MulBackward0" else []
     factors = {float(each) for each in last if each.numel() == 1}
-    for frame in frames if factors else ():
-        for value in list(frame.f_locals.values()):
+    for variables in _variables(frames) if factors else ():
+        for _, value in variables:
             for each in (value, *_attributes(value).values()):
                 if isinstance(each, torch.amp.GradScaler) and each.is_enabled() and each.get_scale() in factors:
                     return torch.tensor(each.get_scale(), device=root.device)

@@ -95,18 +95,25 @@ def parts_of(edge: Edge, deep: bool) -> tuple[Edge, ...]:
     if name in _PICKING:
         return _picked(edge)
     if name.startswith(_WEIGHING):
-        return tuple(node.next_functions[number] for number in Linearity(wide=False).through(node))  # type: ignore[misc]
+        return _weighed(node)
     if not (deep or all(size_of(each) == 1 for each in live) or _is_stack(node)):
         return ()
     if name == "WhereBackward0":
         return _taken(node, live)
     if name in (*_ADDING, *STACKING) or name.startswith((*PASSING, *_POOLING)):
         return live
-    if name not in _SCALING or (name == "DivBackward0" and node.next_functions[1][0] is not None):
+    if name not in _SCALING or (len(live) == 1 and name == "DivBackward0" and node.next_functions[1][0] is not None):
         return ()
+    if len(live) == 2 and name == "MulBackward0" and size_of((node, 0)) == 1:
+        return live if deep else ()
     if len(live) == 2:
-        return live if deep and size_of((node, 0)) == 1 else ()
+        return _weighed(node)
     return live if size_of((node, 0)) == 1 or _is_stack(node) or _scales_alike(node) else ()
+
+
+def _weighed(node: Node) -> tuple[Edge, ...]:
+    """Of a stack of losses beside weights that may be learned: the losses."""
+    return tuple(node.next_functions[number] for number in Linearity(wide=False).through(node))  # type: ignore[misc]
 
 
 def _taken(node: Node, live: tuple[Edge, ...]) -> tuple[Edge, ...]:

@@ -33,7 +33,8 @@ IN_PLACE = "torch::autograd::CopySlices"
 _OF_WEIGHTS = (
     "Exp", "Log", "Neg", "Mul", "Div", "Pow", "Sqrt", "Rsqrt", "Reciprocal", "Softplus", "Softmax", "Sigmoid", "Select",
     "Slice", "Squeeze", "Unsqueeze", "View", "Reshape", "Add", "Sub", "Rsub", "Abs", "Relu", "Clamp", "Clone", "ToCopy",
-    "Sum", "Mean", "Index", "Unbind", "Expand", "Stack", "Cat", "LogSoftmax", "Tanh", "Elu",
+    "Sum", "Mean", "Index", "Unbind", "Expand", "Stack", "Cat", "LogSoftmax", "Tanh", "Elu", "Permute", "Transpose",
+    "TBackward",
 )  # fmt: skip
 
 
@@ -78,6 +79,9 @@ class Linearity:
             inputs = self._candidates(node)
             edges = {number: node.next_functions[number] for number in inputs}
             followed = tuple(n for n, (child, port) in edges.items() if child is None or self._follows((child, port)))
+            # Beside losses, the penalty of weights that are learned together: ``exp(-s) * losses + s``.
+            if followed and all(is_weight(edge) for number, edge in edges.items() if number not in followed):
+                followed = inputs
             # What passes each input on by itself (DDP's sink: a loss beside logits) may pass on some of them.
             self._through[node] = followed if followed == inputs or routes_of(node) is not None else ()
         return self._through[node]
@@ -89,6 +93,8 @@ class Linearity:
             return live if name == "_DDPSinkBackward" else ()
         if name.startswith(_OF_ELEMENTS) or (name.startswith(_OF_VECTORS) and size_of((node, 0)) == 1):
             left, right = (child is not None for child, _ in node.next_functions[-2:])
+            if left and right and len(node.next_functions) == 2:
+                return self._loss_of(node)
             return () if right and (left or name.startswith("Addcdiv")) else live
         if name.startswith(_NOT_PASSING) or not live:
             return ()

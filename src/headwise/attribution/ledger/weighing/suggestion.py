@@ -87,7 +87,7 @@ class Suggestion(Tabular):
             f"{_percent(e.share)} {_percent(e.share_then)}"
             for name, e in self.terms.items()
         ]
-        rows += [f"{name[:width]:<{width}} sent nothing: no weight can be told" for name in self.silent]
+        rows += [f"{name[:width]:<{width}} sent nothing that was seen: no weight can be told" for name in self.silent]
         return "\n".join([self.table_title(), head, *rows])
 
     __repr__ = __str__
@@ -126,7 +126,9 @@ def suggest(steps: Sequence[Weighed], target: Target = "equal", at: str = "outpu
     heard = {name: found for name, found in units.items() if found}
     silent = tuple(name for name in shares if name not in heard)
     if not heard:
-        raise ValueError(f"suggest: {', '.join(silent)} sent nothing in any of {len(steps)} steps. Look at their masks")
+        raise ValueError(
+            f"suggest: {', '.join(silent)} sent nothing that was seen in any of {len(steps)} steps. Look at their masks"
+        )
     scale = math.fsum(shares[name] for name in heard)
     signs = {name: _sign(name, found) for name, found in heard.items()}
     size = math.fsum(
