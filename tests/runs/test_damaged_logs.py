@@ -106,3 +106,13 @@ def test_names_may_look_like_a_line_of_the_log(tmp_path, name):
     assert log.remarks == ()
     assert log.column("terms", name, "weight") == [2.0] * 2
     assert log.column("cosine", f"{name}|other") == [0.25] * 2
+
+
+@pytest.mark.parametrize("verb", ["alerts", "suggest", "report"])
+def test_what_is_no_run_is_told_by_the_verb_that_was_called(tmp_path, capsys, verb):
+    (tmp_path / "empty").mkdir()
+    for name, told in (("missing", "no run folder "), ("empty", "is not a run folder")):
+        assert main([verb, str(tmp_path / name)]) == 2
+        said = capsys.readouterr().err
+        assert told in said
+        assert "report:" not in said

@@ -98,7 +98,7 @@ def read_run(folder: Path, logs: tuple[Log, Log] | None = None) -> Recording:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"report: no run folder {folder}. Give a run, as `headwise train` or hw.Run write it.")
+        raise ValueError(f"no run folder {folder}. Give a run, as `headwise train` or hw.Run write it.")
     config = _read_config(folder / "config.json")
     log, evaluation = logs or (read_log(folder / "log.jsonl"), read_log(folder / "evaluation.jsonl"))
     samples = tuple(sorted((folder / "samples").glob("*.npz")))
@@ -113,13 +113,13 @@ def read_run(folder: Path, logs: tuple[Log, Log] | None = None) -> Recording:
 def _read_config(path: Path) -> Mapping[str, Any]:
     remedy = "Give the folder of a run, as `headwise train` or hw.Run write it; it holds config.json."
     if not path.is_file():
-        raise ValueError(f"report: {path.parent} is not a run folder, it has no config.json. {remedy}")
+        raise ValueError(f"{path.parent} is not a run folder, it has no config.json. {remedy}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"report: {path} cannot be read ({_one_line(error)}). {remedy}") from error
+        raise ValueError(f"{path} cannot be read ({_one_line(error)}). {remedy}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"report: {path} holds a {type(config).__name__}, not an object. {remedy}")
+        raise ValueError(f"{path} holds a {type(config).__name__}, not an object. {remedy}")
     return config
 
 
