@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+import headwise as hw
 from tests.criterion import told as kit
 
 x, y = kit.number(), torch.randn(2, 3, 4, 4)
@@ -25,6 +26,14 @@ def test_it_names_channels_that_are_there(path, output):
     with kit.right_or_told("unread", path):
         kit.call({"x": x}, {"y": target}, kit.term(output=output), unread=[path, "x[:, 2]"][: 1 + (output != "x")])
         kit.silent(f"unread={path!r} of 3 channels")
+
+
+def test_an_auxiliary_output_that_is_there_in_training_alone():
+    criterion = hw.Criterion([kit.term()], unread=["aux"])
+    both = criterion({"x": x, "aux": kit.number()}, {"y": y}).total
+    for outputs in ({"x": x}, {"x": x, "aux": None}):
+        with pytest.warns(UserWarning, match="unread='aux' names no output and no target of this call"):
+            assert criterion(outputs, {"y": y}).total == both
 
 
 @pytest.mark.parametrize("path", ["x[:, 1:3]", "x[:, 0]", "x[:, -3:]"])

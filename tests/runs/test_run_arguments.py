@@ -86,6 +86,13 @@ def test_a_closed_run_says_so(tmp_path):
     run.close()
 
 
+def test_a_resume_where_no_run_is_told(tmp_path):
+    """The name may be misspelt, or the first steps may have been taken without books."""
+    with pytest.warns(UserWarning, match="no run to go on with; one begins after step 100"):
+        hw.Run(tmp_path / "tpyo", resume=100).close()
+    hw.Run(tmp_path / "new", resume=0).close()
+
+
 def test_pictures_of_before_a_resume_stay(tmp_path):
     picture = np.zeros((2, 2, 3), np.uint8)
     with hw.Run(tmp_path / "run") as run:

@@ -141,6 +141,10 @@ class Run(Closing):
             }
             self._terms = tuple(known.get("terms", ()))
         else:
+            if resume:
+                warnings.warn(
+                    f"{self.folder}: there is no run to go on with; one begins after step {resume}", stacklevel=4
+                )
             given = self._config
             self._config = {
                 "run": secrets.token_hex(8),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from headwise.criterion.binding.layout import Edge, Layout
@@ -114,12 +116,20 @@ def _check_declared(
             if (tensors := _declared(path, structure))
         ]
         if not found:
-            raise ValueError(
-                f"unread={path.text!r} names no output and no target. Outputs: {_names(outputs)}; targets: "
-                f"{_names(targets)}. Correct the path, or take it out of unread"
-            )
-        if all(found):
+            _tell_absent(path, outputs, targets)
+        elif all(found):
             raise ValueError(found[0])
+
+
+def _tell_absent(path: Path, outputs: Any, targets: Any) -> None:
+    """Says that nothing is there. No error: a misspelt path is one where the output is there, as one that is unread."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f"unread={path.text!r} names no output and no target of this call. Outputs: {_names(outputs)}; targets: "
+            f"{_names(targets)}. Correct the path, or take it out of unread, unless other calls have it, such as those "
+            "in training",
+            stacklevel=2,
+        )
 
 
 def _slice_of(edge: Edge) -> Slice | None:
