@@ -285,6 +285,15 @@ def test_the_table_fits_a_hundred_columns():
         assert max(len(line) for line in ledger.table().splitlines()) <= 100
 
 
+def test_long_names_are_told_apart_in_the_table():
+    terms = [hw.Term(f"binary_cross_entropy_with_logits(heads.{n})", squared, output="x", target="t") for n in "ab"]
+    criterion = hw.Criterion(terms)
+    with hw.Ledger(criterion) as ledger:
+        criterion({"x": torch.ones(1, 1, requires_grad=True)}, {"t": torch.zeros(1, 1)}).total.backward()
+        rows = [line.split()[0] for line in ledger.table().splitlines()[2:4]]
+    assert rows == ["binary_cross_..gits(heads.a)", "binary_cross_..gits(heads.b)"]
+
+
 def test_a_criterion_with_open_books_can_be_copied():
     terms = [hw.Term("x", squared, output="x", target="t", weight=0.5), hw.Term("y", squared, output="y", target="t")]
     outputs, targets = {name: torch.ones(2, 3, requires_grad=True) for name in "xy"}, {"t": torch.zeros(2, 3)}

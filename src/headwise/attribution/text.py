@@ -53,10 +53,12 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _block(table: list[list[str]], chosen: list[int], widths: list[int]) -> str:
-    lines = ["  ".join(_clip(row[i], widths[i]).ljust(widths[i]) for i in chosen).rstrip() for row in table]
+    lines = ["  ".join(clipped(row[i], widths[i]).ljust(widths[i]) for i in chosen).rstrip() for row in table]
     rule = "-" * min(max(len(line) for line in lines), WIDTH)
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _clip(text: str, width: int) -> str:
-    return text if len(text) <= width else f"..{text[len(text) - width + 2 :]}"
+def clipped(text: str, width: int) -> str:
+    """A name without its middle, where it is too long: what tells names apart is at either end."""
+    begin = (width - 2) // 2
+    return text if len(text) <= width else f"{text[:begin]}..{text[len(text) - width + 2 + begin :]}"

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from headwise.attribution.gram import Gram
+from headwise.attribution.text import clipped
 from headwise.tabular import Tabular
 
 _ROUNDING = 1e-5
@@ -302,9 +303,9 @@ class Books(Mapping[str, TermBooks], Tabular):
         width = min(max(8, *(len(name) for name in self)), 28)
         head = f"{'term':<{width}} {'value':>11} {'weight':>9} {'weighted':>11} {'share':>7} {'grad norm':>11}  finite"
         rows = [
-            f"{name[:width]:<{width}} {_said(b.value, '>11.5g', b)} {b.weight:>9.4g} {_said(b.weighted, '>11.5g', b)} "
-            f"{_said(b.share, '>6.1%', b)} {_said(b.grad_norm, '>11.4g', b)}  {'yes' if b.finite else 'NO'}"
-            f"{'' if b.trained else ' (no backward)'}"
+            f"{clipped(name, width):<{width}} {_said(b.value, '>11.5g', b)} {b.weight:>9.4g} "
+            f"{_said(b.weighted, '>11.5g', b)} {_said(b.share, '>6.1%', b)} {_said(b.grad_norm, '>11.4g', b)}  "
+            f"{'yes' if b.finite else 'NO'}{'' if b.trained else ' (no backward)'}"
             for name, b in self.items()
         ]
         rest = self.unbooked

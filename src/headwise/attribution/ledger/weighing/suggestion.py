@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.ledger.weighing.balancing import term_of_head
 from headwise.attribution.ledger.weighing.rule import OUTPUTS
+from headwise.attribution.text import clipped
 from headwise.tabular import Tabular
 
 Target: TypeAlias = "Literal['equal'] | Mapping[str, float]"
@@ -83,11 +84,13 @@ class Suggestion(Tabular):
         width = min(max(8, *(len(name) for name in self.terms)), 28)
         head = f"{'term':<{width}} {'weight':>10} {'suggested':>10} {'from':>10} {'to':>10} {'share':>7} {'then':>7}"
         rows = [
-            f"{name[:width]:<{width}} {e.weight:>10.4g} {e.suggested:>10.4g} {e.low:>10.4g} {e.high:>10.4g} "
+            f"{clipped(name, width):<{width}} {e.weight:>10.4g} {e.suggested:>10.4g} {e.low:>10.4g} {e.high:>10.4g} "
             f"{_percent(e.share)} {_percent(e.share_then)}"
             for name, e in self.terms.items()
         ]
-        rows += [f"{name[:width]:<{width}} sent nothing that was seen: no weight can be told" for name in self.silent]
+        rows += [
+            f"{clipped(name, width):<{width}} sent nothing that was seen: no weight can be told" for name in self.silent
+        ]
         return "\n".join([self.table_title(), head, *rows])
 
     __repr__ = __str__
