@@ -147,8 +147,8 @@ def _told(books: ScriptBooks, folder: Path | None) -> str:
         lines.append(str(site.books) if site.books is not None else "(no pass could be booked)")
     if not books.sites:
         lines.append(
-            "headwise: the script called backward nowhere in this process: gradients by torch.autograd.grad or torch.func, "
-            "and those of other processes, have no books"
+            "headwise: the script called backward nowhere in this process: gradients by torch.autograd.grad or "
+            "torch.func, and those of other processes, have no books"
         )
     lines += [f"note: {line}" for line in books.told()]
     if folder is not None:
