@@ -121,7 +121,12 @@ def _suggested(run: Recording) -> Iterator[tuple[str, str]]:
     told = [name for name in sorted(far, key=lambda name: -round(far[name], 3)) if far[name] > math.log(_FAR)][:3]
     if len(found) > 1 and told:
         weights = ", ".join(f"{name} {found[name].suggested:.2g} (was {number(found[name].weight)})" for name in told)
-        yield f"For equal gradients at the outputs the weights would be {weights}; headwise suggest has all.", NORMS
+        half = num_rows - num_rows // 2
+        yield (
+            f"For equal gradients at the outputs the weights would be {weights}, by the second half of the run: "
+            f"headwise suggest --last {half} has all.",
+            NORMS,
+        )
 
 
 def _progress(run: Recording) -> Iterator[tuple[str, str]]:
