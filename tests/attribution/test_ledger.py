@@ -278,6 +278,18 @@ def test_history_over_two_structures():
     assert list(ledger.read()["x"].outputs) == ["levels[0]", "levels[1]", "levels[2]"]
 
 
+def test_a_factor_of_1_is_not_said_however_it_was_rounded():
+    criterion = hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t")])
+    y = torch.ones(3, requires_grad=True)
+    with hw.Ledger(criterion, micro_batches=10) as ledger:
+        for _ in range(10):
+            (criterion({"y": y}, {"t": torch.zeros(3)}).total * torch.tensor(0.1)).backward()
+        books = ledger.read()
+    assert books.factor.value == pytest.approx(1)
+    assert books.factor.value != 1
+    assert "factor" not in str(books)
+
+
 def test_the_table_fits_a_hundred_columns():
     criterion = hw.Criterion([hw.Term("a_very_long_name_of_a_term_indeed", squared, output="x", target="t")])
     with hw.Ledger(criterion) as ledger:

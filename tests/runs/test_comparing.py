@@ -76,6 +76,8 @@ def test_equal_runs_never_depart(tmp_path, usual):
     found = compare([usual, trained(tmp_path / "again")])
     assert found.departures == ()
     assert found.verdict == "No term departs in the 6 logged steps that the runs have in common."
+    runs = [read_run(build_run(tmp_path / name, num_lines=1, samples=0)) for name in ("one", "other")]
+    assert compare(runs).verdict == "No term departs in the one logged step that the runs have in common."
 
 
 def test_steps_that_one_run_lacks_are_passed_over_and_gaps_are_by_hand(tmp_path):

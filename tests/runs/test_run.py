@@ -143,8 +143,11 @@ def test_steps_of_any_kind_of_whole_number_which_never_go_back(tmp_path):
         with pytest.raises(ValueError, match="step 1 comes after step 3"):
             run.log(1)  # of the second epoch
     assert read_run(tmp_path / "run").log.steps == [1, 2, 3]
-    with hw.Run(tmp_path / "run", ledger, resume=3) as run, pytest.raises(ValueError, match="comes after step 3"):
-        run.log(1)
+    with hw.Run(tmp_path / "run", ledger, resume=3) as run:
+        with pytest.raises(ValueError, match=r"comes after step 3.*give resume=STEP the step of that"):
+            run.log(1)
+        with pytest.raises(ValueError, match=r"comes after step 3.*give resume=STEP the step of that"):
+            run.evaluate(2, {"accuracy": 0.5})
 
 
 def test_old_books_are_not_logged_as_those_of_another_step(tmp_path):

@@ -89,7 +89,7 @@ def test_a_closed_run_says_so(tmp_path):
 def test_a_resume_where_no_run_is_told(tmp_path):
     """The name may be misspelt, or the first steps may have been taken without books."""
     with pytest.warns(UserWarning, match="no run to go on with; one begins after step 100"):
-        hw.Run(tmp_path / "tpyo", resume=100).close()
+        hw.Run(tmp_path / "elsewhere", resume=100).close()
     hw.Run(tmp_path / "new", resume=0).close()
 
 

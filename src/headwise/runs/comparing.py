@@ -87,7 +87,8 @@ class Comparison(Tabular):
         if not self.steps:
             return "The runs have no logged step in common, so their terms cannot be compared."
         if not self.departures:
-            return f"No term departs in the {self.steps:,} logged steps that the runs have in common."
+            steps = "one logged step" if self.steps == 1 else f"{self.steps:,} logged steps"
+            return f"No term departs in the {steps} that the runs have in common."
         first = self.departures[0]
         numbers = ", ".join(
             f"{'missing' if number is None else format(number, '.6g')} in {name}"

@@ -106,7 +106,7 @@ class Run(Closing):
         self._config: dict[str, Any] = {"arguments": plain_settings(config), "scheduled": scheduled}
         self._terms: tuple[str, ...] = ()
         self._samples = next_index(self.folder / "samples") if resume is not None else 0
-        self._last = self._evaluated = 0 if resume is None else whole_step(resume, "runs.Run: resume")
+        self._resumed = self._last = self._evaluated = 0 if resume is None else whole_step(resume, "runs.Run: resume")
         self._booked: tuple[Books, int] | None = None  # that were logged last, and as which step
         self._warned = False
         self._top = Ranking(ledger, TopSamples(self.folder, show)) if _ranks(ledger) else None
@@ -160,6 +160,11 @@ class Run(Closing):
         content = json.dumps({**self._config, "terms": list(self._terms)}, indent=2, default=str)
         write_atomically(self.folder / "config.json", content.encode() + b"\n")
 
+    @property
+    def resumed(self) -> int:
+        """The step after which it goes on; 0 for a new run."""
+        return self._resumed
+
     def log(self, step: SupportsIndex, books: Books | None = None, *, learning_rate: Rate = None) -> None:
         """Log a step if it is the first or an `every`-th, and the ledger has booked anything since the last.
 
@@ -191,7 +196,7 @@ class Run(Closing):
             OSError: the log cannot be written.
         """
         step = whole_step(step, "runs.Run.write")
-        self._last = _not_before(self._last, step)
+        self._last = _not_before(self._last, step, self.resumed)
         rate = plain_rate(learning_rate, "runs.Run.log")
         log = self._open_log()
         if isinstance(log, NoLog):
@@ -259,7 +264,7 @@ class Run(Closing):
         """
         step = whole_step(step, "runs.Run.evaluate")
         log, plain = self._open_log(), plain_scores(scores)
-        self._evaluated = _not_before(self._evaluated, step)
+        self._evaluated = _not_before(self._evaluated, step, self.resumed)
         log.evaluation(step, plain)
 
     def show(self, image: Any, **parts: Any) -> Path:
@@ -305,11 +310,12 @@ def _ranks(ledger: object) -> TypeGuard[KeepsSamples]:
     return _is_first() and bool(getattr(ledger, "keeps_samples", False))
 
 
-def _not_before(last: int, step: int) -> int:
+def _not_before(last: int, step: int, resumed: int) -> int:
     if step < last:
+        again = "" if last > resumed else " A run goes on from its checkpoint: give resume=STEP the step of that."
         raise ValueError(
             f"runs.Run: step {step} comes after step {last}, and would replace what was logged since. Count steps over "
-            "the whole run, not over an epoch: (epoch - 1) * len(loader) + step."
+            f"the whole run, not over an epoch: (epoch - 1) * len(loader) + step.{again}"
         )
     return step
 

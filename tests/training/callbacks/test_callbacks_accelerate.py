@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import headwise as hw
 from headwise.attribution import wrap
 from headwise.training.callbacks import accelerate_hooks
 from tests.training.loops import (
@@ -103,6 +104,23 @@ def test_a_wrapped_foreign_criterion_is_logged_under_the_same_keys(tmp_path):
     accelerator.end_training()
     assert set(board(tmp_path)) == KEYS
     assert [books.step for books in hooks.history] == [1, 2]
+
+
+def test_a_resumed_run_goes_on_after_its_step(tmp_path):
+    from accelerate import Accelerator
+
+    hw.Run(tmp_path / "run", every=1).close()
+    network, criterion, accelerator = make_network(), make_criterion(), Accelerator(cpu=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with (
+        hw.Run(tmp_path / "run", resume=6) as run,
+        accelerate_hooks(accelerator, optimizer, criterion, every=1, run=run) as hooks,
+    ):
+        for batch in torch.utils.data.DataLoader(make_samples(2), batch_size=4):
+            criterion(network(batch["x"]), batch).total.backward()
+            optimizer.step()
+    assert hooks.step == 8
+    assert run.recorded().log.steps == [7, 8]
 
 
 def test_closed_hooks_leave_the_optimizer_alone(tmp_path):

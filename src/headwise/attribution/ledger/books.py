@@ -132,10 +132,11 @@ class LoopFactor:
     known: Literal["seen", "given", "unknown"] = "seen"
 
     def __str__(self) -> str:
-        """The factor in the heading of a table; nothing where it is known to be 1."""
+        """The factor in the heading of a table; nothing where it is known to be 1, to rounding."""
         if self.known == "unknown":
             return ", loop's factor unknown"
-        return "" if self.known == "seen" and self.value == 1 else f", loop's factor {self.value:.4g} divided out"
+        value = f"{self.value:.4g}"
+        return "" if self.known == "seen" and value == "1" else f", loop's factor {value} divided out"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class AccelerateHooks(Closing):
         run: A run folder that gets the books too.
 
     Attributes:
-        step: Optimizer steps done.
+        step: Optimizer steps done, those before `run` was resumed included; set it where a loop without a run goes on.
 
     Raises:
         ValueError: The source keeps no books, or a number is below 1.
@@ -46,7 +46,7 @@ class AccelerateHooks(Closing):
     ) -> None:
         if every < 1:
             raise ValueError(f"every: log every so many optimizer steps, at least 1; found {every}.")
-        self.step = 0
+        self.step = 0 if run is None else run.resumed
         self._accelerator, self._every, self._prefix = accelerator, every, prefix
         self._keeper = Keeper(source, calls, run)
         # What `prepare` returns passes a step on only when gradients are complete; the optimizer inside sees those.

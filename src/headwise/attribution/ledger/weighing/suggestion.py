@@ -81,7 +81,7 @@ class Suggestion(Tabular):
         return f"suggested weights, from {self.num_steps} step{'' if self.num_steps == 1 else 's'} at {self.at}"
 
     def __str__(self) -> str:
-        width = min(max(8, *(len(name) for name in self.terms)), 28)
+        width = min(max(8, *(len(name) for name in (*self.terms, *self.silent))), 28)
         head = f"{'term':<{width}} {'weight':>10} {'suggested':>10} {'from':>10} {'to':>10} {'share':>7} {'then':>7}"
         rows = [
             f"{clipped(name, width):<{width}} {e.weight:>10.4g} {e.suggested:>10.4g} {e.low:>10.4g} {e.high:>10.4g} "
