@@ -7,10 +7,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Torch tells on a CPU whether two of these are equal, not which is larger; 16-bit label maps are read as the first.
+_UNORDERED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def ordered(values: Tensor) -> Tensor:
+    """The same numbers in a dtype that torch can order."""
+    return values.long() if values.dtype in _UNORDERED else values
+
 
 def as_mask(mask: Tensor) -> Tensor:
     """A mask of any dtype as bool: True where it is positive."""
-    return mask if mask.dtype == torch.bool else mask > 0
+    if mask.dtype == torch.bool:
+        return mask
+    return mask != 0 if mask.dtype in _UNORDERED else mask > 0
+
+
+def not_below(values: Tensor) -> Tensor:
+    """Where a value of any real dtype is not 0 or less, bool: NaN is not."""
+    return ~(values <= 0) if values.is_floating_point() else as_mask(values)
 
 
 def other_than(label: Tensor, number: int) -> Tensor:

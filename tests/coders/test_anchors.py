@@ -219,6 +219,18 @@ def test_r10_classes_do_not_suppress_one_another():
     assert found["labels"].tolist() == [3, 7]
 
 
+def test_classes_stay_apart_below_0_and_next_to_a_far_box():
+    anchors = [torch.tensor([[0.0, 0, 10, 10], [-11, -11, -1, -1], [0, 0, 10, 10.5]])]
+    logits = torch.tensor([[[5.0, -9, -9], [-9, 4, -9], [-9, -9, -9]]])
+    said = {"levels": [{"logits": logits, "deltas": torch.zeros(1, 3, 4)}]}
+    (found,) = coder.decode_boxes(said, anchors)
+    assert found["labels"].tolist() == [0, 1]
+    far = torch.tensor([[[0.0] * 4, [1e9, 0, 0, 0], [0.0] * 4]])
+    said = {"levels": [{"logits": torch.tensor([[[-9.0, 5], [4, -9], [-9, 3]]]), "deltas": far}]}
+    (found,) = coder.decode_boxes(said, anchors)
+    assert found["labels"].tolist() == [1, 0]  # the second box of class 1 is the first one's
+
+
 def test_one_anchor_may_hold_two_classes_but_not_as_published():
     said = outputs([(THERE, 3, 2.0, AWAY)])
     for level in said["levels"]:

@@ -45,6 +45,16 @@ def test_after_opening_no_two_objects_share_a_side(seed, gap):
         assert not ((one > 0) & (other > 0) & (one != other)).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int16], ids=str)
+def test_objects_are_numbered_in_any_integer(dtype):
+    label = torch.tensor([[[1, 1, 2, 2, 0, 3]] * 3])
+    for found, wanted in zip(encode_instances(label.to(dtype)).values(), encode_instances(label).values(), strict=True):
+        assert torch.equal(found, wanted)
+    opened = open_gaps(label.to(dtype))
+    assert opened.dtype == dtype
+    assert torch.equal(opened.long(), open_gaps(label))
+
+
 def test_the_line_between_touching_objects_weighs_most():
     label = two_squares()
     targets = encode_instances(label)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headwise.masks import ordered
 from headwise.require import require
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ def check_instances(coder: str, label: Tensor) -> None:
             f"{coder}: label is an integer map of object numbers, (H, W) or (N, H, W), found {label.dtype} of shape "
             f"{tuple(label.shape)}. Number the objects, for instance with scipy.ndimage.label."
         )
-    if label.numel() and int(label.min()) < 0:
+    if label.numel() and int(ordered(label).min()) < 0:
         raise ValueError(
-            f"{coder}: object numbers are at least 0, found {int(label.min())}. "
+            f"{coder}: object numbers are at least 0, found {int(ordered(label).min())}. "
             "Give pixels to be ignored the number 0 and mask them in the loss."
         )
 

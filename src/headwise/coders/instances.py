@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headwise.coders.borders import check_instances, encode_border_weights
+from headwise.masks import as_mask, ordered
 from headwise.require import require
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def encode_instances(
     """
     apart = open_gaps(label.detach().cpu(), gap)
     weights = encode_border_weights(apart, w0=w0, sigma=sigma, balance=balance)
-    return {"label": (apart > 0).long(), "weight_map": weights}
+    return {"label": as_mask(apart).long(), "weight_map": weights}
 
 
 def open_gaps(label: Tensor, gap: int = 1) -> Tensor:
@@ -65,13 +66,14 @@ def open_gaps(label: Tensor, gap: int = 1) -> Tensor:
     if gap < 0:
         raise ValueError(f"open_gaps: gap is at least 0, found {gap}.")
     height, width = label.shape[-2:]
-    padded = torch.nn.functional.pad(label, (gap,) * 4)
-    largest = label
+    numbers = ordered(label)
+    padded = torch.nn.functional.pad(numbers, (gap,) * 4)
+    largest = numbers
     for down in range(2 * gap + 1):
         reach = gap - abs(down - gap)
         for right in range(gap - reach, gap + reach + 1):
             largest = torch.maximum(largest, padded[..., down : down + height, right : right + width])
-    return torch.where(largest > label, 0, label)
+    return torch.where(largest > numbers, 0, label)
 
 
 def decode_instances(

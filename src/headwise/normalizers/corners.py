@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headwise.declaration import declared
-from headwise.masks import LowPeaks, as_mask, spread_mask
+from headwise.masks import LowPeaks, as_mask, ordered, spread_mask
 
 _EXACT = "as_published=False is exact"
 
@@ -31,6 +31,7 @@ def peaks(
     Returns:
         The count, 0-d, float32; 0 without an object.
     """
+    target = ordered(target)
     high, keep = target >= 1 - tolerance, spread_mask(target, mask)
     number = torch.count_nonzero(high if keep is None else high & keep)
     if index is not None:

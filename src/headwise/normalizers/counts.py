@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.declaration import declared
-from headwise.masks import as_mask, other_than, spread_mask, times
+from headwise.masks import as_mask, not_below, other_than, spread_mask, times
 
 
 class Normalizer(Protocol):
@@ -98,7 +98,7 @@ def positive(target: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns:
         The count, 0-d, float32.
     """
-    above, keep = ~(target <= 0), spread_mask(target, mask)
+    above, keep = not_below(target), spread_mask(target, mask)
     return torch.count_nonzero(above if keep is None else above & keep).float()
 
 
@@ -265,7 +265,7 @@ def foreground(*labels: Tensor | None) -> Tensor:
     Raises:
         ValueError: There are no labels.
     """
-    counts = [torch.count_nonzero(each > 0) for each in labels if each is not None]
+    counts = [torch.count_nonzero(as_mask(each)) for each in labels if each is not None]
     if not counts:
         raise ValueError("foreground: the labels of at least one level are needed, found none. Name the targets.")
     return torch.stack(counts).sum().float()

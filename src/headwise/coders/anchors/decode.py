@@ -133,11 +133,15 @@ def _suppress(found: _Candidates, threshold: float, class_agnostic: bool, plus_o
     boxes = found.boxes
     if plus_one:
         boxes = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    if class_agnostic:
-        kept: Tensor = box_ops().nms(boxes, found.scores, threshold)
-    else:
-        kept = box_ops().batched_nms(boxes, found.scores, found.labels, threshold)
-    return kept
+    classes = torch.zeros_like(found.labels) if class_agnostic else found.labels
+    # Class by class: torchvision's batched_nms moves classes apart by as much as boxes reach beyond 0, so that boxes
+    # below 0 meet those of the class before, and next to a far box's reach the others are rounded to nothing.
+    stays = torch.zeros_like(classes, dtype=torch.bool)
+    for each in set(classes.tolist()):
+        rows = (classes == each).nonzero().squeeze(1)
+        stays[rows[box_ops().nms(boxes[rows], found.scores[rows], threshold)]] = True
+    kept = stays.nonzero().squeeze(1)
+    return kept[found.scores[kept].argsort(descending=True, stable=True)]
 
 
 def _check_ranges(

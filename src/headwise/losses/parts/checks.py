@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headwise.losses.parts.fused import is_plain
-from headwise.masks import spread_mask
+from headwise.masks import ordered, spread_mask
 
 # How far a target may leave [0, 1]: what was resized or smoothed may overshoot, what is no probability goes further.
 _OVERSHOOT = 0.5
@@ -147,8 +147,8 @@ def check_probabilities(loss: str, output: Tensor, target: Tensor, mask: Tensor 
     """
     if target.dtype == torch.bool or not (target.is_cpu and is_plain(target)) or not target.numel():
         return
-    keep = spread_mask(output, mask)
-    least, most = (target if keep is None else torch.where(keep, target, 0)).aminmax()
+    keep, values = spread_mask(output, mask), ordered(target)
+    least, most = (values if keep is None else torch.where(keep, values, 0)).aminmax()
     if seen((least < -_OVERSHOOT) | (most > 1 + _OVERSHOOT)):
         raise ValueError(
             f"{loss}: targets are labels 0 and 1 or probabilities, found values from {float(least):g} to "

@@ -13,7 +13,7 @@ from headwise.losses.dense.cross_entropy import margin_losses
 from headwise.losses.parts.checks import check_elements, select, working_dtype
 from headwise.losses.parts.fused import Patch, fused_sum
 from headwise.losses.vision.gathered import check_index
-from headwise.masks import LowPeaks, spread_mask
+from headwise.masks import LowPeaks, ordered, spread_mask
 
 # The authors keep probabilities this far from 0 and 1.
 _CLAMP = 1e-4
@@ -71,7 +71,7 @@ def gaussian_focal(
             "gaussian_focal: alpha and beta are at least 0 and finite, and tolerance is in [0, 1); found "
             f"alpha={alpha}, beta={beta}, tolerance={tolerance}. The paper has 2, 4 and 0."
         )
-    least, patch = 1 - tolerance, None
+    target, least, patch = ordered(target), 1 - tolerance, None
     if index is not None:
         check_index("gaussian_focal", output, index, objects)
         peaks = LowPeaks.of(target, index, objects, mask, least)
@@ -102,7 +102,7 @@ def published_gaussian_focal(output: Tensor, target: Tensor, mask: Tensor | None
         princeton-vl/CornerNet-Lite at 6a54505d, core/models/py_utils/losses.py.
     """
     check_elements("published_gaussian_focal", output, target, mask)
-    return fused_sum(_published_focal, _published_focal_gradient, output, target, mask)
+    return fused_sum(_published_focal, _published_focal_gradient, output, ordered(target), mask)
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:

@@ -13,7 +13,7 @@ from headwise.losses.dense.cross_entropy import channel_pair
 from headwise.losses.dense.elementwise import check_beta, smooth_l1_slope, smooth_l1_sum
 from headwise.losses.parts.checks import check_elements, check_output, select, working_dtype
 from headwise.losses.parts.fused import fused_sum
-from headwise.masks import spread_mask
+from headwise.masks import not_below, spread_mask
 
 
 @declared(count=normalizers.positive, closed_form=True)
@@ -139,7 +139,7 @@ def _relative_gradient(output: Tensor, target: Tensor, mask: Tensor | None, *, b
 
 def _relative_difference(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Quotient minus 1 and divisor; 0 and 1 where nothing counts."""
-    dtype, keep, masked = working_dtype(output), ~(target <= 0), spread_mask(output, mask)
+    dtype, keep, masked = working_dtype(output), not_below(target), spread_mask(output, mask)
     keep = keep if masked is None else keep & masked
     divisor = torch.where(keep, target.to(dtype), 1.0)
     return torch.where(keep, output.to(dtype), 1.0) / divisor - 1.0, divisor

@@ -120,4 +120,4 @@ def _joined(loss: str, levels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     check_labels(loss, logits, labels, None)
     if labels.dtype == torch.bool:
         raise ValueError(f"{loss}: labels must be integer (-1 ignored, 0 background), found torch.bool. Use .long().")
-    return logits, labels
+    return logits, labels.long()
