@@ -361,3 +361,14 @@ def test_terms_that_go_backward_one_by_one_are_ranked_as_together() -> None:
             norms = [each.grad_norm for each in ranked.by_gradient]
             assert [each.grad_norm for each in other[name].by_gradient] == pytest.approx(norms, rel=1e-5)
             assert len(other[name].by_value) == 4
+
+
+def test_one_process_without_a_group_is_all_ranks():
+    criterion = hw.Criterion([hw.Term("a", losses.squared_error, output="y", target="t")])
+    with hw.Ledger(criterion, samples=2) as ledger:
+        with pytest.raises(RuntimeError, match="the ledger is empty"):
+            ledger.read(across_ranks=True)
+        criterion({"y": torch.ones(3, requires_grad=True)}, {"t": torch.zeros(3)}).total.backward()
+        everywhere = ledger.read(across_ranks=True)
+        assert (everywhere.scope, everywhere.terms) == ("global", ledger.read().terms)
+        assert ledger.samples("a", across_ranks=True) == ledger.samples("a")

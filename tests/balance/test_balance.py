@@ -386,7 +386,7 @@ def test_what_cannot_be_is_refused() -> None:
     network, criterion = Two(), two_terms()
     with pytest.raises(ValueError, match="no term 'dpeth'"):
         hw.Ledger(criterion, balance=hw.balance.Shares({"dpeth": 1}))
-    with pytest.raises(ValueError, match="a share is a positive number"):
+    with pytest.raises(ValueError, match=r"the share of .* is a positive number"):
         hw.balance.Shares({"near": 0})
     with pytest.raises(ValueError, match="decay is in"):
         hw.balance.Shares(decay=1.0)
@@ -402,6 +402,13 @@ def test_what_cannot_be_is_refused() -> None:
         pytest.raises(ValueError, match="of 3 terms"),
     ):
         ledger.load_state_dict({"balance": {"factor": torch.ones(3), "steps": 1, "rule": {}}})
+    with hw.Ledger(criterion, network, balance=hw.balance.Shares()) as ledger:
+        balanced = ledger.state_dict()
+    with hw.Ledger(criterion, network) as ledger:
+        with pytest.raises(ValueError, match="that Shares balanced, and this ledger has no balance"):
+            ledger.load_state_dict(balanced)
+        with pytest.raises(ValueError, match=r"found \['term_weights.step'.*Hand over what ledger.state_dict"):
+            ledger.load_state_dict(criterion.state_dict())
 
 
 def test_a_copy_has_no_balance() -> None:

@@ -105,13 +105,13 @@ RULES: Any = hw.balance
 
 @pytest.mark.parametrize(("make", "told"), [
     (lambda: RULES.GradNorm(alpha=NAN), r"GradNorm: alpha is a finite number; found nan"),
-    (lambda: RULES.GradNorm(rate="0.1"), r"GradNorm: rate is positive; found '0.1'"),
-    (lambda: RULES.Uncertainty(rate=NAN), r"Uncertainty: rate is positive; found nan"),
+    (lambda: RULES.GradNorm(rate="0.1"), r"GradNorm: rate is a positive number; found '0.1'"),
+    (lambda: RULES.Uncertainty(rate=NAN), r"Uncertainty: rate is a positive number; found nan"),
     (lambda: RULES.Scalarizer("mean"), r"Scalarizer: a function .* found 'mean'"),
     (lambda: RULES.Scalarizer(torch.nn.Identity), r"Scalarizer: a function .* found Identity"),
-    (lambda: RULES.Scalarizer(torch.sum, rate=-1), r"Scalarizer: rate is positive; found -1"),
+    (lambda: RULES.Scalarizer(torch.sum, rate=-1), r"Scalarizer: rate is a positive number; found -1"),
     (lambda: RULES.Shares(["a"]), r"Shares: a dict of shares by term"),
-    (lambda: RULES.Shares({"a": "x"}), r"that of 'a' is positive; found 'x'"),
+    (lambda: RULES.Shares({"a": "x"}), r"the share of 'a' is a positive number; found 'x'"),
     (lambda: weights("equal", []), r"a rule, such as hw\.balance\.Shares\(\)"),
     (lambda: weights(hw.balance.Shares, []), r"the class Shares is no rule"),
     (lambda: weights(RULES.Scalarizer(lambda values: values * 2), [(1.0, 1.0)]), "returns a 0-d tensor"),

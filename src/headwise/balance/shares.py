@@ -45,7 +45,7 @@ class Shares:
             raise ValueError(f"balance.Shares: a dict of shares by term, of at least one; found {shares!r}")
         given = None
         if shares is not None:
-            told = "balance.Shares: a share is a positive number; that of"
+            told = "balance.Shares: the share of"
             given = {name: float(finite(share, f"{told} {name!r}", positive=True)) for name, share in shares.items()}
         if not 0 <= finite(decay, "balance.Shares: decay") < 1:
             raise ValueError(f"balance.Shares: decay is in [0, 1); found {decay}")

@@ -268,7 +268,8 @@ class Ledger(Closing):
             self._flush()
             steps = self._ring.steps(1)
         if across_ranks:
-            steps = [step_over_ranks(steps[-1] if steps else None, group)]
+            pooled = step_over_ranks(steps[-1] if steps else None, group)
+            steps = [] if pooled is None else [pooled]
         if steps:
             return fold(steps[-1])
         raise RuntimeError(
@@ -378,6 +379,17 @@ class Ledger(Closing):
         Raises:
             ValueError: It does not fit.
         """
+        if state and not state.keys() & {"samples", "balance", "steps"}:
+            raise ValueError(
+                f"Ledger.load_state_dict: a ledger's state has samples, balance and steps; found {[*state]}. Hand over "
+                "what ledger.state_dict() gave"
+            )
+        if self._balancing is None and state.get("balance") is not None:
+            kind = state["balance"].get("kind", "a rule")
+            raise ValueError(
+                f"Ledger.load_state_dict: the state is of weights that {kind} balanced, and this ledger has no balance, "
+                "so that all would jump back. Give it the rule, Ledger(..., balance=), or leave the state out"
+            )
         self._steps_before = state.get("steps", 0)
         if self._ranked is not None and state.get("samples") is not None:
             self._ranked.load_state_dict(state["samples"])

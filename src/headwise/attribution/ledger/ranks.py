@@ -12,21 +12,26 @@ from torch import Tensor
 
 from headwise.attribution.ledger.ring import StepRows
 from headwise.attribution.ledger.schema import Schema
+from headwise.criterion.pooling import is_distributed
 
 
-def step_over_ranks(step: StepRows | None, group: Any) -> StepRows:
+def step_over_ranks(step: StepRows | None, group: Any) -> StepRows | None:
     """The same step with the rows of all ranks: two all-reduces, whose sizes do not depend on the number of ranks.
+
+    Where no process group was made, this process is all there is.
 
     Args:
         step: This rank's; None where it has none.
         group: The process group; None means the default one.
 
     Returns:
-        The sum.
+        The sum; None where nothing was booked in the only process.
 
     Raises:
         ValueError: The ranks' steps read different outputs; raised on all of them.
     """
+    if not is_distributed():
+        return None if step is None else replace(step, scope="global")
     schema = None if step is None else step.schema
     core, every = _are_alike(schema, group)
     if not core or step is None:

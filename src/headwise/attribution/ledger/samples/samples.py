@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from headwise.criterion.pooling import is_distributed
 from headwise.tabular import Tabular
 
 By: TypeAlias = Literal["gradient", "value"]
@@ -114,8 +115,10 @@ def over_ranks(found: dict[str, TermSamples], keep: int, group: Any) -> dict[str
         group: The process group; None means the default one.
 
     Returns:
-        The same on every rank.
+        The same on every rank; what was given where no process group was made.
     """
+    if not is_distributed():
+        return found
     held: list[Any] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(held, found, group=group)
     merged = {}

@@ -74,7 +74,7 @@ def finite(number: object, what: str, *, positive: bool = False) -> float:
     """
     found = number if isinstance(number, int | float) and not isinstance(number, bool) else math.nan
     if not math.isfinite(found) or (positive and found <= 0):
-        raise ValueError(f"{what} is {'positive' if positive else 'a finite number'}; found {number!r}")
+        raise ValueError(f"{what} is a {'positive' if positive else 'finite'} number; found {number!r}")
     return found
 
 
