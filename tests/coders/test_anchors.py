@@ -287,6 +287,14 @@ def test_batches_and_levels():
     assert empty["levels"][0]["label"].shape == (0, len(GRID[0]))
 
 
+def unlike(**dimensions):
+    """Outputs whose second level has twice the size along a dimension."""
+    said = outputs([])
+    for name, dimension in dimensions.items():
+        said["levels"][1][name] = torch.cat([said["levels"][1][name]] * 2, dimension)
+    return said
+
+
 BOX, NAME = torch.tensor([[1.0, 1, 9, 9]]), torch.tensor([0])
 
 
@@ -304,6 +312,20 @@ BOX, NAME = torch.tensor([[1.0, 1, 9, 9]]), torch.tensor([0])
         (lambda: coder.encode_boxes([BOX * torch.nan], [NAME], GRID), "must be finite"),
         (lambda: coder.encode_boxes([BOX], [NAME], GRID, background=0.6), "background <= foreground.*background 0.6"),
         (lambda: coder.encode_boxes([BOX], [NAME], GRID, forced="all"), "forced 'all'"),  # type: ignore[arg-type]
+        (
+            lambda: coder.encode_boxes([BOX], [NAME], GRID, ignored=[NAME > 0], ignored_overlap=50),
+            r"a share of an anchor's area, in \(0, 1\], found 50",
+        ),
+        (
+            lambda: coder.encode_boxes([BOX], [NAME], [torch.tensor([[8.0, 8, 4, 4]])]),
+            r"found \[8.0, 8.0, 4.0, 4.0\]. Conv",
+        ),
+        (lambda: coder.encode_boxes([BOX], [NAME], [GRID[0] * torch.nan]), "anchors are x1, y1, x2, y2, finite"),
+        (lambda: coder.decode_boxes(outputs([]), [*GRID[:4], GRID[4] * torch.inf]), "decode_boxes: anchors are x1, y1"),
+        (lambda: coder.decode_boxes(outputs([])["levels"], GRID), "found 0 levels and 5 tensors"),
+        (lambda: coder.decode_boxes(unlike(logits=0), GRID), "of the same images and classes.*in level 1"),
+        (lambda: coder.decode_boxes(unlike(logits=2), GRID), "of the same images and classes.*in level 1"),
+        (lambda: coder.decode_boxes(unlike(deltas=0), GRID), "of the same images and classes.*in level 1"),
         (lambda: coder.decode_boxes(outputs([]), GRID[:2]), "found 5 levels and 2 tensors"),
         (lambda: coder.decode_boxes(outputs([]), [level[1:] for level in GRID]), r"level 0 has \(2303, 4\) anchors"),
         (lambda: coder.decode_boxes(outputs([]), GRID, activation="tanh"), "activation is .* found 'tanh'"),  # type: ignore[arg-type]

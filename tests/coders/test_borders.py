@@ -88,6 +88,8 @@ def test_images_are_apart():
         (torch.full((4, 4), -1), {}, "at least 0, found -1"),
         (torch.zeros(4, 4, dtype=torch.long), {"sigma": 0}, "sigma positive, found w0=10.0, sigma=0"),
         (torch.zeros(4, 4, dtype=torch.long), {"w0": -1}, "w0=-1"),
+        (torch.zeros(4, 4, dtype=torch.long), {"w0": float("inf")}, "finite, and sigma positive, found w0=inf"),
+        (torch.zeros(4, 4, dtype=torch.long), {"dtype": torch.int32}, "weights are fractions, found dtype=torch.int32"),
     ],
 )
 def test_message(label, options, words):

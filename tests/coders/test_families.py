@@ -161,7 +161,43 @@ def test_a_mask_of_255_is_one_object_with_two_classes(dtype):
     assert torch.equal(encode_border_weights(mask), encode_border_weights(numbered))
 
 
-@pytest.mark.parametrize("size", [(0, SIDE), (SIDE, -1)])
+@pytest.mark.parametrize("kind", [np.asarray, torch.Tensor.tolist], ids=["arrays", "lists"])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_boxes_may_be_arrays_and_lists(name, kind):
+    found = ENCODERS[name](boxes=kind(BOX), labels=kind(ONE), ignored=kind(NO))
+    for each, wanted in zip(tree_leaves(found), tree_leaves(ENCODERS[name]()), strict=True):
+        assert torch.equal(each, wanted)
+    nothing = ENCODERS[name](boxes=kind(BOX[:0]), labels=kind(ONE[:0]), ignored=kind(NO[:0]))
+    assert not any(bool(each.any()) for each in tree_leaves(nothing) if each.dtype != torch.bool)
+
+
+def test_instance_maps_may_be_arrays():
+    label = torch.eye(6).long()
+    assert torch.equal(encode_border_weights(label.numpy()), encode_border_weights(label))
+    assert torch.equal(instances.open_gaps(label.numpy()), instances.open_gaps(label))
+    assert torch.equal(instances.encode_instances(label.numpy())["label"], instances.encode_instances(label)["label"])
+    assert encode_border_weights(label[:0]).shape == (0, 6)
+
+
+@pytest.mark.parametrize("decode", [corners.decode_corners, snakes.decode_snakes, instances.decode_instances])
+@pytest.mark.parametrize("outputs", [[], torch.zeros(1, 7, 8, 8)], ids=["list", "tensor"])
+def test_what_holds_no_named_outputs_is_told(decode, outputs):
+    with pytest.raises(ValueError, match=rf"found (a )?{type(outputs).__name__}"):
+        decode(outputs)
+    with pytest.raises(ValueError, match="found no stack"):
+        corners.decode_corners({"stacks": []})
+
+
+@pytest.mark.parametrize("size", [(0, SIDE), (SIDE, -1), (SIDE, math.nan), (math.inf, SIDE)])
+def test_no_encoder_takes_a_picture_without_pixels(size):
+    for encode in (corners.encode_corners, corners.encode_saccade):
+        with pytest.raises(ValueError, match=r"image_size is .height, width., both at least 1, found"):
+            encode([BOX], [ONE], **GRID | {"image_size": size})
+        with pytest.raises(ValueError, match=r"grid_size counts cells, found .8, 7.5."):
+            encode([BOX], [ONE], **GRID | {"grid_size": (8, 7.5)})
+
+
+@pytest.mark.parametrize("size", [(0, SIDE), (SIDE, -1), (SIDE, math.nan), (math.nan, SIDE)])
 def test_no_decoder_takes_a_picture_without_pixels(size):
     level = {"logits": torch.zeros(1, len(ANCHORS[0]), CLASSES), "deltas": torch.zeros(1, len(ANCHORS[0]), 4)}
     for decode in (

@@ -226,7 +226,10 @@ def test_bad_outlines(polygon, message, is_ignored):
     [
         ({"ignored": []}, "polygons has 1 images, ignored has 0. Give one list per image"),
         ({"ignored": [[]]}, "image 0: 1 polygons, 0 ignored flags. Give one flag per polygon"),
-        ({"size": 0}, "size must be positive, found 0"),
+        ({"size": 0}, "size must be positive, .* found 0"),
+        ({"size": (1, 2, 3)}, r"a whole number or height and width, found \(1, 2, 3\)"),
+        ({"size": 64.5}, "a whole number or height and width, found 64.5"),
+        ({"size": (64, float("nan"))}, r"a whole number or height and width, found \(64, nan\)"),
         ({"num_disks": 2}, "num_disks must exceed 2 [*] shrink = 2, found 2"),
         ({"shrink": -1}, "shrink must be at least 0, found -1"),
         ({"expand": 0}, r"expand must be in \(0, 1\], found 0"),

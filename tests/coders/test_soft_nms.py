@@ -168,6 +168,8 @@ def test_bad_input_is_told():
         soft_nms(boxes, scores, labels[:2])
     with pytest.raises(ValueError, match="scores hold a value that is not finite"):
         soft_nms(boxes, scores * torch.nan)
+    with pytest.raises(ValueError, match="scores are at least 0, found -2"):
+        soft_nms(boxes, torch.tensor([1.0, -1.0, -2.0]))
     with pytest.raises(ValueError, match="Pass corner_scores"):
         soft_nms(boxes, scores, rule=Suppression(weight_exponent=2.0))
     with pytest.raises(ValueError, match=r"rows must be \(n, 7\)"):

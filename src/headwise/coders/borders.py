@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +12,12 @@ from headwise.masks import ordered
 from headwise.require import require
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 
 def encode_border_weights(
-    label: Tensor,
+    label: Tensor | npt.NDArray[np.integer[Any]],
     *,
     w0: float = 10.0,
     sigma: float = 5.0,
@@ -30,8 +32,8 @@ def encode_border_weights(
     there is none, so take a pixel between them out of both if they are to be told apart.
 
     Args:
-        label: Number of the object at each pixel, 0 for background, (H, W) or (N, H, W), integer, at least 0. Numbers
-            need not be consecutive.
+        label: Number of the object at each pixel, 0 for background, (H, W) or (N, H, W), integer, at least 0, a tensor
+            or an array. Numbers need not be consecutive.
         w0: Height of the border term, >= 0.
         sigma: Its width in pixels, > 0.
         balance: Whether w_c balances the classes; else it is 1.
@@ -50,29 +52,35 @@ def encode_border_weights(
     Differs:
         The paper does not say what holds inside objects, nor how w_c is computed; the choices here are above.
     """
-    check_instances("encode_border_weights", label)
-    if not (w0 >= 0 and sigma > 0):
+    label = as_instances("encode_border_weights", label)
+    if not (0 <= w0 < math.inf and sigma > 0):
         raise ValueError(
-            f"encode_border_weights: w0 must be at least 0 and sigma positive, found w0={w0}, sigma={sigma}. "
-            "The paper's values are 10 and 5."
+            f"encode_border_weights: w0 must be at least 0 and finite, and sigma positive, found w0={w0}, "
+            f"sigma={sigma}. The paper's values are 10 and 5."
         )
-    maps = label.detach().cpu().reshape(-1, *label.shape[-2:]).numpy()
+    if not dtype.is_floating_point:
+        raise ValueError(f"encode_border_weights: weights are fractions, found dtype={dtype}. The default is float32.")
+    maps = label.detach().cpu().reshape(label.shape[:-2].numel(), *label.shape[-2:]).numpy()
     images = [torch.from_numpy(_border_term(image, w0, sigma) + _class_weights(image, balance)) for image in maps]
     if not images:
         return torch.empty(label.shape, dtype=dtype)
     return torch.stack(images).reshape(label.shape).to(dtype)
 
 
-def check_instances(coder: str, label: Tensor) -> None:
+def as_instances(coder: str, label: Tensor | npt.NDArray[np.integer[Any]]) -> Tensor:
     """Asks for the numbers of objects.
 
     Args:
         coder: Name of the coder, for the message.
-        label: Instance maps.
+        label: Instance maps, a tensor or an array.
+
+    Returns:
+        The maps as a tensor.
 
     Raises:
         ValueError: A dtype, a shape or a number does not fit.
     """
+    label = torch.as_tensor(label)
     if label.dtype == torch.bool or label.is_floating_point() or label.is_complex() or label.ndim not in {2, 3}:
         raise ValueError(
             f"{coder}: label is an integer map of object numbers, (H, W) or (N, H, W), found {label.dtype} of shape "
@@ -83,6 +91,7 @@ def check_instances(coder: str, label: Tensor) -> None:
             f"{coder}: object numbers are at least 0, found {int(ordered(label).min())}. "
             "Give pixels to be ignored the number 0 and mask them in the loss."
         )
+    return label
 
 
 def _class_weights(image: npt.NDArray[Any], balance: bool) -> npt.NDArray[Any]:

@@ -54,8 +54,8 @@ def gaussian_radius(
     if not 0 < min_overlap < 1:
         raise ValueError(f"gaussian_radius: min_overlap is in (0, 1), found {min_overlap}. CornerNet has 0.3.")
     h, w = torch.as_tensor(height, dtype=torch.float64), torch.as_tensor(width, dtype=torch.float64)
-    if not ((h >= 0) & (w >= 0)).all():
-        raise ValueError("gaussian_radius: height and width are at least 0, found a negative size or a NaN.")
+    if not ((h >= 0) & (w >= 0) & (h + w < torch.inf)).all():
+        raise ValueError("gaussian_radius: height and width are at least 0 and finite, found one that is not.")
     # In the authors' order of operations: a radius is cut to a whole number, and a rounding would show.
     total, spare = h + w, (1 - min_overlap) * w * h
     if legacy:

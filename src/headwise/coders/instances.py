@@ -7,27 +7,34 @@ pieces, and gives the line back to them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from headwise.coders.borders import check_instances, encode_border_weights
+from headwise.coders.borders import as_instances, encode_border_weights
 from headwise.masks import as_mask, ordered
 from headwise.require import require
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 
 def encode_instances(
-    label: Tensor, *, w0: float = 10.0, sigma: float = 5.0, balance: bool = True, gap: int = 1
+    label: Tensor | npt.NDArray[np.integer[Any]],
+    *,
+    w0: float = 10.0,
+    sigma: float = 5.0,
+    balance: bool = True,
+    gap: int = 1,
 ) -> dict[str, Tensor]:
     """Targets of instance maps: object or background, and the weight of each pixel.
 
     Args:
-        label: Number of the object at each pixel, 0 for background, (N, H, W) or (H, W), integer.
+        label: Number of the object at each pixel, 0 for background, (N, H, W) or (H, W), integer, a tensor or an
+            array.
         w0: Height of the border term; 0 for class weights alone.
         sigma: Its width in pixels.
         balance: Whether the classes are balanced; see `encode_border_weights`.
@@ -43,26 +50,26 @@ def encode_instances(
     Reference:
         Ronneberger et al., U-Net, MICCAI 2015, section 3: small separation borders between touching cells.
     """
-    apart = open_gaps(label.detach().cpu(), gap)
+    apart = open_gaps(as_instances("encode_instances", label).detach().cpu(), gap)
     weights = encode_border_weights(apart, w0=w0, sigma=sigma, balance=balance)
     return {"label": as_mask(apart).long(), "weight_map": weights}
 
 
-def open_gaps(label: Tensor, gap: int = 1) -> Tensor:
+def open_gaps(label: Tensor | npt.NDArray[np.integer[Any]], gap: int = 1) -> Tensor:
     """Turn the edge of one of two touching objects, the one of the smaller number, into background.
 
     Args:
-        label: Instance maps, (N, H, W) or (H, W), integer.
+        label: Instance maps, (N, H, W) or (H, W), integer, a tensor or an array.
         gap: How broad; a pixel goes where an object of a larger number is at most as many steps along the axes
             away. 0 changes nothing; from 1 on, no two pixels of different objects share a side.
 
     Returns:
-        The maps, of the same shape and dtype.
+        The maps, a tensor of the same shape and dtype.
 
     Raises:
         ValueError: `gap` is negative, or the label no map of numbers.
     """
-    check_instances("open_gaps", label)
+    label = as_instances("open_gaps", label)
     if gap < 0:
         raise ValueError(f"open_gaps: gap is at least 0, found {gap}.")
     height, width = label.shape[-2:]
@@ -116,9 +123,12 @@ def object_probability(outputs: Mapping[str, Any]) -> Tensor:
     Raises:
         ValueError: The outputs have neither of the two forms, less than two classes, or a value that is not a number.
     """
-    logits = outputs["levels"][0] if outputs.get("levels") else outputs.get("logits")
+    named = outputs if isinstance(outputs, Mapping) else {}
+    levels = named.get("levels")
+    logits = levels[0] if isinstance(levels, Sequence) and len(levels) else named.get("logits")
     if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] < 2:
-        found = f"{tuple(logits.shape)}" if isinstance(logits, Tensor) else f"the keys {', '.join(outputs)}"
+        found = f"{tuple(logits.shape)}" if isinstance(logits, Tensor) else f"the keys {', '.join(named)}"
+        found = found if isinstance(outputs, Mapping) else type(outputs).__name__
         raise ValueError(
             "decode_instances: outputs are 'logits' (N, C, H, W) or a list 'levels' of them, with C >= 2; "
             f"found {found}."

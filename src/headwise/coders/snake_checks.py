@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,10 @@ FARTHEST = 1e6  # pixels; beyond it coordinates are no pixels, and the fill woul
 
 def check_options(size: int | tuple[int, int], num_disks: int, expand: float, shrink: int) -> tuple[int, int]:
     """Return height and width of the maps; options out of range are a ValueError."""
-    height, width = (size, size) if isinstance(size, int) else size
+    sides = list(size) if isinstance(size, Sequence) else [size, size]
     rules = {
-        f"size must be positive, found {size}": height > 0 and width > 0,
+        f"size must be positive, a whole number or height and width, found {size}": len(sides) == 2
+        and all(0 < side < math.inf and not side % 1 for side in sides),
         f"shrink must be at least 0, found {shrink}": shrink >= 0,
         f"num_disks must exceed 2 * shrink = {2 * shrink}, found {num_disks}": num_disks > 2 * shrink,
         f"expand must be in (0, 1], found {expand}": 0 < expand <= 1,
@@ -27,7 +29,7 @@ def check_options(size: int | tuple[int, int], num_disks: int, expand: float, sh
     for message, holds in rules.items():
         if not holds:
             raise ValueError(f"encode_snakes: {message}.")
-    return height, width
+    return int(sides[0]), int(sides[1])
 
 
 def check_outlines(
@@ -94,7 +96,7 @@ def check_thresholds(region: float, center_line: float, expand: float, min_area:
     rules = {
         f"region_threshold must be in [0, 1], found {region}": 0 <= region <= 1,
         f"center_line_threshold must be in [0, 1], found {center_line}": 0 <= center_line <= 1,
-        f"expand must be at least 0, found {expand}": expand >= 0,
+        f"expand must be at least 0 and finite, found {expand}": 0 <= expand < math.inf,
         f"min_area must be at least 0, found {min_area}": min_area >= 0,
         f"max_steps must be at least 1, found {max_steps}": max_steps >= 1,
     }

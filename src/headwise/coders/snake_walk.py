@@ -82,7 +82,8 @@ class Canvas:
     def covered_by(cls, disks: Array, expand: float, shape: tuple[int, ...]) -> Canvas:
         """Draw discs, widened by a factor of 1 + expand, and cut them to an image of a shape (H, W)."""
         centers = disks[:, :2].astype(np.int64)
-        radii = np.maximum(1, (disks[:, 2] * (1 + expand)).astype(np.int64))
+        # One as wide as the image covers it; OpenCV takes no number beyond 2^31.
+        radii = (disks[:, 2] * (1 + expand)).clip(1, sum(shape)).astype(np.int64)
         low = (centers - radii[:, None]).min(axis=0).clip(0)
         high = np.minimum((centers + radii[:, None]).max(axis=0) + 1, shape[1::-1])
         mask = np.zeros(tuple(high - low)[::-1], np.uint8)

@@ -97,7 +97,8 @@ def soft_nms(
         boxes it met, weighed by (1 - weight)^exponent times the top-left score; its right bottom likewise.
 
     Raises:
-        ValueError: If shapes do not fit, a value is not finite, or ``corner_scores`` lack where boxes are merged.
+        ValueError: If shapes do not fit, a value is not finite, a score is below 0, or ``corner_scores`` lack where
+            boxes are merged.
 
     Reference:
         Bodla et al., Soft-NMS, ICCV 2017, equations 2 and 3; the merging of princeton-vl/CornerNet-Lite at 6a54505d,
@@ -190,5 +191,7 @@ def _check(
             raise ValueError(f"soft_nms: {name} must have shape {tuple(shape)}, found {tuple(values.shape)}.")
         if values is not None and not bool(torch.isfinite(values).all()):
             raise ValueError(f"soft_nms: {name} hold a value that is not finite. Drop such boxes first.")
+    if (scores < 0).any():
+        raise ValueError(f"soft_nms: scores are at least 0, found {float(scores.min()):g}. Pass probabilities.")
     if rule.weight_exponent is not None and corner_scores is None:
         raise ValueError("soft_nms: merging weighs boxes by the scores of their corners. Pass corner_scores.")

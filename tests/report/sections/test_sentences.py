@@ -37,7 +37,10 @@ def test_the_hardest_pull_is_told_beside_the_largest_share(tmp_path):
     assert found.text == "sin is 4 % of the loss and sends 16 times the gradient of radius, which is 46 % of it."
     assert found.figure == "Gradient norm of each term"
     (weights,) = said(run, "For equal gradients")
-    assert "the weights would be text_region 4 (was 1), center_line 4 (was 1), radius 4 (was 1), by the second half" in weights.text
+    assert (
+        "the weights would be text_region 4 (was 1), center_line 4 (was 1), radius 4 (was 1), by the second half"
+        in weights.text
+    )
 
 
 def test_a_term_that_stops_and_one_that_falls(tmp_path):

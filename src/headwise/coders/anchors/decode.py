@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from headwise.coders.anchors.deltas import UNIT, Weights, check_weights, decode_deltas
+from headwise.coders.anchors.deltas import UNIT, Weights, check_anchors, check_weights, decode_deltas
 from headwise.coders.anchors.vision import box_ops
 
 Activation = Literal["sigmoid", "softmax"]
@@ -148,7 +149,7 @@ def _check_ranges(
     weights: Weights, image_size: tuple[int, int] | None, score_threshold: float, nms_threshold: float
 ) -> None:
     check_weights("decode_boxes", weights)
-    if image_size is not None and not min(image_size) >= 1:
+    if image_size is not None and not all(1 <= side < math.inf for side in image_size):
         raise ValueError(f"decode_boxes: image_size is (height, width), both at least 1, found {image_size}.")
     if not (0 <= score_threshold <= 1 and 0 <= nms_threshold <= 1):
         raise ValueError(
@@ -161,7 +162,7 @@ def _checked(
     outputs: Mapping[str, Any], anchors: Sequence[Tensor], activation: str, num_candidates: int, num_detections: int
 ) -> Sequence[Mapping[str, Tensor]]:
     """The outputs' levels."""
-    levels: Sequence[Mapping[str, Tensor]] = outputs.get("levels", ())
+    levels: Sequence[Mapping[str, Tensor]] = outputs.get("levels", ()) if isinstance(outputs, Mapping) else ()
     if activation not in get_args(Activation) or num_candidates < 1 or num_detections < 1:
         raise ValueError(
             "decode_boxes: activation is 'sigmoid' or 'softmax', num_candidates and num_detections are at least 1; "
@@ -172,6 +173,7 @@ def _checked(
             f"decode_boxes: one tensor of anchors a level is needed, found {len(levels)} levels and {len(anchors)} "
             "tensors of anchors. Use the anchors that the targets were encoded with."
         )
+    check_anchors("decode_boxes", anchors)
     for number, (level, boxes) in enumerate(zip(levels, anchors, strict=True)):
         if lacking := {"logits", "deltas"} - set(level):
             raise ValueError(
@@ -183,6 +185,12 @@ def _checked(
             raise ValueError(
                 f"decode_boxes: level {number} has {tuple(boxes.shape)} anchors, but logits {tuple(logits.shape)} and "
                 f"deltas {tuple(deltas.shape)}. Make the anchors for this image size."
+            )
+        first = levels[0]["logits"].shape
+        if logits.ndim != 3 or logits.shape[::2] != first[::2] or len(deltas) != len(logits):
+            raise ValueError(
+                f"decode_boxes: all levels are of the same images and classes, found logits {tuple(first)} in level 0, "
+                f"and {tuple(logits.shape)} with deltas {tuple(deltas.shape)} in level {number}."
             )
     _check_finite(levels)
     return levels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,32 @@ def check_weights(coder: str, weights: Weights) -> None:
     if len(weights) != 4 or not all(0 < each < math.inf for each in weights):
         raise ValueError(
             f"{coder}: weights are four positive numbers, found {tuple(weights)}. RetinaNet has 1, SSD (10, 10, 5, 5)."
+        )
+
+
+def check_anchors(coder: str, anchors: Any) -> None:
+    """Asks for anchors that are boxes.
+
+    Args:
+        coder: Name of the coder, for the message.
+        anchors: Per level (A_l, 4).
+
+    Raises:
+        ValueError: They are no list of such tensors, or one has no area.
+    """
+    if isinstance(anchors, Tensor) or not anchors or any(level.shape[1:] != (4,) for level in anchors):
+        found = [tuple(level.shape) for level in anchors]
+        raise ValueError(
+            f"{coder}: anchors are a list with one tensor (A_l, 4) a level, found shapes {found}. For one level "
+            "give a list of one."
+        )
+    every = torch.cat(list(anchors))
+    fine = (every[:, 2:] > every[:, :2]).all(1) & every.isfinite().all(1)
+    if not fine.all():
+        first = every[int((~fine).nonzero()[0])].tolist()
+        raise ValueError(
+            f"{coder}: anchors are x1, y1, x2, y2, finite with x2 > x1 and y2 > y1, found {first}. Convert centers and "
+            "sizes first."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from headwise.coders.anchors.deltas import UNIT, Weights, check_weights, encode_deltas
+from headwise.coders.anchors.deltas import UNIT, Weights, check_anchors, check_weights, encode_deltas
 from headwise.coders.anchors.matching import IGNORED, Forced, match
 from headwise.coders.anchors.vision import box_ops
 
@@ -39,7 +39,7 @@ def encode_boxes(
     SSD: ``background=0.5, forced="best", weights=(10, 10, 5, 5)``.
 
     Args:
-        boxes: Per image (n, 4) x1, y1, x2, y2, pixels of the network's input; n may be 0.
+        boxes: Per image (n, 4) x1, y1, x2, y2, pixels of the network's input, tensors or arrays; n may be 0.
         labels: Per image (n,) integer, 0..C-1.
         anchors: Per level (A_l, 4).
         ignored: Per image (n,) bool, True for boxes that are no objects and no background either (crowds); None: none.
@@ -49,7 +49,7 @@ def encode_boxes(
             RetinaNet; "best": the first of them belongs to this box, as in SSD; "none": nothing, so a small or thin
             box may train nothing.
         weights: Of the deltas; RetinaNet 1, SSD (10, 10, 5, 5).
-        ignored_overlap: Least share of an anchor's area covered by an ignored box.
+        ignored_overlap: Least share of an anchor's area covered by an ignored box, in (0, 1].
         plus_one: The conventions of the RetinaNet whose losses `presets.retinanet(as_published=True)` has: widths are
             ``x2 - x1 + 1``, overlaps count another pixel, and an overlap of exactly `background` is background. Set
             ``forced="none"`` too.
@@ -63,7 +63,7 @@ def encode_boxes(
 
     Raises:
         ImportError: torchvision is missing.
-        ValueError: A shape or an option does not fit, or a box has no area.
+        ValueError: A shape or an option does not fit, or a box or an anchor has no area.
 
     Reference:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, section 4; kuangliu/pytorch-retinanet at 2d7c6633,
@@ -74,7 +74,8 @@ def encode_boxes(
         The original fails on an image without boxes, and gives boxes of 20 pixels and less no anchor. torchvision's
         Matcher gives a box that overlaps no anchor all of them.
     """
-    _check_options(anchors, foreground, background, forced)
+    check_anchors("encode_boxes", anchors)
+    _check_options(foreground, background, forced, ignored_overlap)
     check_weights("encode_boxes", weights)
     if not len(boxes) == len(labels) == (len(boxes) if ignored is None else len(ignored)):
         raise ValueError(
@@ -85,8 +86,10 @@ def encode_boxes(
     options = {"foreground": foreground, "background": background, "forced": forced}
     images = []
     for number, (each, names) in enumerate(zip(boxes, labels, strict=True)):
-        crowd = None if ignored is None else ignored[number]
-        here = _checked(number, each.to(every), names.to(every.device), crowd, num_classes)
+        crowd = None if ignored is None else torch.as_tensor(ignored[number])
+        # Of lists, torch would round the numbers to its default dtype.
+        table = torch.as_tensor(each, dtype=None if hasattr(each, "dtype") else torch.float32).to(every)
+        here = _checked(number, table, torch.as_tensor(names).to(every.device), crowd, num_classes)
         images.append(_encode_image(*here, every, weights, ignored_overlap, plus_one, options))
     sizes = [len(level) for level in anchors]
     label = torch.stack([label for label, _ in images]) if images else torch.zeros(0, len(every), dtype=torch.long)
@@ -147,12 +150,13 @@ def _checked(
             f"encode_boxes: image {number} needs boxes (n, 4), labels (n,) and ignored (n,), found "
             f"{tuple(boxes.shape)}, {tuple(labels.shape)} and {tuple(crowd.shape)}. Give one of each a box."
         )
-    if labels.is_floating_point() or labels.dtype == torch.bool or crowd.dtype != torch.bool:
+    # Lists of nothing are read as floats.
+    if len(boxes) and (labels.is_floating_point() or labels.dtype == torch.bool or crowd.dtype != torch.bool):
         raise ValueError(
             f"encode_boxes: image {number} needs integer labels and bool ignored, found {labels.dtype} and "
             f"{crowd.dtype}. Convert them."
         )
-    labels = labels.long()
+    labels, crowd = labels.long(), crowd.bool()
     if num_classes is not None and bool((labels >= num_classes).any()):
         box = int((labels >= num_classes).nonzero()[0])
         raise ValueError(
@@ -169,15 +173,14 @@ def _checked(
     return boxes, labels, crowd.to(boxes.device)
 
 
-def _check_options(anchors: Any, foreground: float, background: float, forced: str) -> None:
-    if isinstance(anchors, Tensor) or not anchors or any(level.shape[1:] != (4,) for level in anchors):
-        found = [tuple(level.shape) for level in anchors]
-        raise ValueError(
-            f"encode_boxes: anchors are a list with one tensor (A_l, 4) a level, found shapes {found}. For one level "
-            "give a list of one."
-        )
+def _check_options(foreground: float, background: float, forced: str, ignored_overlap: float) -> None:
     if not 0 <= background <= foreground <= 1 or forced not in get_args(Forced):
         raise ValueError(
             f"encode_boxes: needs 0 <= background <= foreground <= 1 and forced 'none', 'ties' or 'best', found "
             f"background {background}, foreground {foreground}, forced {forced!r}."
+        )
+    if not 0 < ignored_overlap <= 1:
+        raise ValueError(
+            f"encode_boxes: ignored_overlap is a share of an anchor's area, in (0, 1], found {ignored_overlap}. The "
+            "default is 0.5."
         )

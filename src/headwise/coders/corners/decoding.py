@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,7 @@ def decode_batch(
     Raises:
         ValueError: As of `decode_corners`.
     """
-    if image_size is not None and not min(image_size) >= 1:
+    if image_size is not None and not all(1 <= side < math.inf for side in image_size):
         raise ValueError(f"decode_corners: image_size is (height, width), both at least 1, found {image_size}.")
     kinds = ["top_left", "bottom_right", *(["center"] if center else [])]
     stack = last_stack(outputs, kinds)
@@ -170,6 +171,11 @@ def last_stack(outputs: Mapping[str, Any], kinds: Sequence[str]) -> Mapping[str,
     Raises:
         ValueError: If a map lacks, or has another dtype or shape.
     """
+    if not isinstance(outputs, Mapping) or ("stacks" in outputs and not len(outputs["stacks"])):
+        raise ValueError(
+            f"decode_corners: the outputs are {{'stacks': [maps, ...]}} or the maps of one stack by their names, found "
+            f"{'no stack' if isinstance(outputs, Mapping) else type(outputs).__name__}. Pass what the network returned."
+        )
     stack: Mapping[str, Any] = outputs["stacks"][-1] if "stacks" in outputs else outputs
     embedded = [kind for kind in kinds if kind != "center"]
     channels: dict[str, int | None] = {f"{kind}_heatmap": None for kind in kinds}
