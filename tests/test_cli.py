@@ -210,6 +210,17 @@ def test_an_option_that_is_given_twice(tmp_path, fails, words, named):
     assert named in fails("train", "ssd", "--out", str(tmp_path / "run"), *words)
 
 
+@pytest.mark.parametrize("words", [["train", "ssd", "--data", ""], ["train", "ssd", "--out="]])
+def test_a_value_that_is_empty(words, fails):
+    """As a shell has it of a variable that is not set: the recipe would train on the pictures that it ships."""
+    assert "nothing is given" in fails(*words)
+
+
+def test_numbers_that_are_none_are_told_as_such(tmp_path, fails):
+    for value in ("nan", "inf"):
+        assert "given twice" not in fails("train", "ssd", "--lr", value, "--out", str(tmp_path / "run"))
+
+
 def test_an_option_that_is_said_again(tmp_path, fails):
     """With the same value it is no mistake; the one here is the data's."""
     again = ["--seed", "3", "--seed", "3", "--set", "seed=3", "--data", str(tmp_path / "none")]

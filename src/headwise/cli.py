@@ -125,14 +125,17 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Once(argparse.Action):
-    """Stores a value, and refuses another one of the same option: argparse takes the last, in silence."""
+    """Stores a value, and refuses none and another one of the same option: argparse takes the last, in silence."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
+        if values == "":  # of a shell's variable that is not set: without --data a recipe trains on what it ships
+            parser.error(f"{option or self.metavar or self.dest}: nothing is given")
         given = vars(namespace).setdefault("given_options", {})
-        if option is not None and given.setdefault(self.dest, values) != values:
+        if option is not None and self.dest in given and given[self.dest] != values:
             parser.error(f"{option}: given twice, as {given[self.dest]} and {values}, keep one")
+        given[self.dest] = values
         setattr(namespace, self.dest, values)
 
 

@@ -181,8 +181,9 @@ def _changes(recipe: Recipe[Any], arguments: argparse.Namespace) -> dict[str, An
 def _given_once(given: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that an option or --set gives, and remember them: another value is refused."""
     for name, value in fields.items():
-        if given.setdefault(name, value) != value:
+        if name in given and given[name] != value:
             raise ValueError(f"{name}: given twice, as {given[name]} and {value}. Give it once.")
+    given |= fields
     return fields
 
 
