@@ -387,8 +387,8 @@ class Ledger(Closing):
         if self._balancing is None and state.get("balance") is not None:
             kind = state["balance"].get("kind", "a rule")
             raise ValueError(
-                f"Ledger.load_state_dict: the state is of weights that {kind} balanced, and this ledger has no balance, "
-                "so that all would jump back. Give it the rule, Ledger(..., balance=), or leave the state out"
+                f"Ledger.load_state_dict: the state is of weights that {kind} balanced, and this ledger has no "
+                "balance, so that all would jump back. Give it the rule, Ledger(..., balance=), or leave the state out"
             )
         self._steps_before = state.get("steps", 0)
         if self._ranked is not None and state.get("samples") is not None:
