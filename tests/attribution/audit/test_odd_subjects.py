@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from headwise.attribution import audit
-from tests.attribution.audit import odd_models, odd_subjects, odd_totals
+from tests.attribution.audit import odd_models, odd_steps, odd_subjects, odd_totals
 
-FAULTS = odd_subjects.FAULTS | odd_models.FAULTS | odd_totals.FAULTS
-HEALTHY = odd_subjects.HEALTHY + odd_models.HEALTHY + odd_totals.HEALTHY
+FAULTS = odd_subjects.FAULTS | odd_models.FAULTS | odd_totals.FAULTS | odd_steps.FAULTS
+HEALTHY = odd_subjects.HEALTHY + odd_models.HEALTHY + odd_totals.HEALTHY + odd_steps.HEALTHY
 
 
 @pytest.mark.parametrize("build", FAULTS, ids=lambda build: build.__name__)
@@ -39,3 +39,26 @@ def test_weights_that_are_zipped_in_another_order_are_told_with_the_loss_that_ea
         "loss_cls": "weight weights['loss_cls'] = 1 multiplies loss_obj",
         "loss_obj": "weight weights['loss_obj'] = 0.5 multiplies loss_box",
     }
+
+
+def test_a_loss_that_the_total_multiplies_by_0_and_a_parameter_without_a_gradient_are_said_to_be_open():
+    def criterion(out, batch):
+        found = odd_steps.three(out, batch)
+        return {**found, "loss": found["cls"] + found["box"] + (batch["label"].numel() // 10) * found["reach"]}
+
+    report = audit(odd_subjects.subject(odd_steps.heads(), criterion))
+    assert report.unaudited["sum-mismatch: reach"] == "the total multiplies it by 0 in 3 batches"
+
+    class Low(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = torch.nn.Linear(6, 2), torch.nn.Linear(2, 3)
+            torch.nn.init.zeros_(self.up.weight)
+
+        def forward(self, x):
+            return self.up(self.down(x))
+
+    loss = torch.nn.functional.cross_entropy
+    report = audit(odd_subjects.subject(Low(), lambda out, batch: loss(out, batch["label"])))
+    assert report.faults == ()
+    assert "a gradient of 0 in 3 batches" in report.unaudited["unreached-parameter: down.weight, down.bias"]

@@ -37,7 +37,9 @@ def find_total(entries: Sequence[LossEntry], inputs: Sequence[Tensor]) -> LossEn
     order = [entry.name for entry in entries]
     chains = {entry.name: links(entry.edge) for entry in live}
     parts = {entry.name: frozenset(held(entry.edge, chains)) for entry in scalars}
-    said = [entry for entry in scalars if says_total(entry.name) and _is_said(entry, parts[entry.name], entries)]
+    # A total of one part, or one to which nothing was added yet, is a multiple of it.
+    made_of = {name: parts[name].union(n for n, c in chains.items() if c[0] in chains[name][1:]) for name in parts}
+    said = [entry for entry in scalars if says_total(entry.name) and _is_said(entry, made_of[entry.name], entries)]
     if said:
         return _outermost(said, parts)
     placed = next((entry for entry in scalars if _is_placed(entry.name, parts, order)), None)

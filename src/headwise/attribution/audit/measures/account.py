@@ -220,7 +220,7 @@ def _summands(total: Tensor, root: Edge, chains: Mapping[str, list[Edge]]) -> di
     inside = {name: added(chain[0]) for name, chain in chains.items()}
     found = {}
     for edge, times in ends.items():
-        grad, below = grads.get(edge), added(edge)
+        grad, below = grads.get(edge), _picked_from(edge)
         even = grad is not None and float((grad - grad.mean()).abs().max()) <= _UNIFORM * float(grad.abs().max())
         factor = None if grad is None or not even else float(grad.mean())
         names = tuple(name for name, chain in chains.items() if edge in chain)

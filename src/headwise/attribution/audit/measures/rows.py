@@ -18,12 +18,13 @@ from headwise.attribution.audit.measures.gap import SumGap, gap_of
 from headwise.attribution.audit.measures.gram import gram_of
 from headwise.attribution.audit.measures.literals import is_silenced
 from headwise.attribution.audit.measures.recomputed import Again, Row, recomputed
-from headwise.graph import Edge, gradient_edge, topological
+from headwise.graph import Edge, children, gradient_edge, ordered, topological
 from headwise.reach import walk
 from headwise.refusals import refuse_unsafe
 
 TOTAL = "the total"
 _MANY = 24
+_STEPS = ("SignBackward", "RoundBackward", "FloorBackward", "CeilBackward", "TruncBackward")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Rows:
         shapes: Of the outputs.
         reached: Per loss, and for the total, the parameters that its graph reaches.
         read: Per loss, and for the total, the outputs that its graph reaches.
+        stepped: The parameters that the total reaches behind a rounding or a sign alone, whose derivative is zero.
+        still: The parameters in the graph of the total at which every gradient is zero.
         nonfinite: What is not finite.
         gap: How far the gradient of the sum of the losses is from the sum of their gradients.
     """
@@ -83,6 +86,8 @@ class Rows:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reached: dict[str, frozenset[str]] = field(default_factory=dict)
     read: dict[str, frozenset[str]] = field(default_factory=dict)
+    stepped: frozenset[str] = frozenset()
+    still: frozenset[str] = frozenset()
     nonfinite: list[Bad] = field(default_factory=list)
     gap: SumGap | None = None
 
@@ -164,7 +169,7 @@ def measure(step: Step, parameters: Mapping[str, Tensor], model: nn.Module, who:
     rows.outputs = tuple(outputs)
     rows.shapes = {path: tuple(tensor.shape) for path, tensor in outputs.items()}
     at_outputs = _at_outputs(rows, live, step.total, outputs)
-    found = _at_parameters(rows, live, step.total, parameters)
+    found = _at_parameters(rows, live, step.total, parameters, outputs)
     of_total = None if rows.outputs else found[TOTAL]
     rows.gap = gap_of(list(live.values()), [found[name] for name in live], of_total, parameters, nodes)
     _book_summands(rows, account.summands, at_outputs, outputs, parameters)
@@ -204,7 +209,11 @@ def _at_outputs(
 
 
 def _at_parameters(
-    rows: Rows, live: Mapping[str, Tensor], total: Tensor | None, parameters: Mapping[str, Tensor]
+    rows: Rows,
+    live: Mapping[str, Tensor],
+    total: Tensor | None,
+    parameters: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
 ) -> dict[str, dict[str, Tensor]]:
     names, tensors = list(parameters), list(parameters.values())
     rows.groups = tuple(dict.fromkeys(group_of(name) for name in names))
@@ -214,18 +223,37 @@ def _at_parameters(
     for name, row in found.items():
         rows.reached[name] = frozenset(p for p, grad in zip(names, row, strict=True) if grad is not None)
     rows.reached[TOTAL] = _reach(total, parameters)
+    _part_stepped(rows, total, parameters, outputs)
+    still = set(rows.reached[TOTAL])
     for index, name in enumerate(names):
         site, column = group_of(name), [row[index] for row in found.values()]
         gram = gram_of(column)
+        still -= {name} if bool(gram.diagonal().any()) else set()
         if not bool(gram.diagonal().isfinite().all()):
             scalars: list[Tensor | None] = [*(live.get(other) for other in rows.names), total]
             fit = zip(found, scalars, column, strict=True)
             gram = gram_of([_finite(rows, other, scalar, name, grad) for other, scalar, grad in fit])
         rows.gram[site] = rows.gram.get(site, 0) + gram
+    rows.still = frozenset(still)
     return {
         loss: {name: grad for name, grad in zip(names, row, strict=True) if grad is not None}
         for loss, row in found.items()
     }
+
+
+def _part_stepped(
+    rows: Rows, total: Tensor | None, parameters: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+) -> None:
+    """Leaves out of what the total reaches what it reaches behind a rounding or a sign alone, if that is not all."""
+    edge = gradient_edge(total) if total is not None else None
+    nodes = set(
+        ordered([edge[0]], lambda node: [] if node.name().startswith(_STEPS) else children(node)) if edge else ()
+    )
+    behind = {name for name in rows.reached[TOTAL] if (at := gradient_edge(parameters[name])) and at[0] not in nodes}
+    if behind < rows.reached[TOTAL]:
+        rows.stepped, rows.reached[TOTAL] = frozenset(behind), rows.reached[TOTAL] - behind
+        inside = {path for path, each in outputs.items() if (at := gradient_edge(each)) and at[0] in nodes}
+        rows.read[TOTAL] &= inside
 
 
 def _reach(total: Tensor | None, parameters: Mapping[str, Tensor]) -> frozenset[str]:

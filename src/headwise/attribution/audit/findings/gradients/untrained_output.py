@@ -33,6 +33,7 @@ class _Trained:
         is_beside: Whether the total trains all that the output is computed from, but not by this output.
         is_asked: Whether the total, which does not read the output, reads a leaf, no parameter, that it is made
             of: by that the criterion may have differentiated the output (forces, gradient penalties).
+        is_shared: Whether the parameters of its channels without a gradient are trained by its others: positions.
         unwired: The channels that the graph of the total does not read, as far as it tells.
     """
 
@@ -41,6 +42,7 @@ class _Trained:
     is_derived: bool
     is_beside: bool
     is_asked: bool
+    is_shared: bool
     unwired: frozenset[int]
 
 
@@ -59,14 +61,32 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, _Trained]
         uneven = grad is not None and _is_uneven(grad != 0)
         beside = grad is None and total is not None and _is_beside(tensor, total, frozenset(nodes))
         asked = grad is None and _is_asked(tensor, frozenset(nodes))
-        found[path] = _Trained(energy, uneven, path in derived, beside, asked, unwired.get(path, frozenset()))
+        shared = grad is not None and total is not None and _is_shared(tensor, total, energy == 0)
+        found[path] = _Trained(energy, uneven, path in derived, beside, asked, shared, unwired.get(path, frozenset()))
     return found
 
 
-def _is_beside(tensor: Tensor, total: Tensor, nodes: Collection[Node]) -> bool:
-    """Whether every channel that an output is computed from has a gradient of the total.
+def _is_shared(tensor: Tensor, total: Tensor, dead: Tensor) -> bool:
+    """Whether all that the next parameters give to what has no gradient is trained: the last token, not a channel."""
+    root = gradient_edge(tensor)
+    below: dict[Any, None] = {} if root is None else {root[0]: None}
+    while below and not any(hasattr(node, "variable") for node in below):
+        below = {child: None for node in below for child, _ in node.next_functions if child is not None}
+    leaves = [node.variable for node in below if hasattr(node, "variable")]
+    if not leaves or not bool(dead.any()) or bool(dead.all()):
+        return False
+    marks = dead.to(tensor.device, tensor.dtype).reshape(-1, *[1] * (tensor.ndim - 1 - channel_dim(tensor)))
+    read = torch.autograd.grad(tensor, leaves, marks.expand(tensor.shape), retain_graph=True, allow_unused=True)
+    sent = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+    pairs = [(one, other) for one, other in zip(read, sent, strict=True) if one is not None]
+    return all(other is not None and not bool(((one != 0) & (other == 0)).any()) for one, other in pairs)
 
-    Probabilities, of whose logits a loss was computed, are trained; the other half of what was cut in two is not.
+
+def _is_beside(tensor: Tensor, total: Tensor, nodes: Collection[Node]) -> bool:
+    """Whether every channel that an output is computed from has a gradient of the total, and not only elsewhere.
+
+    Probabilities, of whose logits a loss was computed, are trained; the other half of what was cut in two is not, nor
+    is an earlier layer in a stack of layers.
     """
     edges = _border(tensor, nodes)
     if not edges:
@@ -77,7 +97,11 @@ def _is_beside(tensor: Tensor, total: Tensor, nodes: Collection[Node]) -> bool:
     sent = torch.autograd.grad(total, border, retain_graph=True, allow_unused=True)
     return all(
         one is None
-        or (other is not None and not bool(((per_channel(one, one) > 0) & (per_channel(other, one) == 0)).any()))
+        or (
+            other is not None
+            and not bool(((per_channel(one, one) > 0) & (per_channel(other, one) == 0)).any())
+            and bool(((one != 0) & (other != 0)).any())
+        )
         for one, other in zip(read, sent, strict=True)
     )
 
@@ -183,6 +207,8 @@ def _judge(seen: Seen) -> Iterator[Finding | Open]:
             continue
         if whole and any(path in batch.read.get(TOTAL, ()) for batch in seen.batches):
             yield Open(f"untrained-output: {path}", _why_zero(seen, path))
+            continue
+        if not whole and any(each.is_shared for each in own):
             continue
         if not whole and not _same_support(own):
             # Which channels are reached depends on the data (a channel per class): only what no graph reads is told.

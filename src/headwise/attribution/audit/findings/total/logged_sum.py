@@ -19,8 +19,8 @@ def _judge(seen: Seen) -> Iterator[Finding]:
             continue
         yield Finding(
             name,
-            f"{'dropped' if times == 0 else 'counted twice'}: over {seen.num} the reported losses add up to the total "
-            f"only if it is taken {times} times",
+            f"{'dropped' if times == 0 else 'counted twice'}: over {seen.num} the reported losses add up to the total, "
+            f"or to one multiple of it, only if it is taken {times} times",
             "Add it to the total once.",
             {"times": times, "batches": len(seen.batches)},
         )
@@ -35,19 +35,25 @@ def _fits(seen: Seen) -> dict[str, int]:
     if any(len(batch.names) > 1 for batch in batches):
         return {}
     totals = [batch.total or 0.0 for batch in batches]
-    if _add_up(totals, [sum(log.values()) for log in logs]):
+    # Over several batches a mean, or a division by the steps of accumulation, is told from what it divides.
+    scaled = len(batches) > 2
+    if _add_up(totals, [sum(log.values()) for log in logs], scaled):
         return {}
     found = {}
     for name in logs[0]:
         moves = any(abs(log[name]) > 1e-3 * abs(total) for log, total in zip(logs, totals, strict=True))
         for times in (0, 2):
-            if moves and _add_up(totals, [sum(log.values()) + (times - 1) * log[name] for log in logs]):
+            sums = [sum(log.values()) + (times - 1) * log[name] for log in logs]
+            # But weights of 1 and 0.5 are two losses of which one counts twice, halved.
+            if moves and _add_up(totals, sums, scaled and not times):
                 found[name] = times
     return found if len(found) == 1 else {}
 
 
-def _add_up(totals: list[float], sums: list[float]) -> bool:
-    return all(abs(t - s) <= _LEVEL * max(abs(t), abs(s), 1e-12) for t, s in zip(totals, sums, strict=True))
+def _add_up(totals: list[float], sums: list[float], scaled: bool) -> bool:
+    scale = totals[0] / sums[0] if scaled and sums[0] else 1.0
+    pairs = [(total, scale * each) for total, each in zip(totals, sums, strict=True)]
+    return all(abs(t - s) <= _LEVEL * max(abs(t), abs(s), 1e-12) for t, s in pairs)
 
 
 CHECK = Check("sum-mismatch", _judge)

@@ -46,8 +46,11 @@ def _twice(name: str, batches: Sequence[Rows]) -> Finding | None:
 
 def _dropped(seen: Seen, name: str, batches: Sequence[Rows]) -> Finding | Open | None:
     telling = [batch for batch in batches if batch.norm(name) > 0 and (batch.reached[TOTAL] or batch.norm(TOTAL) > 0)]
-    if not telling or seen.is_meant_zero(name) or any(batch.is_in(name) for batch in batches):
+    if not telling or seen.is_meant_zero(name):
         return None
+    if any(batch.is_in(name) for batch in batches):
+        off = all(batch.factor(name) == 0 for batch in telling)
+        return Open(f"sum-mismatch: {name}", f"the total multiplies it by 0 in {seen.num}") if off else None
     # A sum of losses that are in the total themselves stands for them.
     if any(_stands_for_parts(batch, name) for batch in telling):
         return None
