@@ -149,5 +149,24 @@ def test_wrong_input_is_told():
         evaluate_boxes([find((5, 0, 1, 1, 0, 0.5))], known, ["a", "b"])
     with pytest.raises(ValueError, match="finite scores"):
         evaluate_boxes([find((0, 0, 1, 1, 0, math.nan))], known, ["a", "b"])
-    with pytest.raises(ValueError, match="1 boxes, 2 scores, 1 labels"):
-        evaluate_boxes([{"boxes": [[0, 0, 1, 1]], "scores": [0.5, 0.4], "labels": [0]}], known, ["a", "b"])
+    with pytest.raises(ValueError, match="two classes have the name 'a'"):
+        evaluate_boxes([find()], known, ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"scores": [0.5, 0.4]}, r"found boxes \(1, 4\), scores \(2,\), labels \(1,\)"),
+        ({"boxes": [[0], [0], [1], [1]]}, r"found boxes \(4, 1\), scores \(1,\)"),
+        ({"boxes": [0, 0, 1, 1]}, r"found boxes \(4,\)"),
+        ({"scores": [[0.5]]}, r"scores \(1, 1\)"),
+        ({"labels": [0.7]}, "need integer labels, found torch.float32"),
+        ({"labels": [True]}, "need integer labels, found torch.bool"),
+        ({"scores": None}, "lack scores; found boxes, labels"),
+    ],
+)
+def test_detections_of_other_shapes_are_told(changed, words):
+    detections = {"boxes": [[0, 0, 1, 1]], "scores": [0.5], "labels": [0]} | changed
+    known = [annotate((0, 0, 50, 50, 0, 0))]
+    with pytest.raises(ValueError, match=f"detections of image 0 .*{words}"):
+        evaluate_boxes([{key: value for key, value in detections.items() if value is not None}], known, ["a"])

@@ -47,8 +47,8 @@ def evaluate_boxes(
         ``ap75``, ``ar100``. In [0, 1]; NaN where there is no object to find (COCO prints -1).
 
     Raises:
-        ValueError: no images, lists of different length, a value that is not finite, a box of negative width
-            or height, or a label without class.
+        ValueError: no images, lists of different length, detections of other shapes, a value that is not finite, a
+            box of negative width or height, a label without class, or two classes of one name.
         ImportError: faster-coco-eval is missing.
 
     Reference:
@@ -156,6 +156,9 @@ def _checked(
             f"evaluate_boxes: {len(found)} images of detections, {len(known)} of annotations. Give one entry per "
             "image in both, for one image at least."
         )
+    if len(set(class_names)) < len(class_names):
+        twice = next(name for name in class_names if list(class_names).count(name) > 1)
+        raise ValueError(f"evaluate_boxes: two classes have the name {twice!r}. Give each class its own.")
     detections = [_detections(image, one, len(class_names)) for image, one in enumerate(found)]
     for image, one in enumerate(known):
         _check_labels(f"annotation of image {image}", one.labels, len(class_names))
@@ -167,11 +170,16 @@ def _detections(image: int, found: Mapping[str, Any], num_classes: int) -> tuple
     import torch
 
     what = f"detections of image {image}"
+    if lacking := [key for key in ("boxes", "scores", "labels") if key not in found]:
+        raise ValueError(f"evaluate_boxes: {what} lack {', '.join(lacking)}; found {', '.join(map(str, found))}.")
     boxes, scores, labels = (torch.as_tensor(found[key]).detach().cpu() for key in ("boxes", "scores", "labels"))
-    edges = boxes.double().numpy().reshape(-1, 4)
-    if not len(edges) == len(scores) == len(labels):
-        counts = f"{len(edges)} boxes, {len(scores)} scores, {len(labels)} labels"
-        raise ValueError(f"evaluate_boxes: {what} hold {counts}. Give one of each per detection.")
+    boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
+    if boxes.shape != (len(scores), 4) or not scores.shape == labels.shape == boxes.shape[:1]:
+        shapes = f"boxes {tuple(boxes.shape)}, scores {tuple(scores.shape)}, labels {tuple(labels.shape)}"
+        raise ValueError(f"evaluate_boxes: {what} must be boxes (n, 4), scores (n,) and labels (n,), found {shapes}.")
+    if len(labels) and (labels.is_floating_point() or labels.dtype == torch.bool):
+        raise ValueError(f"evaluate_boxes: {what} need integer labels, found {labels.dtype}. Convert them.")
+    edges = boxes.double().numpy()
     if not (np.isfinite(edges).all() and scores.isfinite().all() and (edges[:, 2:] >= edges[:, :2]).all()):
         raise ValueError(
             f"evaluate_boxes: {what} must be finite boxes x1 <= x2, y1 <= y2 with finite scores. Mend the decoder, or "

@@ -70,8 +70,8 @@ def evaluate_text(
         1] (the published variant may exceed 1); a share of nothing is 0.
 
     Raises:
-        ValueError: lists of different length, an outline that is not (v, 2) with v >= 3 and finite, or a
-            threshold out of range.
+        ValueError: lists of different length, an outline that is not (v, 2) with v >= 3 and finite, a score
+            that is not finite, flags that are numbers or words, or a threshold out of range.
 
     Reference:
         Wolf and Jolion, Object count/area graphs, IJDAR 2006; princewang1994/TextSnake.pytorch at b4ee996d,
@@ -112,9 +112,30 @@ def _check(
         raise ValueError(f"evaluate_text: thresholds must be in (0, 1], found {thresholds}.")
     for i, (found, known) in enumerate(zip(detections, annotations, strict=True)):
         for name, entry, other in (("detections", found, "scores"), ("annotations", known, "ignored")):
+            if lacking := [key for key in ("polygons", other) if key not in entry]:
+                raise ValueError(
+                    f"evaluate_text: {name} of image {i} lack {', '.join(lacking)}; found {', '.join(map(str, entry))}."
+                )
             if len(entry["polygons"]) != len(entry[other]):
                 held = f"{len(entry['polygons'])} polygons and {len(entry[other])} {other}"
                 raise ValueError(f"evaluate_text: {name} of image {i} hold {held}. Give one of each per word.")
+        _check_numbers(i, found["scores"], known["ignored"])
+
+
+def _check_numbers(image: int, scores: Sequence[Any], ignored: Sequence[Any]) -> None:
+    import numpy as np
+
+    if not np.isfinite([float(score) for score in scores]).all():
+        raise ValueError(
+            f"evaluate_text: detections of image {image} have a score that is not finite. Mend the decoder, or remove "
+            "them."
+        )
+    flags = np.asarray([*ignored])
+    if flags.size and flags.dtype != np.bool_:
+        raise ValueError(
+            f"evaluate_text: annotations of image {image} are ignored by true or false, found {flags.dtype}. Convert "
+            "the flags."
+        )
 
 
 def _overlap(index: int, found: Mapping[str, Any], known: Mapping[str, Any], *, drop_last: bool) -> _Image:
