@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,7 +260,9 @@ def test_a_module_runs_too_and_ends_after_its_steps(tmp_path: Path):
     run = under_us(tmp_path, "--steps", "2", "--every", "1", "-m", "package.train")
     assert run.returncode == 0, run.stderr
     assert len(booked(tmp_path)) == 2
-    assert "2 passes, 2 booked" in run.stdout
+    assert "2 passes, 2 booked; the last of these:" in run.stdout
+    shutil.rmtree(tmp_path / "run")
+    assert "1 pass, 1 booked:\n" in under_us(tmp_path, "--steps", "1", "-m", "package.train").stdout
 
 
 FORGOTTEN = """\

@@ -54,7 +54,7 @@ def read_shares(text: str) -> dict[str, float]:
             equals = ""
         if not equals or not name.strip():
             raise ValueError(
-                f"shares are NAME=NUMBER with commas between, such as box=2,classification=1; found {part!r}. Where a "
-                "name holds a comma, give shares in Python, as a dict."
+                "shares are equal, or NAME=NUMBER with commas between, such as box=2,classification=1; found "
+                f"{part!r}. Where a name holds a comma, give shares in Python, as a dict."
             )
     return found

@@ -141,9 +141,8 @@ def _told(books: ScriptBooks, folder: Path | None) -> str:
     """What is printed at the end: a table a place, and what the first passes showed."""
     lines = [""]
     for site in books.sites.values():
-        lines.append(
-            f"headwise: backward in {site.name}: {site.passes} passes, {site.booked} booked; the last of these:"
-        )
+        passes, last = ("1 pass", "") if site.passes == 1 else (f"{site.passes} passes", "the last of these")
+        lines.append(f"headwise: backward in {site.name}: {passes}, {site.booked} booked{last and f'; {last}'}:")
         lines.append(str(site.books) if site.books is not None else "(no pass could be booked)")
     if not books.sites:
         lines.append(

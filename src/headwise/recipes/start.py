@@ -36,7 +36,9 @@ def find_checkpoint(place: str | Path) -> Path:
         return path
     newest = list_checkpoints(path / "checkpoints")
     if not newest:
-        raise FileNotFoundError(f"{path}: no checkpoint in this folder. Give a checkpoint or a run.")
+        raise FileNotFoundError(
+            f"{path}: no checkpoint in this folder. Give a checkpoint, or a run of `headwise train`."
+        )
     return newest[0]
 
 

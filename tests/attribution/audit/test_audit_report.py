@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headwise import attribution
+import headwise as hw
+from headwise import attribution, losses
 from headwise.attribution import Subject, audit
 from headwise.attribution.audit import KINDS, NOTES
 from tests.attribution.audit.nets import Heads, batches
@@ -292,3 +293,25 @@ def test_a_loss_that_is_switched_off_is_no_fault():
 def test_public_names():
     assert attribution.audit is audit
     assert attribution.Finding.__name__ == "Finding"
+
+
+def test_a_criterion_of_ours_is_told_as_its_books_tell_it():
+    """Values and norms before the declared weights, which are the factors."""
+    declared = {"cls": 1.0, "reg": 0.25, "off": 0.0}
+    reads = {"cls": ("label", losses.cross_entropy), "reg": ("value", losses.squared_error)}
+    reads["off"] = ("value", losses.absolute_error)
+    criterion = hw.Criterion(
+        [hw.Term(n, loss, output=n[:3], target=to, weight=declared[n]) for n, (to, loss) in reads.items()],
+        unread=[each for each in batches(1)[0] if each not in ("label", "value")],
+    )
+    model = Heads(cls=2, reg=1, off=1)
+    report = audit(Subject(model=model, batches=batches(1), criterion=criterion))
+    with hw.Ledger(criterion) as ledger:
+        batch = batches(1)[0]
+        criterion(model(batch["input"]), batch).total.backward()
+        books = ledger.read()
+    for name, row in report.standings.items():
+        assert row.value == pytest.approx(books[name].value, rel=1e-5)
+        assert row.factor == pytest.approx(declared[name], rel=1e-5)
+    norms = {name: sum(each.values()) for name, each in report.at_outputs.items()}
+    assert norms == pytest.approx({n: books[n].grad_norm / declared[n] for n in ("cls", "reg")}, rel=1e-4)

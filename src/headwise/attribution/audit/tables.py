@@ -72,13 +72,15 @@ def standing_rows(batches: Sequence[Rows], losses: Iterable[str]) -> dict[str, S
     found = {}
     for name in losses:
         held = [batch for batch in batches if name in batch.names]
-        factors = [factor for batch in held if (factor := batch.factor(name)) is not None]
+        factors = [
+            factor * batch.weights.get(name, 1.0) for batch in held if (factor := batch.factor(name)) is not None
+        ]
         shares = [
             factor * batch.values[name] / batch.total
             for batch in held
             if batch.total and (factor := batch.factor(name)) is not None
         ]
-        value, factor = middle([batch.values[name] for batch in held]) or 0.0, middle(factors)
+        value, factor = middle([batch.before_weight[name] for batch in held]) or 0.0, middle(factors)
         inside = any(batch.is_in(name) for batch in held)
         found[name] = Stands(value, factor if inside else 0.0, middle(shares), _words(held, name, inside))
     return found
@@ -129,7 +131,8 @@ def norms_of(batches: Sequence[Rows], losses: Iterable[str], sites: Sequence[str
     table: dict[str, dict[str, float]] = {}
     for name in losses:
         for site in sites:
-            found = [batch.norm(name, [site]) for batch in batches if name in batch.names and site in batch.gram]
+            held = [batch for batch in batches if name in batch.names and site in batch.gram]
+            found = [batch.norm(name, [site]) / abs(batch.weights.get(name, 1.0) or 1.0) for batch in held]
             if found and max(found) > 0:
                 table.setdefault(name, {})[site] = statistics.median(found)
     return table

@@ -70,6 +70,12 @@ class LossEntry:
         return float(value if value.numel() == 1 else value.double().mean())
 
     @property
+    def before_weight(self) -> float:
+        """The same without the weight that is in it."""
+        value = getattr(self.declared, "value", None)
+        return float(value.detach()) if isinstance(value, Tensor) and value.numel() == 1 else self.number
+
+    @property
     def is_scalar(self) -> bool:
         """Whether it is one number."""
         return not isinstance(self.value, Tensor) or self.value.numel() == 1

@@ -45,6 +45,7 @@ class Rows:
     Attributes:
         names: The losses; the rows of `gram` follow them, then the total.
         values: Per loss its value.
+        before_weight: The same without the weight that an entry declares and holds already.
         live: The losses with a graph.
         numbers: The losses that are plain Python numbers.
         silenced: The losses whose graph multiplies them by a zero of the code, or whose entry declares the weight 0.
@@ -69,6 +70,7 @@ class Rows:
 
     names: tuple[str, ...]
     values: Mapping[str, float]
+    before_weight: Mapping[str, float]
     live: frozenset[str]
     numbers: frozenset[str]
     silenced: frozenset[str]
@@ -181,6 +183,7 @@ def _bare(step: Step, live: Mapping[str, Tensor], standings: Mapping[str, Standi
     return Rows(
         names=tuple(term.name for term in terms),
         values={term.name: term.number for term in terms},
+        before_weight={term.name: term.before_weight for term in terms},
         live=frozenset(live),
         numbers=frozenset(term.name for term in terms if not isinstance(term.value, Tensor)),
         silenced=frozenset(t.name for t in terms if t.name in live and (t.weight == 0 or is_silenced(live[t.name]))),
