@@ -2,9 +2,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from shapely.geometry import Polygon, box
 
-from headwise.data.annotation import BoxAnnotation, TextAnnotation, polygon_area, visible_fraction
+from headwise.data.annotation import BoxAnnotation, Picture, TextAnnotation, polygon_area, visible_fraction
 
 SQUARE = np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]])
 HORSESHOE = np.array([[0, 0], [9, 0], [9, 9], [6, 9], [6, 3], [3, 3], [3, 9], [0, 9]], dtype=np.float64)
@@ -76,3 +77,34 @@ def test_arrays_of_boxes_have_their_shapes_and_dtypes():
     with pytest.raises(ValueError, match=r"ignored must be \(1,\) bool, found \(0,\)"):
         BoxAnnotation(boxes([0, 0, 2, 3]), labels, ignored[:0])
     assert len(BoxAnnotation(boxes(), labels[:0], ignored[:0])) == 0
+
+
+@pytest.mark.parametrize("area", [-1.0, np.nan, np.inf])
+def test_areas_are_numbers_from_0(area):
+    boxes, labels, ignored = np.array([[0, 0, 1, 1]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
+    with pytest.raises(ValueError, match="areas must be at least 0 and finite, found"):
+        BoxAnnotation(boxes, labels, ignored, np.array([area]))
+
+
+def test_lists_are_no_arrays():
+    with pytest.raises(ValueError, match=r"boxes must be an array \(1, 4\) float32, found a list. Convert it"):
+        BoxAnnotation([[0, 0, 1, 1]], [0], [False])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"polygon 0 \('a'\) is a list, but a polygon is an array"):
+        TextAnnotation((SQUARE.tolist(),), (False,), ("a",))
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((4, 5, 3)), r"must be \(4, 5, 3\) uint8, found \(4, 5, 3\) float64"),
+        (np.zeros((4, 5), np.uint8), r"must be \(4, 5, 3\) uint8, found \(4, 5\) uint8"),
+        (np.zeros((3, 4, 5), np.uint8), r"must be \(3, 4, 3\) uint8, found \(3, 4, 5\)"),
+        (np.zeros((4, 5, 4), np.uint8), r"must be \(4, 5, 3\) uint8, found \(4, 5, 4\)"),
+        (torch.zeros(4, 5, 3, dtype=torch.uint8), "found a Tensor"),
+        (np.zeros((0, 5, 3), np.uint8), "it has no pixel"),
+    ],
+)
+def test_a_picture_is_bytes_of_three_colors(image, words):
+    """Numbers from 0 to 1 were taken for black, and an empty picture was cropped for ever."""
+    with pytest.raises(ValueError, match=f"picture 'p' .*{words}"):
+        Picture("p", image, TextAnnotation((), (), ()))

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from headwise.data.annotation import Picture, TextAnnotation
+from headwise.data.augmentation.boxes import BoxAugmentation, CornerAugmentation
+from headwise.data.augmentation.saccade import SaccadeAugmentation
 from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD, TextAugmentation, normalize
 from headwise.data.embedded.text import embedded_text
 
@@ -99,3 +103,37 @@ def test_normalize_takes_arrays_and_tensors_alike():
     result = normalize(image)
     assert torch.equal(result, normalize(torch.from_numpy(image).permute(2, 0, 1)))
     assert result[1, 2, 3].item() == pytest.approx((image[2, 3, 1] / 255 - 0.456) / 0.224, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "options", "words"),
+    [
+        (CornerAugmentation, {"size": 0}, "size must be a whole number of pixels, at least 1, found 0"),
+        (CornerAugmentation, {"view": 64.5}, "view must be a whole number of pixels, at least 1, found 64.5"),
+        (CornerAugmentation, {"scales": ()}, r"scales must be one or more positive numbers, found \(\)"),
+        (CornerAugmentation, {"border": -1}, "border must be at least 0 and finite, found -1"),
+        (CornerAugmentation, {"mirror": 50}, r"mirror must be in \[0, 1\], found 50"),
+        (CornerAugmentation, {"jitter": math.nan}, "jitter must be at least 0 and finite, found nan"),
+        (CornerAugmentation, {"min_kept": 5}, r"min_kept must be in \[0, 1\], found 5"),
+        (SaccadeAugmentation, {"scales": (-1.0,)}, "scales must be one or more positive numbers"),
+        (SaccadeAugmentation, {"lighting": -0.1}, "lighting must be at least 0 and finite, found -0.1"),
+        (BoxAugmentation, {"zoom_out": 0.5}, "zoom_out must be at least 1 and finite, found 0.5"),
+        (BoxAugmentation, {"mean": (123.7, 116.3, 103.5)}, r"mean must be three numbers in \[0, 1\]"),
+        (BoxAugmentation, {"std": (0.0, 1.0, 1.0)}, r"std must be three numbers in \(0, 1\]"),
+        (TextAugmentation, {"scale": (1.0, 0.5)}, "scale must be two shares"),
+        (TextAugmentation, {"degrees": math.nan}, "degrees must be at least 0 and finite, found nan"),
+        (TextAugmentation, {"keep": 70}, r"keep must be in \[0, 1\], found 70"),
+    ],
+)
+def test_options_out_of_their_range(augmentation, options, words):
+    with pytest.raises(ValueError, match=f"{augmentation.__name__}: {words}"):
+        augmentation(**{"size": 255} | options)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 5, 3)), np.zeros((4, 5), np.uint8), torch.rand(3, 4, 5), torch.zeros(4, 5, 3).byte()]
+)
+def test_only_bytes_of_three_colors_are_normalized(image):
+    """What is in [0, 1] already came out as black."""
+    with pytest.raises(ValueError, match="normalize: a picture is uint8 RGB"):
+        normalize(image)

@@ -67,6 +67,13 @@ def test_a_split_that_leaves_a_part_empty_is_refused():
         BatchSampler(10, 7, seed=3, last_step=5, num_ranks=3, micro_batches=3)
 
 
+@pytest.mark.parametrize(("rank", "num_ranks", "micro_batches"), [(2, 2, 1), (-1, 2, 1), (0, 0, 1), (0, 1, 0)])
+def test_a_rank_beyond_their_number_is_refused(rank, num_ranks, micro_batches):
+    """It took the next step's pictures, as its first process does."""
+    with pytest.raises(ValueError, match=f"rank {rank} of {num_ranks} with {micro_batches} micro-batches"):
+        BatchSampler(10, 4, seed=0, last_step=1, rank=rank, num_ranks=num_ranks, micro_batches=micro_batches)
+
+
 def test_seeds_differ_between_epochs_pictures_and_runs():
     keys = [SampleKey(epoch, picture) for epoch in range(3) for picture in range(3)]
     seeds = {sample_seed(seed, key) for seed in (0, 1) for key in keys}

@@ -59,8 +59,8 @@ class BoxAnnotation:
             medium and large; None where the boxes' own are meant.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, a coordinate that is not finite, a box without
-            width or height, or a negative label.
+        ValueError: a shape or dtype that does not fit, a coordinate or area that is not finite, a box without
+            width or height, or a negative label or area.
     """
 
     boxes: NDArray[np.float32]
@@ -75,6 +75,8 @@ class BoxAnnotation:
         check_array(self.ignored, "ignored", (num_boxes,), np.bool_)
         if self.areas is not None:
             check_array(self.areas, "areas", (num_boxes,), np.float64)
+            if not ((self.areas >= 0) & (self.areas < np.inf)).all():
+                raise ValueError(f"areas must be at least 0 and finite, found {self.areas.tolist()}. Correct them.")
         right = np.isfinite(self.boxes).all(axis=1) & (self.boxes[:, 2:] > self.boxes[:, :2]).all(axis=1)
         if not right.all():
             index = int(np.argmin(right))
@@ -107,11 +109,22 @@ Annotation = TypeVar("Annotation", default=TextAnnotation)
 
 @dataclass(frozen=True)
 class Picture(Generic[Annotation]):
-    """A picture (H, W, 3), uint8 RGB, with its annotation; `name` is unique in its data set."""
+    """A picture (H, W, 3), uint8 RGB, with its annotation; `name` is unique in its data set.
+
+    Raises:
+        ValueError: the picture is of another shape or dtype, or has no pixel.
+    """
 
     name: str
     image: NDArray[np.uint8]
     annotation: Annotation
+
+    def __post_init__(self) -> None:
+        what = f"picture {self.name!r}"
+        shape = getattr(self.image, "shape", ())
+        check_array(self.image, what, (*shape[:2], 3), np.uint8)
+        if not self.image.size:
+            raise ValueError(f"{what} is {self.image.shape}: it has no pixel. Leave it out.")
 
 
 class PictureDataset(Protocol[Annotation]):
@@ -145,7 +158,7 @@ class BoxDataset(PictureDataset[BoxAnnotation], Protocol):
         ...
 
 
-def check_array(array: NDArray[Any], what: str, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+def check_array(array: Any, what: str, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
     """Refuse an array of another shape or dtype.
 
     Args:
@@ -157,12 +170,14 @@ def check_array(array: NDArray[Any], what: str, shape: tuple[int, ...], dtype: t
     Raises:
         ValueError: another shape or dtype.
     """
+    wanted = f"{shape} {np.dtype(dtype)}"
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{what} must be an array {wanted}, found a {type(array).__name__}. Convert it.")
     if array.shape != shape or array.dtype != dtype:
-        wanted = f"{shape} {np.dtype(dtype)}"
         raise ValueError(f"{what} must be {wanted}, found {array.shape} {array.dtype}. Reshape or convert it.")
 
 
-def check_polygon(polygon: Polygon, what: str) -> None:
+def check_polygon(polygon: Any, what: str) -> None:
     """Refuse what is no polygon.
 
     Args:
@@ -172,6 +187,8 @@ def check_polygon(polygon: Polygon, what: str) -> None:
     Raises:
         ValueError: fewer than three points, another shape, or a coordinate that is not finite.
     """
+    if not isinstance(polygon, np.ndarray):
+        raise ValueError(f"{what} is a {type(polygon).__name__}, but a polygon is an array (points, 2). Convert it.")
     if polygon.ndim != 2 or polygon.shape[1] != 2:
         raise ValueError(f"{what} has shape {polygon.shape}, but a polygon is (points, 2). Correct or remove it.")
     if len(polygon) < 3:

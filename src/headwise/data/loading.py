@@ -51,7 +51,7 @@ class BatchSampler(Sampler[list[SampleKey]]):
         micro_batches: parts into which each process splits its share.
 
     Raises:
-        ValueError: nothing to sample from, or a batch that would leave a part empty.
+        ValueError: nothing to sample from, a rank beyond their number, or a batch that would leave a part empty.
     """
 
     def __init__(
@@ -68,6 +68,11 @@ class BatchSampler(Sampler[list[SampleKey]]):
     ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ValueError(f"{num_samples} pictures in batches of {batch_size}: both must be at least 1.")
+        if not 0 <= rank < num_ranks or micro_batches < 1:
+            raise ValueError(
+                f"rank {rank} of {num_ranks} with {micro_batches} micro-batches: ranks count from 0, and each takes at "
+                "least one micro-batch."
+            )
         parts = num_ranks * micro_batches
         if batch_size < parts:
             raise ValueError(

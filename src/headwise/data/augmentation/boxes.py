@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from headwise.data.annotation import BoxAnnotation, Picture
 from headwise.data.augmentation.colors import CORNER_MEAN, CORNER_STD, distort_colors
+from headwise.data.augmentation.options import amount, check_options, factors, pixels, share
 from headwise.data.augmentation.text import IMAGENET_MEAN, IMAGENET_STD, normalize
 from headwise.data.augmentation.windows import Window, keep_visible, mirror
 
@@ -37,6 +38,9 @@ class CornerAugmentation:
         min_kept: an object of which less than this share of the area is left becomes an ignored region, in [0, 1];
             published 0, so that the last sliver is an object.
 
+    Raises:
+        ValueError: an option out of its range.
+
     Reference:
         Law and Deng, CornerNet, ECCV 2018, section 4.1; princeton-vl/CornerNet-Lite at 6a54505d,
         core/sample/cornernet.py; Duankaiwen/CenterNet at 3ad3a106, sample/coco.py.
@@ -59,6 +63,17 @@ class CornerAugmentation:
         lighting: float = 0.1,
         min_kept: float = 0.0,
     ) -> None:
+        check_options(
+            "CornerAugmentation",
+            size=pixels(size),
+            view=pixels(size if view is None else view),
+            scales=factors(scales),
+            border=amount(border),
+            mirror=share(mirror),
+            jitter=amount(jitter),
+            lighting=amount(lighting),
+            min_kept=share(min_kept),
+        )
         self.size = size
         self.view = size if view is None else view
         self.scales = scales
@@ -114,6 +129,9 @@ class BoxAugmentation:
         mean: of red, green and blue, in [0, 1], by which the picture is normalized; by default ImageNet's.
         std: of red, green and blue.
 
+    Raises:
+        ValueError: an option out of its range.
+
     Reference:
         Liu et al., SSD, ECCV 2016, sections 2.2 and 3.6; torchvision, references/detection/presets.py.
     """
@@ -129,6 +147,15 @@ class BoxAugmentation:
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
+        check_options(
+            "BoxAugmentation",
+            size=pixels(size),
+            distort=share(distort),
+            zoom_out=(zoom_out, 1 <= zoom_out < float("inf"), "at least 1 and finite"),
+            mirror=share(mirror),
+            mean=(mean, len(mean) == 3 and all(0 <= each <= 1 for each in mean), "three numbers in [0, 1]"),
+            std=(std, len(std) == 3 and all(0 < each <= 1 for each in std), "three numbers in (0, 1]"),
+        )
         self.size = size
         self.mean, self.std = mean, std
         fill = [round(255 * value) for value in mean]

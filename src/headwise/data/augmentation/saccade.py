@@ -8,6 +8,7 @@ from torch import Tensor
 
 from headwise.data.annotation import BoxAnnotation, Picture
 from headwise.data.augmentation.boxes import finish
+from headwise.data.augmentation.options import amount, check_options, factors, pixels, share
 from headwise.data.augmentation.windows import Boxes, Window, keep_visible, mirror
 
 SACCADE_RANGES = ((16.0, 32.0), (32.0, 96.0), (96.0, 255.0))
@@ -33,7 +34,7 @@ class SaccadeAugmentation:
         lighting: standard deviation of the change of light; see `distort_colors`.
 
     Raises:
-        ValueError: ranges in which an object would not fit into the crop.
+        ValueError: ranges in which an object would not fit into the crop, or another option out of its range.
 
     Reference:
         Law et al., CornerNet-Lite, BMVC 2020, section 3; princeton-vl/CornerNet-Lite at 6a54505d,
@@ -53,6 +54,14 @@ class SaccadeAugmentation:
         jitter: float = 0.4,
         lighting: float = 0.1,
     ) -> None:
+        check_options(
+            "SaccadeAugmentation",
+            size=pixels(size),
+            scales=factors(scales),
+            mirror=share(mirror),
+            jitter=amount(jitter),
+            lighting=amount(lighting),
+        )
         if not all(0 < low <= high <= size for low, high in ranges):
             raise ValueError(f"ranges {ranges}: each must be 0 < low <= high <= size, which is {size}. Narrow them.")
         self.size = size

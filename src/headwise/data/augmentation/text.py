@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from headwise.data.annotation import Picture, TextAnnotation, visible_fraction
+from headwise.data.augmentation.options import amount, check_options, pixels, share
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,6 +36,9 @@ class TextAugmentation:
         degrees: largest rotation.
         mirror: probability of a mirrored picture.
         keep: fraction of a word's area that must stay visible, in [0, 1].
+
+    Raises:
+        ValueError: an option out of its range.
     """
 
     def __init__(
@@ -46,6 +50,14 @@ class TextAugmentation:
         mirror: float = 0.5,
         keep: float = 0.7,
     ) -> None:
+        check_options(
+            "TextAugmentation",
+            size=pixels(size),
+            scale=(scale, len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1, "two shares, 0 < low <= high <= 1"),
+            degrees=amount(degrees),
+            mirror=share(mirror),
+            keep=share(keep),
+        )
         self.size = size
         self.keep = keep
         rotation = v2.RandomRotation([-degrees, degrees], interpolation=v2.InterpolationMode.BILINEAR)
@@ -107,7 +119,16 @@ def normalize(
 
     Returns:
         (3, H, W) float32.
+
+    Raises:
+        ValueError: another dtype, or no three colors.
     """
+    last = -1 if isinstance(image, np.ndarray) else -3
+    if image.dtype not in (np.uint8, torch.uint8) or image.ndim < 3 or image.shape[last] != 3:
+        raise ValueError(
+            "normalize: a picture is uint8 RGB, an array (H, W, 3) or a tensor (3, H, W), found "
+            f"{tuple(image.shape)} {image.dtype}. Convert it; what is in [0, 1] times 255."
+        )
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     return (image.as_subclass(Tensor).float() / 255 - _column(mean)) / _column(std)
