@@ -286,8 +286,11 @@ def test_wrong_detections_are_told(tmp_path):
     path = tmp_path / "found.json"
     for found, message in (
         ([one, one], "2 images of detections, 1 image_ids"),
-        ([{**one, "scores": []}], "detections of image 4: 1 boxes, 0 scores, 1 labels"),
-        ([{**one, "scores": [float("inf")]}], "detections of image 4: boxes and scores must be finite"),
+        ([{**one, "scores": []}], r"detections of image 4 must be .*, found boxes \(1, 4\), scores \(0,\)"),
+        ([{**one, "labels": [0.7]}], "detections of image 4 need integer labels, found torch.float32"),
+        ([{**one, "boxes": [[9, 9, 1, 1]]}], "detections of image 4 must be finite boxes x1 <= x2"),
+        ([{"boxes": one["boxes"]}], "detections of image 4 lack scores, labels; found boxes"),
+        ([{**one, "scores": [float("inf")]}], "detections of image 4 must be finite boxes .* with finite scores"),
         ([{**one, "labels": [1]}], "detections of image 4: labels 1 to 1, but there are 1 category_ids"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from headwise.data import BoxAnnotation
+    from headwise.data.detections import Detections
 
     Array = npt.NDArray[np.float64]
 
@@ -149,8 +150,10 @@ def _box_areas(boxes: Array) -> Array:
 
 def _checked(
     found: Sequence[Mapping[str, Any]], known: Sequence[BoxAnnotation], class_names: Sequence[str]
-) -> list[tuple[Array, Array, Any]]:
+) -> list[Detections]:
     """Return boxes, scores and labels of each image as arrays."""
+    from headwise.data.detections import Detections
+
     if len(found) != len(known) or not known:
         raise ValueError(
             f"evaluate_boxes: {len(found)} images of detections, {len(known)} of annotations. Give one entry per "
@@ -159,34 +162,12 @@ def _checked(
     if len(set(class_names)) < len(class_names):
         twice = next(name for name in class_names if list(class_names).count(name) > 1)
         raise ValueError(f"evaluate_boxes: two classes have the name {twice!r}. Give each class its own.")
-    detections = [_detections(image, one, len(class_names)) for image, one in enumerate(found)]
+    detections = [Detections.of(one, f"evaluate_boxes: detections of image {image}") for image, one in enumerate(found)]
+    for image, each in enumerate(detections):
+        _check_labels(f"detections of image {image}", each.labels, len(class_names))
     for image, one in enumerate(known):
         _check_labels(f"annotation of image {image}", one.labels, len(class_names))
     return detections
-
-
-def _detections(image: int, found: Mapping[str, Any], num_classes: int) -> tuple[Array, Array, Any]:
-    import numpy as np
-    import torch
-
-    what = f"detections of image {image}"
-    if lacking := [key for key in ("boxes", "scores", "labels") if key not in found]:
-        raise ValueError(f"evaluate_boxes: {what} lack {', '.join(lacking)}; found {', '.join(map(str, found))}.")
-    boxes, scores, labels = (torch.as_tensor(found[key]).detach().cpu() for key in ("boxes", "scores", "labels"))
-    boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
-    if boxes.shape != (len(scores), 4) or not scores.shape == labels.shape == boxes.shape[:1]:
-        shapes = f"boxes {tuple(boxes.shape)}, scores {tuple(scores.shape)}, labels {tuple(labels.shape)}"
-        raise ValueError(f"evaluate_boxes: {what} must be boxes (n, 4), scores (n,) and labels (n,), found {shapes}.")
-    if len(labels) and (labels.is_floating_point() or labels.dtype == torch.bool):
-        raise ValueError(f"evaluate_boxes: {what} need integer labels, found {labels.dtype}. Convert them.")
-    edges = boxes.double().numpy()
-    if not (np.isfinite(edges).all() and scores.isfinite().all() and (edges[:, 2:] >= edges[:, :2]).all()):
-        raise ValueError(
-            f"evaluate_boxes: {what} must be finite boxes x1 <= x2, y1 <= y2 with finite scores. Mend the decoder, or "
-            "remove those that are not."
-        )
-    _check_labels(what, labels.numpy(), num_classes)
-    return edges, scores.double().numpy(), labels.numpy()
 
 
 def _check_labels(what: str, labels: Any, num_classes: int) -> None:

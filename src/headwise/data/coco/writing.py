@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from headwise.data.annotation import BoxAnnotation, BoxDataset
+from headwise.data.detections import Detections
 
 Entry = dict[str, Any]
 
@@ -70,8 +68,8 @@ def write_detections(
         category_ids: COCO's number of each label.
 
     Raises:
-        ValueError: another number of images or of parts per detection, a value that is not finite, or a label
-            without category.
+        ValueError: another number of images, detections of other shapes, a value that is not finite, a box of
+            negative width or height, or a label without category.
 
     Differs:
         The corner detectors' code rounds boxes and scores to two decimals, which makes ties and changes AP; here
@@ -94,13 +92,7 @@ def write_detections(
 
 
 def _results(number: int, found: Mapping[str, Any], category_ids: Sequence[int]) -> list[Entry]:
-    boxes, scores, labels = (_array(found[key]) for key in ("boxes", "scores", "labels"))
-    boxes, labels = boxes.reshape(-1, 4), labels.astype(np.int64)
-    if not len(boxes) == len(scores) == len(labels):
-        counts = f"{len(boxes)} boxes, {len(scores)} scores, {len(labels)} labels"
-        raise ValueError(f"detections of image {number}: {counts}. Give one of each per detection.")
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise ValueError(f"detections of image {number}: boxes and scores must be finite. Remove those that are not.")
+    boxes, scores, labels = Detections.of(found, f"detections of image {number}")
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(category_ids)):
         bounds = f"{labels.min()} to {labels.max()}"
         raise ValueError(
@@ -111,10 +103,6 @@ def _results(number: int, found: Mapping[str, Any], category_ids: Sequence[int])
         {"image_id": int(number), "category_id": int(category_ids[label]), "bbox": _bbox(box), "score": float(score)}
         for box, score, label in zip(boxes, scores, labels, strict=True)
     ]
-
-
-def _array(values: Any) -> NDArray[np.float64]:
-    return torch.as_tensor(values).detach().cpu().double().numpy()
 
 
 def _bbox(box: Any) -> list[float]:
