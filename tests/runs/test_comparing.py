@@ -152,4 +152,4 @@ def test_the_command_prints_and_writes_the_page(tmp_path, capsys):
     script.write_text("print()")
     assert main(["compare", str(one), str(other), "--out", str(script)]) == 2
     assert main(["compare", str(one)]) == 2
-    assert "Give two or more folders of runs" in capsys.readouterr().err
+    assert "1 run given. Give two or more" in capsys.readouterr().err

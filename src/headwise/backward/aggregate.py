@@ -72,6 +72,10 @@ def aggregate(
         ValueError: There is no breakdown; parameters are sharded, DDP has a static graph, or a reentrant checkpoint
             hides parameters; or the aggregator did not return one number a column.
     """
+    if isinstance(breakdown, Tensor):
+        raise ValueError(
+            "aggregate: found a tensor. Give what the criterion returned, the breakdown, and not its total"
+        )
     parameters = _trainable(network)
     jacobian = _jacobian([breakdown] if isinstance(breakdown, Breakdown) else breakdown, parameters)
     rows = list(jacobian.rows.values())

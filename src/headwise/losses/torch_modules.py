@@ -118,6 +118,8 @@ def _module(loss: Any) -> Any:
             return _MODULES[called](**options)
         except TypeError as error:
             raise ValueError(f"losses.from_torch: {_name(loss)}: {error}. Leave the option out") from None
+    if isinstance(loss, type):
+        raise ValueError(f"losses.from_torch: {loss.__name__} is a class. Give one of it: {loss.__name__}()")
     known = ", ".join(each.__name__ for each in _MODULES.values())
     raise ValueError(
         f"losses.from_torch: no count is known for {_name(loss)}. It takes {known}; give a Term of another loss a "

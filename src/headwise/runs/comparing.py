@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwise.runs.columns import finite, last
-from headwise.runs.reading import Recording
+from headwise.runs.reading import Recording, check_recorded
 from headwise.tabular import Tabular
 
 QUANTITIES = {"weight": "weight", "count": "count", "value": "value", "grad_norm": "gradient norm"}
@@ -124,10 +124,12 @@ def compare(runs: Sequence[Recording], tolerance: float = 1e-4) -> Comparison:
         What differs.
 
     Raises:
-        ValueError: There are fewer than two runs, or the tolerance is not above 0.
+        ValueError: One is no recorded run, there are fewer than two, or the tolerance is not above 0.
     """
+    for run in runs:
+        check_recorded("compare", run)
     if len(runs) < 2:
-        raise ValueError(f"compare: {len(runs)} run given. Give two or more folders of runs.")
+        raise ValueError(f"compare: {len(runs)} run given. Give two or more.")
     if not tolerance > 0:
         raise ValueError(f"compare: the tolerance is above 0, found {tolerance}.")
     rows = _common_rows(runs)

@@ -83,6 +83,23 @@ class Recording(Tabular):
         return found
 
 
+def check_recorded(who: str, run: object) -> None:
+    """Refuse what is no `Recording`, such as a run itself or its folder.
+
+    Args:
+        who: Who asks, for the message.
+        run: As it was given.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(run, Recording):
+        raise ValueError(
+            f"{who}: takes a run as it was recorded, found {type(run).__name__}. Give run.recorded(), or of a folder "
+            "headwise.runs.reading.read_run(Path(folder))."
+        )
+
+
 def read_run(folder: Path, logs: tuple[Log, Log] | None = None) -> Recording:
     """Read a run folder.
 

@@ -92,8 +92,9 @@ class Run(Closing):
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"runs.Run: every is a whole number from 1, found {every!r}.")
         if ledger is not None and not callable(getattr(ledger, "read", None)):
+            instead = "its `ledger`" if hasattr(ledger, "ledger") else "hw.Ledger(criterion)"
             raise ValueError(
-                f"runs.Run: the second argument is a Ledger, found {type(ledger).__name__}. Give hw.Ledger(criterion)."
+                f"runs.Run: the second argument is a Ledger, found {type(ledger).__name__}. Give {instead}."
             )
         if not (alerts in ("print", "raise", None) or callable(alerts)):
             raise ValueError(f"runs.Run: alerts is 'print', 'raise', a function or None, found {alerts!r}.")
@@ -196,9 +197,8 @@ class Run(Closing):
             OSError: the log cannot be written.
         """
         step = whole_step(step, "runs.Run.write")
+        rate, log = plain_rate(learning_rate, "runs.Run.log"), self._open_log()
         self._last = _not_before(self._last, step, self.resumed)
-        rate = plain_rate(learning_rate, "runs.Run.log")
-        log = self._open_log()
         if isinstance(log, NoLog):
             return
         if books is None:

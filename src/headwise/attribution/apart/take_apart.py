@@ -65,7 +65,7 @@ def take_apart(
     Raises:
         ValueError: The total has no graph.
     """
-    edge = gradient_edge(total)
+    edge = gradient_edge(total) if isinstance(total, Tensor) else None
     if edge is None:
         raise ValueError(
             "take_apart: the total has no graph. Give the tensor on which backward is called, as it is: not detached, "

@@ -25,7 +25,7 @@ from headwise.attribution.audit.measures.rows import Measured, Rows, measure
 from headwise.attribution.audit.run import Evidence
 from headwise.attribution.gram import Gram, Where
 from headwise.attribution.jacobians.grouping import chosen_parameters
-from headwise.attribution.jacobians.held import call_with, kept_buffers, same_draw, without_reducer
+from headwise.attribution.jacobians.held import call_with, kept_buffers, refuse_no_closure, same_draw, without_reducer
 from headwise.attribution.text import first_line, wrapped
 from headwise.attribution.text import names as listed
 from headwise.attribution.tracing.named import Losses, named_losses
@@ -177,6 +177,7 @@ def check_sum(
         ValueError: If the closure returns no losses, parameters are sharded (FSDP2), or the graph allows one backward
             pass only: a reentrant checkpoint, a static graph of DDP.
     """
+    refuse_no_closure("check_sum", closure)
     refuse_sharded("check_sum", dict(model.named_parameters()))
     reads = dict.fromkeys(names or (), ())
     watch, before = ForwardWatch(), Snapshot(captured_tensors(closure, model), "")

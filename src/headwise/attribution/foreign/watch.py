@@ -171,9 +171,14 @@ def watch(
         The books: ``.ledger``, and ``.close()``.
 
     Raises:
-        ValueError: No head is given, the model has no such module, one head lies inside another, or `reads` is given
-            without `heads`.
+        ValueError: The model is no module, no head is given, the model has no such module, one head lies inside
+            another, or `reads` is given without `heads`.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"watch: a model is an nn.Module; found {type(model).__name__}. The books of a function that returns "
+            "losses are kept by attribution.wrap"
+        )
     named = [heads] if isinstance(heads, str) else list(heads or ())
     if heads is not None and not named:
         raise ValueError(

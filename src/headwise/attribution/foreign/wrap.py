@@ -94,7 +94,15 @@ def wrap(
 
     Returns:
         The criterion, with a `ledger`.
+
+    Raises:
+        ValueError: The criterion is no function.
     """
+    if not callable(criterion):
+        raise ValueError(
+            f"wrap: a criterion is a function of outputs that returns losses; found {type(criterion).__name__}. Hand "
+            "over the function, not what it returned"
+        )
     return Wrapped(criterion, names or tuple(reads or ()), reads or {}, capacity)
 
 

@@ -13,7 +13,14 @@ from torch.autograd import forward_ad
 from torch.optim import Optimizer
 
 from headwise.attribution.jacobians.grouping import chosen_parameters
-from headwise.attribution.jacobians.held import call_with, fresh_pass, same_draw, through_checkpoints, without_reducer
+from headwise.attribution.jacobians.held import (
+    call_with,
+    fresh_pass,
+    refuse_no_closure,
+    same_draw,
+    through_checkpoints,
+    without_reducer,
+)
 from headwise.attribution.jacobians.jacobian import walk_losses
 from headwise.attribution.jacobians.streaming import inner_product, on_cpu, stream
 from headwise.attribution.jacobians.update import LastUpdate, next_update
@@ -150,6 +157,7 @@ def effect(
         ValueError: If the direction does not fit the model, no loss has a graph, or parameters are sharded (FSDP2).
     """
     parameters = chosen_parameters(model, None)
+    refuse_no_closure("effect", closure)
     refuse_sharded("effect", parameters)
     move, expected = _move(closure, model, parameters, direction, step, names)
     try:

@@ -31,6 +31,24 @@ def same_draw(model: nn.Module) -> Iterator[None]:
             numpy.random.set_state(numpy_state)
 
 
+def refuse_no_closure(who: str, closure: object) -> None:
+    """Refuse what makes no forward pass, such as losses that were computed already.
+
+    Args:
+        who: Who asks, for the message.
+        closure: As it was given.
+
+    Raises:
+        ValueError: It is no function.
+    """
+    if not callable(closure):
+        raise ValueError(
+            f"{who}: needs a function that makes a forward pass and returns its losses; found "
+            f"{type(closure).__name__}. Put the forward pass and the losses into a function of no arguments, and hand "
+            "that over"
+        )
+
+
 @contextmanager
 def kept_buffers(*owners: Any) -> Iterator[None]:
     """Give back the buffers of modules at the end: running statistics and counters do not move.

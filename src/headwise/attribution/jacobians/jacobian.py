@@ -60,9 +60,9 @@ def jacobian(
         The table. Under DistributedDataParallel its numbers are of this process's samples (`scope == "local"`).
 
     Raises:
-        ValueError: If no loss has a graph, or a pass over the graph would silently be wrong: parameters sharded by
-            FSDP2, DistributedDataParallel with static_graph=True, a reentrant checkpoint, a compiled part that donates
-            its buffers.
+        ValueError: If no loss has a graph, or backward has freed it, or a pass over the graph would silently be wrong:
+            parameters sharded by FSDP2, DistributedDataParallel with static_graph=True, a reentrant checkpoint, a
+            compiled part that donates its buffers.
     """
     values = weighted_values(losses, names)
     if not values:
@@ -74,8 +74,16 @@ def jacobian(
     refuse_unsafe("jacobian", model, kept, traced.nodes)
     bits, order = reach_bits(kept, traced), deepest_first(kept, traced)
     passes = RowPasses(list(values.values()), kept, bits, order, keep_gradient, gramian, by_difference)
-    with same_draw(model), kept_buffers(model):
-        passes.run() if cosine or gramian else passes.run_rows()
+    try:
+        with same_draw(model), kept_buffers(model):
+            passes.run() if cosine or gramian else passes.run_rows()
+    except RuntimeError as error:
+        if "through the graph a second time" not in str(error):
+            raise
+        raise ValueError(
+            "jacobian: a backward pass has freed the graph of the losses. Call it after the forward pass and before "
+            "backward, or call backward(retain_graph=True)."
+        ) from error
     scope: Literal["local", "global"] = "local" if wrapped_by_ddp(model, traced.nodes) else "global"
     return _table(values, groups, passes, Where("parameter", scope))
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from headwise.attribution.jacobians.effect import Closure, Effect, effect, gradient_of, noted
 from headwise.attribution.jacobians.grouping import chosen_parameters
-from headwise.attribution.jacobians.held import fresh_pass
+from headwise.attribution.jacobians.held import fresh_pass, refuse_no_closure
 from headwise.attribution.text import columns
 from headwise.attribution.tracing.named import weighted_values
 from headwise.refusals import refuse_sharded
@@ -164,6 +164,8 @@ def transfer(
     Raises:
         ValueError: No term has a graph, a term does not exist, or parameters are sharded (FSDP2).
     """
+    for each in (training, held_out):
+        refuse_no_closure("transfer", each)
     parameters = chosen_parameters(model, None)
     refuse_sharded("transfer", parameters)
     chosen = _names_of(training, model, names, terms)

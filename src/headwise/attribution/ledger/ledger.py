@@ -425,6 +425,10 @@ def _check(
     criterion: Criterion, policy: Policy | None, positive: tuple[int, int, int], counts: tuple[int, int]
 ) -> None:
     if not hasattr(criterion, "recorder"):  # a criterion, also one that torch.compile has wrapped
+        if callable(getattr(getattr(criterion, "ledger", None), "read", None)):
+            raise ValueError(
+                f"a {type(criterion).__name__} keeps books of its own, which no other need. Read its `ledger`"
+            )
         raise ValueError(
             f"a Ledger keeps the books of a Criterion; found {type(criterion).__name__}. Declare the losses as Terms, "
             "or take attribution.wrap or attribution.watch for losses of your own"

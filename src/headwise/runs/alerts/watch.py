@@ -12,7 +12,7 @@ from typing import Any
 from headwise.runs.alerts import rules
 from headwise.runs.alerts.alert import Alert, Alerts
 from headwise.runs.entries import split_pair
-from headwise.runs.reading import Recording
+from headwise.runs.reading import Recording, check_recorded
 
 ALERTS = "alerts.jsonl"
 """What a run's alerts are written to as they come."""
@@ -136,7 +136,11 @@ def replay(run: Recording, most_rows: int | None = None) -> Alerts:
 
     Returns:
         The alerts, in the order in which they would have come.
+
+    Raises:
+        ValueError: It is no recorded run.
     """
+    check_recorded("replay", run)
     scheduled = run.config.get("scheduled")
     watch = Watch([name for name in scheduled if isinstance(name, str)] if isinstance(scheduled, list) else ())
     stride = 1 if most_rows is None else max(1, math.ceil(len(run.log.steps) / most_rows))

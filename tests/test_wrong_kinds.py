@@ -1,0 +1,62 @@
+"""What a newcomer hands over in place of what is meant: told what it is, and what to hand over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import headwise as hw
+from headwise import attribution
+from headwise.runs.alerts import replay
+from headwise.runs.comparing import compare
+
+
+def linear() -> tuple[nn.Module, torch.Tensor]:
+    network = nn.Linear(2, 1)
+    return network, network(torch.ones(3, 2)).square().mean()
+
+
+def mean_of(y: torch.Tensor) -> torch.Tensor:
+    return y.mean()
+
+
+def closed(path: Path) -> hw.Run:
+    hw.Run(path / "run").close()
+    run = hw.Run(path / "run", resume=3)
+    run.close()
+    return run
+
+
+def after_backward(_: Path) -> object:
+    network, loss = linear()
+    loss.backward()
+    return attribution.jacobian({"loss": loss}, network)
+
+
+CASES: list[tuple[Callable[[Path], object], str]] = [
+    (after_backward, "jacobian: a backward pass has freed the graph of the losses. Call it after the forward pass"),
+    (lambda _: attribution.take_apart(3.0), "take_apart: the total has no graph"),  # type: ignore[arg-type]
+    (lambda _: attribution.check_sum({}, nn.Linear(1, 1)), "check_sum: needs a function .* found dict"),  # type: ignore[arg-type]
+    (lambda _: attribution.transfer({}, dict, nn.Linear(1, 1)), "transfer: needs a function .* found dict"),  # type: ignore[arg-type]
+    (lambda _: attribution.transfer(dict, {}, nn.Linear(1, 1)), "transfer: needs a function .* found dict"),  # type: ignore[arg-type]
+    (lambda _: attribution.effect({}, nn.Linear(1, 1), {}), "effect: needs a function .* found dict"),  # type: ignore[arg-type]
+    (lambda _: attribution.wrap(torch.ones(())), "wrap: a criterion is a function .* not what it returned"),  # type: ignore[arg-type]
+    (lambda _: attribution.watch(mean_of), "watch: a model is an nn.Module; found function"),  # type: ignore[arg-type]
+    (lambda _: hw.Ledger(attribution.wrap(mean_of)), "a Wrapped keeps books of its own.* Read its `ledger`"),  # type: ignore[arg-type]
+    (lambda path: hw.Run(path / "run", attribution.wrap(mean_of)), "found Wrapped. Give its `ledger`"),  # type: ignore[arg-type]
+    (lambda _: hw.losses.from_torch(nn.MSELoss), r"MSELoss is a class. Give one of it: MSELoss\(\)"),  # type: ignore[arg-type]
+    (lambda path: compare([path, path]), r"compare: takes a run as it was recorded.* Give run.recorded\(\)"),  # type: ignore[list-item]
+    (lambda path: replay(hw.Run(path / "run")), r"replay: .*found Run. Give run.recorded\(\)"),  # type: ignore[arg-type]
+    (lambda path: closed(path).log(1), "this run is closed"),
+    (lambda _: hw.backward.aggregate(linear()[1], linear()[0], mean_of), "found a tensor. Give what the criterion"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "told"), CASES)
+def test_what_is_meant_is_told(wrong: Callable[[Path], object], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=told):
+        wrong(tmp_path)
