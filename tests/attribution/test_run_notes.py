@@ -146,6 +146,17 @@ for step in range(2):
 }
 
 HEALTHY = {
+    "a list of losses, of which each has a pass of its own": """
+net = nn.Linear(4, 3)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for step in range(3):
+    x = torch.randn(8, 4)
+    out = net(x)
+    losses = [F.cross_entropy(out, x.argmax(1) % 3), (out - x[:, :3]).abs().mean(), out.square().mean()]
+    for each in losses:
+        each.backward(retain_graph=True)
+    optimizer.step(); optimizer.zero_grad()
+""",
     "a dict with metrics that have a graph": """
 net = nn.Linear(4, 3)
 optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -215,14 +226,14 @@ for step in range(4):
 }
 
 
-def said(code: str, folder: Path) -> list[str]:
+def said(code: str, folder: Path, every: int = 1) -> list[str]:
     """The notes on a script."""
     path = folder / "script.py"
     path.write_text(HEAD + code)
-    books = ScriptBooks(1, None, lambda step, found: None)
+    books = ScriptBooks(every, None, lambda step, found: None)
     with books:
         exec(compile(path.read_text(), str(path), "exec"), {"__name__": "__main__"})
-    assert all(site.booked == site.passes > 0 for site in books.sites.values())
+    assert every > 1 or all(site.booked == site.passes > 0 for site in books.sites.values())
     return books.told()
 
 
@@ -236,6 +247,11 @@ def test_a_fault_is_said(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", HEALTHY)
 def test_of_healthy_scripts_nothing_is_said(name: str, tmp_path: Path):
     assert said(HEALTHY[name], tmp_path) == []
+
+
+@pytest.mark.parametrize("every", [2, 4, 5])
+def test_losses_whose_own_passes_were_not_booked_are_not_said_to_be_dropped(every: int, tmp_path: Path):
+    assert said(HEALTHY["a list of losses, of which each has a pass of its own"], tmp_path, every) == []
 
 
 def test_losses_of_parameters_that_no_module_holds_have_their_gradients(tmp_path: Path):

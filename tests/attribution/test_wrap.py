@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from headwise.attribution import wrap
 from tests.attribution.audit.nets import Heads, Maps, batches
@@ -158,3 +159,38 @@ def test_a_copy_of_a_model_with_a_wrapped_criterion_keeps_its_own_books():
 
 def _two_losses(output):
     return {"near": output.square().mean(), "far": output.abs().mean()}
+
+
+def test_a_summand_of_one_number_is_called_by_the_output_that_it_reads_and_not_by_all():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"kind": nn.Linear(4, 3), "size": nn.Linear(4, 2)})
+    x = torch.randn(5, 4)
+
+    def criterion(outputs):
+        kind = F.cross_entropy(outputs["kind"], torch.arange(5) % 3)
+        return torch.stack([kind, F.l1_loss(outputs["size"], x[:, :2])]).mean()
+
+    wrapped = wrap(criterion)
+    wrapped({name: head(x) for name, head in model.items()}).backward()
+    assert {name: row.weight for name, row in wrapped.ledger.read().items()} == {
+        "cross_entropy(kind)": 0.5,
+        "abs(size)": 0.5,
+    }
+
+
+@pytest.mark.parametrize("elements", [lambda s: s, lambda s: [s[0], s[-1]]], ids=["iterated", "by index"])
+def test_penalties_of_weights_that_are_learned_in_one_vector_have_their_values(elements):
+    torch.manual_seed(0)
+    heads, x = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 2)]), torch.ones(5, 4)
+    s = nn.Parameter(torch.tensor([0.1, -0.2]))
+
+    def criterion(outputs):
+        return sum((-each).exp() * out.square().mean() + each for each, out in zip(elements(s), outputs, strict=True))
+
+    wrapped = wrap(criterion)
+    wrapped([head(x) for head in heads]).backward()
+    rows = wrapped.ledger.read()
+    penalties = [row.value for name, row in rows.items() if name.startswith("parameter")]
+    assert sorted(penalties) == pytest.approx([-0.2, 0.1])
+    weights = [row.weight for name, row in rows.items() if not name.startswith("parameter")]
+    assert sorted(weights) == pytest.approx([math.exp(-0.1), math.exp(0.2)])

@@ -165,7 +165,7 @@ def _copied(anatomy: Anatomy, rest: dict[Edge, Tensor]) -> list[_Part]:
 
 def _unnamed(edge: Edge, derivative: Tensor, held: Tensor | None) -> _Part:
     place = place_of(edge[0])
-    tensor = held.detach() if held is not None else place.value if place is not None else kept_value(edge[0])
+    tensor = held.detach() if held is not None else place.value if place is not None else kept_value(edge)
     value = None if tensor is None else float(tensor.double().mean())
     weighted = None if tensor is None else float((derivative.double() * tensor.double()).sum())
     return edge, Summand(made_by(edge[0]), float(derivative.double().sum()), value, weighted, named=False)

@@ -15,7 +15,7 @@ from headwise.attribution.apart.sums.dissect import Direct
 from headwise.attribution.apart.sums.heads import short
 from headwise.attribution.apart.words import numbered, says_total, without_number
 from headwise.attribution.foreign.calls import OutputEdges
-from headwise.graph import Edge
+from headwise.graph import Edge, ordered
 
 _NO_LOSS = ("addmm", "mm", "bmm", "convolution", "linear", "sub", "add", "unknown")
 """Operations of which a loss may end, but that say nothing of what it is."""
@@ -57,16 +57,32 @@ def summands(
         The summands, each name once.
     """
     found: dict[Hashable, list[_NamedPiece]] = {}
+
+    def read(losses: Sequence[Edge]) -> OutputEdges:
+        return _nearest(losses, outputs(losses))
+
     for each in direct:
         piece = Piece(each.loss.edge, each.derivative, each.loss.tensor.detach())
-        _put(found, _named(each.loss.name, piece, outputs))
+        _put(found, _named(each.loss.name, piece, read))
     for edge, derivative in rest.items():
         place = place_of(edge[0])
-        value = place.value if place is not None else kept_value(edge[0])
-        _put(found, _unnamed(Piece(edge, derivative, value if derivative.numel() == 1 else None), place, outputs))
+        value = place.value if place is not None else kept_value(edge)
+        _put(found, _unnamed(Piece(edge, derivative, value if derivative.numel() == 1 else None), place, read))
     groups = [part for same in found.values() for part in _parted(same)]
     names = _distinct(groups, {*taken} - {each.loss.name for each in direct})
     return [NamedSummand(name, tuple(each.piece for each in same)) for name, same in zip(names, groups, strict=True)]
+
+
+def _nearest(losses: Sequence[Edge], places: OutputEdges) -> OutputEdges:
+    """Of outputs those that the losses read themselves: who knows all outputs may not know which."""
+    ends = set(places.values())
+
+    def below(edge: Edge) -> list[Edge]:
+        return [] if edge in ends else [(child, port) for child, port in edge[0].next_functions if child is not None]
+
+    read: list[Edge] = ordered(losses, below)
+    inside = ends.intersection(read)
+    return {path: edge for path, edge in places.items() if edge in inside}
 
 
 def _parted(same: list[_NamedPiece]) -> list[list[_NamedPiece]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -29,7 +30,22 @@ class Notes:
         self._off: dict[str, int] = {}
         self._trained: dict[str, list[str]] = {}
         self._lost: dict[str, None] = {}
-        self._newest = -1
+        self._newest = self._current = -1
+        self._waiting: dict[str, int] = {}
+
+    def called(self, roots: Iterable[Tensor]) -> None:
+        """Notes, of any pass, what it was called on: a loss that a pass before did not add may have one of its own.
+
+        Args:
+            roots: What backward was called on.
+        """
+        self._newest = self._current
+        self._current = max(
+            self._current, *(root.grad_fn._sequence_nr() for root in roots if root.grad_fn is not None), -1
+        )
+        for root in roots if self._waiting else ():
+            added_now = {node._sequence_nr() for node, _ in added(gradient_edge(root))}
+            self._used |= {name for name, number in self._waiting.items() if number in added_now}
 
     def saw(self, anatomy: Anatomy, root: Tensor, is_early: bool) -> None:
         """Notes which losses the number of a pass does not add.
@@ -51,8 +67,7 @@ class Notes:
             if fresh and "loss" in each.name.lower() and not is_metric(each.name):
                 below = below or frozenset(topological(node for node in (root.grad_fn,) if node is not None))
                 (self._inside if each.edge[0] in below else self._absent)[each.name] = None
-        if root.grad_fn is not None:
-            self._newest = max(self._newest, root.grad_fn._sequence_nr())
+                self._waiting[each.name] = each.edge[0]._sequence_nr()
 
     def _twice(self, anatomy: Anatomy, root: Tensor) -> None:
         """Notes the losses that the number adds several times."""

@@ -116,6 +116,7 @@ class ScriptBooks:
         site = self.sites.setdefault(place_key(code), CallSite(name))
         name = site.name
         site.passes += 1
+        self.notes.called(roots)
         if any(step != self.steps for place, step, _ in self._round if place == name):
             self._tell()
         if (site.passes - 1) % self._every or not roots:

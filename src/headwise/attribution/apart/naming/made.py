@@ -7,9 +7,23 @@ import re
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.graph import saved
+from headwise.graph import Edge, saved
 
-_STEPS = ("Mean", "Sum", "View", "Reshape", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Neg", "Mul", "Div", "Select")
+_STEPS = (
+    "Mean",
+    "Sum",
+    "View",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Clone",
+    "ToCopy",
+    "Neg",
+    "Mul",
+    "Div",
+    "Select",
+    "Unbind",
+)
 _WORDS = {"nll_loss": "cross_entropy", "nll_loss_2d": "cross_entropy", "pow": "square", "leaf": "parameter"}
 
 
@@ -44,20 +58,32 @@ def _plain(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", name).lower() or "unknown"
 
 
-def kept_value(node: Node) -> Tensor | None:
+def kept_value(edge: Edge) -> Tensor | None:
     """What a node computed, where the graph keeps it.
 
     Args:
-        node: The node.
+        edge: The node, and which of its results.
 
     Returns:
-        Its value; the leaf itself where the node stands for one.
+        Its value; the leaf itself, or an element of it, where the node stands for one.
     """
-    variable = getattr(node, "variable", None)
-    if isinstance(variable, Tensor):
-        return variable.detach()
+    node, port = edge
     try:
+        child = node.next_functions[0][0] if node.name().startswith(("Unbind", "Select")) else node
+        variable = getattr(child, "variable", None)
+        if isinstance(variable, Tensor):
+            leaf = variable.detach()
+            if child is node:
+                return leaf
+            picks = node.name().startswith("Select")
+            return leaf.unbind(_signed(node, "_saved_dim"))[_signed(node, "_saved_index") if picks else port]
         found = saved(node, "_saved_result")
     except (AttributeError, RuntimeError):
         return None
     return found.detach() if isinstance(found, Tensor) else None
+
+
+def _signed(node: Node, attribute: str) -> int:
+    """A dimension or index, which the graph keeps without its sign."""
+    number = int(saved(node, attribute))
+    return number - 2**64 if number >= 2**63 else number
