@@ -35,6 +35,11 @@ def other_than(label: Tensor, number: int) -> Tensor:
     """
     if label.dtype == torch.bool or label.is_floating_point():
         return label != number
+    if not hasattr(number, "__index__"):
+        raise ValueError(
+            f"ignore_index is one whole number, found {number!r}. Leave several labels out with a mask, such as "
+            "~torch.isin(label, labels)."
+        )
     bounds = torch.iinfo(label.dtype)
     return label != number if bounds.min <= number <= bounds.max else torch.ones_like(label, dtype=torch.bool)
 

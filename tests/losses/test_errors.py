@@ -26,6 +26,22 @@ MAPS = torch.zeros(2, 4, 4)
         (lambda: losses.cross_entropy(LOGITS.long(), LABELS), "output must be floating, found torch.int64"),
         (lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, ratio=-1), "at least 0, found ratio=-1"),
         (lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, num_fallback=-1), "num_fallback=-1"),
+        (
+            lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, num_fallback=2.5),  # type: ignore[arg-type]
+            "num_fallback counts elements, found 2.5",
+        ),
+        (lambda: losses.cross_entropy(LOGITS, LABELS.numpy()), "cross_entropy: .* are tensors, found a ndarray"),  # type: ignore[arg-type]
+        (lambda: losses.smooth_l1((MAPS,), MAPS), "smooth_l1: .* are tensors, found a tuple"),  # type: ignore[arg-type]
+        (lambda: losses.cross_entropy(LOGITS, LABELS, ignore_index=[1, 2]), r"one whole number, found \[1, 2\]"),  # type: ignore[arg-type]
+        (lambda: losses.cross_entropy(LOGITS, LABELS, ignore_index=1.5), "one whole number, found 1.5"),  # type: ignore[arg-type]
+        (
+            lambda: losses.pull(LOGITS[:, :1], LOGITS[:, :1], LABELS[:, 0], LABELS[:, 0] + 16),
+            "a map of 16 cells, found 16. Encode",
+        ),
+        (
+            lambda: losses.multibox_cross_entropy(LOGITS[:, 0], LOGITS[:, 0, :, :3], LABELS[:, 0], LABELS[:, 0]),
+            r"the same images and classes, found logits \[\(2, 4, 4\), \(2, 4, 3\)\]",
+        ),
         (lambda: losses.smooth_l1(MAPS, MAPS[:1]), r"one shape, found output \(2, 4, 4\) and target \(1, 4, 4\)"),
         (lambda: losses.smooth_l1(LOGITS, LOGITS, MAPS[:, None]), r"without its channels.*found \(2, 1, 4, 4\)"),
         (lambda: losses.smooth_l1(MAPS, MAPS, beta=0), "beta must be positive and finite, found 0.*absolute_error"),

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from headwise import normalizers
 from headwise.declaration import declared
-from headwise.losses.parts.checks import check_labels, check_output, no_such_class, select, working_dtype
+from headwise.losses.parts.checks import (
+    are_indices_seen,
+    check_labels,
+    check_output,
+    no_such_class,
+    select,
+    working_dtype,
+)
 from headwise.losses.parts.fused import fused_sum
 from headwise.masks import as_mask, other_than
 
@@ -205,8 +212,7 @@ def _picked(log_probability: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     instead, so that there, and where the code cannot know where it will run, its loss is NaN.
     """
     num_classes = log_probability.shape[1]
-    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if transformed or labels.device.type != "cpu":
+    if not are_indices_seen(labels):
         named = labels.clamp(0, num_classes - 1)
         return torch.where(named == labels, log_probability.gather(1, named), torch.nan), named
     try:

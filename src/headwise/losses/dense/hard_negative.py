@@ -58,8 +58,8 @@ def hard_negative_cross_entropy(
         seen, on a GPU or compiled.
 
     Raises:
-        ValueError: If a dtype or a shape does not fit, a label that counts names no class, or ``ratio`` or
-            ``num_fallback`` is negative.
+        ValueError: If a dtype or a shape does not fit, a label that counts names no class, ``ratio`` or
+            ``num_fallback`` is negative, or ``num_fallback`` not whole.
 
     Reference:
         Shrivastava et al., Training Region-based Object Detectors with Online Hard Example Mining, CVPR
@@ -76,6 +76,8 @@ def hard_negative_cross_entropy(
             "hard_negative_cross_entropy: ratio and num_fallback must be at least 0, found "
             f"ratio={ratio}, num_fallback={num_fallback}. The published values are 3 and 100."
         )
+    if num_fallback % 1 > 0:
+        raise ValueError(f"hard_negative_cross_entropy: num_fallback counts elements, found {num_fallback}.")
     # With two classes every positive label is class 1, and bool labels have the shorter formula.
     two_classes = output.shape[1] == 2
     labels = as_mask(target) if two_classes else target

@@ -26,8 +26,15 @@ def check_output(loss: str, output: Tensor, *constants: Tensor | None) -> None:
         constants: Targets and masks.
 
     Raises:
-        ValueError: If ``output`` is not floating, or one of ``constants`` requires a gradient or is complex.
+        ValueError: If one is no tensor, ``output`` is not floating, or one of ``constants`` requires a gradient or is
+            complex.
     """
+    for each in (output, *constants):
+        if each is not None and not isinstance(each, Tensor):
+            raise ValueError(
+                f"{loss}: outputs, targets and masks are tensors, found a {type(each).__name__}. Pass one of its "
+                "tensors, or torch.as_tensor of it."
+            )
     if not output.is_floating_point():
         raise ValueError(f"{loss}: the output must be floating, found {output.dtype}. Pass the network's raw output.")
     if any(constant is not None and constant.requires_grad for constant in constants):
@@ -78,6 +85,13 @@ def check_labels(loss: str, output: Tensor, target: Tensor, mask: Tensor | None)
             f"{loss}: the mask must have the labels' shape {tuple(target.shape)}, found {tuple(mask.shape)}."
             " Resize or expand the mask."
         )
+
+
+def are_indices_seen(indices: Tensor) -> bool:
+    """Whether torch says that an index is beyond its dimension, which on a device ends the whole process."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return indices.device.type == "cpu"
 
 
 def no_such_class(labels: Tensor, num_classes: int) -> ValueError:

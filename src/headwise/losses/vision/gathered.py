@@ -9,7 +9,7 @@ from torch import Tensor
 from headwise import normalizers
 from headwise.declaration import declared
 from headwise.losses.dense.elementwise import check_beta
-from headwise.losses.parts.checks import check_output, select, working_dtype
+from headwise.losses.parts.checks import are_indices_seen, check_output, select, working_dtype
 from headwise.masks import as_mask
 
 
@@ -56,7 +56,7 @@ def gathered_smooth_l1(
 def check_index(loss: str, output: Tensor, index: Tensor, mask: Tensor | None) -> None:
     """Asks for a map (N, C, H, W), an integer index (N, K) and a mask of the index's shape.
 
-    Whether an index lies on the map is left to the gather: to ask would wait for the device.
+    Whether an index lies on the map is left to `at_objects`: to ask would wait for the device.
 
     Args:
         loss: Name of the loss, for the message.
@@ -84,6 +84,22 @@ def check_index(loss: str, output: Tensor, index: Tensor, mask: Tensor | None) -
         )
 
 
+def _read(cells: Tensor, places: Tensor) -> Tensor:
+    """(N, C, H * W) at (N, C, K)."""
+    if not are_indices_seen(places):
+        return cells.gather(2, places)
+    try:
+        return cells.gather(2, places)
+    except RuntimeError:
+        beyond = places[(places < 0) | (places >= cells.shape[2])]
+        if not beyond.numel():
+            raise
+        raise ValueError(
+            f"an index is y * W + x of a map of {cells.shape[2]} cells, found {int(beyond[0])}. Encode the objects for "
+            "this size of the map, or leave them out with a mask."
+        ) from None
+
+
 def at_objects(output: Tensor, index: Tensor, keep: Tensor | None) -> Tensor:
     """A map's vectors at the objects, in the working dtype.
 
@@ -94,7 +110,10 @@ def at_objects(output: Tensor, index: Tensor, keep: Tensor | None) -> Tensor:
 
     Returns:
         (N, K, C); 0 where there is no object, whatever the index and the map hold there.
+
+    Raises:
+        ValueError: If an index lies beyond the map, on the host.
     """
     places = select(keep, index.long(), 0).unsqueeze(1).expand(-1, output.shape[1], -1)
-    values = output.flatten(2).gather(2, places).transpose(1, 2).to(working_dtype(output))
+    values = _read(output.flatten(2), places).transpose(1, 2).to(working_dtype(output))
     return select(None if keep is None else keep.unsqueeze(2), values, 0.0)

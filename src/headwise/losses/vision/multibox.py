@@ -116,6 +116,10 @@ def _joined(loss: str, levels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
                 f"{loss}: logits of shape (N, A, C + 1) need labels of shape (N, A), found logits "
                 f"{tuple(output.shape)} and labels {tuple(target.shape)}. Move the classes last."
             )
+    first = levels[0]
+    if any(each.shape[::2] != first.shape[::2] for each in levels[:half]):
+        found = [tuple(each.shape) for each in levels[:half]]
+        raise ValueError(f"{loss}: all levels are of the same images and classes, found logits {found}.")
     logits, labels = torch.cat(levels[:half], 1).movedim(-1, 1), torch.cat(levels[half:], 1)
     check_labels(loss, logits, labels, None)
     if labels.dtype == torch.bool:
