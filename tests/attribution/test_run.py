@@ -265,6 +265,13 @@ def test_a_module_runs_too_and_ends_after_its_steps(tmp_path: Path):
     assert "1 pass, 1 booked:\n" in under_us(tmp_path, "--steps", "1", "-m", "package.train").stdout
 
 
+def test_a_declared_criterion_is_said_to_be_one_term(tmp_path: Path):
+    run = under_us(tmp_path, str(BEFORE.parent / "books_of_three_outputs.py"))
+    assert "note: the total of an hw.Criterion is one term here" in run.stdout
+    shutil.rmtree(tmp_path / "run")
+    assert "hw.Criterion" not in under_us(tmp_path, str(BEFORE / "three_outputs.py")).stdout
+
+
 FORGOTTEN = """\
 import torch
 from torch import nn

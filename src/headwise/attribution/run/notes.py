@@ -12,9 +12,11 @@ from headwise.attribution.apart.sums.counts import added, links, most_added
 from headwise.attribution.apart.sums.dissect import Anatomy
 from headwise.attribution.apart.words import is_metric, plain_name, without_number
 from headwise.attribution.ledger.books import UNBOOKED, Books
+from headwise.criterion.sums.combine import SUM_OF_TERMS
 from headwise.graph import gradient_edge, topological
 
 _ROUNDED = 2**-8  # of bfloat16
+_DECLARED = "the total of an hw.Criterion is one term here: its own books, as hw.Run writes them, have what it adds up"
 
 
 class Notes:
@@ -58,14 +60,17 @@ class Notes:
         self._used |= {each.loss.name for each in anatomy.direct}
         self._used |= {each.name for group in anatomy.copies for each in group.losses}
         self._used |= {*anatomy.groups, *anatomy.whole}
+        below: frozenset[Node] = frozenset()
         if is_early:
             self._twice(anatomy, root)
-        below: frozenset[Node] = frozenset()
+            below = _below(root)
+            if any(node.name() == SUM_OF_TERMS for node in below):
+                self._told[_DECLARED] = None
         for each in anatomy.absent:
             # What was computed before the pass before belongs to that.
             fresh = each.edge[0]._sequence_nr() > self._newest
             if fresh and "loss" in each.name.lower() and not is_metric(each.name):
-                below = below or frozenset(topological(node for node in (root.grad_fn,) if node is not None))
+                below = below or _below(root)
                 (self._inside if each.edge[0] in below else self._absent)[each.name] = None
                 self._waiting[each.name] = each.edge[0]._sequence_nr()
 
@@ -141,6 +146,10 @@ class Notes:
             for path in self._trained[name]
             if path in astray
         ]
+
+
+def _below(root: Tensor) -> frozenset[Node]:
+    return frozenset(topological(node for node in (root.grad_fn,) if node is not None))
 
 
 def _count(counts: dict[str, int], name: str, holds: bool) -> None:

@@ -249,6 +249,10 @@ def _of_terms(
     return Combined(values, weighted, total, levels, divisors)
 
 
+SUM_OF_TERMS = "_SumOfTermsBackward"
+"""What autograd calls the node of a criterion's total."""
+
+
 class _SumOfTerms(torch.autograd.Function):
     """The sum of a vector, added up in its order, so that it equals the sum of its elements to the bit.
 
