@@ -190,6 +190,18 @@ def test_balance_is_one_a_token_where_experts_are_used_alike():
     assert losses.load_balance(collapsed[0], label).item() == pytest.approx(16.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_ratio_beyond_all_numbers_is_clipped(dtype):
+    """Its gradient was 0 * inf, and so was the value of an advantage of 0."""
+    output = torch.tensor([0.0, 0.0, -1.0], dtype=dtype, requires_grad=True)
+    advantage, before = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([-1000.0, -1000.0, -1.0])
+    total = losses.clipped_policy_gradient(output, advantage, before)
+    total.backward()
+    assert total.item() == pytest.approx(-2.2)
+    assert output.grad is not None
+    assert output.grad.tolist() == [0, 0, -1]
+
+
 def test_a_surrogate_beyond_the_clip_has_no_gradient():
     """Ratios 2 and 0.5 at clip 0.2: clipped where it would gain (A r > A 1.2, A > 0; and A < 0 below 0.8)."""
     output = torch.tensor([2.0, 2.0, 0.5, 0.5]).log().requires_grad_()

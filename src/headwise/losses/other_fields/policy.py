@@ -10,6 +10,8 @@ from headwise.declaration import declared
 from headwise.losses.parts.checks import check_elements, select, working_dtype
 from headwise.masks import spread_mask
 
+_BEYOND_ANY_CLIP = 80.0  # of which exp is still finite in float32
+
 
 @declared(count=normalizers.elements)
 def policy_gradient(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -62,7 +64,9 @@ def clipped_policy_gradient(
         raise ValueError(f"clipped_policy_gradient: clip must be positive, found {clip}. The paper has 0.2.")
     check_elements("clipped_policy_gradient", output, before, mask)
     log_probability, advantage, keep = _actions("clipped_policy_gradient", output, target, mask)
-    ratio = torch.exp(log_probability - select(keep, before.to(log_probability.dtype), 0.0))
+    grown = log_probability - select(keep, before.to(log_probability.dtype), 0.0)
+    # The clip holds there; an infinite ratio would make its gradient of 0, and the value of an advantage of 0, NaN.
+    ratio = torch.exp(torch.where(advantage >= 0, grown.clamp(max=_BEYOND_ANY_CLIP), grown))
     return -torch.minimum(advantage * ratio, advantage * ratio.clamp(1 - clip, 1 + clip)).sum()
 
 
