@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from headwise.attribution.audit.code.subject import Subject
@@ -20,13 +21,17 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, str]:
     for name, loss in measured.live.items():
         edge = gradient_edge(loss)
         nodes = topological([edge[0]]) if edge is not None else []
-        own = [node for node in nodes if any("raw_saved" in each for each in dir(node))]
-        # A leaf is the same in every batch; a view made once keeps nothing that a backward pass frees.
-        known: list[Any] = [node.metadata for node in own]
-        old = [node for node, data in zip(own, known, strict=True) if data.setdefault(_MARK, here) is not here]
+        own: list[Any] = [node for node in nodes if _keeps(type(node))]
+        old = [node for node in own if node.metadata.setdefault(_MARK, here) is not here]
         if old:
             found[name] = next(filter(None, (line_of((node, 0)) for node in old)), "a line that is not known")
     return found
+
+
+@cache
+def _keeps(kind: type) -> bool:
+    """Whether a backward pass frees what nodes of a kind keep: not of a leaf, nor of a view that was made once."""
+    return any("raw_saved" in each for each in dir(kind))
 
 
 def _judge(seen: Seen) -> Iterator[Finding]:
