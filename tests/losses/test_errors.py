@@ -21,6 +21,7 @@ MAPS = torch.zeros(2, 4, 4)
     [
         (lambda: losses.cross_entropy(LOGITS, MAPS), "integer or bool, found torch.float32.*target.long"),
         (lambda: losses.cross_entropy(LOGITS, LABELS[:, None]), r"found logits \(2, 3, 4, 4\) and labels \(2, 1, 4"),
+        (lambda: losses.cross_entropy(LOGITS, LABELS[:, ::2]), r"Resize the labels; .* \(Levels\(strides=\)\)"),
         (lambda: losses.cross_entropy(LOGITS, LABELS.bool()), "2 classes apart, found logits of 3 channels"),
         (lambda: losses.cross_entropy(LOGITS, LABELS, LABELS[0]), r"mask must have the labels' shape.*found \(4, 4\)"),
         (lambda: losses.cross_entropy(LOGITS.long(), LABELS), "output must be floating, found torch.int64"),
