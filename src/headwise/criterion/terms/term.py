@@ -156,7 +156,8 @@ class Term(_TermFields):
             and `normalizers.elements` for a loss that declares none.
         output: Path of what the loss reads; a tuple of paths becomes positional, a dict keyword arguments.
         target: The same for the targets, or None for a loss without.
-        mask: Expression over targets, such as ``"valid & text_region"``; None: everything counts.
+        mask: Expression over targets, such as ``"valid & text_region"``; what is above 0 counts, and a fraction is no
+            weight. None: everything counts.
         weight: A float, a function of the step (see `schedules`), a 0-d tensor that its owner changes, a parameter, or
             a function of no arguments that computes a 0-d tensor from parameters.
         levels: How levels combine if the paths hold ``[*]``; by default each counts 1.
