@@ -194,3 +194,21 @@ def test_penalties_of_weights_that_are_learned_in_one_vector_have_their_values(e
     assert sorted(penalties) == pytest.approx([-0.2, 0.1])
     weights = [row.weight for name, row in rows.items() if not name.startswith("parameter")]
     assert sorted(weights) == pytest.approx([math.exp(-0.1), math.exp(0.2)])
+
+
+@pytest.mark.parametrize(
+    ("names", "reads", "returned"),
+    [
+        (["a"], None, lambda a, b: (a, b)),
+        (["a", "b", "c"], None, lambda a, b: (a, b)),
+        (["a", "b"], None, lambda a, b: {"x": a, "y": b}),
+        (None, {"z": "out"}, lambda a, b: {"x": a, "y": b}),
+    ],
+)
+def test_names_that_belong_to_nothing_are_told_once(names, reads, returned):
+    """They were passed over: the books had 0 and 1, or the dict's keys."""
+    wrapped = wrap(lambda out: returned(out["out"].square().mean(), out["out"].abs().mean()), names, reads)
+    out = {"out": torch.ones(2, 3, requires_grad=True)}
+    with pytest.warns(UserWarning, match="in names or reads is nothing that the criterion returned"):
+        wrapped(out)
+    wrapped(out)

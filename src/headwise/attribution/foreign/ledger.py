@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -51,6 +52,7 @@ class ForeignLedger:
         self._waiting: deque[ForeignCall] = deque(maxlen=_WAITING)
         self._count, self._capacity = 0, capacity
         self._missed = ""
+        self._has_told = False
         self.is_open = True
         self._close = weakref.finalize(self, watch_backward(weakly(self._begin)).close)
 
@@ -80,11 +82,23 @@ class ForeignLedger:
                 f"wrap: a {type(returned).__name__} was returned, in which there is no loss. "
                 "Return a scalar tensor, or a tuple, list or dict of them"
             )
+        self._tell_unused([each.name for each in found])
         losses = tuple(candidates(found))
         with _LOCK:
             self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
             self._count += 1
             self._rows = [call for call in self._rows if call.step >= self._count - self._capacity]
+
+    def _tell_unused(self, found: Sequence[str]) -> None:
+        """Says, once, that a name belongs to nothing that was returned: it is misspelt, or there are more or fewer."""
+        unused = [name for name in self._names if name not in found]
+        if unused and not self._has_told:
+            self._has_told = True
+            warnings.warn(
+                f"wrap: {', '.join(map(repr, unused))} in names or reads is nothing that the criterion returned, which "
+                f"is {', '.join(found)}. Give a name for each loss of a tuple or list; a dict has its keys",
+                stacklevel=4,
+            )
 
     def read(self) -> Books:
         """The books of the last step that a backward pass went through, by one transfer to the host.
