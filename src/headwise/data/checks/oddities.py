@@ -16,7 +16,7 @@ from headwise.data.pictures import Numbers, Size
 
 Floats = NDArray[np.floating]
 
-_NOTABLE = 0.01  # share of a data set from which something is no accident
+NOTABLE = 0.01  # share of a data set from which something is no accident
 _OFTEN = 0.25  # share of boxes that reach beyond their pictures, as hand-drawn ones do, but not so many
 _NEARLY_ALL = 0.95
 _SLACK = 2.0  # pixels by which a careful annotation may miss the border
@@ -72,7 +72,7 @@ class _Placed(NamedTuple):
 def _in_shares(placed: _Placed) -> Oddity | None:
     first, last, sides = placed
     shares = ((first >= -0.5) & (first <= 1) & (last - first <= 1) & (sides >= _SMALL)).all(1)
-    if shares.mean() <= _NOTABLE:
+    if shares.mean() <= NOTABLE:
         return None
     return Oddity(
         f"{int(shares.sum())} of {len(first)} boxes lie within 0..1, as if normalized by width and height, but "
@@ -85,7 +85,7 @@ def _in_corners(placed: _Placed) -> Oddity | None:
     first, last, sides = placed
     beyond = ((first < -_SLACK) | (last > sides + _SLACK)).any(1)
     corners = _are_corners(first, last - first, sides)
-    if beyond.mean() <= _NOTABLE or corners.mean() <= _NEARLY_ALL or not _moved(first, sides):
+    if beyond.mean() <= NOTABLE or corners.mean() <= _NEARLY_ALL or not _moved(first, sides):
         return None
     text = (
         f"{int(beyond.sum())} of {len(first)} boxes reach beyond the picture's border, and all would fit if bbox gave "
@@ -100,7 +100,7 @@ def _outside(placed: _Placed) -> Oddity | None:
     inside = np.clip(np.minimum(last, sides) - np.maximum(first, 0), 0, None).prod(1)
     mostly = inside < 0.5 * (last - first).prod(1)
     for what, found, least in (
-        ("lie mostly outside", mostly, _NOTABLE),
+        ("lie mostly outside", mostly, NOTABLE),
         ("reach beyond the border of", beyond, _OFTEN),
     ):
         if found.mean() > least:
@@ -131,7 +131,7 @@ def _repeated(boxes: BoxAnnotation, starts: NDArray[np.int64]) -> Oddity | None:
     columns = (*boxes.boxes.T, boxes.labels, pictures)
     order = np.lexsort(columns)
     again = np.logical_and.reduce([np.diff(column[order]) == 0 for column in columns])
-    if again.sum() <= _NOTABLE * len(boxes):
+    if again.sum() <= NOTABLE * len(boxes):
         return None
     counted = f"{int(again.sum())} of {len(boxes)} boxes are those of another annotation of their picture and class"
     return Oddity(f"{counted}, number by number. Remove the repeated ones.")
@@ -158,20 +158,20 @@ def odd_words(annotations: Sequence[TextAnnotation], sizes: Sequence[Size]) -> l
             middle = (polygon.min(axis=0) + polygon.max(axis=0)) / 2
             outside += not ((middle >= 0) & (middle <= (width, height))).all()
             crossed += _crosses_itself(polygon.astype(np.float64))
-    if shares / total > _NOTABLE:
+    if shares / total > NOTABLE:
         text = f"{shares} of {total} outlines lie within 0..1, as if normalized, but x and y are pixels. Multiply them."
         return [Oddity(text, hopeless=shares / total > _NEARLY_ALL)]
-    if outside / total > _NOTABLE:
+    if outside / total > NOTABLE:
         return [
             Oddity(f"{outside} of {total} outlines lie mostly outside their picture. Compare them with the pictures.")
         ]
-    if crossed / total > _NOTABLE:
+    if crossed / total > NOTABLE:
         text = (
             f"{crossed} of {total} outlines cross themselves. List the points of each in their order around the word."
         )
         return [Oddity(text)]
     again = total - sum(len({polygon.tobytes() for polygon in each.polygons}) for each in annotations)
-    if again / total > _NOTABLE:
+    if again / total > NOTABLE:
         return [Oddity(f"{again} of {total} outlines are those of another word of their picture. Remove the repeated.")]
     return []
 
@@ -204,7 +204,7 @@ def odd_maps(maps: Sequence[Numbers]) -> list[Oddity]:
     single = [each for each in filled if each.objects == 1]
     white = [each for each in single if each.largest in _WHITE]
     alike = len(single) >= _NEARLY_ALL * len(filled) and len({each.largest for each in single}) == 1
-    masks = white if len(white) > _NOTABLE * len(filled) else single if alike else []
+    masks = white if len(white) > NOTABLE * len(filled) else single if alike else []
     several = sum(each.parts > 1 for each in masks)
     if (white and masks) or several:
         return [
@@ -215,7 +215,7 @@ def odd_maps(maps: Sequence[Numbers]) -> list[Oddity]:
             )
         ]
     void = sum(each.largest in _WHITE and each.second < each.largest - _VOID_GAP for each in filled if each.objects > 1)
-    if void > _NOTABLE * len(filled):
+    if void > NOTABLE * len(filled):
         return [
             Oddity(
                 f"{void} of {len(maps)} label maps hold the number 255 (65535 of 16 bits) and none just below it: if "
@@ -223,7 +223,7 @@ def odd_maps(maps: Sequence[Numbers]) -> list[Oddity]:
             )
         ]
     full = sum(each.full for each in filled)
-    if full > _NOTABLE * len(filled):
+    if full > NOTABLE * len(filled):
         text = f"{full} of {len(maps)} label maps hold no 0, so that every pixel is of an object. 0 is the background."
         return [Oddity(text)]
     objects, parts = (sum(getattr(each, name) for each in filled) for name in ("objects", "parts"))

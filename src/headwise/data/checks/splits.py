@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 from headwise.data.annotation import Picture
 from headwise.data.checks.inspection import Failure, Inspection, Progress, inspect
 from headwise.data.checks.look_cache import Inspectable
-from headwise.data.checks.oddities import Oddity
+from headwise.data.checks.oddities import NOTABLE, Oddity
 from headwise.data.checks.skipping import Skipping
 from headwise.data.pictures import Look
 
@@ -122,7 +122,7 @@ def _classes(train: CheckedDataset, held_out: CheckedDataset) -> list[Oddity]:
         )
         return [Oddity(text, hopeless=True)]
     unseen = {name: count for (number, name), count in scored.items() if count and not trained[number, name]}
-    if not unseen:
+    if sum(unseen.values()) <= NOTABLE * sum(scored.values()):
         return []
     listed = ", ".join(map(repr, list(unseen)[:6])) + (", ..." if len(unseen) > 6 else "")
     text = (
