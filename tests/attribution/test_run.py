@@ -220,7 +220,7 @@ def test_under_torchrun_one_process_writes_and_training_is_the_same(tmp_path: Pa
         folder.mkdir()
         (folder / "parallel.py").write_text(PARALLEL)
     run = ran(tmp_path / "with", *launch, "-m", "headwise", "run", "--out", "run", "--every", "2", "parallel.py")
-    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.returncode == 0, run.stderr[:4000]  # what a process said; torchrun's own account stands at the end
     assert ran(tmp_path / "without", *launch, "parallel.py").returncode == 0
     for rank in range(2):
         left, right = (torch.load(tmp_path / each / f"weights{rank}.pt") for each in ("with", "without"))
