@@ -237,3 +237,20 @@ def saved(node: Node, attribute: str) -> Any:
     if any(getattr(each, "unpack_hook", None) is not None for each in (raw if isinstance(raw, tuple) else (raw,))):
         raise AttributeError(f"{attribute} is held by a hook")
     return getattr(node, attribute)
+
+
+def signed(node: Node, attribute: str) -> int:
+    """A dimension or an index that a node keeps, which the graph has without its sign.
+
+    Args:
+        node: The node.
+        attribute: Its name, `_saved_...`.
+
+    Returns:
+        The number; below 0 where it counts from the end.
+
+    Raises:
+        AttributeError: As of `saved`.
+    """
+    number = int(saved(node, attribute))
+    return number - 2**64 if number >= 2**63 else number

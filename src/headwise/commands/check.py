@@ -106,22 +106,18 @@ def _print_split(split: _Inspected) -> None:
 
 def _objects(data: Any) -> str:
     """Say how many objects there are of which classes, where there are classes."""
+    from headwise.attribution.text import names
+
     counts = data.objects_by_class()
     if not counts:
         return ""
     found = [f"{count} {name}" for (_, name), count in sorted(counts.items(), key=lambda each: -each[1]) if count]
     none = [name for (_, name), count in counts.items() if not count]
-    empty = sum(not len(data.annotation(index)) for index in range(len(data)))
     if not found:
         return ", no object"
-    unseen = f"; none of: {_some(none)}" if none else ""
-    return f", {sum(counts.values())} objects: {_some(found)}{unseen}" + (
-        f"; {empty} pictures without" if empty else ""
-    )
-
-
-def _some(words: list[str]) -> str:
-    return ", ".join(words[:_LISTED]) + (f" and {len(words) - _LISTED} more" if len(words) > _LISTED else "")
+    unseen = f"; none of: {names(none, _LISTED)}" if none else ""
+    without = f"; {data.num_empty} pictures without" if data.num_empty else ""
+    return f", {sum(counts.values())} objects: {names(found, _LISTED)}{unseen}{without}"
 
 
 def _check_folder(folder: Path) -> None:

@@ -91,8 +91,8 @@ class ForeignLedger:
 
     def _tell_unused(self, found: Sequence[str]) -> None:
         """Says, once, that a name belongs to nothing that was returned: it is misspelt, or there are more or fewer."""
-        unused = [name for name in self._names if name not in found]
-        if unused and not self._has_told:
+        unused = [] if self._has_told else [name for name in self._names if name not in found]
+        if unused:
             self._has_told = True
             warnings.warn(
                 f"wrap: {', '.join(map(repr, unused))} in names or reads is nothing that the criterion returned, which "

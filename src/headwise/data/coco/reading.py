@@ -101,6 +101,11 @@ class Coco:
         counts = np.bincount(boxes.labels[~boxes.ignored], minlength=len(self.class_names)).tolist()
         return dict(zip(zip(self.category_ids, self.class_names, strict=True), counts, strict=True))
 
+    @property
+    def num_empty(self) -> int:
+        """How many pictures have no annotation."""
+        return int((np.diff(self._content.starts) == 0).sum())
+
     def oddities(self, looks: Sequence[Look]) -> list[Oddity]:
         """Return what of the boxes cannot be meant, on pictures of the sizes that were seen."""
         return odd_boxes(self._content.boxes, self._content.starts, [look.size for look in looks])

@@ -7,23 +7,12 @@ import re
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from headwise.graph import Edge, saved
+from headwise.graph import Edge, saved, signed
 
 _STEPS = (
-    "Mean",
-    "Sum",
-    "View",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Clone",
-    "ToCopy",
-    "Neg",
-    "Mul",
-    "Div",
-    "Select",
+    "Mean", "Sum", "View", "Reshape", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Neg", "Mul", "Div", "Select",
     "Unbind",
-)
+)  # fmt: skip
 _WORDS = {"nll_loss": "cross_entropy", "nll_loss_2d": "cross_entropy", "pow": "square", "leaf": "parameter"}
 
 
@@ -76,14 +65,8 @@ def kept_value(edge: Edge) -> Tensor | None:
             if child is node:
                 return leaf
             picks = node.name().startswith("Select")
-            return leaf.unbind(_signed(node, "_saved_dim"))[_signed(node, "_saved_index") if picks else port]
+            return leaf.unbind(signed(node, "_saved_dim"))[signed(node, "_saved_index") if picks else port]
         found = saved(node, "_saved_result")
     except (AttributeError, RuntimeError):
         return None
     return found.detach() if isinstance(found, Tensor) else None
-
-
-def _signed(node: Node, attribute: str) -> int:
-    """A dimension or index, which the graph keeps without its sign."""
-    number = int(saved(node, attribute))
-    return number - 2**64 if number >= 2**63 else number

@@ -13,7 +13,7 @@ from torch.autograd.graph import Node
 
 from headwise.attribution.apart.sums.linear import STACKING, Linearity, size_of
 from headwise.attribution.apart.sums.walk import in_order
-from headwise.graph import Edge, ordered, saved
+from headwise.graph import Edge, ordered, saved, signed
 
 _ADDING = {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "NegBackward0", "LerpBackward0"}
 PASSING = (
@@ -140,8 +140,7 @@ def _picked(edge: Edge) -> tuple[Edge, ...]:
     if stack is None or stack.name() not in STACKING or size_of(edge) != 1:
         return ()
     if node.name() == "SelectBackward0":
-        number = int(saved(node, "_saved_index"))
-        number -= 2**64 if number >= 2**63 else 0  # the index from the end, as it is kept
+        number = signed(node, "_saved_index")
     parts = stack.next_functions
     if size_of((stack, 0)) != len(parts) or not -len(parts) <= number < len(parts):
         return ()
