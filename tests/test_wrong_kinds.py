@@ -11,6 +11,7 @@ from torch import nn
 
 import headwise as hw
 from headwise import attribution
+from headwise.report import write_report
 from headwise.runs.alerts import replay
 from headwise.runs.comparing import compare
 
@@ -49,8 +50,11 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
     (lambda _: hw.Ledger(attribution.wrap(mean_of)), "a Wrapped keeps books of its own.* Read its `ledger`"),  # type: ignore[arg-type]
     (lambda path: hw.Run(path / "run", attribution.wrap(mean_of)), "found Wrapped. Give its `ledger`"),  # type: ignore[arg-type]
     (lambda _: hw.losses.from_torch(nn.MSELoss), r"MSELoss is a class. Give one of it: MSELoss\(\)"),  # type: ignore[arg-type]
-    (lambda path: compare([path, path]), r"compare: takes a run as it was recorded.* Give run.recorded\(\)"),  # type: ignore[list-item]
-    (lambda path: replay(hw.Run(path / "run")), r"replay: .*found Run. Give run.recorded\(\)"),  # type: ignore[arg-type]
+    (lambda _: compare([linear()[0]] * 2), r"compare: takes a run \(hw\.Run\).* found Linear. Give the run"),  # type: ignore[list-item]
+    (lambda path: compare(str(path)), "compare: takes a list of two or more runs, found str"),
+    (lambda _: replay(hw.Run), "replay: takes a run .* found the class Run"),  # type: ignore[arg-type]
+    (lambda _: write_report({}), "write_report: takes a run .* found dict"),  # type: ignore[arg-type]
+    (lambda _: hw.declared(mean_of), r"what is declared of mean_of .* Write @hw\.declared\(count=\.\.\.\)"),
     (lambda path: closed(path).log(1), "this run is closed"),
     (lambda _: hw.backward.aggregate(linear()[1], linear()[0], mean_of), "found a tensor. Give what the criterion"),
 ]

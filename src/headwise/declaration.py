@@ -34,6 +34,8 @@ class Declaration:
 
 
 def declared(
+    _function: Callable[..., Any] | None = None,
+    /,
     *,
     count: Callable[..., Any] | None = None,
     shared: tuple[str, ...] = (),
@@ -66,7 +68,16 @@ def declared(
 
     Returns:
         A decorator; the function itself is left as it is.
+
+    Raises:
+        ValueError: It is used without parentheses, and so declares nothing.
     """
+    if _function is not None:
+        name = getattr(_function, "__name__", repr(_function))
+        raise ValueError(
+            f"declared: what is declared of {name} is given by name, found it alone. Write @hw.declared(count=...), or "
+            "hw.declared(count=...)(function); of a loss without a count of its own nothing need be declared"
+        )
     found = Declaration(count, shared, least, closed_form, split_variant, unless, constant)
 
     def declare(function: Function) -> Function:

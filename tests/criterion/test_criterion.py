@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -46,6 +47,24 @@ def test_values_and_gradients_are_those_of_plain_autograd():
         torch.testing.assert_close(entry.value, value, rtol=1e-14, atol=0)
         torch.testing.assert_close(entry.ratio.value, entry.value, rtol=0, atol=0)
     torch.testing.assert_close(maps.grad, plain.grad, rtol=1e-13, atol=1e-18)
+
+
+def test_it_prints_a_line_per_term():
+    weight = nn.Parameter(torch.tensor(2.0))
+    criterion = hw.Criterion([
+        hw.Term("a|\n", losses.squared_error, output="maps[:, 0]", target="heat", mask="valid & object", normalizer=4),
+        hw.Term("c", partial(losses.squared_error), output=("a", "b"), weight=schedules.Linear(0.5, 1.0, steps=2)),
+        hw.Term("d", partial(losses.cross_entropy, ignore_index=255), output="y", target="t", weight=weight),
+        hw.Term("e", nn.MSELoss(), output="y", target="t", weight=-0.25),
+    ])  # fmt: skip
+    lines = [line.strip() for line in repr(criterion).splitlines()]
+    assert lines[1:5] == [
+        r"'a|\n': loss=squared_error, output='maps[:, 0]', target='heat', mask='valid & object', normalizer=4, weight=1",
+        "'c': loss=squared_error, output=('a', 'b'), weight=0.5 (scheduled, at step 0)",
+        "'d': loss=cross_entropy(ignore_index=255), output='y', target='t', weight=2 (learned, at step 0)",
+        "'e': loss=MSELoss(), output='y', target='t', weight=-0.25",
+    ]
+    assert "'e': loss=MSELoss()" in repr(nn.ModuleList([criterion]))
 
 
 def test_total_is_the_sum_of_the_weighted_values_to_the_bit():

@@ -120,3 +120,37 @@ def test_a_loaded_weight_is_used(where, assign):
     assert torch.equal(model.criterion.weights["depth"], torch.exp(torch.tensor(-2.0)))
     model.step()
     assert [each.grad is not None for each in model.criterion.parameters()] == [True]
+
+
+@pytest.mark.parametrize("names", [("a.b", "a/b"), ("type", "keys"), ("train", "forward"), ("..", "//"), ("%", "%25")])
+@pytest.mark.parametrize("form", [lambda held: held, lambda held: lambda: held * 1, lambda held: Multiple(held)])
+def test_terms_of_any_names_learn_a_weight_each(names, form):
+    """torch refuses names with points, and those that its containers have for themselves."""
+    held = [nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(3.0))]
+    terms = [
+        hw.Term(name, squared_error, output="y", target="t", weight=form(each))
+        for name, each in zip(names, held, strict=True)
+    ]
+    criterion = hw.Criterion(terms)
+    breakdown = criterion({"y": torch.ones(2)}, {"t": torch.zeros(2)})
+    breakdown.total.backward()
+    assert breakdown.total.item() == 5
+    assert [each.grad for each in held] == [1.0, 1.0]
+    assert {id(each) for each in criterion.parameters()} == {id(each) for each in held}
+    other = hw.Criterion(
+        [
+            hw.Term(name, squared_error, output="y", target="t", weight=form(nn.Parameter(torch.zeros(()))))
+            for name in names
+        ]
+    )
+    other.load_state_dict(criterion.state_dict())
+    assert [*other.weights.values()] == [2.0, 3.0]
+
+
+class Multiple(nn.Module):
+    def __init__(self, held: nn.Parameter) -> None:
+        super().__init__()
+        self.held = held
+
+    def forward(self) -> torch.Tensor:
+        return self.held * 1

@@ -12,6 +12,7 @@ from headwise import losses
 from headwise.attribution.ledger.samples.samples import Sample, TermSamples
 from headwise.cli import main
 from headwise.runs.alerts import Alert, replay
+from headwise.runs.entries import pair_key
 from headwise.runs.log import JsonLines
 from headwise.runs.log_reading import LogReader, read_log
 from headwise.runs.reading import read_run
@@ -101,11 +102,11 @@ def test_names_may_look_like_a_line_of_the_log(tmp_path, name):
     terms = {each: {"value": 0.5, "weight": 2.0} for each in (name, "other")}
     with closing(JsonLines(tmp_path / "log.jsonl", 0)) as lines:
         for step in (1, 2):
-            lines.write({"step": step, "terms": terms, "cosine": {f"{name}|other": 0.25}})
+            lines.write({"step": step, "terms": terms, "cosine": {pair_key(name, "other"): 0.25}})
     log = read_log(tmp_path / "log.jsonl")
     assert log.remarks == ()
     assert log.column("terms", name, "weight") == [2.0] * 2
-    assert log.column("cosine", f"{name}|other") == [0.25] * 2
+    assert log.column("cosine", pair_key(name, "other")) == [0.25] * 2
 
 
 @pytest.mark.parametrize("verb", ["alerts", "suggest", "report"])

@@ -1,6 +1,7 @@
 """Any loop has a run folder: written beside its optimizer, readable at every moment, small."""
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ import torch
 import headwise as hw
 from headwise import losses
 from headwise.report import write_report
-from headwise.runs.entries import brief, full, step_entry
+from headwise.runs.alerts import replay
+from headwise.runs.comparing import compare
+from headwise.runs.entries import brief, full, pairs_of, split_pair, step_entry
 from headwise.runs.log import JsonLines
 from headwise.runs.reading import read_run
 
@@ -93,6 +96,26 @@ for number in range(1, 10**6):
     step(declared, 2, 2)
     run.log(number)
 """
+
+
+def test_no_two_pairs_of_terms_have_one_key(tmp_path):
+    names = ("a|b", "a", "b|a", "\\", "|", "\\|", "a\\", "\n|", "b")
+    assert len(set(pairs_of(names))) == len(pairs_of(names))
+    assert [split_pair(key, names) for key in pairs_of(names)] == [*itertools.combinations(names, 2)]
+    assert split_pair("a|c", names) is None
+    declared = hw.Criterion(
+        [hw.Term(name, losses.squared_error, output="y", target=f"t{n}") for n, name in enumerate(names[:3])]
+    )
+    y = torch.zeros(1, 2, requires_grad=True)
+    with hw.Ledger(declared) as ledger, hw.Run(tmp_path / "run", ledger) as run:
+        targets = [(1.0, 0.0), (0.6, 0.8), (0.0, -1.0)]  # their gradients at 0 point there
+        declared({"y": y}, {f"t{n}": torch.tensor([each]) for n, each in enumerate(targets)}).total.backward()
+        run.log(1)
+    assert run.recorded().pairs() == {
+        ("a|b", "a"): [0.6],
+        ("a|b", "b|a"): [0.0],
+        ("a", "b|a"): [-0.8],
+    }
 
 
 def test_a_killed_loop_has_lost_one_line_at_most_and_goes_on(tmp_path):
@@ -249,6 +272,39 @@ def test_another_process_is_kept_out_of_the_folder_of_a_run(tmp_path):
     with hw.Run(tmp_path / "run"):
         assert f"a run is under way there (process {os.getpid()} on" in another()
     assert another() == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_process_writes_nothing_into_the_run_that_it_inherited(tmp_path):
+    """Both would write into one log, and the child's end would rewrite what the parent keeps."""
+    ledger, train = a_loop()
+    train()
+    run = hw.Run(tmp_path / "run", ledger, every=1)
+    told = tmp_path / "told"
+    if (child := os.fork()) == 0:
+        try:
+            for write in (lambda: run.log(1), lambda: run.evaluate(1, {"f": 1.0}), lambda: run.show(None)):
+                with pytest.raises(ValueError, match="was forked from it"):
+                    write()
+            run.close()
+            told.touch()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert told.exists()
+    run.log(1)
+    assert read_run(tmp_path / "run").log.steps == [1]
+
+
+def test_readers_take_a_run_its_folder_or_what_it_recorded(tmp_path):
+    ledger, train = a_loop()
+    train()
+    with hw.Run(tmp_path / "run", ledger, every=1) as run:
+        run.log(1)
+    pages = {write_report(each, png=False).read_text() for each in (run, run.folder, str(run.folder), run.recorded())}
+    assert len(pages) == 1
+    assert replay(run) == replay(run.folder) == []
+    assert compare([run, run.folder]).steps == compare([run.recorded(), str(run.folder)]).steps == 1
 
 
 def test_of_two_runs_of_one_process_the_later_has_the_folder(tmp_path):

@@ -109,6 +109,12 @@ class Criterion(nn.Module):
         }
         return {**self.__dict__, **own}
 
+    def extra_repr(self) -> str:
+        """A line per term: what it reads, computes and weighs."""
+        return "\n".join(
+            f"{term.name!r}: {term.told}, weight={self.term_weights.told(term.name)}" for term in self.terms
+        )
+
     @property
     def step(self) -> int:
         """Steps of the optimizer, as `advance` counts them."""

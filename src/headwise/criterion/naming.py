@@ -10,7 +10,24 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from headwise.declaration import unwrapped
+
 Allow = bool | str | Collection[str]
+
+
+def told_function(function: Callable[..., Any]) -> str:
+    """What a reader knows a function by.
+
+    Args:
+        function: Any callable.
+
+    Returns:
+        Its name, with what `functools.partial` fixed in brackets; of an object without a name what it says of itself,
+        in one line.
+    """
+    function, fixed = unwrapped(function)
+    name = getattr(function, "__name__", "") or " ".join(repr(function).split())
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in fixed.items())})" if fixed else name
 
 
 def function_to_config(where: str, function: Callable[..., Any], room: ModuleType) -> Any:

@@ -17,19 +17,20 @@ from headwise.report.sections.findings import find
 from headwise.report.sections.levels import levels
 from headwise.report.sections.sentences import alerts, sentences
 from headwise.require import require
-from headwise.runs.reading import Recording, read_run
+from headwise.runs.reading import Recorded, Recording, as_recorded
 
 _PICTURE_BYTES = 3_000_000
 
 
-def write_report(run: Path, *, png: bool = True) -> Path:
+def write_report(run: Recorded, *, png: bool = True) -> Path:
     """Write RUN/report/index.html, one page that needs no network, and its pictures as PNG files beside it.
 
     The report reads the tables of the run and computes nothing but medians and moving means for the eye, which it
     says. What a run does not have is named on the page.
 
     Args:
-        run: the folder of a run, with config.json and, as far as the run got, log.jsonl, evaluation.jsonl, samples/.
+        run: a run (`hw.Run`), or its folder, with config.json and, as far as the run got, log.jsonl,
+            evaluation.jsonl, samples/.
         png: whether to write the PNG files, for slides and papers, too: they take ten times as long as the page.
 
     Returns:
@@ -41,7 +42,7 @@ def write_report(run: Path, *, png: bool = True) -> Path:
             be written.
     """
     require("headwise report", "report")
-    found = read_run(run)
+    found = as_recorded("write_report", run)
     folder = found.folder / "report"
     refuse_other_page(folder / "index.html")
     page, taken = report_page(found), set[str]()

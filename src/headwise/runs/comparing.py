@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwise.runs.columns import finite, last
-from headwise.runs.reading import Recording, check_recorded
+from headwise.runs.reading import Recorded, Recording, as_recorded
 from headwise.tabular import Tabular
 
 QUANTITIES = {"weight": "weight", "count": "count", "value": "value", "grad_norm": "gradient norm"}
@@ -110,41 +110,48 @@ class Comparison(Tabular):
         return f"{told} {follow}"
 
 
-def compare(runs: Sequence[Recording], tolerance: float = 1e-4) -> Comparison:
+def compare(runs: Sequence[Recorded], tolerance: float = 1e-4) -> Comparison:
     """Compares runs term by term at the steps that all of them logged.
 
     Two numbers differ where they are further apart than `tolerance` times the larger one's size. Runs of one seed on
     one machine agree to the last digit until something differs; 1e-4 leaves room for another machine's rounding.
 
     Args:
-        runs: At least two.
+        runs: At least two: runs, what `read_run` found in their folders, or the folders.
         tolerance: Above 0.
 
     Returns:
         What differs.
 
     Raises:
-        ValueError: One is no recorded run, there are fewer than two, or the tolerance is not above 0.
+        ValueError: One is no run, there are fewer than two, or the tolerance is not above 0.
     """
-    for run in runs:
-        check_recorded("compare", run)
-    if len(runs) < 2:
-        raise ValueError(f"compare: {len(runs)} run given. Give two or more.")
+    if isinstance(runs, str) or not isinstance(runs, Sequence):
+        raise ValueError(f"compare: takes a list of two or more runs, found {type(runs).__name__}.")
+    recorded = [as_recorded("compare", run) for run in runs]
+    if len(recorded) < 2:
+        raise ValueError(f"compare: {len(recorded)} run given. Give two or more.")
     if not tolerance > 0:
         raise ValueError(f"compare: the tolerance is above 0, found {tolerance}.")
-    rows = _common_rows(runs)
-    terms = tuple(dict.fromkeys(name for run in runs for name in run.terms))
+    rows = _common_rows(recorded)
+    terms = tuple(dict.fromkeys(name for run in recorded for name in run.terms))
     found = [
         departure
         for name in terms
         for quantity in QUANTITIES
-        if (departure := _departure(runs, rows, name, quantity, tolerance)) is not None
+        if (departure := _departure(recorded, rows, name, quantity, tolerance)) is not None
     ]
     departures = sorted(found, key=lambda each: _rank(found, each))
-    settings = _settings(runs)
+    settings = _settings(recorded)
     differing = {key: told for key, told in settings.items() if len(set(told)) > 1}
     return Comparison(
-        _names(runs), len(rows), terms, tuple(departures), differing, len(settings) - len(differing), _scores(runs)
+        _names(recorded),
+        len(rows),
+        terms,
+        tuple(departures),
+        differing,
+        len(settings) - len(differing),
+        _scores(recorded),
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from itertools import groupby
+from itertools import combinations, groupby
 from typing import Any
 
 from headwise.attribution.ledger.books import Books, TermBooks, Unbooked
@@ -43,8 +44,7 @@ def step_entry(
         A mapping of plain numbers, which `brief` writes and `full` reads.
     """
     names = books.names
-    pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
-    cosines = {f"{one}|{other}": books.cosine(one, other) for one, other in pairs}
+    cosines = {key: books.cosine(*pair) for key, pair in zip(pairs_of(names), combinations(names, 2), strict=True)}
     told = {"time": time, "images_per_second": images_per_second, "learning_rate": learning_rate}
     return {
         "step": step,
@@ -208,13 +208,30 @@ def pairs_of(names: tuple[str, ...]) -> list[str]:
         names: of the terms.
 
     Returns:
-        ``one|other`` each.
+        As `pair_key` writes each.
     """
-    return [f"{one}|{other}" for place, one in enumerate(names) for other in names[place + 1 :]]
+    return [pair_key(one, other) for one, other in combinations(names, 2)]
+
+
+def pair_key(one: str, other: str) -> str:
+    """Return the key of a pair of terms.
+
+    Args:
+        one: of the terms.
+        other: of them.
+
+    Returns:
+        ``one|other``; a bar or a backslash of a name has a backslash before it, so that no two pairs have one key.
+    """
+    return "|".join(_SPECIAL.sub(r"\\\g<0>", name) for name in (one, other))
+
+
+_SPECIAL = re.compile(r"[\\|]")
+_PAIR = re.compile(r"((?:[^\\|]|\\.)*)\|((?:[^\\|]|\\.)*)", re.DOTALL)
 
 
 def split_pair(key: str, names: Collection[str]) -> tuple[str, str] | None:
-    """Return the two terms of a cosine's key, ``one|other``; a name may hold a bar itself.
+    """Return the two terms of a cosine's key, as `pair_key` writes it.
 
     Args:
         key: of a cosine.
@@ -223,12 +240,11 @@ def split_pair(key: str, names: Collection[str]) -> tuple[str, str] | None:
     Returns:
         The two; None where they are none of these.
     """
-    parts = key.split("|")
-    for cut in range(1, len(parts)):
-        first, second = "|".join(parts[:cut]), "|".join(parts[cut:])
-        if first in names and second in names:
-            return first, second
-    return None
+    found = _PAIR.fullmatch(key)
+    if found is None:
+        return None
+    first, second = (re.sub(r"\\(.)", r"\1", each, flags=re.DOTALL) for each in found.groups())
+    return (first, second) if first in names and second in names else None
 
 
 def _strict(value: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from headwise.runs.columns import first, last
 from headwise.runs.entries import split_pair
@@ -83,21 +83,39 @@ class Recording(Tabular):
         return found
 
 
-def check_recorded(who: str, run: object) -> None:
-    """Refuse what is no `Recording`, such as a run itself or its folder.
+class Holder(Protocol):
+    """What knows what it has recorded: a `Run`."""
+
+    def recorded(self) -> Recording:
+        """What has been logged so far."""
+        ...
+
+
+Recorded = Recording | Holder | str | Path
+"""What stands for a run wherever one is read."""
+
+
+def as_recorded(who: str, run: Recorded) -> Recording:
+    """What a run left, from whatever stands for it.
 
     Args:
         who: Who asks, for the message.
-        run: As it was given.
+        run: A `Recording`, a `Run`, or a folder.
+
+    Returns:
+        What it left so far.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none of these, or the folder holds no run.
     """
-    if not isinstance(run, Recording):
-        raise ValueError(
-            f"{who}: takes a run as it was recorded, found {type(run).__name__}. Give run.recorded(), or of a folder "
-            "headwise.runs.reading.read_run(Path(folder))."
-        )
+    own = None if isinstance(run, type) else getattr(run, "recorded", None)
+    found = own() if callable(own) else run
+    if isinstance(found, str | Path):
+        return read_run(Path(found))
+    if isinstance(found, Recording):
+        return found
+    told = f"the class {run.__name__}" if isinstance(run, type) else type(run).__name__
+    raise ValueError(f"{who}: takes a run (hw.Run), what it recorded, or its folder, found {told}. Give the run.")
 
 
 def read_run(folder: Path, logs: tuple[Log, Log] | None = None) -> Recording:

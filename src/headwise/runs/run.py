@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import secrets
 import sys
@@ -119,7 +120,8 @@ class Run(Closing):
                 held.enter_context(sole_run(self.folder, lambda text: sys.stderr.write(f"{text}\n")))
                 self._open(resume)
                 self._log = RunLog(self.folder, resume or 0, board=board)
-            self._end = weakref.finalize(self, _end, self._log, self._top, held.pop_all())
+            self._process = os.getpid()
+            self._end = weakref.finalize(self, _end, self._process, self._log, self._top, held.pop_all())
         _open_runs[self.folder.resolve()] = self
         self._begun = time.monotonic()
 
@@ -288,7 +290,14 @@ class Run(Closing):
                 f"{self.folder}: this run is closed. Log before close(), inside of its `with`, and before another Run "
                 "goes on in its folder."
             )
-        return self._log if _is_first() else NoLog()  # asked anew: processes may have been forked, or joined, since
+        if not _is_first():  # asked anew: processes may have been forked, or joined, since
+            return NoLog()
+        if os.getpid() != self._process:
+            raise ValueError(
+                f"{self.folder}: this run is that of process {self._process}, and process {os.getpid()} was forked "
+                "from it: both would write into one log. Log there, or make the run in the process that logs."
+            )
+        return self._log
 
     def recorded(self) -> Recording:
         """What has been logged so far: its terms, steps and scores; prints as a table in a notebook.
@@ -320,8 +329,10 @@ def _not_before(last: int, step: int, resumed: int) -> int:
     return step
 
 
-def _end(log: RunLog | NoLog, top: Ranking | None, held: ExitStack) -> None:
-    """What is left to do when a run is closed or forgotten."""
+def _end(process: int, log: RunLog | NoLog, top: Ranking | None, held: ExitStack) -> None:
+    """What is left to do when a run is closed or forgotten; a process that was forked leaves it to the run's own."""
+    if os.getpid() != process:
+        return
     with held:
         try:
             if top is not None:

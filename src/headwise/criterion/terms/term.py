@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise import losses
+from headwise.criterion.naming import told_function
 from headwise.criterion.terms.counting import Count, as_count, make_count
 from headwise.criterion.terms.levels import Levels
 from headwise.criterion.terms.mask_expressions import Mask, parse_mask
@@ -123,6 +124,22 @@ class _TermFields:
     def num_wildcards(self) -> int:
         """How many ``[*]`` the outputs' paths hold (the most of any)."""
         return max(path.num_wildcards for path in self.reads.paths)
+
+    @property
+    def told(self) -> str:
+        """What it reads and computes, in a line without its name and weight."""
+        normalizer = self.normalizer if isinstance(self, Term) else None
+        declared = {
+            "output": self.output,
+            "target": self.target,
+            "mask": self.mask,
+            "levels": self.levels,
+        }
+        parts = [f"loss={told_function(self.loss)}"]
+        parts += [f"{key}={value!r}" for key, value in declared.items() if value is not None]
+        if normalizer is not None:
+            parts.append(f"normalizer={told_function(normalizer) if callable(normalizer) else f'{normalizer:g}'}")
+        return ", ".join(parts)
 
     def call(self, outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None, function: Any = None) -> Any:
         """Calls the loss, or what stands in for it: outputs, then targets, then the mask; by keyword if it has one."""

@@ -21,6 +21,13 @@ from headwise.structure import describe, one_line
 
 Weight = float | Callable[[int], float] | Callable[[], Tensor] | Tensor
 Kind = Literal["number", "schedule", "tensor", "learned", "expression"]
+_COMES: dict[Kind, str] = {
+    "number": "",
+    "schedule": "scheduled",
+    "tensor": "a tensor",
+    "learned": "learned",
+    "expression": "computed",
+}
 
 
 class Weights(nn.Module):
@@ -99,6 +106,13 @@ class Weights(nn.Module):
         if kind == "expression":
             return _one(name, weight())  # type: ignore[operator,call-arg]
         return self._held(name)  # type: ignore[return-value]
+
+    def told(self, name: str) -> str:
+        """A term's weight at the present step, with where it comes from unless it was declared as a number."""
+        weight, comes = self.now(name), _COMES[self._kinds[name]]
+        meta = isinstance(weight, Tensor) and weight.is_meta
+        number = "?" if meta else f"{float(weight.detach() if isinstance(weight, Tensor) else weight):.4g}"
+        return f"{number} ({comes}, at step {self.step})" if comes else number
 
     def all_now(self) -> list[float | Tensor]:
         """The weights of all terms, in order; inside a graph that the user compiles all as tensors."""
@@ -214,8 +228,13 @@ class _ParametersOf(nn.Module):
 
 
 def _key(name: str) -> str:
-    """A term's name as torch takes it for a parameter."""
-    return name.replace(".", "/")
+    """A term's name as torch takes it for a parameter, without a point; no two names have one key."""
+    key = name.replace("%", "%25").replace("/", "%2F").replace(".", "/")
+    return f"{key}%" if any(hasattr(each, key) for each in _HOLDERS) else key
+
+
+_HOLDERS = (nn.ParameterDict(), nn.ModuleDict())
+"""What has attributes of its own (`type`, `values`, `train`), by whose names it takes no parameter."""
 
 
 def check_weight(name: str, weight: Any) -> Kind:

@@ -11,8 +11,8 @@ from typing import Any
 
 from headwise.runs.alerts import rules
 from headwise.runs.alerts.alert import Alert, Alerts
-from headwise.runs.entries import split_pair
-from headwise.runs.reading import Recording, check_recorded
+from headwise.runs.entries import pair_key, split_pair
+from headwise.runs.reading import Recorded, Recording, as_recorded
 
 ALERTS = "alerts.jsonl"
 """What a run's alerts are written to as they come."""
@@ -127,20 +127,20 @@ def _square(term: Mapping[str, Any]) -> float:
     return norm * norm if math.isfinite(norm) else 0.0
 
 
-def replay(run: Recording, most_rows: int | None = None) -> Alerts:
+def replay(run: Recorded, most_rows: int | None = None) -> Alerts:
     """Judge a run that was recorded, finished or not.
 
     Args:
-        run: What `headwise.runs.reading.read_run` found.
+        run: The run, what `read_run` found in its folder, or the folder.
         most_rows: Look at about so many logged steps, evenly spread; None: at all.
 
     Returns:
         The alerts, in the order in which they would have come.
 
     Raises:
-        ValueError: It is no recorded run.
+        ValueError: It is no run.
     """
-    check_recorded("replay", run)
+    run = as_recorded("replay", run)
     scheduled = run.config.get("scheduled")
     watch = Watch([name for name in scheduled if isinstance(name, str)] if isinstance(scheduled, list) else ())
     stride = 1 if most_rows is None else max(1, math.ceil(len(run.log.steps) / most_rows))
@@ -148,7 +148,7 @@ def replay(run: Recording, most_rows: int | None = None) -> Alerts:
         name: {what: run.term(name, what) for what in ("value", "weight", "share", "grad_norm", "finite", "trained")}
         for name in run.terms
     }
-    pairs = {"|".join(pair): column for pair, column in run.pairs().items()}
+    pairs = {pair_key(*pair): column for pair, column in run.pairs().items()}
     rest = {what: run.log.column("unbooked", what) for what in ("value", "share", "grad_norm")}
     totals = run.log.column("total")
     for row in range(0, len(run.log.steps), stride):
