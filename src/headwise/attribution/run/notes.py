@@ -47,7 +47,10 @@ class Notes:
         )
         for root in roots if self._waiting else ():
             added_now = {node._sequence_nr() for node, _ in added(gradient_edge(root))}
-            self._used |= {name for name, number in self._waiting.items() if number in added_now}
+            found = [name for name, number in self._waiting.items() if number in added_now]
+            self._used.update(found)
+            for name in found:
+                del self._waiting[name]
 
     def saw(self, anatomy: Anatomy, root: Tensor, is_early: bool) -> None:
         """Notes which losses the number of a pass does not add.

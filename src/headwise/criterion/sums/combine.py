@@ -249,10 +249,6 @@ def _of_terms(
     return Combined(values, weighted, total, levels, divisors)
 
 
-SUM_OF_TERMS = "_SumOfTermsBackward"
-"""What autograd calls the node of a criterion's total."""
-
-
 class _SumOfTerms(torch.autograd.Function):
     """The sum of a vector, added up in its order, so that it equals the sum of its elements to the bit.
 
@@ -284,6 +280,10 @@ class _SumOfTerms(torch.autograd.Function):
             tangent = torch.stack([torch.zeros_like(like) if each is None else each for each in tangents])
         assert tangent is not None
         return (tangent if ctx.scales is None else tangent * _slopes(torch.ones_like(tangent[0]), ctx.scales)).sum()
+
+
+SUM_OF_TERMS = f"{_SumOfTerms.__name__}Backward"
+"""What autograd calls the node of a criterion's total."""
 
 
 def _slopes(grad: Tensor, scales: _Scales) -> Tensor:

@@ -42,7 +42,7 @@ def stand_in(function: Any) -> Any:
     Raises:
         Exception: It holds what cannot be copied (an open file, a tensor with a graph), or too much.
     """
-    return _Copies().of(function)
+    return _StandIns().of(function)
 
 
 @contextmanager
@@ -64,8 +64,8 @@ def out_of_turn(tensor: Tensor) -> Iterator[None]:
             numpy.random.set_state(numbers)
 
 
-class _Copies:
-    """Copies of objects that refer to each other, each made once."""
+class _StandIns:
+    """Stand-ins of objects that refer to each other, each made once."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Any, Any]] = {}  # with what was copied, whose id stays its own as long as it lives

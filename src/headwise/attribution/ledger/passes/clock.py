@@ -89,7 +89,7 @@ class Under:
         return number
 
 
-class _Look:
+class _LatestLook:
     """The look under way; nobody tells when it ends: another pass has begun."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class PassClock:
         self._ends: list[Callable[[Under], None]] = []
         self._running: list[Under] = []
         self._own = threading.local()
-        self._looks = _Look()  # of devices' threads
+        self._looks = _LatestLook()  # of devices' threads
 
     def start(self, at_end: Callable[[Under], None]) -> None:
         """Lets a ledger know of the end of every pass.
@@ -143,7 +143,7 @@ class PassClock:
     def under(self) -> Under:
         """The pass under way."""
         running: Under | None = getattr(self._own, "under", None)
-        looks: _Look | None = getattr(self._own, "looks", None)
+        looks: _LatestLook | None = getattr(self._own, "looks", None)
         if running is None and looks is None:
             running = next(iter(self._running[-1:]), None)
         return running or (looks or self._looks).of(torch._C._current_graph_task_id())
@@ -151,7 +151,7 @@ class PassClock:
     def called(self) -> None:
         """A criterion is called in no pass: the thread is no device's, and passes that it does not begin are looks."""
         if getattr(self._own, "looks", None) is None:
-            self._own.looks = _Look()
+            self._own.looks = _LatestLook()
 
     def is_elsewhere(self, under: Under) -> bool:
         """Whether a pass is under way that another thread has begun.
