@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from headwise.attribution.apart import take_apart
+from headwise.attribution.apart.naming import places
+from headwise.attribution.apart.sums import dissect
+from headwise.attribution.apart.sums.walk import Sum, walk_sum
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.run.script import ScriptBooks
 from headwise.runs.alerts.watch import Watch
@@ -343,3 +347,25 @@ def test_books_that_cannot_be_written_stop_no_training(tmp_path: Path):
         exec(compile(path.read_text(), str(path), "exec"), names)
     assert names["ended"]
     assert books.told() == ["the books could not be written from there on: no room"]
+
+
+def test_a_long_sum_under_one_name_is_walked_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    walks = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Sum:
+        nonlocal walks
+        walks += 1
+        return walk_sum(*args, **kwargs)
+
+    for module in (places, dissect, take_apart):
+        monkeypatch.setattr(module, "walk_sum", counted)
+    code = """
+net = nn.Linear(4, 3)
+out = net(torch.randn(8, 4))
+loss = out.square().mean()
+for part in range(100):
+    loss = loss + (out[:, part % 3] - 1).abs().mean()
+loss.backward()
+"""
+    assert said(code, tmp_path) == []
+    assert walks < 30

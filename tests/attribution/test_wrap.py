@@ -212,3 +212,42 @@ def test_names_that_belong_to_nothing_are_told_once(names, reads, returned):
     with pytest.warns(UserWarning, match="in names or reads is nothing that the criterion returned"):
         wrapped(out)
     wrapped(out)
+
+
+def test_where_a_loss_is_not_a_number_its_gradient_is_none_either_and_nothing_is_said_to_be_unbooked():
+    model = nn.Linear(3, 2)
+    wrapped = wrap(lambda out: {"a": out[:, 0].square().mean(), "b": out[:, 1].square().mean() * math.nan})
+    sum(wrapped(model(torch.randn(4, 3))).values()).backward()
+    books = wrapped.ledger.read()
+    assert set(books) == {"a", "b"}
+    assert math.isnan(books["b"].grad_norm)
+    assert not books["b"].finite
+    assert books["a"].finite
+    assert books.balanced
+
+
+@pytest.mark.filterwarnings("error")
+def test_complex_outputs_have_the_norms_of_their_gradients():
+    weight = torch.randn(6, 8, dtype=torch.cfloat, requires_grad=True)
+    wrapped = wrap(lambda out: {"size": (out.abs() - 1).square().mean(), "real": out.real.square().mean()})
+    out = torch.randn(4, 6, dtype=torch.cfloat) @ weight
+    losses = wrapped(out)
+    (losses["size"] + 0.5 * losses["real"]).backward(retain_graph=True)
+    books = wrapped.ledger.read()
+    sent = {name: torch.autograd.grad(loss, out, retain_graph=True)[0] for name, loss in losses.items()}
+    assert books["size"].grad_norm == pytest.approx(float(sent["size"].norm()), rel=1e-5)
+    assert books["real"].grad_norm == pytest.approx(0.5 * float(sent["real"].norm()), rel=1e-5)
+    product = float((sent["size"] * sent["real"].conj()).real.sum())
+    assert books.inner("size", "real") == pytest.approx(0.5 * product, rel=1e-4)
+    assert books.balanced
+
+
+def test_a_loss_that_is_called_as_the_row_of_what_is_unbooked_keeps_a_row_of_its_own():
+    model = nn.Linear(3, 2)
+    wrapped = wrap(lambda out: {"unbooked": out[:, 0].square().mean(), "b": out[:, 1].square().mean()})
+    losses = wrapped(model(torch.randn(4, 3)))
+    (2 * losses["unbooked"] + losses["b"] + model.weight.square().sum()).backward()
+    books = wrapped.ledger.read()
+    assert set(books) == {"unbooked (2)", "b", "unbooked"}
+    assert books["unbooked (2)"].weight == 2
+    assert books["unbooked"].value == pytest.approx(float(model.weight.detach().square().sum()), rel=1e-5)

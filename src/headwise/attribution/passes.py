@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeAlias
 
 import torch
@@ -60,8 +60,7 @@ class BackwardWatch(Closing):
         try:
             return self._observer(roots, gradients)
         except Exception as error:
-            self._failed(error)
-            return None
+            return partial(self._failed, error)
 
     def finish(self, finish: Finish, done: bool) -> None:
         """Tells the observer that a pass is over.
@@ -75,8 +74,9 @@ class BackwardWatch(Closing):
         except Exception as error:
             self._failed(error)
 
-    def _failed(self, error: Exception) -> None:
-        if self.error is None:
+    def _failed(self, error: Exception, done: bool = True) -> None:
+        # Where the pass fails too, the loop is told of that.
+        if self.error is None and done:
             self.error = error
             warnings.warn(
                 f"a backward pass could not be booked, and training went on without: {type(error).__name__}: {error}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import get_ident
@@ -97,8 +97,26 @@ class ForeignPass:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """A tensor in float64; float32 on MPS, which has no float64."""
-    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+    """A tensor in float64; float32 on MPS, which has no float64. A complex number becomes two, its parts."""
+    plain = torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor.detach()
+    return plain.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def mean_of(tensor: Tensor) -> Tensor:
+    """The value of a loss: its mean, of complex numbers that of their real parts."""
+    return wide(tensor.detach().real if tensor.is_complex() else tensor).mean()
+
+
+def number_of(begun: Iterable[tuple[Edge, Tensor, Tensor]]) -> Tensor:
+    """The number on which a pass is called, as one.
+
+    Args:
+        begun: Where it begins: the edge, what it is called with, and on what.
+
+    Returns:
+        The sum of the products.
+    """
+    return torch.stack([(wide(seed) * wide(root)).sum() for _, seed, root in begun]).sum()
 
 
 _LOOKING: list[int] = []
@@ -261,7 +279,10 @@ class Arrivals:
         """
         booked, again = self._booked.pop(path, None), self._again.pop(path, None)
         if again is not None:
-            booked = again if booked is None else wide(booked) + wide(again)
+            # Added in float64, or complex128.
+            booked = (
+                again if booked is None else booked.to(torch.promote_types(booked.dtype, wide(again).dtype)) + again
+            )
         difference = booked
         if grad is not None:
             difference = grad.detach() if booked is None else grad.detach() - booked.to(grad.dtype)

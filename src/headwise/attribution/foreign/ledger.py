@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import RLock, get_ident
@@ -18,10 +18,11 @@ from headwise.attribution.apart.naming.places import candidates_at
 from headwise.attribution.apart.returned.entries import candidates, entries
 from headwise.attribution.apart.sums.dissect import Anatomy, Candidate, dissect
 from headwise.attribution.apart.sums.walk import walk_sum
-from headwise.attribution.foreign.calls import ForeignCall, OutputEdges, Slices, wide
+from headwise.attribution.apart.words import numbered
+from headwise.attribution.foreign.calls import ForeignCall, OutputEdges, Slices, number_of
 from headwise.attribution.foreign.reading import read_calls
 from headwise.attribution.foreign.taking import Taking
-from headwise.attribution.ledger.books import Books
+from headwise.attribution.ledger.books import UNBOOKED, Books
 from headwise.attribution.passes import Finish, watch_backward, weakly
 from headwise.graph import Edge, gradient_edge
 
@@ -83,7 +84,7 @@ class ForeignLedger:
                 "Return a scalar tensor, or a tuple, list or dict of them"
             )
         self._tell_unused([each.name for each in found])
-        losses = tuple(candidates(found))
+        losses = tuple(own_names(candidates(found)))
         with _LOCK:
             self._waiting.append(ForeignCall(self._count, losses, outputs, frozenset(fixed), slices or {}, unread))
             self._count += 1
@@ -152,7 +153,7 @@ class ForeignLedger:
         if not reached:
             self._missed = f"Backward was called on a tensor of shape {tuple(roots[0].shape)} that adds none of them. "
             return None
-        number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
+        number = number_of(begun)
         takings = [
             Taking(calls[each], _of(anatomy, each), number if reached == [each] else None, each == reached[-1])
             for each in reached
@@ -177,6 +178,11 @@ class ForeignLedger:
                     taking.call.passes.append(numbers)
                     if all(call is not taking.call for call in self._rows):
                         self._rows.append(taking.call)
+
+
+def own_names(losses: Iterable[Candidate]) -> list[Candidate]:
+    """Losses under names that are no row of the books: code may call one "unbooked"."""
+    return [replace(each, name=numbered(UNBOOKED, 2)) if each.name == UNBOOKED else each for each in losses]
 
 
 def started(roots: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> list[tuple[Edge, Tensor, Tensor]]:

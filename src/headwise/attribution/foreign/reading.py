@@ -139,8 +139,8 @@ def _left_over(solved: _Solved, booked: ForeignPass) -> None:
     if len(blank) == 1 and math.isfinite(value):
         solved.weighted[blank[0]], value = value, 0.0
     solved.value = value
-    size = math.fsum(abs(each) for each in solved.weighted.values() if not math.isnan(each))
-    solved.known = len(blank) <= 1 and ("number",) in solved.numbers and math.isfinite(size)
+    size = math.fsum(abs(each) for each in solved.weighted.values())
+    solved.known = ("number",) in solved.numbers and math.isfinite(size)
     if solved.known and solved.rest is None and not abs(value) <= EXACT * max(size, abs(number)):
         solved.rest = {}
 
@@ -215,6 +215,11 @@ def _strays(passes: Sequence[_Solved], size: float, common: float) -> Unbooked:
     return Unbooked(0.0, norms, size if math.isfinite(size) else 0.0, sent)
 
 
+def _at_least_0(square: float) -> float:
+    """A square that rounding may have made less; NaN, which `max` would hide, stays."""
+    return 0.0 if square < 0 else square
+
+
 def _common(passes: Sequence[_Solved]) -> float:
     """What the loop multiplied the returned total by, where all passes began at it."""
     found = {each.numbers.get(("common",), 1.0) for each in passes}
@@ -256,7 +261,7 @@ def _term(name: str, passes: Sequence[_Solved], common: float) -> TermBooks:
     value = held if held is not None else weighted / weight if weight else math.nan
     scale = math.fsum(each.scales[name] for each in mine) / common
     outputs = {
-        path: OutputBooks(abs(scale) * math.sqrt(max(0.0, square)), math.isfinite(square))
+        path: OutputBooks(abs(scale) * math.sqrt(_at_least_0(square)), math.isfinite(square))
         for path in mine[0].paths
         if mine[0].reads(name, path)
         for square in [mine[0].gram(name, name, path)]
@@ -276,7 +281,7 @@ def _unbooked(passes: Sequence[_Solved], common: float) -> TermBooks:
         for path in each.paths:
             square = each.square(each.rest or {}, path)
             if each.rest and each.reads(REST, path):
-                squares[path] = squares.get(path, 0.0) + (square if math.isnan(square) else max(0.0, square))
+                squares[path] = squares.get(path, 0.0) + _at_least_0(square)
     outputs = {
         path: OutputBooks(math.sqrt(square) / abs(common), math.isfinite(square)) for path, square in squares.items()
     }

@@ -19,6 +19,7 @@ from headwise.attribution.foreign.calls import (
     Key,
     Unit,
     gradients,
+    mean_of,
     mixed,
     wide,
     within,
@@ -59,7 +60,7 @@ class Taking:
         for each in anatomy.absent:
             # Variables of a script may be left over from the step before: they are no terms of this one.
             if each.tensor.numel() == 1 and not call.names_rest:
-                self._values["absent", each.name] = wide(each.tensor).mean()
+                self._values["absent", each.name] = mean_of(each.tensor)
         if number is not None:
             self._values["number",] = number
         self._total(anatomy)
@@ -97,7 +98,7 @@ class Taking:
     def _direct(self, part: Direct) -> Unit:
         loss, derivative = part.loss, part.derivative
         tensor = loss.tensor.detach()
-        self._values["value", loss.name] = wide(tensor).mean()
+        self._values["value", loss.name] = mean_of(tensor)
         self._values["weighted", loss.name] = (wide(derivative) * wide(tensor)).sum()
         self._values["factor", loss.name] = wide(derivative).sum()
         if tensor.numel() == 1:
@@ -109,9 +110,10 @@ class Taking:
         name, pieces = summand.name, summand.pieces
         self._values["factor", name] = torch.stack([wide(each.derivative).sum() for each in pieces]).mean()
         if all(each.value is not None for each in pieces):
-            values = [(wide(each.derivative), wide(each.value)) for each in pieces if each.value is not None]
-            self._values["value", name] = torch.stack([value.mean() for _, value in values]).sum()
-            self._values["weighted", name] = torch.stack([(slope * value).sum() for slope, value in values]).sum()
+            values = [(each.derivative, each.value) for each in pieces if each.value is not None]
+            self._values["value", name] = torch.stack([mean_of(value) for _, value in values]).sum()
+            products = [(wide(slope) * wide(value)).sum() for slope, value in values]
+            self._values["weighted", name] = torch.stack(products).sum()
         if len(pieces) == 1 and pieces[0].derivative.numel() == 1:
             (one,) = pieces
             return Unit(name, ((one.edge, torch.ones_like(one.derivative)),), one.derivative)
@@ -128,7 +130,7 @@ class Taking:
 
     def _compared(self, loss: Candidate) -> Unit:
         """A loss that is not added as it stands: its own gradient, for a weight that is worked out on the host."""
-        self._values["value", loss.name] = wide(loss.tensor).mean()
+        self._values["value", loss.name] = mean_of(loss.tensor)
         return Unit(loss.name, ((loss.edge, loss.seed),), trains=False)
 
     def _total(self, anatomy: Anatomy) -> None:

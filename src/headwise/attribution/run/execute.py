@@ -11,12 +11,18 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, TracebackType
 
+import torch
+
+from headwise.attribution import passes
+from headwise.attribution.apart.naming import places
 from headwise.attribution.run.script import Enough
 
-_OWN = (str(Path(__file__).parent), os.path.dirname(runpy.__file__) + "/runpy.py", "<frozen runpy>")
+_STARTS = (os.path.dirname(runpy.__file__) + "/runpy.py", "<frozen runpy>")
+_WATCHES = (str(Path(__file__).parent), places.__file__, passes.__file__)
 
 
 def execute(target: str, arguments: Sequence[str], *, is_module: bool) -> int:
@@ -65,7 +71,8 @@ def _run_file(path: Path) -> None:
     """Runs a file as the main module, which stays in its place to the end, for threads, workers and `atexit`."""
     main = ModuleType("__main__")
     main.__file__ = str(path.absolute())
-    main.__dict__["__builtins__"] = builtins
+    main.__loader__ = SourceFileLoader("__main__", main.__file__)
+    main.__dict__.update(__builtins__=builtins, __cached__=None, __annotations__={})
     sys.modules["__main__"] = main
     with io.open_code(main.__file__) as file:
         code = compile(file.read(), main.__file__, "exec")
@@ -89,10 +96,33 @@ def _code(stop: SystemExit) -> int:
 def _print(error: BaseException) -> None:
     """Prints an error with the frames of the script alone."""
     sys.stdout.flush()
-    first: TracebackType | None = error.__traceback__
-    while first is not None and first.tb_frame.f_code.co_filename.startswith(_OWN):
-        first = first.tb_next
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = _without_us(each.__traceback__)
+            waiting += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
     if sys.excepthook is sys.__excepthook__:
-        traceback.print_exception(type(error), error, first)
+        traceback.print_exception(error)
     else:
-        sys.excepthook(type(error), error, first)
+        sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _without_us(first: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames that run the script, and those that watch its tensors and passes."""
+    frames: list[TracebackType] = []
+    while first is not None:
+        code = first.tb_frame.f_code
+        if code.co_filename.startswith(_WATCHES):
+            # Under a mode a function of torch calls itself once more, by way of the mode.
+            if frames and frames[-1].tb_frame.f_code is torch.overrides.handle_torch_function.__code__:
+                frames[-2:] = []
+        elif frames or not code.co_filename.startswith(_STARTS):
+            frames.append(first)
+        first = first.tb_next
+    found: TracebackType | None = None
+    for each in reversed(frames):
+        found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return found

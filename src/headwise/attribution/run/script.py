@@ -19,8 +19,8 @@ from headwise.attribution.apart.naming.frames import callers, loss_scale_in, mod
 from headwise.attribution.apart.naming.places import PlaceRecorder, with_loss_functions
 from headwise.attribution.apart.sums.heads import heads_below, leaving, names_of
 from headwise.attribution.apart.take_apart import variables_of
-from headwise.attribution.foreign.calls import ForeignCall, wide
-from headwise.attribution.foreign.ledger import started
+from headwise.attribution.foreign.calls import ForeignCall, number_of
+from headwise.attribution.foreign.ledger import own_names, started
 from headwise.attribution.foreign.reading import read_calls
 from headwise.attribution.foreign.taking import Taking
 from headwise.attribution.ledger.books import Books
@@ -136,15 +136,14 @@ class ScriptBooks:
         models = modules_in(frames)
         self._models |= models
         owners = parameters_in(frames) | names_of(models)
-        losses = tuple(variables_of(edges, frames))
+        losses = tuple(own_names(variables_of(edges, frames)))
         anatomy = with_loss_functions(edges, losses)
-        number = torch.stack([wide(seed * root.detach()).sum() for _, seed, root in begun]).sum()
         self.notes.saw(anatomy, roots[0], self._stepped.is_early)
         site.hidden = heads_below([*(each.loss.edge for each in anatomy.direct), *anatomy.rest], owners).opaque
         made = tuple(sorted(losses, key=lambda each: each.edge[0]._sequence_nr()))
         call = ForeignCall(self.steps + 1, made, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
         call.scale = loss_scale_in(frames, roots[0])
-        return Taking(call, anatomy, number, keeps_rest=True)
+        return Taking(call, anatomy, number_of(begun), keeps_rest=True)
 
     def _finish(self, site: CallSite, taking: Taking, done: bool) -> None:
         numbers = taking.over()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -138,13 +139,18 @@ def candidates_at(edges: Iterable[Edge], *, made: bool = False) -> list[Candidat
     """
     found: list[Candidate] = []
     named: dict[str, list[Edge]] = {}
+
+    @cache
+    def passed(above: Edge) -> Collection[Edge]:
+        return walk_sum([(above, torch.ones(()))]).passed.keys()
+
     for node, port in edges:
         place = place_of(node)
         if place is None or port != 0 or (name := _name_at(place, made)) is None:
             continue
         same = named.setdefault(name, [])
         # Where the same name is above, this is a part of that sum: what `sum` or a loop had added up so far.
-        if any((node, port) in walk_sum([(edge, torch.ones_like(place.value))]).passed for edge in same):
+        if any((node, port) in passed(edge) for edge in same):
             continue
         same.append((node, port))
         found.append(Candidate(numbered(name, len(same)), place.value, LAST * says_total(name) + _RANK, (node, port)))
