@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from headwise.attribution import audit
-from tests.attribution.audit import odd_models, odd_steps, odd_subjects, odd_totals
+from tests.attribution.audit import odd_cuts, odd_models, odd_steps, odd_subjects, odd_totals
 
-FAULTS = odd_subjects.FAULTS | odd_models.FAULTS | odd_totals.FAULTS | odd_steps.FAULTS
-HEALTHY = odd_subjects.HEALTHY + odd_models.HEALTHY + odd_totals.HEALTHY + odd_steps.HEALTHY
+FAULTS = odd_subjects.FAULTS | odd_models.FAULTS | odd_totals.FAULTS | odd_steps.FAULTS | odd_cuts.FAULTS
+HEALTHY = odd_subjects.HEALTHY + odd_models.HEALTHY + odd_totals.HEALTHY + odd_steps.HEALTHY + odd_cuts.HEALTHY
 
 
 @pytest.mark.parametrize("build", FAULTS, ids=lambda build: build.__name__)

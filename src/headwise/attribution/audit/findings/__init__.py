@@ -23,16 +23,18 @@ from headwise.attribution.audit.findings.total import (
     dead_loss,
     declared_weight,
     detached_loss,
+    detached_summand,
     logged_sum,
     nonlinear_backward,
     sum_mismatch,
 )
 
 CHECKS: tuple[Check, ...] = (
-    nonfinite_gradient.CHECK, detached_loss.CHECK, dead_loss.CHECK, sum_mismatch.CHECK, declared_weight.CHECK,
-    logged_sum.CHECK, earlier_graph.CHECK, rotated_names.CHECK, outside_mask.CHECK, mutated_input.CHECK,
-    grad_mode.CHECK, untrained_output.CHECK, unreached_parameter.CHECK, dominance.CHECK, conflict.CHECK,
-    nonlinear_backward.CHECK, random_draw.CHECK, split_variant.CHECK, uneven_graph.CHECK, host_sync.CHECK,
+    nonfinite_gradient.CHECK, detached_loss.CHECK, detached_summand.CHECK, dead_loss.CHECK, sum_mismatch.CHECK,
+    declared_weight.CHECK, logged_sum.CHECK, earlier_graph.CHECK, rotated_names.CHECK, outside_mask.CHECK,
+    mutated_input.CHECK, grad_mode.CHECK, untrained_output.CHECK, unreached_parameter.CHECK, dominance.CHECK,
+    conflict.CHECK, nonlinear_backward.CHECK, random_draw.CHECK, split_variant.CHECK, uneven_graph.CHECK,
+    host_sync.CHECK,
 )  # fmt: skip
 """In the order in which they are told; a later one sees what the earlier ones found."""
 

@@ -15,9 +15,15 @@ def channel_dim(tensor: Tensor) -> int:
     return channel_dim_of(tensor, 1)
 
 
-def per_channel(grad: Tensor | None, tensor: Tensor) -> Tensor:
+def channel_dims(tensor: Tensor) -> tuple[int, ...]:
+    """Where channels may be: as `channel_dim` says, and of four or more dimensions last (as detectors permute them)."""
+    first = channel_dim(tensor)
+    return (first, tensor.ndim - 1) if tensor.ndim > 3 else (first,)
+
+
+def per_channel(grad: Tensor | None, tensor: Tensor, dim: int | None = None) -> Tensor:
     """The squared norm of a gradient, per channel of its output."""
-    dim = channel_dim(tensor)
+    dim = channel_dim(tensor) if dim is None else dim
     size = tensor.shape[dim] if tensor.ndim > 1 else 1
     if grad is None:
         return torch.zeros(size, dtype=torch.float64)

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import nn
+
+from headwise.attribution.audit.code.cut import CutSummand, CutWatch
 from headwise.attribution.audit.code.step import Step, called_on_input, run_step
 from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.code.syncs import SyncCounter
 from headwise.attribution.audit.measures.rows import Measured
 from headwise.attribution.jacobians.held import kept_buffers
 
+_MOVES = 1e-5
 
-def repeated(measured: Measured, subject: Subject) -> tuple[Mapping[str, float], Mapping[str, int]]:
+
+@dataclass(frozen=True)
+class Repetition:
+    """What a step showed that was made again.
+
+    Attributes:
+        values: The losses' values.
+        places: Where it would have waited for a device, how often.
+        cut: What the total adds without a graph although it depends on what is trained.
+    """
+
+    values: Mapping[str, float]
+    places: Mapping[str, int]
+    cut: tuple[CutSummand, ...]
+
+
+def repeated(measured: Measured, subject: Subject) -> Repetition:
     """The same step again.
 
     Args:
@@ -21,20 +43,16 @@ def repeated(measured: Measured, subject: Subject) -> tuple[Mapping[str, float],
         subject: The training code.
 
     Returns:
-        The losses' values, and where it would have waited for a device, how often.
+        What it showed.
     """
     if measured.again is None:
-        counter = SyncCounter()
-        watched = replace(
-            subject,
-            criterion=_inside(counter, subject.criterion),
-            forward=_inside(counter, subject.forward or called_on_input),
-            total=None if subject.total is None else _inside(counter, subject.total),
-        )
-        with kept_buffers(subject.model, subject.criterion):
-            values = values_of(run_step(watched, measured.step.batch))
-        measured.again = values, dict(counter.places)
-    return measured.again
+        counter, watch = SyncCounter(), CutWatch()
+        step = _run(subject, measured.step.batch, counter, watch)
+        terms = {term.name: term.value for term in step.parts.terms if isinstance(term.value, torch.Tensor)}
+        cut = _moved(subject, measured.step.batch, watch, watch.cut_from(step.total, terms))
+        measured.again = Repetition(values_of(step), dict(counter.places), cut)
+    found: Repetition = measured.again
+    return found
 
 
 def values_of(step: Step) -> dict[str, float]:
@@ -42,9 +60,55 @@ def values_of(step: Step) -> dict[str, float]:
     return {term.name: term.number for term in step.parts.terms}
 
 
-def _inside(counter: SyncCounter, function: Callable[..., Any]) -> Callable[..., Any]:
+def _moved(subject: Subject, batch: Any, watch: CutWatch, cut: Mapping[int, CutSummand]) -> tuple[CutSummand, ...]:
+    """Those of the summands that are other numbers when other parameters are in the place of the trained ones."""
+    if not cut:
+        return ()
+    same, other = CutWatch(), CutWatch()
+    _run(subject, batch, same)
+    with _shaken(subject.model, subject.criterion):
+        _run(subject, batch, other)
+    if not len(watch.summands) == len(same.summands) == len(other.summands):
+        return ()
+    still = {number for number, each in cut.items() if _is_close(each.value, same.summands[number].value)}
+    return tuple(each for n, each in cut.items() if n in still and not _is_close(each.value, other.summands[n].value))
+
+
+def _is_close(left: float, right: float) -> bool:
+    return abs(left - right) <= _MOVES * max(abs(left), abs(right))
+
+
+@contextmanager
+def _shaken(*owners: Any) -> Iterator[None]:
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    kept = [(p, p.detach().clone()) for owner in modules for p in owner.parameters() if p.requires_grad]
+    draw = torch.Generator().manual_seed(0)
+    try:
+        for parameter, value in kept:
+            noise = torch.randn(value.shape, generator=draw).to(value.device, value.dtype)
+            parameter.data.add_(noise * (0.1 + value.abs().mean()))
+        yield
+    finally:
+        for parameter, value in kept:
+            parameter.data.copy_(value)
+
+
+def _run(subject: Subject, batch: Any, *modes: AbstractContextManager[Any]) -> Step:
+    watched = replace(
+        subject,
+        criterion=_inside(subject.criterion, modes),
+        forward=_inside(subject.forward or called_on_input, modes),
+        total=None if subject.total is None else _inside(subject.total, modes),
+    )
+    with kept_buffers(subject.model, subject.criterion):
+        return run_step(watched, batch)
+
+
+def _inside(function: Callable[..., Any], modes: tuple[AbstractContextManager[Any], ...]) -> Callable[..., Any]:
     def watched(*args: Any) -> Any:
-        with counter:
+        with ExitStack() as stack:
+            for mode in modes:
+                stack.enter_context(mode)
             return function(*args)
 
     return watched

@@ -133,14 +133,14 @@ class Measured:
         rows: Its numbers.
         at_outputs: Per loss, then for the total, the gradients at the outputs.
         live: The losses with a graph, as scalars.
-        again: Of the step made again the losses' values, and where it would have waited for a device, if a check asked.
+        again: What the step showed when it was made again, if a check asked (`repeated`).
     """
 
     step: Step
     rows: Rows
     at_outputs: Sequence[Row]
     live: Mapping[str, Tensor]
-    again: tuple[Mapping[str, float], Mapping[str, int]] | None = None
+    again: Any = None
 
     @property
     def outputs(self) -> dict[str, Tensor]:

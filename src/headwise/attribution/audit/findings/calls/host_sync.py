@@ -12,7 +12,7 @@ from headwise.attribution.audit.measures.rows import Measured
 
 
 def _measure(measured: Measured, subject: Subject) -> dict[str, int]:
-    return dict(repeated(measured, subject)[1])
+    return dict(repeated(measured, subject).places)
 
 
 def _judge(seen: Seen) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ _SEED = 20_011
 
 def _measure(measured: Measured, subject: Subject) -> dict[str, tuple[float, float, str]]:
     step = measured.step
-    values = repeated(measured, subject)[0]
+    values = repeated(measured, subject).values
     same = _differing(values_of(step), values, "from the same state of the global generators")
     with same_draw(subject.model), kept_buffers(subject.model, subject.criterion):
         _seed(_SEED)

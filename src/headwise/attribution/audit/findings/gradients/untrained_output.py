@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from headwise.attribution.audit.code.subject import Subject
 from headwise.attribution.audit.findings.finding import Check, Finding, Open, Seen
-from headwise.attribution.audit.measures.channels import channel_dim, per_channel
+from headwise.attribution.audit.measures.channels import channel_dims, per_channel
 from headwise.attribution.audit.measures.rows import TOTAL, Measured
 from headwise.attribution.text import names as listed
 from headwise.attribution.tracing.channels import ranges, static_channels
@@ -27,6 +27,8 @@ class _Trained:
     """What the total sends to one output.
 
     Attributes:
+        dim: Where its channels are, or may be.
+        is_second: Whether they are usually elsewhere.
         energy: The squared norm of its gradient per channel; a mark where only a loss switched off reads.
         is_uneven: Whether images differ in which of their channels have a gradient.
         is_derived: Whether the output is computed from other outputs alone.
@@ -37,6 +39,8 @@ class _Trained:
         unwired: The channels that the graph of the total does not read, as far as it tells.
     """
 
+    dim: int
+    is_second: bool
     energy: Tensor
     is_uneven: bool
     is_derived: bool
@@ -46,27 +50,30 @@ class _Trained:
     unwired: frozenset[int]
 
 
-def _measure(measured: Measured, subject: Subject | None) -> dict[str, _Trained]:
+def _measure(measured: Measured, subject: Subject | None) -> dict[str, list[_Trained]]:
+    """By output, for each dimension in which its channels may be."""
     outputs, total = measured.outputs, measured.step.total
     derived = _derived(outputs)
     edge = gradient_edge(total) if total is not None else None
     nodes = topological([edge[0]]) if edge is not None else []
-    unwired = _unwired(total, outputs, nodes)
-    found = {}
+    found: dict[str, list[_Trained]] = {path: [] for path in outputs}
     for index, (path, tensor) in enumerate(outputs.items()):
         grad = measured.at_outputs[-1][index]
-        energy = per_channel(grad, tensor)
-        for name in measured.rows.silenced:
-            energy = energy + _mark(measured.live[name], tensor)
-        uneven = grad is not None and _is_uneven(grad != 0)
         beside = grad is None and total is not None and _is_beside(tensor, total, frozenset(nodes))
         asked = grad is None and _is_asked(tensor, frozenset(nodes))
-        shared = grad is not None and total is not None and _is_shared(tensor, total, energy == 0)
-        found[path] = _Trained(energy, uneven, path in derived, beside, asked, shared, unwired.get(path, frozenset()))
+        for dim in channel_dims(tensor):
+            energy = per_channel(grad, tensor, dim)
+            for name in measured.rows.silenced:
+                energy = energy + _mark(measured.live[name], tensor, dim)
+            uneven = grad is not None and _is_uneven(grad != 0, dim)
+            shared = grad is not None and total is not None and _is_shared(tensor, total, energy == 0, dim)
+            unwired = _unwired(total, path, tensor, nodes, dim) if bool((energy == 0).any()) else frozenset()
+            known = path in derived, beside, asked, shared, unwired
+            found[path].append(_Trained(dim, bool(found[path]), energy, uneven, *known))
     return found
 
 
-def _is_shared(tensor: Tensor, total: Tensor, dead: Tensor) -> bool:
+def _is_shared(tensor: Tensor, total: Tensor, dead: Tensor, dim: int) -> bool:
     """Whether all that the next parameters give to what has no gradient is trained: the last token, not a channel."""
     root = gradient_edge(tensor)
     below: dict[Any, None] = {} if root is None else {root[0]: None}
@@ -75,7 +82,7 @@ def _is_shared(tensor: Tensor, total: Tensor, dead: Tensor) -> bool:
     leaves = [node.variable for node in below if hasattr(node, "variable")]
     if not leaves or not bool(dead.any()) or bool(dead.all()):
         return False
-    marks = dead.to(tensor.device, tensor.dtype).reshape(-1, *[1] * (tensor.ndim - 1 - channel_dim(tensor)))
+    marks = dead.to(tensor.device, tensor.dtype).reshape(-1, *[1] * (tensor.ndim - 1 - dim))
     read = torch.autograd.grad(tensor, leaves, marks.expand(tensor.shape), retain_graph=True, allow_unused=True)
     sent = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
     pairs = [(one, other) for one, other in zip(read, sent, strict=True) if one is not None]
@@ -131,34 +138,29 @@ def _border(tensor: Tensor, nodes: Collection[Node]) -> list[Edge]:
     return list(found)
 
 
-def _mark(loss: Tensor, tensor: Tensor) -> Tensor:
+def _mark(loss: Tensor, tensor: Tensor, dim: int) -> Tensor:
     """A loss that is switched off still reads its channels: what NaN passes through counts as read."""
     seed = torch.full_like(loss, float("nan"))
     grad: Tensor | None = torch.autograd.grad(loss, [tensor], seed, retain_graph=True, allow_unused=True)[0]
     if grad is None:
-        return per_channel(None, tensor)
-    support = per_channel(grad.isnan().double(), tensor).bool().double()
+        return per_channel(None, tensor, dim)
+    support = per_channel(grad.isnan().double(), tensor, dim).bool().double()
     return (support if bool(support.any()) else torch.ones_like(support)) * _MARK
 
 
-def _is_uneven(touched: Tensor) -> bool:
+def _is_uneven(touched: Tensor, dim: int) -> bool:
     if touched.ndim < 2:
         return False
-    dim = channel_dim(touched)
     rows = touched.movedim(dim, 1).flatten(2).any(2) if touched.ndim > 2 else touched
     rows = rows[rows.any(1)]
     return bool((rows != rows[:1]).any())
 
 
-def _unwired(total: Tensor | None, outputs: Mapping[str, Tensor], nodes: Sequence[Node]) -> dict[str, frozenset[int]]:
-    if total is None or not nodes or not outputs:
-        return {}
-    told = static_channels(total, outputs, nodes, 1)
-    return {
-        path: frozenset(range(each.size)) - set(each.indices)
-        for path, each in told.items()
-        if each.exact and outputs[path].ndim != 3
-    }
+def _unwired(total: Tensor | None, path: str, tensor: Tensor, nodes: Sequence[Node], dim: int) -> frozenset[int]:
+    if total is None or not nodes or tensor.ndim == 3:
+        return frozenset()
+    told = static_channels(total, {path: tensor}, nodes, dim).get(path)
+    return frozenset(range(told.size)) - set(told.indices) if told is not None and told.exact else frozenset()
 
 
 def _derived(outputs: Mapping[str, Tensor]) -> frozenset[str]:
@@ -185,9 +187,7 @@ def _derived(outputs: Mapping[str, Tensor]) -> frozenset[str]:
 def _judge(seen: Seen) -> Iterator[Finding | Open]:
     if not any(batch.total is not None for batch in seen.batches):
         return
-    measured = seen.by_name
-    for path in seen.outputs:
-        own = measured.get(path, [])
+    for path, own in ((path, own) for path, found in seen.by_name.items() for own in zip(*found, strict=False)):
         rows = [each.energy for each in own if each.energy.numel()]
         broken = any(each.where == path for batch in seen.batches for each in batch.nonfinite)
         if broken or len({row.numel() for row in rows}) != 1 or any(each.is_derived for each in own):
@@ -197,9 +197,9 @@ def _judge(seen: Seen) -> Iterator[Finding | Open]:
         dead = [
             index for index, value in enumerate(energy.tolist()) if value <= _CHANNEL * peak and not 0 < value < 1e-290
         ]
-        if not dead or _is_muted(seen, path):
-            continue
         whole = len(dead) == len(energy)
+        if not dead or _is_muted(seen, path) or (whole and own[0].is_second):
+            continue
         if whole and all(each.is_beside for each in own):
             continue
         if whole and any(each.is_asked for each in own):
@@ -210,11 +210,11 @@ def _judge(seen: Seen) -> Iterator[Finding | Open]:
             continue
         if not whole and any(each.is_shared for each in own):
             continue
-        if not whole and not _same_support(own):
+        if not whole and (own[0].is_second or not _same_support(own)):
             # Which channels are reached depends on the data (a channel per class): only what no graph reads is told.
             dead = [index for index in dead if all(index in each.unwired for each in own)]
         if dead:
-            yield _found(seen, path, dead, len(energy), peak)
+            yield _found(seen, path, own[0].dim, dead, len(energy), peak)
 
 
 def _why_zero(seen: Seen, path: str) -> str:
@@ -226,12 +226,12 @@ def _why_zero(seen: Seen, path: str) -> str:
     return f"the graph of the total reads it, but with a gradient of 0 in {seen.num}: these may hold nothing for it"
 
 
-def _found(seen: Seen, path: str, dead: list[int], size: int, peak: float) -> Finding:
+def _found(seen: Seen, path: str, dim: int, dead: list[int], size: int, peak: float) -> Finding:
     shape = next(batch.shapes[path] for batch in seen.batches if path in batch.shapes)
     whole = len(dead) == size
     where = "at all" if whole else f"at {len(dead)} of {size} channels"
     return Finding(
-        path if whole else f"{path}[{':, ' if len(shape) > 1 else ''}{ranges(dead, -1)}]",
+        path if whole else f"{path}[{'' if len(shape) < 2 else ':, ' if dim == 1 else '..., '}{ranges(dead, -1)}]",
         f"no gradient {where} from the total in {seen.num} (shape {shape}, largest channel norm {peak**0.5:.3g})",
         "Give it a loss, or take it out of the network. If a loss should read it, look at the slice or key by "
         "which the criterion takes it, and at whether the total holds that loss.",
@@ -239,7 +239,7 @@ def _found(seen: Seen, path: str, dead: list[int], size: int, peak: float) -> Fi
     )
 
 
-def _same_support(own: list[_Trained]) -> bool:
+def _same_support(own: Sequence[_Trained]) -> bool:
     supports = [each.energy > 0 for each in own if bool((each.energy > 0).any())]
     same = all(torch.equal(support, supports[0]) for support in supports)
     return same and not any(each.is_uneven for each in own)

@@ -1,0 +1,48 @@
+"""Something that the total adds without a graph, although it is computed from what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from headwise.attribution.audit.code.cut import CutSummand
+from headwise.attribution.audit.code.subject import Subject
+from headwise.attribution.audit.findings.finding import Check, Finding, Seen
+from headwise.attribution.audit.findings.total.detached_loss import told_values
+from headwise.attribution.audit.measures.repeated import repeated
+from headwise.attribution.audit.measures.rows import Measured
+
+
+def _measure(measured: Measured, subject: Subject) -> tuple[CutSummand, ...]:
+    return repeated(measured, subject).cut
+
+
+def _judge(seen: Seen) -> Iterator[Finding]:
+    told = {finding.subject for finding in seen.told if finding.kind == "detached-loss"}
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for own in seen.measured:
+        here: dict[tuple[str, str, str], float] = {}
+        for each in own or ():
+            if told.isdisjoint(each.names):
+                place = _listed({cut.line for cut in each.cuts}), each.line, _listed(each.reads)
+                here[place] = here.get(place, 0.0) + each.value
+        for place, value in here.items():
+            found.setdefault(place, []).append(value)
+    for (cut, line, reads), values in found.items():
+        left = f"left the graph at {cut}" if cut else f"was a plain number on the way (read at {reads})"
+        yield Finding(
+            f"the summand of {cut or line}",
+            f"what is added at {line} depends on what is trained, and {left}: its value {told_values(values)} in "
+            f"{len(values)} of {seen.num}, shows in the total and trains nothing",
+            "Compute it with tensors all the way from the outputs: without .item(), .data, .detach(), argmax, NumPy, "
+            "torch.no_grad(), or a new torch.tensor(...) around it. What is meant for the log has no place in the "
+            "total.",
+            {"batches": len(values)},
+        )
+
+
+def _listed(lines: Iterable[str]) -> str:
+    """Lines of code in words."""
+    return ", ".join(sorted(set(lines)))
+
+
+CHECK = Check("detached-loss", _judge, _measure, needs_code=True, calls_again=True)

@@ -1,0 +1,217 @@
+"""Parts of one number that left the graph, and channels that stand last: with a fault, and without."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.attribution.audit.odd_steps import heads, three
+from tests.attribution.audit.odd_subjects import Heads, subject
+
+# ---- faults
+
+
+def overlap(chance, label):
+    wanted = F.one_hot(label, chance.shape[1]).float()
+    return 1 - 2 * (chance * wanted).sum() / (chance.sum() + wanted.sum())
+
+
+def hard(chance):
+    return F.one_hot(chance.argmax(1), chance.shape[1]).float()
+
+
+def an_overlap_of_what_was_decided(fixed=False):
+    """Dice of the argmax, beside cross entropy, in one number."""
+
+    def criterion(out, batch):
+        chance = out["cls"].softmax(1)
+        dice = overlap(chance if fixed else hard(chance), batch["label"])
+        return F.cross_entropy(out["cls"], batch["label"]) + 0.5 * dice
+
+    return subject(Heads(cls=3), criterion)
+
+
+def a_plain_number_in_one_number(fixed=False):
+    def criterion(out, batch):
+        found = three(out, batch)
+        # The trunk and the head are trained by the other losses too: nothing but the number itself shows it.
+        box = F.smooth_l1_loss(out["box"], batch["box"])
+        return sum(found.values()) + 0.2 * (box if fixed else box.item())
+
+    return subject(heads(), criterion)
+
+
+@torch.no_grad()
+def spread(out):
+    return out.std(0).mean()
+
+
+def a_helper_without_a_graph(fixed=False):
+    """A decorator that was meant for the metric above it."""
+
+    def criterion(out, batch):
+        loss = F.mse_loss(out["box"], batch["box"])
+        loss -= 0.1 * (out["box"].std(0).mean() if fixed else spread(out["box"]))
+        return loss
+
+    return subject(Heads(box=4), criterion)
+
+
+def a_part_of_each_sample(fixed=False):
+    def criterion(out, batch):
+        error, size = (out["box"] - batch["box"]).square().mean(1), out["box"].abs().mean(1)
+        return (error + 0.3 * (size if fixed else size.data)).mean()
+
+    return subject(Heads(box=4), criterion)
+
+
+def stacked_with_a_part_that_is_cut(fixed=False):
+    def criterion(out, batch):
+        found = three(out, batch)
+        found["size"] = out["box"].norm() if fixed else out["box"].detach().norm()
+        return torch.stack(list(found.values())).sum()
+
+    return subject(heads(), criterion)
+
+
+def the_penalty_of_data(fixed=False):
+    """Weight decay by hand, of `.data`."""
+    model = heads()
+
+    def criterion(out, batch):
+        penalty = sum((p if fixed else p.data).square().sum() for p in model.parameters())
+        return sum(three(out, batch).values()) + 1e-3 * penalty
+
+    return subject(model, criterion)
+
+
+class Anchors(nn.Module):
+    """Maps as one-stage detectors hand them on: picture, anchor, row, column, numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Conv2d(3, 2 * 8, 1)
+
+    def forward(self, x):
+        found = self.head(x)
+        return [found.view(len(x), 2, 8, *x.shape[2:]).permute(0, 1, 3, 4, 2).contiguous()]
+
+
+def pictures():
+    at = torch.randint(2, (6,)), torch.randint(2, (6,)), torch.randint(5, (6,)), torch.randint(5, (6,))
+    return {"input": torch.randn(2, 3, 5, 5), "at": at, "label": torch.randint(3, (6,))}
+
+
+def the_classes_of_anchors_are_not_added(fixed=False):
+    def criterion(maps, batch):
+        (found,) = maps
+        chosen = found[batch["at"]]
+        box, score = (chosen[:, :4].sigmoid() - 0.5).abs().mean(), F.softplus(found[..., 4]).mean()
+        cls = F.cross_entropy(chosen[:, 5:], batch["label"])
+        return (0.05 * box + score + (0.5 * cls if fixed else 0)) * 2, torch.stack((box, score, cls)).detach()
+
+    return subject(Anchors(), criterion, pictures)
+
+
+FAULTS = {
+    an_overlap_of_what_was_decided: (("detached-loss",), ("summand of odd_cuts.py:",)),
+    a_plain_number_in_one_number: (("detached-loss",), ("summand of odd_cuts.py:",)),
+    a_helper_without_a_graph: (("detached-loss",), ("summand of odd_cuts.py:",)),
+    a_part_of_each_sample: (("detached-loss",), ("summand of odd_cuts.py:",)),
+    stacked_with_a_part_that_is_cut: (("detached-loss",), ("summand of odd_cuts.py:",)),
+    the_penalty_of_data: (("detached-loss",), ("summand of odd_cuts.py:",)),
+    the_classes_of_anchors_are_not_added: (("untrained-output",), ("[0][..., 5:8]",)),
+}
+
+# ---- healthy
+
+
+def the_largest_is_taken_out_of_an_exponential():
+    """log of a sum of exponentials of losses, by hand."""
+
+    def criterion(out, batch):
+        found = torch.stack(list(three(out, batch).values()))
+        most = found.max().detach()
+        return most + (found - most).exp().sum().log()
+
+    return subject(heads(), criterion)
+
+
+def the_value_of_one_and_the_slope_of_the_other():
+    def criterion(out, batch):
+        shown = (out["box"].sign() - batch["box"]).abs().mean()
+        smooth = F.mse_loss(out["box"], batch["box"])
+        return smooth + (shown - smooth).detach()
+
+    return subject(Heads(box=4), criterion)
+
+
+def a_divergence_from_what_was_stopped():
+    """Cross entropy less an entropy that is constant: the divergence by hand."""
+
+    def criterion(out, batch):
+        first, second = out["a"].log_softmax(1), out["b"].log_softmax(1)
+        wanted = first.detach().exp()
+        divergence = (wanted * wanted.log()).sum() - (wanted * second).sum()
+        return F.cross_entropy(out["a"], batch["label"]) + 0.1 * divergence
+
+    return subject(Heads(a=3, b=3), criterion)
+
+
+class Pursued(nn.Module):
+    """Less the running mean of itself, which is kept as a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = 0.0
+
+    def forward(self, out, batch):
+        loss = F.cross_entropy(out["cls"], batch["label"])
+        self.mean = 0.9 * self.mean + 0.1 * loss.item()
+        return loss + 0.5 - 0.25
+
+
+def a_number_that_is_read_beside_numbers_that_are_added():
+    return subject(Heads(cls=3), Pursued())
+
+
+def only_the_log_is_cut():
+    def criterion(out, batch):
+        found = three(out, batch)
+        log = {name: loss.detach() for name, loss in found.items()}
+        log["all"] = (sum(log.values()) + out["box"].mean()).item()
+        return sum(found.values()), log
+
+    return subject(heads(), criterion)
+
+
+def all_numbers_of_an_anchor_count():
+    return the_classes_of_anchors_are_not_added(fixed=True)
+
+
+class Last(nn.Module):
+    """Rows and columns before channels, as window transformers do; a border is cut off before the loss."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        return {"nchw": self.head(x), "nhwc": self.head(x).permute(0, 2, 3, 1)}
+
+
+def borders_are_cut_off():
+    def criterion(out, batch):
+        return out["nchw"][:, :, 1:-1, 1:-1].square().mean() + out["nhwc"][:, 1:-1, 1:-1].abs().mean()
+
+    return subject(Last(), criterion, pictures)
+
+
+HEALTHY = (
+    the_largest_is_taken_out_of_an_exponential, the_value_of_one_and_the_slope_of_the_other,
+    a_divergence_from_what_was_stopped, a_number_that_is_read_beside_numbers_that_are_added, only_the_log_is_cut,
+    all_numbers_of_an_anchor_count, borders_are_cut_off,
+)  # fmt: skip
