@@ -89,10 +89,9 @@ def load_picture(path: str | Path, size: Size | None = None) -> NDArray[np.uint8
         ValueError: its values have more than 8 bits, or it holds several pictures.
     """
     with opened(path) as picture:
-        mode, turn, number = picture.mode, _orientation(picture), _number(picture)
-        shown = _EMPTY if _is_deep(mode) else _displayed(picture.convert("RGB"), picture)
-    _refuse_several(path, number)
-    _refuse_deep(path, mode)
+        _refuse_deep(path, picture.mode)
+        turn = _orientation(picture)
+        shown = _displayed(picture.convert("RGB"), picture)
     return np.ascontiguousarray(_as_annotated(shown, turn, size))
 
 
@@ -112,15 +111,12 @@ def load_numbers(path: str | Path) -> tuple[Pixels, str]:
     """
     with opened(path) as picture:
         picture.load()
-        lossy = picture.format in _LOSSY or picture.info.get("compression") in _LOSSY_IN_TIFF
-        kind, numbers, mode, several = picture.format, _displayed(picture, picture), picture.mode, _number(picture)
-    _refuse_several(path, several)
-    if lossy:
-        raise ValueError(
-            f"{path}: its content is a {kind} whose compression changes numbers, so that objects are not told apart. "
-            "Save the numbers anew as PNG, from where they came."
-        )
-    return numbers, mode
+        if picture.format in _LOSSY or picture.info.get("compression") in _LOSSY_IN_TIFF:
+            raise _UnfitError(
+                f"{path}: its content is a {picture.format} whose compression changes numbers, so that objects are "
+                "not told apart. Save the numbers anew as PNG, from where they came."
+            )
+        return _displayed(picture, picture), picture.mode
 
 
 def check_picture(path: str | Path, size: Size | None = None) -> Look:
@@ -140,15 +136,13 @@ def check_picture(path: str | Path, size: Size | None = None) -> Look:
         ValueError: its values have more than 8 bits, or it holds several pictures.
     """
     with opened(path) as picture:
-        mode, turn, stored = picture.mode, _orientation(picture), (picture.height, picture.width)
-        number = _number(picture)
+        _refuse_deep(path, picture.mode)
+        turn, stored = _orientation(picture), (picture.height, picture.width)
         if min(stored) >= _LARGE:
             picture.draft("L", (picture.width // 8, picture.height // 8))
         picture.load()
         left = _orientation(picture)
         digest = hashlib.blake2b(repr((picture.size, stored)).encode() + picture.tobytes(), digest_size=16).hexdigest()
-    _refuse_several(path, number)
-    _refuse_deep(path, mode)
     displayed = stored[::-1] if left in _SIDEWAYS else stored
     oblong = turn in _SIDEWAYS and displayed[0] != displayed[1]
     if oblong and size is not None and size in (displayed, displayed[::-1]):
@@ -156,9 +150,13 @@ def check_picture(path: str | Path, size: Size | None = None) -> Look:
     return Look(displayed, turn != _UPRIGHT, digest)
 
 
+class _UnfitError(ValueError):
+    """What a file holds is no picture of the kind that is wanted; `opened` lets it pass as it is."""
+
+
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open a picture file. Whatever goes wrong inside, of whatever class, is one error that names the file.
+    """Open a file of one picture. Whatever goes wrong inside, of whatever class, is one error that names the file.
 
     Args:
         path: the file.
@@ -168,10 +166,14 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
 
     Raises:
         OSError: the file is missing, too large for Pillow, or cannot be decoded.
+        ValueError: it holds several pictures.
     """
     try:
         with Image.open(path) as picture:
+            _refuse_several(path, _number(picture))
             yield picture
+    except _UnfitError:
+        raise
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture. Check the path.") from None
     except Image.DecompressionBombError as error:
@@ -193,14 +195,9 @@ def _reason(error: Exception) -> str:
     return re.sub(r" (file )?'.*'$", "", lines[0]) if lines else type(error).__name__
 
 
-def _is_deep(mode: str) -> bool:
-    """Whether Pillow would clip the values of this mode at 255 instead of scaling them."""
-    return mode[0] in "IF"
-
-
 def _refuse_deep(path: str | Path, mode: str) -> None:
-    if _is_deep(mode):
-        raise ValueError(
+    if mode[0] in "IF":  # Pillow would clip values at 255 instead of scaling them
+        raise _UnfitError(
             f"{path}: a picture of mode {mode!r}, whose values have more than 8 bits. Scale it to 0..255 and save it "
             "with 8 bits."
         )
@@ -220,7 +217,7 @@ def _number(picture: Image.Image) -> int:
 
 def _refuse_several(path: str | Path, number: int) -> None:
     if number > 1:
-        raise ValueError(
+        raise _UnfitError(
             f"{path}: a stack or an animation of {number} pictures, and which of them is meant is not known. Save that "
             "one, or each, as a file of its own."
         )
@@ -247,6 +244,3 @@ def _as_annotated(shown: Pixels, turn: int, size: Size | None) -> Pixels:
     if turn in _SIDEWAYS and size not in (None, shown.shape[:2]) and size == shown.shape[1::-1]:
         return _TURNS[_BACK.get(turn, turn)](shown)
     return shown
-
-
-_EMPTY = np.zeros((0, 0, 3), np.uint8)

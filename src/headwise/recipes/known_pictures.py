@@ -68,11 +68,11 @@ def _check_sizes(file: Path, entries: Mapping[Path, Mapping[str, Any]]) -> None:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height as stored; None of a file that cannot be opened, which is told where it is read."""
+    """Width and height as stored; None of a file that cannot be used, which is told where it is read."""
     try:
         with opened(path) as picture:
             return picture.size
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
