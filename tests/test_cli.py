@@ -210,10 +210,30 @@ def test_an_option_that_is_given_twice(tmp_path, fails, words, named):
     assert named in fails("train", "ssd", "--out", str(tmp_path / "run"), *words)
 
 
-@pytest.mark.parametrize("words", [["train", "ssd", "--data", ""], ["train", "ssd", "--out="]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "ssd", "--data", ""],
+        ["train", "ssd", "--out="],
+        ["predict", "run", ""],
+        ["predict", "", "a.png"],
+        ["predict", "run", "a.png", "--out", ""],
+        ["check", "data", "--recipe", "ssd", "--out="],
+        ["report", ""],
+    ],
+)
 def test_a_value_that_is_empty(words, fails):
-    """As a shell has it of a variable that is not set: the recipe would train on the pictures that it ships."""
+    """As a shell has it of a variable that is not set: the folder one is in would be meant, or what a recipe ships."""
     assert "nothing is given" in fails(*words)
+
+
+def test_words_of_a_script_may_be_empty(tmp_path):
+    """A control: what a script is given is its own matter."""
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(sys.argv[1:])")
+    words = [sys.executable, "-m", "headwise", "run", "--out", tmp_path / "run", script, "--name", ""]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "['--name', '']" in done.stdout
 
 
 def test_numbers_that_are_none_are_told_as_such(tmp_path, fails):

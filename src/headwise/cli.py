@@ -12,9 +12,10 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="headwise", description="Every head its own loss, and one set of books.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    verbs.type = str  # takes all words of a verb, whose own arguments say which may be empty
     said = next((word for word in words if word in VERBS), None)
     if said in ("train", "predict"):
         # Before torch is loaded: threads that wait asleep. Where other processes share the cores, threads that wait
@@ -112,6 +114,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False, conflict_handler="resolve")
         for store in (None, "store"):
             self.register("action", store, _Once)
+        for kind in (None, Path):
+            self.register("type", kind, partial(_given, kind or str))
 
     def error(self, message: str) -> NoReturn:
         """Write the mistake and where to look, and leave."""
@@ -130,13 +134,18 @@ class _Once(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        if values == "":  # of a shell's variable that is not set: without --data a recipe trains on what it ships
-            parser.error(f"{option or self.metavar or self.dest}: nothing is given")
         given = vars(namespace).setdefault("given_options", {})
         if option is not None and self.dest in given and given[self.dest] != values:
             parser.error(f"{option}: given twice, as {given[self.dest]} and {values}, keep one")
         given[self.dest] = values
         setattr(namespace, self.dest, values)
+
+
+def _given(kind: Callable[[str], Any], word: str) -> Any:
+    """Read a word; a shell's variable that is not set leaves none: without --data a recipe trains on what it ships."""
+    if not word:
+        raise argparse.ArgumentTypeError("nothing is given")
+    return kind(word)
 
 
 class _Version(argparse.Action):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,18 @@ def visible(folder: Path) -> list[Path]:
         Its entries whose names begin with no point, sorted.
     """
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def composed(name: str) -> str:
+    """Spell a name as most systems do: an accent and its letter are one character, which macOS may store as two.
+
+    Args:
+        name: of a file, in either spelling.
+
+    Returns:
+        The same for both.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 class UnwritableError(OSError, ValueError):

@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     given = {"data": arguments.data, "train_split": arguments.train, "held_out_split": arguments.held_out}
     recipe = find_recipe(arguments.recipe)
     configuration = recipe.configure("full", {name: value for name, value in given.items() if value is not None})
+    if arguments.pictures < 0:
+        raise ValueError(f"--pictures is at least 0, found {arguments.pictures}.")
     if arguments.pictures:
         _check_folder(arguments.out)
     splits = []

@@ -38,10 +38,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=20, metavar="N", help=every)
     parser.add_argument("--steps", type=int, metavar="N", help="end the script after N steps of its optimizers")
     parser.add_argument(
-        "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module, as python -m"
+        "-m", dest="module", type=str, nargs=argparse.REMAINDER, metavar="MODULE", help="run a module, as python -m"
     )
     parser.add_argument("script", nargs="?", help="the script, as for python")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the script's own arguments")
+    own = "the script's own arguments"
+    parser.add_argument("arguments", type=str, nargs=argparse.REMAINDER, metavar="ARGS", help=own)
 
 
 def run(arguments: argparse.Namespace) -> int:

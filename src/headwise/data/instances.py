@@ -14,10 +14,9 @@ from headwise.data.annotation import Picture
 from headwise.data.checks.inspection import Progress, check_files
 from headwise.data.checks.mistakes import Mistakes
 from headwise.data.checks.oddities import Oddity, odd_maps
-from headwise.data.pictures import Look, Numbers, check_picture, load_numbers, load_picture
-from headwise.files import visible
+from headwise.data.pictures import ENDINGS, Look, Numbers, check_picture, load_numbers, load_picture
+from headwise.files import composed, visible
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _MODES = ("L", "P", "I", "I;16", "I;16B")  # of PNGs whose pixels are numbers, not colors
 
 
@@ -134,8 +133,8 @@ def read_instances(
 ) -> InstanceFolder:
     """Read a folder of pictures and label PNGs.
 
-    ``<folder>[/<split>]/pictures/<name>.png`` (or JPEG, BMP, TIFF) goes with ``labels/<name>.png`` beside: a PNG of one
-    channel, 8 or 16 bits or with a palette, whose pixels are the numbers of the objects, 0 for the background. Both
+    ``<folder>[/<split>]/pictures/<name>.png`` (or JPEG, WebP, ...) goes with ``labels/<name>.png`` beside: a PNG of
+    one channel, 8 or 16 bits or with a palette, whose pixels are the numbers of the objects, 0 for the background. Both
     are read as they are displayed, turned by their EXIF orientation, unless the label has the size of the picture as
     stored alone.
 
@@ -160,11 +159,11 @@ def read_instances(
             raise FileNotFoundError(
                 f"{root / name}: no such folder. A data set of instances is {root}/pictures and {root}/labels."
             )
-    pictures = [path for path in visible(root / "pictures") if path.suffix.lower() in PICTURE_ENDINGS]
+    pictures = [path for path in visible(root / "pictures") if path.suffix.lower() in ENDINGS]
     if not pictures:
-        raise ValueError(f"{root / 'pictures'}: no pictures. Put some of {', '.join(PICTURE_ENDINGS)} there.")
-    labels = {path.stem: path for path in visible(root / "labels") if path.suffix.lower() == ".png"}
-    pairs = [(each, labels.get(each.stem, root / "labels" / f"{each.stem}.png")) for each in pictures]
+        raise ValueError(f"{root / 'pictures'}: no pictures. Put some of {', '.join(ENDINGS)} there.")
+    labels = {composed(path.stem): path for path in visible(root / "labels") if path.suffix.lower() == ".png"}
+    pairs = [(each, labels.get(composed(each.stem), root / "labels" / f"{each.stem}.png")) for each in pictures]
     data = InstanceFolder(root, pairs)
     _check_names(root, pictures, labels)
     if check_pictures:
@@ -179,13 +178,15 @@ def list_splits(root: Path) -> list[str]:
 
 def _check_names(root: Path, pictures: list[Path], labels: dict[str, Path]) -> None:
     mistakes = Mistakes()
-    counts = Counter(picture.stem for picture in pictures)
+    counts = Counter(composed(picture.stem) for picture in pictures)
+    others = {composed(path.stem): path.name for path in visible(root / "labels")}
     for picture in pictures:
-        label = root / "labels" / f"{picture.stem}.png"
-        if counts[picture.stem] > 1:
+        label, name = root / "labels" / f"{picture.stem}.png", composed(picture.stem)
+        if counts[name] > 1:
             mistakes.add(picture.name, ValueError(f"{picture}: two pictures are called {picture.stem!r}. Rename one."))
-        if picture.stem not in labels:
-            lost = f"{label}: no such label, but there is {picture}. Add it or remove the picture."
+        if name not in labels:
+            hint = f" Beside it lies {others[name]}: save it as PNG." if name in others else ""
+            lost = f"{label}: no such label, but there is {picture}.{hint} Add it or remove the picture."
             mistakes.add(label.name, FileNotFoundError(lost))
     for stem in sorted(labels.keys() - counts.keys()):
         lost = f"{root / 'pictures' / stem}: no such picture, but there is {labels[stem]}. Add it or remove the label."
@@ -200,7 +201,10 @@ def _load_label(path: Path) -> NDArray[np.int32]:
             f"{path}: a PNG of mode {mode!r}, but a label has one channel of numbers (8 or 16 bits, or a palette). "
             "Save the object numbers, not their colors."
         )
-    return numbers.astype(np.int32)
+    found = numbers.astype(np.int32)
+    if found.size and found.min() < 0:
+        raise ValueError(f"{path}: object numbers begin at 1 and the background is 0, found {found.min()}. Correct it.")
+    return found
 
 
 def _numbers(label: NDArray[np.int32]) -> Numbers:

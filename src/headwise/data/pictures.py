@@ -35,6 +35,12 @@ _OF_SEVERAL = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")  # formats of stacks and an
 _BACK = {6: 8, 8: 6}  # every other turn is its own inverse
 _SIDEWAYS = (5, 6, 7, 8)  # height and width change places
 
+ENDINGS = tuple(
+    f".{ending}"
+    for ending in "avif bmp gif jfif jp2 jpeg jpg pbm pgm png ppm tif tiff webp".split()  # noqa: SIM905
+)
+"""Of the files that are taken from a folder as pictures, in lower case."""
+
 MIXED_UP = (
     "pictures are stored turned or mirrored, with an EXIF orientation, and nothing tells whether they were annotated "
     "as stored or as displayed; they are read as displayed, as viewers show them. If boxes lie beside their objects, "

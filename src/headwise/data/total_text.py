@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,10 @@ from headwise.data.annotation import Picture, Polygon, TextAnnotation, check_are
 from headwise.data.checks.inspection import Progress, check_files, inspect
 from headwise.data.checks.mistakes import Mistakes
 from headwise.data.checks.oddities import Oddity, odd_words
-from headwise.data.pictures import Look, check_picture, load_picture
-from headwise.files import visible
+from headwise.data.pictures import ENDINGS, Look, check_picture, load_picture
+from headwise.files import composed, visible
 
-_PICTURES = {".jpg", ".jpeg", ".png"}
-_ANNOTATIONS = {".mat", ".txt"}
+_ANNOTATIONS = (".mat", ".txt")
 _LINE = re.compile(
     r"x:\s*\[\[(?P<x>[^\]]*)\]\]\s*,\s*y:\s*\[\[(?P<y>[^\]]*)\]\]"
     r"(?:\s*,\s*ornt:\s*\[(?P<ornt>[^\]]*)\])?"
@@ -124,7 +124,7 @@ def read_total_text(
         raise FileNotFoundError(f"{root}: no such folder. Give the folder that holds Total-Text's 'Images'.")
     images = _split_folder(_images_folder(root), split)
     mistakes = Mistakes()
-    pictures = _by_name(images, _PICTURES, mistakes)
+    pictures = _by_name(images, ENDINGS, mistakes)
     annotations = _by_name(_annotation_folder(root, split), _ANNOTATIONS, mistakes)
     for name in sorted(annotations.keys() - pictures.keys()):
         lost = f"{annotations[name]}: no picture {name!r} in this split. Add it or remove the annotation."
@@ -194,12 +194,12 @@ def _annotation_folder(root: Path, split: str) -> Path:
     return (polygons or found)[0]
 
 
-def _by_name(folder: Path, suffixes: set[str], mistakes: Mistakes) -> dict[str, Path]:
+def _by_name(folder: Path, suffixes: Sequence[str], mistakes: Mistakes) -> dict[str, Path]:
     """Return the files of a folder by the name of the picture that they stand for."""
     files: dict[str, Path] = {}
     for file in visible(folder):
         if file.suffix.lower() in suffixes:
-            name = file.stem.removeprefix("poly_").removeprefix("gt_")
+            name = composed(file.stem).removeprefix("poly_").removeprefix("gt_")
             if name in files:
                 twice = f"{file}: {files[name].name} stands for the same picture. Keep one of them."
                 mistakes.add(file.name, ValueError(twice))
@@ -212,7 +212,7 @@ def _read(path: Path, mistakes: Mistakes) -> TextAnnotation | None:
     try:
         return _annotation(_mat_words(path) if path.suffix.lower() == ".mat" else _txt_words(path))
     except (OSError, ValueError, TypeError) as error:  # cells that hold no numbers
-        mistakes.add(path.name, ValueError(f"{path}: {error}"))
+        mistakes.add(path.name, ValueError(f"{path}: {getattr(error, 'strerror', None) or error}"))
     return None
 
 
@@ -236,7 +236,9 @@ def _is_mark(text: str) -> bool:
 
 def _txt_words(path: Path) -> Iterator[_AnnotatedWord]:
     """Read the textual format, in which long lists of numbers run over several lines."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    content = path.read_bytes()
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if is_wide else "utf-8-sig", errors="replace")
     unread = _LINE.sub("", text).split("\n")
     for line in filter(str.strip, unread):
         raise ValueError(
@@ -244,14 +246,8 @@ def _txt_words(path: Path) -> Iterator[_AnnotatedWord]:
             "x: [[1 2 3]], y: [[4 5 6]], ornt: [u'c'], transcriptions: [u'word']. Correct the file."
         )
     for number, match in enumerate(_LINE.finditer(text)):
-        yield _word(number, _numbers(number, match["x"]), _numbers(number, match["y"]), match["word"])
-
-
-def _numbers(word: int, text: str) -> list[float]:
-    try:
-        return [float(number) for number in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise ValueError(f"word {word}: {error}. Correct the file.") from None
+        x, y = (match[name].replace(",", " ").split() for name in "xy")
+        yield _word(number, x, y, match["word"])
 
 
 def _mat_words(path: Path) -> Iterator[_AnnotatedWord]:
@@ -276,4 +272,9 @@ def _mat_words(path: Path) -> Iterator[_AnnotatedWord]:
 def _word(number: int, x: Any, y: Any, text: str) -> _AnnotatedWord:
     if len(x) != len(y):
         raise ValueError(f"word {number} ({text!r}) has {len(x)} x and {len(y)} y. Correct the file.")
-    return _AnnotatedWord(np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=-1), text)
+    try:
+        return _AnnotatedWord(np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=-1), text)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"word {number} ({text!r}): x and y are not all numbers ({error}). Correct the file."
+        ) from None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from headwise.files import write_atomically
+from headwise.data.checks.mistakes import Mistakes
+from headwise.data.coco.content import distinct_categories
+from headwise.data.coco.entries import load_lists, read_categories, read_images
+from headwise.data.coco.rules import ImageEntry, twice
+from headwise.files import composed, write_atomically
 from headwise.recipes.configuration import Configuration
 from headwise.recipes.known_pictures import check_pictures
 
@@ -26,8 +30,8 @@ class ImageIds:
         categories: COCO's number of each label; empty where the recipe finds no boxes.
 
     Raises:
-        ValueError: the recipe finds no boxes, it is no COCO file, it lacks a class of the run, it lists none of the
-            pictures, or other pictures of their names.
+        ValueError: the recipe finds no boxes, it is no COCO file, its entries break rules, it lacks a class of the run,
+            it lists none of the pictures, or other pictures of their names.
         OSError: the file cannot be read.
     """
 
@@ -39,9 +43,8 @@ class ImageIds:
         if not self.categories:
             raise ValueError(f"{annotations}: this run finds no boxes, so there is no list of results. Leave it out.")
         file = Path(annotations)
-        content = _read(file)
-        self.categories = _categories(content, getattr(configuration, "class_names", ()), file)
-        self._numbers = _match(paths, content, file)
+        images, self.categories = _read(file, getattr(configuration, "class_names", ()))
+        self._numbers = _match(paths, images, file)
 
     def of(self, path: Path) -> int | None:
         """Return the number of a picture; None for one that the annotation file does not list."""
@@ -86,44 +89,45 @@ def write_results(path: Path, lines: Iterable[bytes]) -> None:
     write_atomically(path, b"[" + b",\n".join(filter(None, lines)) + b"]\n")
 
 
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: no JSON ({error}). Give a COCO annotation file.") from None
-    for key in ("images", "categories"):
-        rows = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
-            raise ValueError(f"{file}: no list of {key!r}, each with an id. Give a COCO annotation file.")
-    return dict(content)
-
-
-def _categories(content: Mapping[str, Any], names: Sequence[str], file: Path) -> tuple[int, ...]:
-    known = {category.get("name"): category["id"] for category in content["categories"]}
+def _read(file: Path, names: Sequence[str]) -> tuple[list[ImageEntry], tuple[int, ...]]:
+    """The pictures of an annotation file, and its numbers of the classes."""
+    lists, mistakes = load_lists(file, ("images", "categories")), Mistakes()
+    listed = distinct_categories(read_categories(lists["categories"], mistakes), mistakes)
+    images = list(read_images(lists["images"], mistakes))
+    _check_numbers(images, mistakes)
+    mistakes.refuse(str(file))
+    known = {category.name: category.id for category in listed}
     missing = [name for name in names if name not in known]
     if missing:
         raise ValueError(
             f"{file}: no category {missing[0]!r}, which the run finds. Give a file with the run's classes."
         )
-    return tuple(known[name] for name in names)
+    return images, tuple(known[name] for name in names)
 
 
-def _match(paths: Sequence[Path], content: Mapping[str, Any], file: Path) -> dict[Path, int]:
+def _check_numbers(images: Iterable[ImageEntry], mistakes: Mistakes) -> None:
+    """Refuse numbers that several pictures have."""
+    for number, count in Counter(image.id for image in images).items():
+        if count > 1:
+            mistakes.add(f"image {number}", twice(f"image {number}"))
+
+
+def _match(paths: Sequence[Path], listed: Iterable[ImageEntry], file: Path) -> dict[Path, int]:
     """Return the number of each picture whose path ends as an image's file name, or has the name that only it has."""
-    by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    by_parts: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for image in content["images"]:
-        parts = PurePosixPath(str(image.get("file_name", "")).replace("\\", "/")).parts
+    by_name: dict[str, list[ImageEntry]] = defaultdict(list)
+    by_parts: dict[tuple[str, ...], list[ImageEntry]] = defaultdict(list)
+    for image in listed:
+        parts = PurePosixPath(composed(image.file_name).replace("\\", "/")).parts
         if parts:
             by_name[parts[-1]].append(image)
             by_parts[parts].append(image)
     lengths = {len(parts) for parts in by_parts}
-    found: dict[Path, Mapping[str, Any]] = {}
+    found: dict[Path, ImageEntry] = {}
     for path in paths:
-        own = path.absolute().parts
+        own = PurePosixPath(composed(str(path.absolute()))).parts
         fitting = (length for length in lengths if length <= len(own))
         ending = [image for length in fitting for image in by_parts.get(own[-length:], ())]
-        images = ending if len(ending) == 1 else by_name.get(path.name, [])
+        images = ending if len(ending) == 1 else by_name.get(own[-1], [])
         if len(images) == 1:
             found[path] = images[0]
     missing = [path for path in paths if path not in found]
@@ -133,4 +137,4 @@ def _match(paths: Sequence[Path], content: Mapping[str, Any], file: Path) -> dic
             raise ValueError(f"{told}. Give the file that belongs to the pictures.")
         warnings.warn(f"{told}; they are not in {file.name}'s results.", stacklevel=3)
     check_pictures(file, found)
-    return {path: image["id"] for path, image in found.items()}
+    return {path: image.id for path, image in found.items()}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.coco.files import split_of
 from headwise.data.coco.places import find_pictures
+from headwise.data.coco.rules import ImageEntry
 from headwise.data.pictures import load_picture, opened
 
 _COMPARED = 20
@@ -20,7 +20,7 @@ _ALIKE = 0.9
 _SIDE = 32
 
 
-def check_pictures(file: Path, entries: Mapping[Path, Mapping[str, Any]]) -> None:
+def check_pictures(file: Path, entries: Mapping[Path, ImageEntry]) -> None:
     """Refuses pictures that only have the names of those in an annotation file, and says what cannot be told.
 
     Args:
@@ -33,15 +33,15 @@ def check_pictures(file: Path, entries: Mapping[Path, Mapping[str, Any]]) -> Non
     _check_sizes(file, entries)
     own = _own_pictures(file, entries)
     if own is None:
-        sizes = {(each.get("width"), each.get("height")) for each in entries.values()}
-        if len(sizes) < min(2, len(entries)) or (None, None) in sizes:
+        sizes = {each.size for each in entries.values()}
+        if len(sizes) < min(2, len(entries)) or None in sizes:
             warnings.warn(
                 f"{file}: pictures have their numbers by file name alone: its own are not found, and sizes tell "
                 "nothing. Make sure that the file belongs to the pictures.",
                 stacklevel=4,
             )
         return
-    apart = [pair for pair in own if not pair[0].samefile(pair[1])]
+    apart = [pair for pair in own if not _are_one(*pair)]
     compared = apart[:: max(1, len(apart) // _COMPARED)]
     others = [pair for pair in compared if _differ(*pair)]
     if 2 * len(others) > len(compared):
@@ -52,14 +52,14 @@ def check_pictures(file: Path, entries: Mapping[Path, Mapping[str, Any]]) -> Non
         )
 
 
-def _check_sizes(file: Path, entries: Mapping[Path, Mapping[str, Any]]) -> None:
+def _check_sizes(file: Path, entries: Mapping[Path, ImageEntry]) -> None:
     others = []
     for path, entry in entries.items():
-        told: list[Any] = [entry.get("width"), entry.get("height")]
         size = _size(path)
         # Either way up: annotations are made on what is displayed, or on what is stored.
-        if size is not None and all(type(each) is int for each in told) and sorted(size) != sorted(told):
-            others.append(f"{path} has {size[0]} x {size[1]} pixels, image {entry['id']!r} {told[0]} x {told[1]}")
+        if size is not None and entry.size is not None and sorted(size) != sorted(entry.size):
+            height, width = entry.size
+            others.append(f"{path} has {size[0]} x {size[1]} pixels, image {entry.id} {width} x {height}")
     if others:
         raise ValueError(
             f"{file}: {len(others)} of {len(entries)} pictures have the names of this file's, and other sizes: "
@@ -76,13 +76,21 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _own_pictures(file: Path, entries: Mapping[Path, Mapping[str, Any]]) -> list[tuple[Path, Path]] | None:
+def _own_pictures(file: Path, entries: Mapping[Path, ImageEntry]) -> list[tuple[Path, Path]] | None:
     """Each picture with the one that lies where the file says; None where they are not there."""
     try:
-        names = [(entry["id"], str(entry["file_name"])) for entry in entries.values()]
+        names = [(entry.id, entry.file_name) for entry in entries.values()]
         return list(zip(entries, map(Path, find_pictures(file, split_of(file), names)), strict=True))
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError):
         return None
+
+
+def _are_one(given: Path, known: Path) -> bool:
+    """Whether two paths are one file, or one leads nowhere, which is told where it is read."""
+    try:
+        return given.samefile(known)
+    except OSError:
+        return True
 
 
 def _differ(given: Path, known: Path) -> bool:

@@ -8,14 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
+from headwise.data.pictures import ENDINGS
+
 INDEX = "index.json"
 RESULTS = "coco_results.json"
-
-PICTURES = frozenset(
-    f".{ending}"
-    for ending in "avif bmp gif jfif jp2 jpeg jpg pbm pgm png ppm tif tiff webp".split()  # noqa: SIM905
-)
-"""Endings of the files that are taken from a folder."""
 
 
 class PlannedPicture(NamedTuple):
@@ -64,13 +60,13 @@ def _pictures(path: Path, results: Set[Path]) -> Iterator[tuple[Path, str]]:
         found = [
             each
             for each in sorted(path.rglob("*"))
-            if each.suffix.lower() in PICTURES
-            and each.is_file()
+            if each.suffix.lower() in ENDINGS
+            and (each.is_file() or (each.is_symlink() and not each.exists()))  # one that leads nowhere is told
             and not any(part.startswith(".") for part in each.relative_to(path).parts)
             and each.resolve() not in results
         ]
         if not found:
-            raise FileNotFoundError(f"{path}: no picture in this folder. Give one with {', '.join(sorted(PICTURES))}.")
+            raise FileNotFoundError(f"{path}: no picture in this folder. Give one with {', '.join(ENDINGS)}.")
         yield from ((each, str(each.relative_to(path).with_suffix("").as_posix())) for each in found)
     elif path.is_file():
         yield path, path.stem

@@ -66,7 +66,7 @@ def parse_coco(path: Path) -> CocoContent:
             rule and remedy, and counts the others.
     """
     lists, mistakes = load_lists(path), Mistakes()
-    categories = sorted(_categories(read_categories(lists.pop("categories"), mistakes), mistakes))
+    categories = sorted(distinct_categories(read_categories(lists.pop("categories"), mistakes), mistakes))
     images = sorted(_images(read_images(lists.pop("images"), mistakes), mistakes))
     whole = not mistakes.count
     objects = read_objects(lists.pop("annotations"), mistakes)
@@ -86,8 +86,16 @@ def parse_coco(path: Path) -> CocoContent:
     return CocoContent(names, tuple(known["category"].tolist()), tuple(images), boxes, starts, without)
 
 
-def _categories(found: list[CategoryEntry], mistakes: Mistakes) -> list[CategoryEntry]:
-    """Return those whose number and name no other has."""
+def distinct_categories(found: list[CategoryEntry], mistakes: Mistakes) -> list[CategoryEntry]:
+    """Return those whose number and name no other has.
+
+    Args:
+        found: the categories of a file.
+        mistakes: gets the others, and that there are none.
+
+    Returns:
+        The first of each.
+    """
     kept: dict[int, CategoryEntry] = {}
     names: set[str] = set()
     for each in found:

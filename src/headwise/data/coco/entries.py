@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import GenericAlias
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwise.data.checks.mistakes import Mistakes
-from headwise.data.coco.rules import CategoryEntry, ImageEntry, keep_rules, whole
+from headwise.data.coco.rules import TWICE, CategoryEntry, ImageEntry, keep_rules, whole
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -78,20 +78,21 @@ class ObjectColumns(NamedTuple):
         )
 
 
-def load_lists(path: Path) -> Lists:
-    """Read a COCO file into its three lists, whose entries are still text where msgspec is installed.
+def load_lists(path: Path, keys: Sequence[str] = _KEYS) -> Lists:
+    """Read a COCO file into its lists, whose entries may still be text where msgspec is installed.
 
     Args:
         path: the JSON file.
+        keys: of the lists that it must have.
 
     Returns:
-        ``images``, ``annotations`` and ``categories``.
+        ``images``, ``annotations`` and ``categories``, or those that were asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON, or has not these lists.
     """
-    return _split(path) or _load(path)
+    return (_split(path) if keys == _KEYS else None) or _load(path, keys)
 
 
 def _bytes(path: Path) -> bytes:
@@ -127,7 +128,7 @@ def read_images(listed: list[Any], mistakes: Mistakes) -> Iterator[ImageEntry]:
             for one, size in zip(structs, sizes, strict=True):
                 yield ImageEntry(one.id, one.file_name, None if size == (None, None) else size)
         else:
-            yield from keep_rules(_plain(piece), "image", start, mistakes)
+            yield from keep_rules(piece, "image", start, mistakes, _plain)
 
 
 def read_categories(listed: list[Any], mistakes: Mistakes) -> list[CategoryEntry]:
@@ -140,7 +141,7 @@ def read_categories(listed: list[Any], mistakes: Mistakes) -> list[CategoryEntry
     Returns:
         One entry each, in the order of the file.
     """
-    return keep_rules(_plain(listed), "category", 0, mistakes)
+    return keep_rules(listed, "category", 0, mistakes, _plain)
 
 
 def read_objects(listed: list[Any], mistakes: Mistakes) -> ObjectColumns:
@@ -157,7 +158,7 @@ def read_objects(listed: list[Any], mistakes: Mistakes) -> ObjectColumns:
     for start, piece, structs in _pieces(listed, "annotation"):
         columns = ObjectColumns.within_64_bits(structs)
         if columns is None or not columns.keeps_rules():
-            columns = ObjectColumns.of(keep_rules(_plain(piece), "annotation", start, mistakes))
+            columns = ObjectColumns.of(keep_rules(piece, "annotation", start, mistakes, _plain))
         parts.append(columns)
     # Unread entries hold the whole text of the file.
     del listed
@@ -169,24 +170,30 @@ def _is_size(size: tuple[int | None, int | None]) -> bool:
     return size == (None, None) or (height is not None and width is not None and min(height, width) > 0)
 
 
-def _load(path: Path) -> Lists:
+def _load(path: Path, keys: Sequence[str]) -> Lists:
     """Read a file by the standard library, which makes objects of all of it: what nobody reads is dropped at once."""
     try:
-        content = json.loads(_text(path), object_hook=_read_parts)
+        content = json.loads(_text(path), object_pairs_hook=_read_parts)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no readable JSON ({error}). Replace the file; it may be cut off.") from None
-    missing = [key for key in _KEYS if not (isinstance(content, dict) and isinstance(content.get(key), list))]
+    missing = [key for key in keys if not (isinstance(content, dict) and isinstance(content.get(key), list))]
     if missing:
         raise ValueError(
             f"{path}: no list {', '.join(map(repr, missing))}; COCO's instances have 'images', 'annotations' and "
             "'categories'. Give the file of instances."
         )
-    return {key: content[key] for key in _KEYS}
+    if TWICE in content:
+        raise ValueError(f"{path}: {content[TWICE]!r} is given twice, and only one of them would count. Keep one.")
+    return {key: content[key] for key in keys}
 
 
-def _read_parts(entry: dict[str, Any]) -> dict[str, Any]:
+def _read_parts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of the file without what is not read of it: outlines are most of a file."""
-    return {key: value for key, value in entry.items() if key in _READ}
+    names = [name for name, _ in pairs if name in _READ]
+    entry = {name: value for name, value in pairs if name in _READ}
+    if len(entry) < len(names):
+        entry[TWICE] = next(name for name in names if names.count(name) > 1)
+    return entry
 
 
 def _pieces(listed: list[Any], kind: str) -> Iterator[tuple[int, list[Any], list[Any] | None]]:
@@ -196,10 +203,12 @@ def _pieces(listed: list[Any], kind: str) -> Iterator[tuple[int, list[Any], list
         yield start, piece, _structs(piece, kind)
 
 
-def _plain(piece: list[Any]) -> list[Any]:
-    """The entries as Python's objects."""
+def _plain(entry: Any) -> Any:
+    """An entry as Python's objects."""
     library = _msgspec()
-    return [json.loads(bytes(entry)) if library and isinstance(entry, library.Raw) else entry for entry in piece]
+    if library is None or not isinstance(entry, library.Raw):
+        return entry
+    return json.loads(bytes(entry), object_pairs_hook=_read_parts)
 
 
 @lru_cache(maxsize=1)
@@ -212,20 +221,22 @@ def _msgspec() -> Any:
     return msgspec
 
 
+_FIELDS: dict[str, list[Any]] = {
+    "image": [("id", int), ("file_name", str), ("height", int | None, None), ("width", int | None, None)],
+    "annotation": [
+        *((name, int) for name in ("id", "image_id", "category_id")),
+        ("bbox", tuple[float, float, float, float]),
+        ("area", float, math.nan),
+        ("iscrowd", int, 0),
+    ],
+}
+
+
 @lru_cache(maxsize=1)
 def _decoders() -> dict[str, Any]:
     """A decoder of the whole file, and of the pieces of each kind."""
     library = _msgspec()
-    kinds: dict[str, list[Any]] = {
-        "image": [("id", int), ("file_name", str), ("height", int | None, None), ("width", int | None, None)],
-        "annotation": [
-            *((name, int) for name in ("id", "image_id", "category_id")),
-            ("bbox", tuple[float, float, float, float]),
-            ("area", float, math.nan),
-            ("iscrowd", int, 0),
-        ],
-    }
-    made = {kind: library.defstruct(kind.title(), fields, gc=False) for kind, fields in kinds.items()}
+    made = {kind: library.defstruct(kind.title(), fields, gc=False) for kind, fields in _FIELDS.items()}
     file = library.defstruct("File", [(key, GenericAlias(list, library.Raw)) for key in _KEYS])
     decoder = library.json.Decoder
     return {"file": decoder(file), **{kind: decoder(GenericAlias(list, each)) for kind, each in made.items()}}
@@ -236,11 +247,17 @@ def _split(path: Path) -> Lists | None:
     library = _msgspec()
     if library is None:
         return None
+    content = _bytes(path)
     try:
-        content = _decoders()["file"].decode(_bytes(path))
+        lists = _decoders()["file"].decode(content)
     except (library.DecodeError, UnicodeError, RecursionError):
         return None
-    return {key: getattr(content, key) for key in _KEYS}
+    return None if _may_be_twice(content, _KEYS, 1) else {key: getattr(lists, key) for key in _KEYS}
+
+
+def _may_be_twice(content: bytes, names: Iterable[str], most: int) -> bool:
+    """Whether more fields have one of these names than there are objects: msgspec takes the last of two in silence."""
+    return any(content.count(f'"{name}"'.encode()) > most for name in names)
 
 
 def _structs(piece: list[Any], kind: str) -> list[Any] | None:
@@ -248,8 +265,9 @@ def _structs(piece: list[Any], kind: str) -> list[Any] | None:
     library = _msgspec()
     if library is None or not isinstance(piece[0], library.Raw):
         return None
+    content = b"[" + b",".join(piece) + b"]"
     try:
-        found: list[Any] = _decoders()[kind].decode(b"[" + b",".join(piece) + b"]")
+        found: list[Any] = _decoders()[kind].decode(content)
     except (library.DecodeError, UnicodeError, RecursionError):
         return None
-    return found
+    return None if _may_be_twice(content, (name for name, *_ in _FIELDS[kind]), len(piece)) else found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,9 +98,10 @@ def name_splits(root: Path | None, train: str | None, held_out: str | None) -> t
             "held_out_split in Python)."
         )
     first, second = (find_file(root or Path(), split) for split in (train, held_out))
-    if first.resolve() == second.resolve():
+    if filecmp.cmp(first, second, shallow=False):
+        same = "the same file" if first.samefile(second) else f"copies of one file, {second} the other,"
         raise ValueError(
-            f"{first}: the training and the held-out split are the same file, and a score on pictures that were "
+            f"{first}: the training and the held-out split are {same} and a score on pictures that were "
             "trained on says nothing. Give another with --held-out (held_out_split in Python)."
         )
     return _from_anywhere(root, train), _from_anywhere(root, held_out)
@@ -166,7 +168,7 @@ def _candidates(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _tables(folder: Path) -> list[Path]:
     """The JSON files of a folder; none where it is missing."""
-    return [file for file in visible(folder) if file.suffix == ".json"] if folder.is_dir() else []
+    return [file for file in visible(folder) if file.suffix.lower() == ".json"] if folder.is_dir() else []
 
 
 def _only_file(folder: Path) -> Path | None:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from headwise.data.checks.mistakes import Mistakes
 from headwise.data.split_names import contradict
+from headwise.files import composed
 
 _SAMPLED = 200  # names by which folders are compared
 
@@ -116,7 +117,7 @@ class _Looker:
             if base in self._list(folder).names:
                 return below.replace("/./", "/")
             for spelling in _spellings(folder):
-                called = self._list(spelling).composed.get(unicodedata.normalize("NFC", base))
+                called = self._list(spelling).composed.get(composed(base))
                 if called is not None:
                     return f"{spelling}/{called}"
         return None
@@ -173,4 +174,4 @@ def _listing(folder: str) -> _Listing:
         names = frozenset(os.listdir(folder or "/"))
     except OSError:
         names = frozenset()
-    return _Listing(names, {unicodedata.normalize("NFC", name): name for name in names})
+    return _Listing(names, {composed(name): name for name in names})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +10,9 @@ from headwise.data.checks.mistakes import Mistakes
 
 Entry = dict[str, Any]
 Size = tuple[int, int]
+
+TWICE = ""
+"""The key under which an entry has the name of a field that the file gives it twice."""
 
 
 class ImageEntry(NamedTuple):
@@ -38,7 +41,9 @@ class ObjectEntry(NamedTuple):
     iscrowd: int
 
 
-def keep_rules(piece: list[Any], kind: str, start: int, mistakes: Mistakes) -> list[Any]:
+def keep_rules(
+    piece: list[Any], kind: str, start: int, mistakes: Mistakes, read: Callable[[Any], Any] = lambda entry: entry
+) -> list[Any]:
     """Return the entries that break no rule.
 
     Args:
@@ -46,20 +51,29 @@ def keep_rules(piece: list[Any], kind: str, start: int, mistakes: Mistakes) -> l
         kind: "image", "annotation" or "category".
         start: the position of the first in the list.
         mistakes: gets the others.
+        read: makes an entry of what the list holds.
 
     Returns:
         `ImageEntry`, `ObjectEntry` or `CategoryEntry`, each.
     """
     found, seen = [], set[int]()
-    for position, entry in enumerate(piece, start=start):
+    for position, held in enumerate(piece, start=start):
+        what = f"{kind} at position {position}"
+        try:
+            entry = read(held)
+        except (ValueError, RecursionError) as error:
+            mistakes.add(what, ValueError(f"{what}: no readable JSON ({error}). Correct it."))
+            continue
         given = entry.get("id") if isinstance(entry, dict) else None
         number = whole(given)
-        what = f"{kind} at position {position}" if number is None else f"{kind} {number}"
+        what = what if number is None else f"{kind} {number}"
         with mistakes.gathered(what):
             if number is None:
                 raise ValueError(f"{what}: the id must be a whole number, found {given!r}. Add it.")
             if number in seen:
                 raise twice(what)
+            if TWICE in entry:
+                raise ValueError(f"{what}: {entry[TWICE]!r} is given twice. Keep one of them.")
             seen.add(number)
             found.append(_READERS[kind](what, number, entry))
     return found
@@ -91,7 +105,7 @@ def _image(what: str, number: int, entry: Entry) -> ImageEntry:
 
 def _category(what: str, number: int, entry: Entry) -> CategoryEntry:
     name = entry.get("name")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise ValueError(f"{what}: the name must be a text, found {name!r}. Name the category.")
     return CategoryEntry(number, name)
 
@@ -119,4 +133,4 @@ _READERS: dict[str, Callable[[str, int, Entry], Any]] = {"image": _image, "categ
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
