@@ -151,3 +151,60 @@ def test_the_options_there_are_still_work(tmp_path, runs):
     assert result.code == 0, result.said
     arguments = json.loads((tmp_path / "run/config.json").read_text())["arguments"]
     assert (arguments["seed"], arguments["micro_batches"]) == (3, 2)
+
+
+@pytest.mark.parametrize("again", ["same", "other"])
+def test_a_run_is_started_like_another_one(tmp_path, runs, again):
+    """By its config.json, which holds the place of its data and what these told."""
+
+    def ring(content, split):
+        content["categories"][1]["name"] = "ring"
+
+    words = ["train", "ssd", "--config", runs["ssd"] / "config.json", "--out", tmp_path / "run"]
+    if again == "other":
+        words += ["--data", kit.coco(tmp_path / "data", number=5, change=ring)]
+    result = kit.headwise(*words)
+    assert result.code == 0, result.said
+    before, after = (
+        json.loads((run / "config.json").read_text())["arguments"] for run in (runs["ssd"], tmp_path / "run")
+    )
+    differing = {"data", "class_names", "num_images"} if again == "other" else set()
+    assert {name for name in before if before[name] != after[name]} == differing
+    assert after["class_names"] == (["square", "ring"] if again == "other" else ["square", "disc"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", b'\xef\xbb\xbf{"seed": 3}'),
+        ("a.json", '{"seed": 3}'.encode("utf-16")),
+        ("a.yaml", "seed: 3\n".encode("utf-16")),
+    ],
+)
+def test_fields_from_a_file_in_the_encodings_of_editors(tmp_path, runs, name, content):
+    (tmp_path / name).write_bytes(content)
+    result = kit.train("ssd", runs.data("ssd"), tmp_path / "run", "--config", tmp_path / name)
+    assert result.code == 0, result.said
+    assert json.loads((tmp_path / "run/config.json").read_text())["seed"] == 3
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.yaml"])
+def test_a_file_of_fields_that_is_none_is_named(tmp_path, runs, name):
+    (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0 a picture, not fields")
+    result = kit.train("ssd", runs.data("ssd"), tmp_path / "run", "--config", tmp_path / name)
+    assert result.refused, result.said
+    assert str(tmp_path / name) in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "data=elsewhere"], "data: given twice"),
+        (["--set", "class_names=a,b"], "class_names: the data tell it"),
+        (["--train", "gone/train.json"], "gone/train.json: no such file or folder"),
+    ],
+)
+def test_what_cannot_be_set_is_told(tmp_path, runs, words, said):
+    result = kit.train("ssd", runs.data("ssd"), tmp_path / "run", *words)
+    assert result.refused, result.said
+    assert said in result.err

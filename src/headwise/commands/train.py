@@ -42,6 +42,9 @@ OPTIONS = {
 }
 """Options of their own -> the fields that they set, the first that the recipe has; every field has ``--set``."""
 
+FROM_DATA = frozenset({"class_names", "category_ids", "num_images"})
+"""Fields that a run fills in when it starts, for its own data."""
+
 EXAMPLE = """\
 example:
   headwise train {name} --data FOLDER --out runs/mine --batch-size 4 --set log_every=10
@@ -141,7 +144,8 @@ def run(arguments: argparse.Namespace) -> int:
         changes = _changes(recipe, arguments)
     except ValueError as error:
         raise ValueError(f"{error} See headwise train {recipe.name} --help.") from None
-    outcome = recipe(arguments.data, out=arguments.out, size=arguments.size, resume=arguments.resume, **changes)
+    data = changes.pop("data", None)
+    outcome = recipe(data, out=arguments.out, size=arguments.size, resume=arguments.resume, **changes)
     if outcome.signal is not None:
         return 128 + int(outcome.signal)
     if _is_first():
@@ -161,6 +165,8 @@ def _changes(recipe: Recipe[Any], arguments: argparse.Namespace) -> dict[str, An
     known = {field.name for field in list_fields(kind)}
     found = read_fields(kind, _from_file(arguments.config), str(arguments.config)) if arguments.config else {}
     given: dict[str, Any] = {}
+    if arguments.data is not None:
+        found |= _given_once(given, {"data": arguments.data})
     for name, (targets, _, _) in OPTIONS.items():
         value = getattr(arguments, name)
         if value is None:
@@ -174,6 +180,8 @@ def _changes(recipe: Recipe[Any], arguments: argparse.Namespace) -> dict[str, An
         if not equals:
             raise ValueError(f"--set {words}: give NAME=VALUE, such as --set batch_size=4.")
         found |= _given_once(given, read_fields(kind, {name: value}, "--set"))
+    for name in FROM_DATA & found.keys():
+        raise ValueError(f"{name}: the data tell it, so it cannot be set. Leave it out.")
     _tell_rate(recipe, arguments, found)
     return found
 
@@ -188,8 +196,8 @@ def _given_once(given: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
 
 
 def _from_file(path: Path) -> Mapping[str, Any]:
-    """Return the fields of a YAML or JSON file; of a run's ``config.json``, its arguments."""
-    text = path.read_text(encoding="utf-8")
+    """Return the fields of a YAML or JSON file; of a run's ``config.json``, those that it was started with."""
+    text = path.read_bytes()
     if path.suffix == ".json":
         try:
             content = json.loads(text, object_pairs_hook=_each_once)
@@ -198,7 +206,7 @@ def _from_file(path: Path) -> Mapping[str, Any]:
     else:
         content = _yaml(path, text)
     if isinstance(content, dict) and isinstance(content.get("arguments"), dict):
-        content = content["arguments"]
+        content = {name: value for name, value in content["arguments"].items() if name not in FROM_DATA}
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds no mapping of fields to values, such as batch_size: 4.")
     return content
@@ -212,7 +220,7 @@ def _each_once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
     return dict(pairs)
 
 
-def _yaml(path: Path, text: str) -> Any:
+def _yaml(path: Path, text: bytes) -> Any:
     require(f"{path}: YAML", "yaml")
     import yaml
 
@@ -229,7 +237,7 @@ def _tell_rate(recipe: Recipe[Any], arguments: argparse.Namespace, changes: Mapp
     """Say that the learning rate stays where the batch size does not."""
     if "batch_size" not in changes or "learning_rate" in changes or arguments.resume or not _is_first():
         return
-    start = recipe.sizes[arguments.size or ("full" if arguments.data else "tiny")]
+    start = recipe.sizes[arguments.size or ("full" if changes.get("data") else "tiny")]
     factor = changes["batch_size"] / start.batch_size
     if factor != 1:
         print(

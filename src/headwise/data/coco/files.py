@@ -64,6 +64,8 @@ def find_file(root: Path, split: str) -> Path:
             return inside
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder. Give the folder that holds COCO's 'annotations'.")
+    if _is_path(split):
+        raise FileNotFoundError(f"{split}: no such file or folder, neither in {root} nor from here. Check the path.")
     held = ", ".join(file.name for file in _tables(root / "annotations")) or "none"
     raise FileNotFoundError(
         f"{root / f'annotations/instances_{split}.json'}: no such file; 'annotations' holds {held}; the splits found "
