@@ -1,6 +1,13 @@
 """A Gram prints as a table, like every other table of attribution."""
 
-from headwise.attribution.gram import Gram, Where
+import math
+
+import pytest
+import torch
+
+import headwise as hw
+from headwise.attribution.gram import TOTAL, Gram, Where
+from headwise.losses import squared_error
 
 
 def test_it_prints_as_a_table():
@@ -16,3 +23,20 @@ def test_it_prints_as_a_table():
         ["mask", "0.5", "1", "20.0%", "3"],
     ]
     assert repr(table) == str(table)
+
+
+def test_a_term_that_is_called_total_is_not_the_total():
+    """Its books had the norm of what arrived, under its own value."""
+    terms = [hw.Term(name, squared_error, output=f"y[:, {n}]", target="t") for n, name in enumerate(("total", "other"))]
+    criterion = hw.Criterion(terms)
+    y = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    with hw.Ledger(criterion) as ledger:
+        criterion({"y": y}, {"t": torch.zeros(1)}).total.backward()
+        books = ledger.read()
+    assert [term.grad_norm for term in books.values()] == [6.0, 8.0]
+    assert math.isclose(books.gram.norm(TOTAL), 10.0)
+    model = torch.nn.Linear(2, 1, bias=False)
+    (y,) = model.weight
+    table = hw.attribution.jacobian({"total": y[0] * 3, "other": y[1] * 4}, model)
+    assert [row.norm for row in table.rows] == [3.0, 4.0]
+    assert [table.cosine(loss) for loss in table.losses] == pytest.approx([0.6, 0.8])

@@ -52,14 +52,14 @@ def test_values_and_gradients_are_those_of_plain_autograd():
 def test_it_prints_a_line_per_term():
     weight = nn.Parameter(torch.tensor(2.0))
     criterion = hw.Criterion([
-        hw.Term("a|\n", losses.squared_error, output="maps[:, 0]", target="heat", mask="valid & object", normalizer=4),
+        hw.Term("a|\n", losses.squared_error, output="maps[:, 0]", target="h", mask="valid & object", normalizer=4),
         hw.Term("c", partial(losses.squared_error), output=("a", "b"), weight=schedules.Linear(0.5, 1.0, steps=2)),
         hw.Term("d", partial(losses.cross_entropy, ignore_index=255), output="y", target="t", weight=weight),
         hw.Term("e", nn.MSELoss(), output="y", target="t", weight=-0.25),
     ])  # fmt: skip
     lines = [line.strip() for line in repr(criterion).splitlines()]
     assert lines[1:5] == [
-        r"'a|\n': loss=squared_error, output='maps[:, 0]', target='heat', mask='valid & object', normalizer=4, weight=1",
+        r"'a|\n': loss=squared_error, output='maps[:, 0]', target='h', mask='valid & object', normalizer=4, weight=1",
         "'c': loss=squared_error, output=('a', 'b'), weight=0.5 (scheduled, at step 0)",
         "'d': loss=cross_entropy(ignore_index=255), output='y', target='t', weight=2 (learned, at step 0)",
         "'e': loss=MSELoss(), output='y', target='t', weight=-0.25",

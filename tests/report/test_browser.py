@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import pytest
 
-from headwise.report import Flow, HeatMap, Link, Page, Section
+from headwise.report import Curves, Flow, HeatMap, Link, Page, Section
 from headwise.report.compare import write_comparison
 from headwise.report.live import LivePage, LiveServer
 from headwise.runs.comparing import compare
@@ -97,6 +97,25 @@ def test_errors_in_a_page_are_seen(tmp_path, visit):
     page, console = visit(path)
     assert len(console) == 1
     assert "nothing is not defined" in body(page)["data-errors"]
+
+
+def test_shares_of_one_step_and_below_zero_are_drawn_in_the_frame(tmp_path, visit):
+    """Of a lone step nothing was seen, and parts below 0 were drawn over the others and out of the frame."""
+    one = Curves("one", [7], {"a": [0.6], "b": [0.4]}, stacked=True)
+    signs = Curves("signs", [1, 2], {"a": [0.6, 0.5], "b": [-0.3, -0.5], "c": [0.1, None]}, stacked=True)
+    page, console = visit(Page("p").add(Section("s", [one, signs])).write(tmp_path / "page.html"))
+    assert console == []
+    drawn = [a["d"] for tag, a in page.tags if tag == "path" and (a.get("class") or "").startswith("fill c")]
+    bands = [[tuple(map(float, point.split())) for point in d[1:-1].split("L")] for d in drawn]
+    lone = bands[0]
+    assert max(x for x, _ in lone) - min(x for x, _ in lone) == 40
+    ys = [[y for _, y in band] for band in bands]
+    assert min(ys[0]) == max(ys[1])
+    a, b, c = ys[2:]
+    assert max(a) == min(b)  # one stands on 0, the other hangs from it
+    assert max(c) <= max(a)
+    assert min(map(min, ys)) == 26
+    assert max(map(max, ys)) <= 340 - 34
 
 
 def test_pictures_of_attribution_work_in_a_browser(tmp_path, visit):

@@ -172,6 +172,16 @@ def test_a_rise_of_the_total_names_the_term_that_is_most_of_it():
     assert alert.evidence.endswith("times). noisy is 100% of it.")
 
 
+def test_beside_a_far_larger_gradient_the_others_are_not_said_to_send_none():
+    watch = Watch()
+    for step in range(1, 60):
+        entry = {"value": 1.0, "weight": 1.0, "share": 0.0, "grad_norm": 2.0, "finite": True}
+        terms = {"small": entry, "large": {**entry, "value": 1e12, "share": 1.0, "grad_norm": 1e12}, "third": entry}
+        watch.see({"step": step, "total": 1e12, "terms": terms, "cosine": {}})
+    (alert,) = [alert for alert in watch.found if alert.kind == "dominating"]
+    assert "3.54e+11 times that of all others together" in alert.evidence
+
+
 def test_two_terms_that_quarrel_for_a_while_do_not_fight():
     """The cosines of sin and cos in a healthy run of TextSnake (seed 3, every fifth step): was an alarm."""
     cosines = [-0.02, 0.25, 0.22, 0.04, -0.53, -0.11, 0.17, -0.7, -0.73, -0.78, -0.35, -0.39, 0.04, -0.09, 0.31, -0.38]

@@ -13,8 +13,15 @@ from torch import Tensor
 from headwise.attribution.text import columns
 from headwise.tabular import Tabular
 
-TOTAL = "total"
-"""The name of the last row and column: what arrived."""
+
+class _Total(str):
+    """A text that is no other of the same letters."""
+
+    __slots__ = ()
+
+
+TOTAL = _Total("total")
+"""The last row and column: what arrived. "total" is it too, unless a term has that name."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class Gram(Tabular):
         return self.products[[self.sites.index(each) for each in sites]]
 
     def _number(self, term: str) -> int:
-        if term == TOTAL:
+        if term is TOTAL or (term == TOTAL and term not in self.terms):
             return len(self.terms)
         if term not in self.terms:
             raise KeyError(f"no term {term!r}. The terms are: {', '.join(self.terms)}")
@@ -163,7 +170,7 @@ class Gram(Tabular):
         """The norm of a term's gradient over places.
 
         Args:
-            term: The term, or "total".
+            term: The term, or "total" for what arrived (`TOTAL` where a term is called so).
             sites: The places; None: all.
 
         Returns:

@@ -122,6 +122,40 @@ def test_curves_of_one_step_and_of_none(tmp_path):
     assert page.data["none"]["steps"] == []
 
 
+def test_curves_below_zero_begin_on_a_plain_axis(tmp_path):
+    """On a logarithmic one a negative loss, and a total below 0, were nowhere, and nobody said so."""
+    series = {"fit": [1.0, 0.5], "entropy": [-0.5, -0.6]}
+    page = parsed(tmp_path, Curves("below", [1, 2], series, log=True), Curves("above", [1, 2], {"a": [1, 2]}, log=True))
+    assert (page.data["below"]["log"], page.data["above"]["log"]) == (False, True)
+    switches = [attributes for tag, attributes in page.tags if attributes.get("data-option") == "log"]
+    assert ["checked" in attributes for attributes in switches] == [False, True]
+    assert page.source.count("A log axis would hide what is not above 0.") == 1
+
+
+def test_shares_of_terms_that_come_and_go_add_up_to_one():
+    """Their moving means reached beyond where they were logged, and 112 % of the total was drawn."""
+    early = [0.4] * 50 + [None] * 50
+    late = [None] * 50 + [0.4] * 50
+    share = Curves("share", range(100), {"a": [0.6] * 100, "b": early, "c": late}, stacked=True)
+    assert [sum(each) for each in zip(*share.means, strict=True)] == pytest.approx([1.0] * 100)
+    nothing = Curves("share", range(60), {"a": [None] * 60}, stacked=True)
+    assert nothing.means == [[None] * 60]
+
+
+@pytest.mark.parametrize(("steps", "change"), [([1, 2], [0.1, -0.2]), ([5], [-0.4])])
+def test_shares_are_drawn_as_a_picture_above_and_below_zero(tmp_path, monkeypatch, steps, change):
+    from headwise.report.figures.plots import plot_curves
+
+    seen = []
+    monkeypatch.setattr("headwise.report.figures.plots.save", lambda figure, path: seen.append(figure))
+    plot_curves(Curves("share", steps, {"a": [0.6] * len(steps), "b": change}, stacked=True), tmp_path / "share.png")
+    (axes,) = seen[0].axes
+    extents = [each.get_datalim(axes.transData) for each in axes.collections]
+    assert [each.y0 for each in extents] == pytest.approx([0.0, min(change)])
+    assert all(each.width > 0 for each in extents)
+    assert axes.get_ylim() == pytest.approx((min(change), 1.0))
+
+
 def test_tables_keep_exact_numbers_for_sorting(tmp_path):
     page = parsed(tmp_path, Table(["name", "value"], [["a", 1 / 3], ["b", None]]))
     assert [a.get("data-value") for tag, a in page.tags if tag == "td"] == [repr(1 / 3), None]

@@ -43,6 +43,18 @@ def test_the_hardest_pull_is_told_beside_the_largest_share(tmp_path):
     )
 
 
+def test_a_term_that_is_no_longer_logged_has_no_part_of_the_loss(tmp_path):
+    """Its share was that of long ago, beside which another was all of the loss."""
+
+    def change(row, line):
+        line["terms"]["sin"].update(grad_norm=1.6)
+        if row >= 50:
+            del line["terms"]["radius"]
+
+    (found,) = said(run_of(tmp_path, change), "sin is")
+    assert "times the gradient of text_region" in found.text
+
+
 def test_a_term_that_stops_and_one_that_falls(tmp_path):
     def change(row, line):
         line["terms"]["cos"]["value"] = 1.0 - min(row, 20) * 0.04

@@ -42,7 +42,7 @@ class Chart {
 
   update(data) { // new rows of the same curves; whether it could take them
     if (data.title !== this.data.title || data.names.join() !== this.data.names.join()) return false;
-    if (Boolean(data.smooth) !== Boolean(this.data.smooth)) return false; // its controls differ
+    if (Boolean(data.smooth) !== Boolean(this.data.smooth) || data.log !== this.data.log) return false; // its controls differ
     const cursor = this.cursor;
     this.data = data;
     this.draw();
@@ -83,7 +83,7 @@ class Chart {
   scales() {
     const { steps, bounds, stacked } = this.data;
     const log = this.options.log && !stacked;
-    let [low, high] = stacked ? [0, 1] : bounds || this.extent(log);
+    let [low, high] = stacked ? [Math.min(0, ...this.bands().map(({ down }) => down)), 1] : bounds || this.extent(log);
     if (!bounds && !stacked) {
       const room = log ? (high / low) ** 0.04 : (high - low) * 0.04;
       if (log) [low, high] = [low / room, high * room];
@@ -182,18 +182,30 @@ class Chart {
     });
   }
 
+  bands() { // per row how far the shown parts above 0 reach up, and those below 0 down
+    return this.data.steps.map((_, row) => {
+      const parts = this.shown.map((index) => this.column(index)[row]).filter(isNumber);
+      const sum = (sign) => parts.filter((part) => part * sign > 0).reduce((all, part) => all + part, 0);
+      return { up: sum(1), down: sum(-1) };
+    });
+  }
+
   areas() {
     const labels = [];
-    const base = this.data.steps.map(() => 0);
+    const [up, down] = [this.data.steps.map(() => 0), this.data.steps.map(() => 0)];
+    const alone = this.data.steps.length === 1; // a lone step has a bar
     for (const index of this.shown) {
-      const lower = base.slice();
-      this.column(index).forEach((value, row) => { base[row] += isNumber(value) ? value : 0; });
-      const point = (level, row) => `${this.x.place(this.data.steps[row]).toFixed(1)} ${this.y.place(level).toFixed(1)}`;
-      const d = "M" + base.map(point).join("L") + "L" + lower.map((level, row) => [level, row]).reverse()
-        .map(([level, row]) => point(level, row)).join("L") + "Z";
+      const column = this.column(index).map((value) => (isNumber(value) ? value : 0));
+      const from = column.map((value, row) => (value < 0 ? down : up)[row]);
+      const to = column.map((value, row) => ((value < 0 ? down : up)[row] += value));
+      const point = (level, row, aside) =>
+        `${(this.x.place(this.data.steps[row]) + aside).toFixed(1)} ${this.y.place(level).toFixed(1)}`;
+      const side = (levels, asides) => levels.flatMap((level, row) => asides.map((aside) => point(level, row, aside)));
+      const d = "M" + side(to, alone ? [-20, 20] : [0]).join("L") + "L" + side(from, alone ? [-20, 20] : [0]).reverse().join("L") + "Z";
       svg("path", { d, class: `fill c${index % 8}` }, this.plot);
       svg("path", { d, class: `hatch h${style(index)}` }, this.plot);
-      labels.push({ y: this.y.place((base.at(-1) + lower.at(-1)) / 2) + 4, name: this.data.names[index], color: "c" + (index % 8) });
+      if (!isNumber(this.column(index).at(-1))) continue;
+      labels.push({ y: this.y.place((to.at(-1) + from.at(-1)) / 2) + 4, name: this.data.names[index], color: "c" + (index % 8) });
     }
     this.labels(labels);
   }

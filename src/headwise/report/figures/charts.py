@@ -28,8 +28,8 @@ class Curves:
         series: name -> one value per row; `None` where nothing was logged, NaN and infinities as they are.
         caption: what was measured, at which level, and how to read it.
         unit: of the values, written at the axis.
-        log: start with a logarithmic axis.
-        stacked: areas on top of each other, read as shares of one.
+        log: start with a logarithmic axis, unless a value is below 0.
+        stacked: areas on top of each other, read as shares of one; those below 0 hang from it.
         bounds: lowest and highest value of the axis; `None` fits the curves.
         smooth: draw a moving mean over the pale logged values, from 60 rows on.
         wide: take the whole width of the page.
@@ -67,8 +67,25 @@ class Curves:
     def means(self) -> list[list[float | None]]:
         """The moving mean of each curve at the rows that are drawn; no lists where none is drawn."""
         half = self.half_width
-        columns = self.series.values() if half else ()
-        return [moving_mean(values, half, geometric=self.log, rows=self.rows) for values in columns]
+        columns = (self._whole_shares() if self.stacked else self.series.values()) if half else ()
+        return [moving_mean(values, half, geometric=self.on_log, rows=self.rows) for values in columns]
+
+    @cached_property
+    def on_log(self) -> bool:
+        """Whether the axis begins as a logarithmic one, on which nothing below 0 has a place."""
+        return self.log and not self._falls_below
+
+    @cached_property
+    def _falls_below(self) -> bool:
+        return any(value is not None and value < 0 for values in self.series.values() for value in values)
+
+    def _whole_shares(self) -> list[Values]:
+        """Shares that add up at each step: what is not logged where others are has none."""
+        held = [any(value is not None for value in row) for row in zip(*self.series.values(), strict=True)]
+        return [
+            [0.0 if value is None and any_held else value for value, any_held in zip(values, held, strict=True)]
+            for values in self.series.values()
+        ]
 
     def data(self) -> dict[str, object]:
         """What the script draws: the chosen rows, non-finite values as text."""
@@ -81,7 +98,7 @@ class Curves:
             "smooth": [[plain(value) for value in mean] for mean in self.means] or None,
             "dashes": [DASHES[stroke(index)] for index in range(len(self.series))],
             "unit": self.unit,
-            "log": self.log,
+            "log": self.on_log,
             "stacked": self.stacked,
             "bounds": self.bounds,
         }
@@ -95,9 +112,13 @@ class Curves:
         rows = self.rows
         parts = [self.caption]
         if self.half_width:
-            mean = "geometric mean" if self.log else "mean"
+            mean = "geometric mean" if self.on_log else "mean"
             pale = "" if self.stacked else "; pale lines: the logged values"
             parts.append(f"Drawn: the {mean} over {2 * self.half_width + 1} logged steps{pale}.")
+        if self.log and self._falls_below:
+            parts.append("A log axis would hide what is not above 0.")
+        if self.stacked and self._falls_below:
+            parts.append("Bands below 0: parts that a negative weight or value takes off the total.")
         if not self.stacked and any(v is not None and not math.isfinite(v) for c in self.series.values() for v in c):
             parts.append("Crosses at the top: values that are not finite.")
         if len(rows) < len(self.steps):
@@ -115,7 +136,7 @@ class Curves:
             )
             for index, name in enumerate(self.series)
         ]  # fmt: skip
-        switches = [] if self.stacked or self.bounds else [_switch("log", "log axis", self.log)]
+        switches = [] if self.stacked or self.bounds else [_switch("log", "log axis", self.on_log)]
         if self.half_width:
             switches.append(_switch("smooth", "moving mean", True))
         return element(

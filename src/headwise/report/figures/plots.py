@@ -64,20 +64,27 @@ def _draw_lines(curves: Curves, axes: Axes) -> None:
             steps, drawn, label=literal(name), color=color, linestyle=_STYLES[stroke(index)], linewidth=1.8,
             marker=_MARKERS[stroke(index)], markevery=max(1, len(rows) // 7), markersize=5,
         )  # fmt: skip
-    if curves.log and any(v > 0 for values in curves.series.values() for v in values if v is not None):
+    if curves.on_log and any(v > 0 for values in curves.series.values() for v in values if v is not None):
         axes.set_yscale("log")
 
 
 def _draw_areas(curves: Curves, axes: Axes) -> None:
     rows = curves.rows
     means = curves.means or [[values[row] for row in rows] for values in curves.series.values()]
-    heights = [[v if math.isfinite(v := or_nan(mean)) else 0.0 for mean in column] for column in means]
-    areas = axes.stackplot([curves.steps[row] for row in rows], heights, labels=[literal(n) for n in curves.series],
-                           colors=[COLORS[i % 8] for i in range(len(means))], alpha=0.75)  # fmt: skip
-    for index, area in enumerate(areas):
-        area.set_hatch(_HATCHES[stroke(index)])
-        area.set_edgecolor("white")
-    axes.set_ylim(0, 1)
+    steps, alone = [curves.steps[row] for row in rows], len(rows) == 1
+    up, down = [0.0] * len(rows), [0.0] * len(rows)
+    for index, (name, column) in enumerate(zip(curves.series, means, strict=True)):
+        heights = [v if math.isfinite(v := or_nan(mean)) else 0.0 for mean in column]
+        bases = [low if v < 0 else high for v, low, high in zip(heights, down, up, strict=True)]
+        ends = [base + v for base, v in zip(bases, heights, strict=True)]
+        up = [end if v > 0 else high for v, end, high in zip(heights, ends, up, strict=True)]
+        down = [end if v < 0 else low for v, end, low in zip(heights, ends, down, strict=True)]
+        places = [steps[0] - 0.2, steps[0] + 0.2] if alone else steps  # a lone step has a bar
+        axes.fill_between(
+            places, bases * (1 + alone), ends * (1 + alone), label=literal(name), color=COLORS[index % 8], alpha=0.75,
+            hatch=_HATCHES[stroke(index)], edgecolor="white",
+        )  # fmt: skip
+    axes.set_ylim(min(0.0, *down, 0.0), 1)
 
 
 def plot_heat_map(heat: HeatMap, path: Path) -> Path:

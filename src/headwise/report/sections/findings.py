@@ -31,10 +31,8 @@ def find(run: Recording) -> list[Finding]:
     notes = [("note", text) for name in run.terms for text in (*_held(run, name), *_dominant(run, name))]
     notes += [("note", text) for text in (*_decline(run), *run.remarks)]
     if run.log.steps and not problems:
-        told = (
-            f"{len(run.log.steps):,} logged steps: each term's value and gradient is finite, "
-            "and of no term is the gradient zero throughout."
-        )
+        steps = "1 logged step" if len(run.log.steps) == 1 else f"{len(run.log.steps):,} logged steps"
+        told = f"{steps}: each term's value and gradient is finite, and of no term is the gradient zero throughout."
         notes.append(("good", told))
     return problems + notes
 
@@ -49,7 +47,11 @@ def _silent(run: Recording, name: str) -> Iterator[str]:
             if weights and not any(weights)
             else "Look at its mask, its weight, and whether its output is detached from the network."
         )
-        yield f"{name}: gradient norm 0 at all {len(norms):,} logged steps, so it trains nothing. {cause}"
+        yield f"{name}: gradient norm 0 at {_all(norms)}, so it trains nothing. {cause}"
+
+
+def _all(steps: Sequence[float]) -> str:
+    return f"all {len(steps):,} logged steps" if len(steps) > 1 else "the only logged step"
 
 
 def _held(run: Recording, name: str) -> Iterator[str]:
@@ -61,7 +63,7 @@ def _held(run: Recording, name: str) -> Iterator[str]:
     for path, each in norms.items():
         if each and not any(each):
             yield (
-                f"{name}: gradient norm 0 at output {path} at all {len(each):,} logged steps, while it trains others: "
+                f"{name}: gradient norm 0 at output {path} at {_all(each)}, while it trains others: "
                 "right if the loss holds that output fixed."
             )
 

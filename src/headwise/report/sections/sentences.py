@@ -11,7 +11,7 @@ from headwise.report.page.blocks import Remark
 from headwise.report.page.markup import number
 from headwise.report.sections.evaluations import headline
 from headwise.runs.alerts import Alert, replay
-from headwise.runs.columns import finite, logged, median, or_nan
+from headwise.runs.columns import finite, median, or_nan
 from headwise.runs.log_reading import Column
 from headwise.runs.reading import Recording
 
@@ -209,9 +209,8 @@ def _score(run: Recording) -> Iterator[tuple[str, str]]:
 
 
 def _late(column: Column) -> float | None:
-    """The median over the second half of the logged steps."""
-    held = logged(column)
-    return median(held[len(held) // 2 :])
+    """The median over the second half of the run's logged steps; `None` for what is no longer logged there."""
+    return median(column[len(column) // 2 :])
 
 
 def _part(share: float | None) -> str:

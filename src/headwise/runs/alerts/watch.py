@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from headwise.runs.alerts import rules
@@ -60,13 +61,12 @@ class Watch:
         total = float(entry["total"]) if known else math.nan
         # A value or a total that nobody knows is left out of an entry, and is not judged.
         terms = {name: term for name, term in entry["terms"].items() if name != "unbooked" and "value" in term}
-        squares = {name: _square(term) for name, term in terms.items()}
-        all_squares = math.fsum(squares.values())
+        squares = [_square(term) for term in terms.values()]
         usual = self._total.usual
         about_terms: list[Alert] = []
-        for name, term in terms.items():
-            judged = len(terms) > 1 and all("grad_norm" in other for other in terms.values())
-            others = math.sqrt(max(0.0, all_squares - squares[name])) if judged else math.inf
+        judged = len(terms) > 1 and all("grad_norm" in other for other in terms.values())
+        for (name, term), rest in zip(terms.items(), _sums_of_others(squares), strict=True):
+            others = math.sqrt(rest) if judged else math.inf
             about_terms += self._terms[name].see(
                 step, name, term, total, usual, others, self._total.still, name in self._scheduled
             )
@@ -74,7 +74,7 @@ class Watch:
         if known:
             blamed = any(alert.kind in ("not finite", "spiking") for alert in about_terms)
             yield from self._about_total(step, total, terms, blamed)
-        yield from self._unbooked.see(step, entry, math.sqrt(all_squares))
+        yield from self._unbooked.see(step, entry, math.sqrt(math.fsum(squares)))
         for key, cosine in entry.get("cosine", {}).items():
             pair = split_pair(key, entry["terms"])
             if pair is not None:
@@ -125,6 +125,13 @@ def _most_of(terms: Mapping[str, Mapping[str, Any]]) -> str:
 def _square(term: Mapping[str, Any]) -> float:
     norm = rules.norm_of(term)
     return norm * norm if math.isfinite(norm) else 0.0
+
+
+def _sums_of_others(numbers: Sequence[float]) -> list[float]:
+    """Per number the sum of all others, which a difference of sums loses beside a far larger one."""
+    before = [0.0, *accumulate(numbers)][: len(numbers)]
+    after = [0.0, *accumulate(reversed(numbers))][: len(numbers)]
+    return [left + right for left, right in zip(before, reversed(after), strict=True)]
 
 
 def replay(run: Recorded, most_rows: int | None = None) -> Alerts:
