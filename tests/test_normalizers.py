@@ -41,6 +41,12 @@ def test_mined_fallback_is_per_group():
     assert normalizers.mined(text[:0], per_image=True) == 0
 
 
+@pytest.mark.parametrize("options", [{"ratio": -1.0}, {"ratio": "3"}, {"num_fallback": -1}, {"num_fallback": 1.5}])
+def test_mined_refuses_options_by_which_nothing_can_be_chosen(options):
+    with pytest.raises(ValueError, match=r"^mined: .*found "):
+        normalizers.mined(**options)
+
+
 def test_counts_are_exact_beyond_the_steps_of_float32_addition():
     """A running float32 sum would stop at 2^24."""
     mask = torch.ones((), dtype=torch.bool).expand(2**24 + 2)

@@ -162,6 +162,42 @@ def test_misuse_is_told():
         backward.aggregate([], network, lambda matrix: matrix.sum(0))
     with pytest.raises(ValueError, match="no parameter requires a gradient"):
         backward.aggregate(breakdown, [torch.zeros(2)], lambda matrix: matrix.sum(0))
+    with pytest.raises(ValueError, match=r"a function of the Jacobian, .* found NoneType"):
+        backward.aggregate(breakdown, network, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"found a Tensor. Give what the criterion returned"):
+        backward.aggregate(breakdown.total, network, lambda matrix: matrix.sum(0))
+    with pytest.raises(ValueError, match=r"found a dict. Give what the criterion returned"):
+        backward.aggregate({"a": breakdown.total}, network, lambda matrix: matrix.sum(0))  # type: ignore[dict-item]
+    named: Any = dict(network.named_parameters())
+    with pytest.raises(ValueError, match="found str among them"):
+        backward.aggregate(breakdown, named, lambda matrix: matrix.sum(0))
+    with pytest.raises(ValueError, match="no term reaches any of the parameters"):
+        backward.aggregate(breakdown, torch.nn.Linear(2, 2), lambda matrix: matrix.sum(0))
+    with torch.no_grad():
+        blind = criterion()(network(inputs), targets)
+    with pytest.raises(ValueError, match="no term reaches any of the parameters"):
+        backward.aggregate(blind, network, lambda matrix: matrix.sum(0))
+
+
+def test_a_term_without_a_graph_is_a_row_of_zeros():
+    network, (inputs, targets) = Net(), batch()
+
+    def breakdown() -> hw.Breakdown:
+        outputs = network(inputs)
+        found: hw.Breakdown = criterion()(outputs | {"own": outputs["own"].detach()}, targets)
+        return found
+
+    def look(matrix: Tensor) -> Tensor:
+        norms = matrix.norm(dim=1)
+        assert len(norms) == 3
+        assert norms[2] == 0
+        return matrix.sum(0)
+
+    backward.aggregate(breakdown(), network, look)
+    found = gradients(network)
+    network.zero_grad()
+    breakdown().total.backward()
+    torch.testing.assert_close(found, gradients(network))
 
 
 def test_a_reentrant_checkpoint_is_refused():

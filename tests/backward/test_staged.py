@@ -281,6 +281,10 @@ def test_misuse_is_told():
         staged(targets=targets | {"extra": torch.zeros(1)})
     with pytest.raises(ValueError, match="found int"):
         staged(features=[features, 3])
+    with pytest.raises(ValueError, match=r"functions of the features, .* found int at 'h1'"):
+        staged(heads=heads | {"h1": 3})
+    with pytest.raises(ValueError, match=r"functions of the features, .* found list"):
+        staged(heads=[*heads.values()])
     with pytest.raises(ValueError, match=r"needs a list with one result a level; found Tensor"):
         staged(heads={"h0[*]": heads["h0"], **{name: heads[name] for name in ("h1", "h2")}})
     with hw.Ledger(criterion), pytest.raises(ValueError, match="a ledger is open"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +69,17 @@ def aggregate(
         group: The process group; None means the default one.
 
     Raises:
-        ValueError: There is no breakdown; parameters are sharded, DDP has a static graph, or a reentrant checkpoint
-            hides parameters; or the aggregator did not return one number a column.
+        ValueError: There is no breakdown, or none whose terms reach a parameter; parameters are sharded, DDP has a
+            static graph, or a reentrant checkpoint hides parameters; or the aggregator is no function, or did not
+            return one number a column.
     """
-    if isinstance(breakdown, Tensor):
+    if not callable(aggregator):
         raise ValueError(
-            "aggregate: found a tensor. Give what the criterion returned, the breakdown, and not its total"
+            "aggregate: an aggregator is a function of the Jacobian, such as torchjd.aggregation.UPGrad(); found "
+            f"{type(aggregator).__name__}"
         )
     parameters = _trainable(network)
-    jacobian = _jacobian([breakdown] if isinstance(breakdown, Breakdown) else breakdown, parameters)
+    jacobian = _jacobian(_breakdowns(breakdown), parameters)
     rows = list(jacobian.rows.values())
     with torch.no_grad():
         reach = torch.tensor([[each is not None for each in row] for row in rows], device=parameters[0].device)
@@ -85,6 +87,11 @@ def aggregate(
         num_readers = reach.sum(0).tolist()
         shared = [number for number, num in enumerate(num_readers) if num > 1]
         alone = [number for number, num in enumerate(num_readers) if num == 1]
+        if not shared and not alone:
+            raise ValueError(
+                "aggregate: no term reaches any of the parameters. Hand over the network that made the outputs, called "
+                "with gradients"
+            )
         matrix, plain = _summed(rows, parameters, shared, alone, reach, group)
         if average and is_distributed():
             size = dist.get_world_size(group)
@@ -97,10 +104,24 @@ def aggregate(
         _add(parameters, alone, plain)
 
 
+def _breakdowns(given: Any) -> Iterator[Breakdown]:
+    is_one = isinstance(given, Breakdown | Tensor | Mapping) or not isinstance(given, Iterable)
+    for each in [given] if is_one else given:
+        if not isinstance(each, Breakdown):
+            raise ValueError(
+                f"aggregate: found a {type(each).__name__}. Give what the criterion returned, the breakdown, and not "
+                "its total"
+            )
+        yield each
+
+
 def _trainable(network: nn.Module | Iterable[Tensor]) -> list[Tensor]:
     model = network if isinstance(network, nn.Module) else None
     named = enumerate(network) if not isinstance(network, nn.Module) else network.named_parameters()
     given = {str(name): each for name, each in named}
+    wrong = next((each for each in given.values() if not isinstance(each, Tensor)), None)
+    if wrong is not None:
+        raise ValueError(f"aggregate: a network, or its parameters, is filled; found {type(wrong).__name__} among them")
     parameters = [each for each in dict.fromkeys(given.values()) if each.requires_grad]
     if not parameters:
         raise ValueError("aggregate: no parameter requires a gradient. Hand over the network that made the outputs")
@@ -147,6 +168,8 @@ def _jacobian(breakdowns: Iterable[Breakdown], parameters: Sequence[Tensor]) -> 
 
 
 def _row(root: Tensor | GradientEdge, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if isinstance(root, Tensor) and not root.requires_grad:
+        return [None] * len(parameters)
     return torch.autograd.grad([root], parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
 
 

@@ -64,6 +64,7 @@ def staged(
         raise ValueError(
             "staged: a ledger is open, which books whole calls of the criterion. Close it, or use total.backward()"
         )
+    _check_heads(heads)
     targets = {"target": targets} if isinstance(targets, Tensor) else targets  # as the criterion names a lone tensor
     boundary, held = _cut_off(features)
     if denominators is None:
@@ -75,6 +76,16 @@ def staged(
     entries = {name: found[name] for name in criterion.names}
     weighted = [entry.weighted for entry in entries.values()]
     return Breakdown(entries, sum(weighted[1:], weighted[0]))
+
+
+def _check_heads(heads: Any) -> None:
+    named = heads.items() if hasattr(heads, "items") else [("", heads)]
+    for path, head in named:
+        if not path or not callable(head):
+            raise ValueError(
+                "staged: heads are functions of the features, each by the path of its output, such as "
+                f'{{"box": network.box_head}}; found {type(head).__name__}{path and f" at {path!r}"}'
+            )
 
 
 def _run(

@@ -168,7 +168,11 @@ def mined(
 
     Returns:
         The count, 0-d, float32; or a normalizer.
+
+    Raises:
+        ValueError: ``ratio`` or ``num_fallback`` is negative or no number, or ``num_fallback`` not whole.
     """
+    check_mining("mined", ratio, num_fallback)
     if target is None:
         return partial(mined, ratio=ratio, num_fallback=num_fallback, per_image=per_image)
     is_positive = as_mask(target)
@@ -179,6 +183,27 @@ def mined(
     wanted = times(num_positives, ratio, num_negatives)
     kept = torch.where(num_positives > 0, wanted, num_negatives.clamp(max=num_fallback))
     return (num_positives + kept).sum().float()
+
+
+def check_mining(what: str, ratio: float, num_fallback: int) -> None:
+    """Refuses options by which no negatives can be chosen.
+
+    Args:
+        what: The function, for the error.
+        ratio: Negatives per positive.
+        num_fallback: Number of negatives without a positive.
+
+    Raises:
+        ValueError: One is negative or no number, or `num_fallback` is not whole.
+    """
+    are_numbers = all(hasattr(each, "__float__") for each in (ratio, num_fallback))
+    if not (are_numbers and ratio >= 0 and num_fallback >= 0):
+        raise ValueError(
+            f"{what}: ratio and num_fallback must be numbers of at least 0, found ratio={ratio!r}, "
+            f"num_fallback={num_fallback!r}. The published values are 3 and 100."
+        )
+    if num_fallback % 1 > 0:
+        raise ValueError(f"{what}: num_fallback counts elements, found {num_fallback}.")
 
 
 @declared(constant=True)

@@ -19,6 +19,7 @@ from headwise.losses.parts.checks import check_labels, no_such_class, seen, work
 from headwise.losses.parts.fused import fused_sum, is_plain, pieces
 from headwise.losses.parts.mining import hardest
 from headwise.masks import as_mask, times
+from headwise.normalizers.counts import check_mining
 
 
 @declared(
@@ -71,13 +72,7 @@ def hard_negative_cross_entropy(
         where there are not.
     """
     check_labels("hard_negative_cross_entropy", output, target, mask)
-    if not (ratio >= 0 and num_fallback >= 0):
-        raise ValueError(
-            "hard_negative_cross_entropy: ratio and num_fallback must be at least 0, found "
-            f"ratio={ratio}, num_fallback={num_fallback}. The published values are 3 and 100."
-        )
-    if num_fallback % 1 > 0:
-        raise ValueError(f"hard_negative_cross_entropy: num_fallback counts elements, found {num_fallback}.")
+    check_mining("hard_negative_cross_entropy", ratio, num_fallback)
     # With two classes every positive label is class 1, and bool labels have the shorter formula.
     two_classes = output.shape[1] == 2
     labels = as_mask(target) if two_classes else target
