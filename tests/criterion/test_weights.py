@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,8 @@ class Model(nn.Module):
             "default": given,
             "inner": lambda: given() * 1,
             "method": self.weight,
+            "index": lambda i=0: torch.exp(-own[None])[i],
+            "partial": partial(torch.exp, own),
         }
 
     def weight(self) -> torch.Tensor:
@@ -86,7 +89,7 @@ class Model(nn.Module):
         self.criterion({"y": self.net(torch.ones(3, 2))}, {"t": torch.zeros(3, 2)}).total.backward()
 
 
-@pytest.mark.parametrize("where", ["self", "closed over", "default", "inner", "method"])
+@pytest.mark.parametrize("where", ["self", "closed over", "default", "inner", "method", "index", "partial"])
 def test_a_copy_of_a_model_learns_its_own_weight(where):
     """The copy's pass went to the weight of the model that it was copied from."""
     model = Model(where)
@@ -96,6 +99,19 @@ def test_a_copy_of_a_model_learns_its_own_weight(where):
     assert model.s.grad is None
     assert other.s.grad is not None
     assert [id(each) for each in other.criterion.parameters()] == [id(other.s)]
+
+
+def test_a_default_of_a_schedule_is_its_first_step():
+    """What has a default and gives a number is a function of the step, as before."""
+    scheduled = criterion(lambda step=5: 1.0 + step)
+    scheduled.advance()
+    assert scheduled.weights == {"depth": 2.0}
+
+
+def test_a_schedule_that_gives_a_tensor_is_told_what_to_return():
+    """It was told "a tensor weight is a 0-d float tensor; found a float32 tensor of shape ()"."""
+    with pytest.raises(ValueError, match=r"'depth': its schedule returns a number; .*shape \(\)\. Return float"):
+        criterion(lambda step: torch.tensor(1.0 + step))
 
 
 @pytest.mark.parametrize("weight", [of_a_global, nested()])
@@ -154,3 +170,51 @@ class Multiple(nn.Module):
 
     def forward(self) -> torch.Tensor:
         return self.held * 1
+
+
+class Buffered(nn.Module):
+    """A criterion beside, before or after the module whose buffer its weight is."""
+
+    def __init__(self, order: str = "owner first") -> None:
+        super().__init__()
+        owner = self if order == "owner is the parent" else nn.Module()
+        owner.register_buffer("w", torch.tensor(0.5))
+        if order == "owner first":
+            self.owner = owner
+        self.criterion = criterion(owner.w)
+        if order == "owner last":
+            self.owner = owner
+
+    @property
+    def buffer(self) -> Any:
+        return self.get_submodule("owner").w if hasattr(self, "owner") else self.w
+
+    def total(self) -> Any:
+        dtype = self.buffer.dtype
+        return self.criterion({"y": torch.full((3,), 3.0, dtype=dtype)}, {"t": torch.zeros(3, dtype=dtype)}).total
+
+
+def loaded(model: Buffered) -> Buffered:
+    model.load_state_dict({key: value.clone() for key, value in model.state_dict().items()}, assign=True)
+    return model
+
+
+@pytest.mark.parametrize("order", ["owner first", "owner last", "owner is the parent"])
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda model: model.double(),
+        lambda model: model.to("meta").to_empty(device="cpu"),
+        copy.deepcopy,
+        lambda model: pickle.loads(pickle.dumps(model)),
+        loaded,
+    ],
+    ids=["double", "meta", "copied", "pickled", "loaded"],
+)
+def test_a_buffer_as_weight_stays_one(order, move):
+    """Moved or loaded by assignment, a buffer is another tensor; the criterion kept the old one, in silence."""
+    model = move(Buffered(order))
+    model.buffer.fill_(2.0)
+    assert float(model.total()) == 18.0
+    model.load_state_dict({**model.state_dict(), "criterion.term_weights.fixed.depth": torch.tensor(4.0)}, strict=False)
+    assert float(model.buffer) == 4.0

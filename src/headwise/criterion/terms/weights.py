@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dis
+import gc
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ _COMES: dict[Kind, str] = {
     "learned": "learned",
     "expression": "computed",
 }
+_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Weights(nn.Module):
@@ -46,6 +48,8 @@ class Weights(nn.Module):
         self.expressions = nn.ModuleDict()
         self._given: dict[str, Weight] = {}
         self._kinds: dict[str, Kind] = {}
+        # Where a module holds a tensor as its buffer, for moving and loading put another one in its place.
+        self._places: dict[str, tuple[dict[str, Tensor], str]] = {}
         # What a graph that the user compiles reads, so that a weight that moves recompiles nothing.
         self._moving = torch.zeros(len(given), dtype=torch.float64)
         for name, weight in given.items():
@@ -93,7 +97,9 @@ class Weights(nn.Module):
         """
         self.step = whole.step
         for name in self._given:
-            self._put(name, whole._held(name))
+            held = whole._held(name)
+            if held is not self._given[name]:
+                self._put(name, held)
         self._refresh()
 
     def now(self, name: str) -> float | Tensor:
@@ -146,6 +152,9 @@ class Weights(nn.Module):
             self.expressions[key] = weight
         elif kind == "expression" and (found := _parameters_in(weight)):
             self.expressions[key] = _ParametersOf(found)
+        self._places.pop(name, None)
+        if kind == "tensor" and (place := _place_of(weight)) is not None:
+            self._places[name] = place
         self._kinds[name] = kind
         self._given[name] = float(weight) if kind == "number" else weight  # type: ignore[arg-type]
 
@@ -163,7 +172,10 @@ class Weights(nn.Module):
                 self._put(name, self._given[name])
 
     def _held(self, name: str) -> Weight:
-        # Loading by assignment and moving to a device may put another parameter in the place of the declared one.
+        # Loading by assignment and moving to a device may put another tensor in the place of the declared one.
+        if name in self._places:
+            buffers, key = self._places[name]
+            return buffers[key]
         return self.learned[_key(name)] if self._kinds[name] == "learned" else self._given[name]
 
     def _refresh(self) -> None:
@@ -181,8 +193,8 @@ class Weights(nn.Module):
     def _state(self) -> dict[str, Tensor]:
         """Step and fixed weights."""
         fixed = {
-            f"fixed.{name}": torch.tensor(float(weight), dtype=torch.float64)  # type: ignore[arg-type]
-            for name, weight in self._given.items()
+            f"fixed.{name}": torch.tensor(float(self._held(name)), dtype=torch.float64)  # type: ignore[arg-type]
+            for name in self._given
             if self._kinds[name] in ("number", "tensor")
         }
         return {"step": torch.tensor(self.step), **fixed}
@@ -210,7 +222,7 @@ class Weights(nn.Module):
             self.step = int(value)
         elif self._kinds[name] == "tensor":
             with torch.no_grad():
-                self._given[name].fill_(value)  # type: ignore[union-attr]
+                self._held(name).fill_(value)  # type: ignore[union-attr]
         else:
             self._given[name] = float(value)
 
@@ -237,6 +249,18 @@ _HOLDERS = (nn.ParameterDict(), nn.ModuleDict())
 """What has attributes of its own (`type`, `values`, `train`), by whose names it takes no parameter."""
 
 
+def _place_of(tensor: Any) -> tuple[dict[str, Tensor], str] | None:
+    """The buffers among which a module holds a tensor, and its key there; None where none does."""
+    dicts: list[dict[Any, Any]] = [each for each in gc.get_referrers(tensor) if type(each) is dict]
+    for held in dicts:
+        keys = [key for key, each in held.items() if each is tensor]
+        for owner in gc.get_referrers(held):
+            own = owner if isinstance(owner, dict) else vars(owner) if isinstance(owner, nn.Module) else {}
+            if own.get("_buffers") is held:
+                return held, keys[0]
+    return None
+
+
 def check_weight(name: str, weight: Any) -> Kind:
     """Refuses a weight that is not a finite number, a schedule, a scalar tensor or an expression of one.
 
@@ -260,8 +284,13 @@ def check_weight(name: str, weight: Any) -> Kind:
             ) from error
     if kind == "expression":
         number = _one(name, number)
+    if isinstance(number, Tensor) and kind == "schedule":
+        raise ValueError(
+            f"term {name!r}: its schedule returns a number; found {describe(number)}. Return float(...), or give a "
+            "function of no arguments for what is learned: weight=lambda: torch.exp(-s)"
+        )
     if isinstance(number, Tensor):
-        if number.dim() != 0 or not number.dtype.is_floating_point or kind == "schedule":
+        if number.dim() != 0 or not number.dtype.is_floating_point:
             raise ValueError(f"term {name!r}: a tensor weight is a 0-d float tensor; found {describe(number)}")
         if kind == "tensor" and number.grad_fn is not None:
             raise ValueError(
@@ -288,12 +317,23 @@ def _kind(weight: Any) -> Kind:
 
 
 def _takes_nothing(function: Any) -> bool:
-    """Whether it is a function of no arguments; one whose default is a parameter or a module is none."""
+    """Whether it is a function of no arguments; one whose defaults are parameters or modules is.
+
+    Where others have defaults (``lambda i=i: s[i]``), or nothing tells what it takes (``partial(torch.exp, s)``), it is
+    where a call without any gives what is learned.
+    """
+    with suppress(TypeError, ValueError):
+        given = inspect.signature(function).parameters.values()
+        if all(isinstance(each.default, nn.Parameter | nn.Module) for each in given):
+            return True
+        if any(each.default is each.empty and each.kind not in _ANY_NUMBER for each in given):
+            return False
     try:
-        given = [each.default for each in inspect.signature(function).parameters.values()]
-    except (TypeError, ValueError):
+        with torch.inference_mode(False), torch.enable_grad():
+            found = function()
+    except Exception:
         return False
-    return all(isinstance(default, nn.Parameter | nn.Module) for default in given)
+    return isinstance(found, Tensor) and found.requires_grad
 
 
 def _is_finite(number: Any) -> bool:
