@@ -305,3 +305,32 @@ def test_a_loss_that_spreads_one_over_the_other_or_compares_all_pairs_is_not(rec
     loss = (lambda o, t: (o - t.T).square().sum()) if shapes[0] == shapes[1] else lambda o, t: (o - t).square().sum()
     hw.Criterion([hw.Term("depth", loss, output="y", target="t")])({"y": y}, {"t": target})
     assert not recwarn
+
+
+def dice(output, target):
+    p = output.sigmoid()
+    return 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
+
+
+def masked_mean(output, target, mask):
+    return ((output - target).square() * mask).sum() / mask.sum().clamp(min=1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "options", "words"),
+    [
+        (dice, torch.linspace(-1, 1, 16).view(8, 2), {}, "is no sum over samples"),
+        (lambda a, b: (a - b).norm(), torch.linspace(-1, 1, 16).view(8, 2), {}, "1.41 times"),
+        (lambda a, b: F.mse_loss(a, b), torch.linspace(-1, 1, 2).view(1, 2), {}, "averages"),
+        (lambda a, b: F.mse_loss(a, b), torch.arange(8.0).clamp(min=4).sub(4).view(8, 1), {}, "averages"),
+        (masked_mean, torch.linspace(-1, 1, 16).view(8, 2), {"mask": "valid"}, "averages"),
+    ],
+    ids=["smoothed", "a root", "one sample", "half that costs nothing", "half that is masked"],
+)
+def test_what_is_no_sum_is_told(loss, y, options, words):
+    """Divided by N in silence: what only nearly averages, and what could not be seen to on half of the batch."""
+    targets = {"t": torch.zeros_like(y), "valid": (torch.arange(len(y)) >= len(y) // 2)[:, None].expand_as(y)}
+    targets = targets if options else {"t": targets["t"]}
+    criterion = hw.Criterion([hw.Term("depth", loss, output="y", target="t", **options)])
+    with told("depth", words):
+        criterion({"y": y}, targets)

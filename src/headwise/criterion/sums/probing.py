@@ -19,6 +19,8 @@ from headwise.declaration import declaration_of
 
 # How near to each other the values of a batch and of the same batch twice are, if the loss averages.
 _SAME = 1e-2
+# What grows by less is no sum of samples, be it smoothed (a dice) or a root (a norm, of which twice costs 1.41).
+_LESS = 1.5
 
 
 def warn_of_averages(plan: Plan, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
@@ -50,6 +52,8 @@ def _probe(
         read, mask = read_targets()
         call = partial(term.call, function=stand_in(term.function))
         ratio = _cost_of_twice(call, outputs, read, mask)
+        if math.isnan(ratio):  # half a batch may cost nothing, be it masked
+            ratio = _cost_of_twice(call, outputs, read, mask, whole=True)
     except Exception:  # what it refuses, the call itself will tell
         vars(term)["probed"] = True
         return
@@ -60,6 +64,12 @@ def _probe(
         _warn(
             f"term {term.name!r}: its loss averages (half a batch given twice costs what the half does, not twice as "
             "much), and is divided by a count once more. Return a sum, or give normalizer=1.0 to keep the mean"
+        )
+    elif 0 < ratio < _LESS:
+        _warn(
+            f"term {term.name!r}: its loss is no sum over samples (half a batch given twice costs {ratio:.3g} times "
+            "what the half does, not twice as much), and is divided by a count. Return a sum, or give "
+            "normalizer=1.0 to keep what the loss returns"
         )
     elif abs(ratio - 4.0) <= _SAME and (shapes := _spread(outputs, read)):
         _warn(
@@ -117,13 +127,19 @@ def _spread(outputs: list[Tensor], targets: list[Tensor]) -> tuple[tuple[int, ..
 
 
 def _cost_of_twice(
-    call: Callable[..., Any], outputs: list[Tensor], targets: list[Tensor], mask: Tensor | None, dim: int = 0
+    call: Callable[..., Any],
+    outputs: list[Tensor],
+    targets: list[Tensor],
+    mask: Tensor | None,
+    dim: int = 0,
+    *,
+    whole: bool = False,
 ) -> float:
     """The loss, or count, of a part of what a dimension holds given twice, over that of the part; NaN if unknown."""
     size = outputs[0].shape[dim] if outputs[0].dim() > dim else 0
     # One channel of two or three would be spread over what a loss holds a number a channel of.
-    part = size // 2 if dim == 0 or size > 3 else size
-    if size < 2 or any(type(each) is not Tensor or each.is_meta for each in outputs):
+    part = size if whole or (dim > 0 and size < 4) else size // 2
+    if part < 1 or any(type(each) is not Tensor or each.is_meta for each in outputs):
         return math.nan
 
     def repeated(tensor: Tensor, times: int) -> Tensor:
@@ -137,4 +153,6 @@ def _cost_of_twice(
 
     with out_of_turn(outputs[0]):
         once = value(1)
-        return value(2) / once if once else math.nan
+        ratio = value(2) / once if once else math.nan
+        is_odd = all(abs(ratio - each) > _SAME for each in (1.0, 2.0, 4.0))
+        return math.nan if is_odd and value(1) != once else ratio  # a loss that draws costs what it likes
