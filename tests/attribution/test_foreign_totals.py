@@ -343,3 +343,17 @@ def test_stays_exact_for_plain_parts():
     books, total = wrapped_step(criterion, of=lambda L: sum((i + 1) * v for i, v in enumerate(L.values())))
     adds_up(books, total)
     assert [round(t.weight, 5) for t in books.values()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("log", [torch.Tensor.detach, torch.Tensor.item])
+def test_the_number_of_a_total_beside_parts_that_have_no_graph(log):
+    """Was: a total beside parts that are for the log alone was NaN, though backward was called on it."""
+
+    def criterion(y, batch):
+        box, score = y[:, 0].square().mean(), y[:, 1].square().mean()
+        return {"loss": 5 * box + score, "box": log(box), "score": log(score)}
+
+    books, number = wrapped_books(criterion)
+    near(books.total, number, "total")
+    assert sorted(each.weight for each in books.values()) == [1.0, 5.0]
+    assert str(books).splitlines()[-1].split() == ["total", f"{number:.5g}"]

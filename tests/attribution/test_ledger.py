@@ -417,3 +417,26 @@ def test_places_of_one_output_have_names_of_their_own():
         sites = ledger.read().gram.sites
     a, b, c = (f"m[:, {i}:{j}]" for i, j in reads.values())
     assert sites == (a, f"{a} & {b} (1)", f"{a} & {b} & {c}", f"{a} & {b} (3)", b)
+
+
+def test_channels_whose_number_varies():
+    """A layout serves calls of any number of channels; where their norms are booked, the second was torch's error."""
+    criterion = hw.Criterion([hw.Term("depth", losses.squared_error, output="y", target="t")])
+    leaf = torch.ones((), requires_grad=True)
+    with hw.Ledger(criterion, channels=True) as ledger:
+        for num in (3, 4, 2):
+            criterion({"y": leaf * torch.ones(2, num, 5)}, {"t": torch.zeros(2, num, 5)}).total.backward()
+        found = [books["depth"].outputs["y"].channels for books in ledger.history()]
+    for num, channels in zip((3, 4, 2), found, strict=True):
+        assert channels == pytest.approx([2 / (10 * num) * 10**0.5] * num)
+
+
+@pytest.mark.parametrize("scale", [2.0**700, 2.0**-700])
+def test_a_factor_whose_square_is_beyond_all_numbers(scale):
+    """Reading was an OverflowError, or a ZeroDivisionError."""
+    y = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    criterion = hw.Criterion([hw.Term("depth", losses.squared_error, output="y", target="t")])
+    with hw.Ledger(criterion) as ledger:
+        (criterion({"y": y}, {"t": torch.ones(3, dtype=torch.float64)}).total * scale).backward()
+        books = ledger.read()
+    assert books["depth"].value == books.total == 1.0

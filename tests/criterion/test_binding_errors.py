@@ -248,3 +248,30 @@ def test_a_structure_that_holds_itself_is_refused():
         criterion(around, {"y": x})
     with refused("holds itself"):
         criterion(outputs, {"y": x, "again": around})
+
+
+def test_a_complex_output_is_told_what_to_hand_over():
+    """It was told to be put in the targets."""
+    criterion = hw.Criterion([hw.Term("spectrum", losses.squared_error, output="y", target="t")])
+    with pytest.raises(ValueError, match=r"'spectrum'.*complex64.*view_as_real"):
+        criterion({"y": torch.zeros(3, dtype=torch.complex64)}, {"t": torch.zeros(3)})
+
+
+def test_logits_without_a_batch_are_told_to_have_one():
+    """They were told to resize their labels."""
+    criterion = hw.Criterion([hw.Term("label", torch.nn.CrossEntropyLoss(), output="y", target="t")])
+    with pytest.raises(
+        ValueError, match=r"'label'.*logits \(5,\) and labels \(\)\. Give both the dimension of a batch"
+    ):
+        criterion({"y": torch.zeros(5)}, {"t": torch.tensor(2)})
+
+
+@pytest.mark.parametrize("levels", [hw.Levels([1.0, 10.0]), hw.Levels(strides=[1, 2])], ids=["weights", "strides"])
+def test_levels_by_position_that_change_places_are_refused(levels):
+    """A dict in another order had the other level's weight, in silence."""
+    criterion = hw.Criterion([hw.Term("heads", losses.squared_error, output="heads[*]", target="t", levels=levels)])
+    fine, coarse = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4) if levels.weights else torch.zeros(2, 2, 2)
+    for _ in range(2):
+        criterion({"heads": {"a": fine, "b": coarse}}, {"t": fine})
+    with pytest.raises(ValueError, match=r"'heads'.*the order heads\.b, heads\.a; .* heads\.a, heads\.b"):
+        criterion({"heads": {"b": fine, "a": coarse}}, {"t": fine})

@@ -77,7 +77,7 @@ def test_idle_terms_get_no_graph_whatever_form_they_come_in():
     for top in (None, x * 1):
         numerators = tuple((x * 1).unbind())
         sums = [Sums((each,) if top is None else (), (2.0,)) for each in numerators]
-        total = total_of(sums, top, [1.0, 0.0], [], frozenset([1]), None).total
+        total = total_of(sums, top, [1.0, 0.0], [], frozenset([(1, 0)]), None).total
         (grad,) = torch.autograd.grad(total, x)
         assert total.item() == 1.0
         assert grad.tolist() == [0.5, 0.0]

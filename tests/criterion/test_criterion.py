@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -107,6 +109,43 @@ def test_a_loss_without_graph_still_gives_its_head_a_gradient():
     assert heads["a"].grad is not None
     assert heads["b"].grad is not None
     assert heads["b"].grad.abs().max() == 0
+
+
+ZEROS = [
+    (zero, how) for zero in ("term", "level", "pooled level") for how in ("total", "weighted", "compiled", "ledger")
+]
+
+
+@pytest.mark.parametrize(("zero", "how"), [*ZEROS, ("scheduled level", "total"), ("term", "kernels")])
+def test_weight_zero_of_an_infinite_output_sends_zeros(zero, how):
+    """A level of weight 0 made the total NaN; with `compile=True`, or added up as `weighted`, the gradient was NaN."""
+    y, bad = torch.ones(3, requires_grad=True), torch.full((3,), math.inf, requires_grad=True)
+    if zero == "term":
+        terms = [
+            hw.Term("a", losses.squared_error, output="[0]", target="t"),
+            hw.Term("b", losses.squared_error, output="[1]", target="t", weight=0.0),
+        ]
+    else:
+        weights = [1.0, (lambda step: 0.0) if zero == "scheduled level" else 0.0]
+        levels = hw.Levels(weights, pool="all" if zero == "pooled level" else "each")
+        terms = [hw.Term("a", losses.squared_error, output="[*]", target="t", levels=levels)]
+    value = 0.5 if zero == "pooled level" else 1.0
+    criterion = hw.Criterion(terms, compile=how == "kernels")
+
+    def total(y, bad):
+        found = criterion([y, bad], {"t": torch.zeros(3)})
+        return sum(each.weighted for each in found.values()) if how == "weighted" else found.total
+
+    if how == "compiled":
+        total = torch.compile(total, backend="aot_eager", fullgraph=True)
+    with hw.Ledger(criterion) if how == "ledger" else nullcontext():
+        found = total(y, bad)
+        found.backward()
+    assert torch.equal(found, torch.tensor(value))
+    assert bad.grad is not None
+    assert y.grad is not None
+    assert torch.equal(bad.grad, torch.zeros(3))
+    assert torch.allclose(y.grad, torch.full((3,), 2 / 3 * value))
 
 
 def test_weight_zero_silences_a_value_that_is_not_finite():

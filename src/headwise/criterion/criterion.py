@@ -92,6 +92,7 @@ class Criterion(nn.Module):
         for name, weight in (weights or {}).items():
             self.set_weight(name, weight)
         self._plans, self._kernels = Plans(), Kernels(compile)
+        self._level_order: dict[str, tuple[str, ...]] = {}
         self._has_levels = any(term.num_wildcards for term in self.terms)
         self._num_calls = 0
         self._advanced_by = ""  # who marked the last step, as long as the other may mark the same one
@@ -307,11 +308,24 @@ class Criterion(nn.Module):
 
         def make() -> Plan:
             plan = make_plan(self.terms, outputs, targets, self.unread)
+            self._check_order(plan)
             warn_of_averages(plan, found, read)
             return plan
 
         plan = self._plans.of((spec, target_spec), found, read, make)
         return self._evaluate(plan, found, read, denominators, ids)
+
+    def _check_order(self, plan: Plan) -> None:
+        """Refuses levels that come in another order than before, where their weights or strides go by position."""
+        for term, names in zip(self.terms, plan.layout.levels, strict=True):
+            if term.levels is None or not (term.levels.weights or term.levels.strides):
+                continue
+            before = self._level_order.setdefault(term.name, names)
+            if names != before and set(names) == set(before):
+                raise ValueError(
+                    f"term {term.name!r}: its levels have weights or strides by position, and come in the order "
+                    f"{', '.join(names)}; they came in the order {', '.join(before)}. Return them in one order"
+                )
 
     def _count_call(self) -> None:
         self._num_calls += torch.is_grad_enabled() and self.training
@@ -339,21 +353,28 @@ class Criterion(nn.Module):
         roots = [outputs[number] for number in plan.roots]
         weights, balance = self.term_weights.all_now(), self.balance
         record = self._open(plan, roots, given is not None)
-        idle = frozenset(n for n, weight in enumerate(weights) if not isinstance(weight, Tensor) and weight == 0.0)
+        levels = self._levels_now(plan)
+        idle = frozenset(
+            (number, level)
+            for number, weight in enumerate(weights)
+            for level, own in enumerate(levels[number] or (1.0,) * len(plan.calls[number]))
+            if own == 0.0 or (not isinstance(weight, Tensor) and weight == 0.0)
+        )
+        compiling = torch.compiler.is_compiling()
         views, tokens = hand_out(plan, self.on_nonfinite, roots, weights, idle, record)
-        run = evaluate_as_one if torch.compiler.is_compiling() else self._kernels.evaluate
+        run = evaluate_as_one if compiling else self._kernels.evaluate
         top, sums = run(plan, views, targets, given)
         if given is not None and any(isinstance(each, Ratio) for each in given.values()):
-            top, sums = None, self._within(with_numerators(sums, top), given)
+            top, sums = None, self._within(with_numerators(sums, top), given, levels)
         if plan.sharded is not None:
             top, sums = None, [each.gathered() for each in with_numerators(sums, top)]
-        sums = self._at_step(sums)
+        sums = _weighed(sums, levels)
         combined = total_of(sums, top, weights, tokens, idle, None if record is None else record.at_total, balance)
         if record is not None:
             counted = Counted(combined.divisors.detach(), tuple([(len(s.denominators), s.pooled) for s in sums]))
             record.summed(combined.values.detach(), weights, combined.levels, counted, balance)
             record.by_sample(ids, lambda n, num: value_by_sample(plan, n, views, targets, sums[n], num))
-        if CLAIMANTS and not torch.compiler.is_compiling() and combined.total.requires_grad:
+        if CLAIMANTS and not compiling and combined.total.requires_grad:
             for each in CLAIMANTS:
                 each(combined.total, record, given is not None)
         return Breakdown.of_call(
@@ -364,23 +385,23 @@ class Criterion(nn.Module):
             record,
         )
 
-    def _at_step(self, sums: Sequence[Sums]) -> Sequence[Sums]:
-        """The sums with the weights of their levels."""
+    def _levels_now(self, plan: Plan) -> Sequence[tuple[float, ...] | None]:
+        """The weights of each term's levels at this step; None for a term without."""
         if not self._has_levels:
-            return sums
+            return (None,) * len(self.terms)
         return [
-            each.having(levels=(term.levels or Levels()).at(len(each.denominators), self.step))
-            if term.num_wildcards and each.levels is None
-            else each
-            for term, each in zip(self.terms, sums, strict=True)
+            (term.levels or Levels()).at(len(calls), self.step) if term.num_wildcards else None
+            for term, calls in zip(self.terms, plan.calls, strict=True)
         ]
 
-    def _within(self, sums: Sequence[Sums], given: Denominators) -> Sequence[Sums]:
+    def _within(
+        self, sums: Sequence[Sums], given: Denominators, levels: Sequence[tuple[float, ...] | None]
+    ) -> Sequence[Sums]:
         """The sums as parts of the step, where their ratio was pooled."""
         pooled = [given.get(term.name) for term in self.terms]
         return [
             within(each, one) if isinstance(one, Ratio) else each
-            for each, one in zip(self._at_step(sums), pooled, strict=True)
+            for each, one in zip(_weighed(sums, levels), pooled, strict=True)
         ]
 
     def _open(self, plan: Plan, roots: Sequence[Tensor], pooled: bool) -> Record | None:
@@ -409,6 +430,16 @@ class Criterion(nn.Module):
         variant = self.terms[number].split_variant
         used = _used(weight, balance, number)
         return Entry(one.values[0], used, one.weighted[0], ratio_of(sums), one.levels[0], variant)
+
+
+def _weighed(sums: Sequence[Sums], levels: Sequence[tuple[float, ...] | None]) -> Sequence[Sums]:
+    """The sums with the weights of their levels."""
+    if all(each is None for each in levels):
+        return sums
+    return [
+        each if own is None or each.levels is not None else each.having(levels=own)
+        for each, own in zip(sums, levels, strict=True)
+    ]
 
 
 def _used(weight: float | Tensor, balance: Tensor | None, number: int) -> float | Tensor:

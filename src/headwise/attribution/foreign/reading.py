@@ -186,7 +186,16 @@ def _books(call: ForeignCall, passes: Sequence[_Solved]) -> Books:
         _gram(call.step, terms, passes, common),
         _strays(passes, size, common),
         LoopFactor(common, "seen" if any(("common",) in each.numbers for each in passes) else "unknown"),
+        number=_number(terms, passes, common),
     )
+
+
+def _number(terms: Mapping[str, TermBooks], passes: Sequence[_Solved], common: float) -> float:
+    """What backward was called on, where terms whose parts nobody held leave no sum; NaN where one is not finite."""
+    if not all(each.finite for each in terms.values()):
+        return math.nan
+    inside = math.fsum(each.weighted for each in _inside(passes, common).values())
+    return inside + math.fsum(each.numbers.get(("number",), math.nan) for each in passes) / common
 
 
 def _gram(step: int, terms: Mapping[str, TermBooks], passes: Sequence[_Solved], common: float) -> Gram:

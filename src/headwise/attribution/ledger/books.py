@@ -199,6 +199,7 @@ class Books(Mapping[str, TermBooks], Tabular):
         aggregated: Of a step of `backward.aggregate`, the inner products of the rows of its Jacobian at the shared
             parameters, over all ranks; the "total" is what the aggregator made of them, and the weights are those that
             it gave to the rows (NaN where it made no combination of rows). None of other steps.
+        number: On which backward was called, where the parts of several terms are not known; NaN elsewhere.
     """
 
     step: int
@@ -209,6 +210,7 @@ class Books(Mapping[str, TermBooks], Tabular):
     features: dict[str, FeatureBooks] = field(default_factory=dict)
     scope: str = "local"
     aggregated: Gram | None = None
+    number: float = math.nan
 
     def __getitem__(self, name: str) -> TermBooks:
         """One term's books.
@@ -239,7 +241,7 @@ class Books(Mapping[str, TermBooks], Tabular):
         The loop's factor is divided out. NaN where a value is not finite.
         """
         if not self.finite_values:
-            return math.nan
+            return self.number
         rest = 0.0 if not self.unbooked.known or self.unbooked.is_nothing else self.unbooked.value
         return math.fsum([*(each.weighted for each in self.terms.values()), rest])
 

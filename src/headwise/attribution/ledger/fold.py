@@ -42,6 +42,10 @@ class _StepNumbers:
     values: Tensor
     per_call: float
 
+    def of_square(self, square: float) -> float:
+        """A square or product without the factor; divided twice, for the factor's own square may be beyond numbers."""
+        return square / self.common / self.common
+
 
 def fold(step: StepRows) -> Books:
     """Makes the books of a step.
@@ -153,12 +157,11 @@ def _gram(step: StepRows, fields: dict[str, Tensor], scales: _StepNumbers) -> Gr
     schema, num = step.schema, len(step.schema.terms)
     products = torch.full((len(schema.sites), num + 1, num + 1), math.nan, dtype=torch.float64)
     finite = torch.ones(len(schema.sites), num, dtype=torch.bool)
-    unit = 1.0 / scales.common**2
     for (site, reading), square, told in zip(
         schema.covered, fields["squares"].tolist(), fields["finite"].tolist(), strict=True
     ):
         term = schema.readings[reading].term
-        _add(products, site, term, term, square * unit)
+        _add(products, site, term, term, scales.of_square(square))
         finite[site, term] &= math.isfinite(square) or told > 0
     unknown = []
     pairs = zip(schema.compared, fields["products"].tolist(), fields["known"].tolist(), strict=True)
@@ -168,7 +171,7 @@ def _gram(step: StepRows, fields: dict[str, Tensor], scales: _StepNumbers) -> Gr
             unknown.append((site, a, b))
             continue
         for one, other in ((a, b), (b, a)):
-            _add(products, site, one, other, product * unit)
+            _add(products, site, one, other, scales.of_square(product))
     for site, a, b in unknown:
         if a != b:
             products[site, a, b] = products[site, b, a] = math.nan
@@ -216,7 +219,7 @@ def _readings(schema: Schema, fields: dict[str, Tensor], scales: _StepNumbers) -
     size = abs(scales.common)
     return [
         _Sent(
-            square[number] / scales.common**2,
+            scales.of_square(square[number]),
             bad[number] == 0,
             tuple(_root(each) / size for each in channels[number].tolist()) if reading.num_channels else None,
         )
@@ -237,7 +240,7 @@ def _outputs(
         square = sum(readings[number].square for number in same)
         if len(same) > 1:
             pairs = zip(schema.compared, fields["products"].tolist(), strict=True)
-            square += sum(2 * p / scales.common**2 for (_, a, b), p in pairs if a in same and b in same)
+            square += sum(2 * scales.of_square(p) for (_, a, b), p in pairs if a in same and b in same)
         channels = readings[same[0]].channels if len(same) == 1 else None
         found[path] = OutputBooks(_root(square), all(readings[number].finite for number in same), channels)
     return found
@@ -279,8 +282,7 @@ def _unbooked(step: StepRows, fields: dict[str, Tensor], scales: _StepNumbers, s
 
 
 def _feature(step: StepRows, feature: Feature, fields: dict[str, Tensor], scales: _StepNumbers) -> FeatureBooks:
-    unit = 1.0 / scales.common**2
-    found = [each * unit for each in fields[f"feature {feature.name}"].tolist()]
+    found = [scales.of_square(each) for each in fields[f"feature {feature.name}"].tolist()]
     squares = {(reader, feature.name): each for reader, each in zip(feature.readers, found, strict=False)}
     pairs = zip(feature.pairs, found[len(feature.readers) :], strict=True)
     products = {(left, right, feature.name): each for (left, right), each in pairs}

@@ -25,7 +25,7 @@ from headwise.attribution.ledger.samples.columns import Brought, joined
 from headwise.attribution.ledger.samples.ranking import Ranked
 from headwise.attribution.ledger.samples.sampled import Measure
 from headwise.attribution.ledger.samples.samples import TermSamples, over_ranks
-from headwise.attribution.ledger.schema import Feature, Schema
+from headwise.attribution.ledger.schema import Feature, Schema, num_channels
 from headwise.attribution.ledger.weighing.balancing import Balancing, moving_weights
 from headwise.attribution.ledger.weighing.rule import OUTPUTS, Rule
 from headwise.attribution.ledger.weighing.suggestion import Suggestion, Target, suggest, weighed
@@ -119,7 +119,7 @@ class Ledger(Closing):
         self.leaves = Leaves(self)
         self._waiting: dict[int, CallRecord] = {}
         self._steps_before = 0  # those of the ledger whose state was loaded
-        self._schemas: dict[int, tuple[Layout, Schema, bool]] = {}
+        self._schemas: dict[tuple[int, tuple[int, ...]], tuple[Layout, Schema, bool]] = {}
         modules = list(network.modules()) if network is not None else []
         self._junctions = [module for module in modules if isinstance(module, Junction)]
         self._balancing = None
@@ -148,14 +148,15 @@ class Ledger(Closing):
             waiting = self._waiting
             if len(waiting) >= _MOST_WAITING or sum(each.held for each in waiting.values()) >= _MOST_HELD:
                 self._flush()
-        known = self._schemas.get(id(layout))
+        channels = num_channels(layout, roots) if self.channels else ()
+        known = self._schemas.get((id(layout), channels))
         if known is None or known[0] is not layout:
             features = [Feature(each.name, each.readers) for each in self._junctions]
-            schema = Schema.of(layout, self.channels, features)
+            schema = Schema.of(layout, channels, features)
             if len(self._schemas) >= _MAX_LAYOUTS:
                 self._schemas.clear()
             same = next((held for _, held, _ in self._schemas.values() if held == schema), schema)
-            known = self._schemas[id(layout)] = layout, same, bool(_below(roots))
+            known = self._schemas[id(layout), channels] = layout, same, bool(_below(roots))
             if self._balancing is not None:
                 self._balancing.fit(same)
         record = CallRecord(self, known[1], roots, pooled)

@@ -114,20 +114,20 @@ class Schema:
     aggregated: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, layout: Layout, channels: bool, features: Sequence[Feature]) -> Schema:
+    def of(cls, layout: Layout, channels: Sequence[int], features: Sequence[Feature]) -> Schema:
         """The schema of the calls of one layout.
 
         Args:
             layout: Who reads what.
-            channels: Whether every channel's norm is booked.
+            channels: Per reading how many channels it has, if every channel's norm is booked; else nothing.
             features: The features that are booked.
 
         Returns:
             The schema.
         """
         readings = tuple(
-            BookedReading(edge.term, edge.path, edge.level, edge.stop - edge.start if channels else 0)
-            for edge in layout.edges
+            BookedReading(edge.term, edge.path, edge.level, num)
+            for edge, num in zip(layout.edges, channels or (0,) * len(layout.edges), strict=True)
         )
         sites = tuple((site.root, site.edges) for site in layout.sites)
         return cls(layout.terms, layout.levels, layout.roots, readings, sites, tuple(features))
@@ -307,6 +307,22 @@ class Schema:
             The fields by name, (size,) each.
         """
         return dict(zip(self.sizes, torch.split(row, list(self.sizes.values())), strict=True))
+
+
+def num_channels(layout: Layout, roots: Sequence[Tensor]) -> tuple[int, ...]:
+    """How many channels each reading of a call has; a layout serves calls whose whole outputs differ in them.
+
+    Args:
+        layout: Who reads what.
+        roots: The outputs.
+
+    Returns:
+        One number a reading.
+    """
+    return tuple([
+        roots[edge.root].shape[edge.dim] if edge.whole and roots[edge.root].dim() > 1 else edge.stop - edge.start
+        for edge in layout.edges
+    ])  # fmt: skip
 
 
 def _placed(keys: Sequence[Hashable], known: Sequence[Hashable], numbers: Tensor) -> Tensor:

@@ -144,12 +144,8 @@ def _bind_outputs(
 
 def _edge(number: int, term: AnyTerm, path: Path, name: str, root: int, tensor: Tensor) -> Edge:
     if not tensor.dtype.is_floating_point:
-        raise complain(
-            term,
-            "output",
-            path,
-            f"a term reads floating point outputs; found {describe(tensor)}. Put it in the targets",
-        )
+        remedy = "Hand over torch.view_as_real of it, or its abs()" if tensor.is_complex() else "Put it in the targets"
+        raise complain(term, "output", path, f"a term reads floating point outputs; found {describe(tensor)}. {remedy}")
     if remedy := _remedy(tensor):
         raise complain(term, "output", path, f"a term reads plain tensors of 16 bits and more; found {remedy}")
     if path.channels is None:

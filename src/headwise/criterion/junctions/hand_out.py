@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def hand_out(
     policy: Policy,
     roots: Sequence[Tensor],
     weights: Sequence[float | Tensor],
-    idle: Collection[int],
+    idle: Collection[tuple[int, int]],
     record: Record | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Gives every reading its view.
@@ -31,7 +31,7 @@ def hand_out(
         policy: What happens to gradients that are not finite.
         roots: The outputs.
         weights: The terms' weights.
-        idle: Terms of weight 0, from which the total takes no graph.
+        idle: Terms of weight 0, with their levels, and levels of weight 0: from these the total takes no graph.
         record: Who books what is sent, or None.
 
     Returns:
@@ -44,7 +44,9 @@ def hand_out(
     tokens = []
     needed = torch.is_grad_enabled()
     held = {number: weight.detach() for number, weight in enumerate(weights) if isinstance(weight, Tensor)}
-    marked = {*held, *idle}
+    idle_terms = {term for term, _ in idle}
+    marked = {*held, *idle_terms}
+    silent = _silent(plan, held, idle) if marked else {}
     for part in plan.per_output if policy == "keep" else plan.whole:
         if part.is_alone and policy == "keep" and (not marked or part.readers.isdisjoint(marked)):
             root = roots[part.roots[0]]
@@ -56,13 +58,27 @@ def hand_out(
         else:
             if policy == "drop":
                 _refuse_half(part, read)
-            sure = len(part.closed) == len(part.edges) and part.readers.isdisjoint(idle)
-            silent = () if part.readers.isdisjoint(held) else tuple([held.get(n) for n in range(len(weights))])
-            found = split(part, Duties(policy, record, None, silent, token=not sure), read)
+            sure = len(part.closed) == len(part.edges) and part.readers.isdisjoint(idle_terms)
+            own = tuple([silent.get(edge) for edge in part.edges])
+            own = own if any(each is not None for each in own) else ()
+            found = split(part, Duties(policy, record, None, own, token=not sure), read)
             tokens += found[len(part.edges) :]
         for edge, each in zip(part.edges, found, strict=False):
             views[edge] = each
     return views, tokens
+
+
+def _silent(plan: Plan, held: Mapping[int, Tensor], idle: Collection[tuple[int, int]]) -> dict[int, Tensor | float]:
+    """Per edge the weight that is 0, or may be: one in a tensor."""
+    found: dict[int, Tensor | float] = {}
+    for term, calls in enumerate(plan.calls):
+        heard = {edge for level, edges in enumerate(calls) if (term, level) not in idle for edge in edges}
+        for edge in (edge for edges in calls for edge in edges):
+            if edge not in heard:
+                found[edge] = 0.0
+            elif term in held:
+                found[edge] = held[term]
+    return found
 
 
 def _refuse_half(part: Served, roots: Sequence[Tensor]) -> None:

@@ -43,15 +43,15 @@ class Duties(NamedTuple):
         policy: What happens to gradients that are not finite.
         record: Who books what readers send, or None.
         sinks: Where readers leave functions that write their gradients, or None.
-        weights: Per term the weight of this call where it is a tensor: a weight of 0 sends nothing that is not finite;
-            None for a term whose weight is a number.
+        weights: Per edge the weight of this call, where that is or may be 0: a weight of 0 sends nothing that is not
+            finite. None for other edges; empty where there is no such edge.
         token: Whether a zero joins the total, so that a pass from the total sends every output a gradient.
     """
 
     policy: Policy = "keep"
     record: Record | None = None
     sinks: Sinks | None = None
-    weights: tuple[Tensor | None, ...] = ()
+    weights: tuple[Tensor | float | None, ...] = ()
     token: bool = True
 
 
@@ -86,7 +86,7 @@ class Split(torch.autograd.Function):
         written = None if duties.sinks is None else duties.sinks.write(edge_grads)
         if written is not None:
             return None, None, written
-        edge_grads = _silenced(layout, duties.weights, edge_grads)
+        edge_grads = _silenced(duties.weights, edge_grads)
         sent = edge_grads
         if duties.policy != "keep" and (
             ctx.inside or not is_batched(*(grad for grad in edge_grads if grad is not None))
@@ -212,22 +212,20 @@ def _token(like: Tensor) -> Tensor:
     return torch.zeros((), dtype=sum_dtype(like.dtype), device=like.device)
 
 
-def _silenced(
-    layout: Layout, weights: Sequence[Tensor | None], grads: Sequence[Tensor | None]
-) -> Sequence[Tensor | None]:
-    """The gradients, where a weight is a tensor that holds 0, without what is not finite: there 0 * inf is 0.
+def _silenced(weights: Sequence[Tensor | float | None], grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """The gradients, where a weight is 0, without what is not finite: there 0 * inf is 0.
 
     What is finite there is 0 by itself, unless the loop went on from the term's bare value.
     """
-    if not any(weight is not None for weight in weights):
-        return grads
-    found = []
-    for edge, grad in zip(layout.edges, grads, strict=True):
-        weight = weights[edge.term]
-        if grad is not None and weight is not None:
-            grad = torch.where((weight == 0) & ~torch.isfinite(grad), torch.zeros_like(grad), grad)
-        found.append(grad)
-    return found
+    return [
+        grad if grad is None or weight is None else torch.where(_is_spoiled(weight, grad), torch.zeros_like(grad), grad)
+        for grad, weight in zip(grads, weights or (None,) * len(grads), strict=True)
+    ]
+
+
+def _is_spoiled(weight: Tensor | float, grad: Tensor) -> Tensor:
+    spoiled = ~torch.isfinite(grad)
+    return spoiled & (weight == 0) if isinstance(weight, Tensor) else spoiled
 
 
 def _apply_policy(layout: Layout, policy: Policy, grads: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -44,6 +44,7 @@ class _Scales(NamedTuple):
         bottom: (L,), what divides; 1 where that is 0.
         empty: (L,), where it is; None where that is known to be nowhere.
         levels: (L,), the weights of the levels; None where no term has any.
+        unweighed: (L,), where these are 0; None where that is nowhere.
         weights: (T,), the weights of terms and tokens.
         idle: (T,), where these are 0; None where that is nowhere.
         counts: How many levels each term and token has.
@@ -53,6 +54,7 @@ class _Scales(NamedTuple):
     bottom: Tensor
     empty: Tensor | None
     levels: Tensor | None
+    unweighed: Tensor | None
     weights: Tensor
     idle: Tensor | None
     counts: tuple[int, ...]
@@ -80,7 +82,7 @@ def total_of(
     top: Tensor | None,
     weights: Sequence[Number],
     tokens: Sequence[Tensor],
-    idle: Collection[int],
+    idle: Collection[tuple[int, int]],
     seen: Seen | None,
     balance: Tensor | None = None,
 ) -> Combined:
@@ -91,7 +93,7 @@ def total_of(
         top: Their numerators, if these are one vector.
         weights: The terms' weights.
         tokens: Zeros that join the total.
-        idle: Terms from which the total takes no graph.
+        idle: Terms and their levels from which the total takes no graph.
         seen: Is told of the gradient of the total in each backward pass.
         balance: (T,), float32: what the weights are multiplied by.
 
@@ -114,13 +116,13 @@ def total_of(
     return _of_terms(values, weighted, total, levels, scales)
 
 
-def _apart(sums: Sequence[Sums], numerators: Sequence[Tensor], idle: Collection[int]) -> list[Tensor]:
-    """The numerators one by one, those of idle terms without their graph."""
+def _apart(sums: Sequence[Sums], numerators: Sequence[Tensor], idle: Collection[tuple[int, int]]) -> list[Tensor]:
+    """The numerators one by one, those of idle terms and levels without their graph."""
     every = iter(numerators if numerators[0].dim() == 0 else numerators[0].unbind())
     return [
-        next(every).detach() if term in idle else next(every)
+        next(every).detach() if (term, level) in idle else next(every)
         for term, each in enumerate(sums)
-        for _ in each.denominators
+        for level in range(len(each.denominators))
     ]
 
 
@@ -182,7 +184,9 @@ def _scales_of(
         bottom = torch.where(empty, torch.ones_like(bottom), bottom)
     scale = vector(weights, dtype, device)
     idle = scale == 0 if not _are_numbers(weights) or 0 in weights else None
-    return _Scales(bottom, empty, None if levels is None else vector(levels, dtype, device), scale, idle, counts, given)
+    own = None if levels is None else vector(levels, dtype, device)
+    unweighed = own == 0 if own is not None and levels is not None and 0 in levels else None
+    return _Scales(bottom, empty, own, unweighed, scale, idle, counts, given)
 
 
 @lru_cache(maxsize=512)
@@ -213,7 +217,10 @@ def _weighted(top: Tensor, scales: _Scales, sums: Sequence[Sums]) -> tuple[Tenso
     values = quotients
     levels: tuple[Tensor | None, ...] = (None,) * len(sums)
     if scales.levels is not None:
-        parts = torch.split(quotients * scales.levels, list(scales.counts))
+        own = quotients * scales.levels
+        if scales.unweighed is not None:
+            own = torch.where(scales.unweighed, torch.zeros_like(own), own)
+        parts = torch.split(own, list(scales.counts))
         values = torch.cat([part if len(part) == 1 else part.sum(0, keepdim=True) for part in parts])
         levels = tuple([part if each.levels is not None else None for part, each in zip(parts, sums, strict=False)])
     weighted = values * scales.weights

@@ -61,7 +61,7 @@ def _added(counts: Sequence[Number]) -> Number:
     tensors = [each for each in counts if isinstance(each, Tensor)]
     if tensors:
         return vector(counts, widest(tensors), tensors[0].device).sum()
-    return math.fsum(float(each) for each in counts)
+    return math.fsum([float(each) for each in counts])
 
 
 def shares(sums: Sums, numerators: Sequence[Tensor]) -> Tensor:
@@ -80,7 +80,8 @@ def shares(sums: Sums, numerators: Sequence[Tensor]) -> Tensor:
         divisor = bottom if isinstance(bottom, Tensor) else vector([bottom], dtype, top.device)
         empty = divisor == 0
         part = torch.where(empty, 0.0, top.to(dtype) / torch.where(empty, 1.0, divisor.to(top.device, dtype)))
-        part = part if sums.levels is None else part * sums.levels[level]
+        weight = 1.0 if sums.levels is None else sums.levels[level]
+        part = part * weight if weight else torch.zeros_like(part)
         found = part if found is None else found + part
     assert found is not None
     return found
@@ -95,7 +96,8 @@ def ratio_of(sums: Sums) -> Ratio:
         return Ratio(sums.numerators[0], bottom[0], sums.smooth)
     top = gathered(sums.numerators, dtype, device)
     if sums.pooled:
-        top = top * vector(sums.levels, dtype, device)
+        own = vector(sums.levels, dtype, device)
+        top = torch.where(own == 0, 0.0, top * own)
     return Ratio(top, bottom, sums.smooth)
 
 

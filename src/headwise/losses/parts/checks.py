@@ -72,10 +72,11 @@ def check_labels(loss: str, output: Tensor, target: Tensor, mask: Tensor | None)
     if output.ndim < 2 or output.shape[:1] + output.shape[2:] != target.shape:
         resize = "Resize the labels; where coarser levels read the same, give their strides (Levels(strides=))."
         drop = "Drop the labels' channel dimension, or slice the logits."
+        batch = "Give both the dimension of a batch: unsqueeze(0)."
+        remedy = batch if output.ndim < 2 else resize if target.ndim == output.ndim - 1 else drop
         raise ValueError(
             f"{loss}: logits of shape (N, C, ...) need labels of shape (N, ...), found logits "
-            f"{tuple(output.shape)} and labels {tuple(target.shape)}. "
-            f"{resize if target.ndim == output.ndim - 1 else drop}"
+            f"{tuple(output.shape)} and labels {tuple(target.shape)}. {remedy}"
         )
     if target.dtype == torch.bool and output.shape[1] != 2:
         raise ValueError(
