@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +115,17 @@ def test_a_run_that_is_removed_is_shown_no_more(tmp_path, served):
     text = get(server)[1]
     assert "the run has not begun" in text
     assert "Value of each term" not in text
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(tmp_path, served, monkeypatch):
+    """Both were called `run`, their figures had one id, and of a folder called `.` there was no name."""
+    folders = [build_run(tmp_path / name / "run", num_lines=12, samples=0) for name in ("one", "two")]
+    page = get(served(*folders))[1]
+    assert all(title in page for title in ("one/run: Value of each term", "two/run: Value of each term"))
+    ids = re.findall(r' id="(figure-[^"]+)"', page)
+    assert len(set(ids)) == len(ids) > 10
+    monkeypatch.chdir(folders[0])
+    assert "<h1>run</h1>" in get(served(Path()))[1]
 
 
 def test_mistakes_are_told_and_ctrl_c_ends_it(tmp_path, capsys, monkeypatch):

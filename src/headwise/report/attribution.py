@@ -218,7 +218,7 @@ def _over_time(history: Sequence[Books]) -> list[Block]:
         return {name: [getattr(b[name], what) if name in b else None for b in history] for name in names}
 
     return [
-        Curves("Share of the total", steps, column("share"), stacked=True, unit="weight x value / total", wide=True,
+        Curves("Share of the total", steps, column("share"), stacked=True, unit="share", wide=True,
                caption=f"Exact, {scope}. Each band's height is one term's part of the total. A share is not an "
                "influence: see the gradient norms."),
         Curves("Gradient norm of each term", steps, column("grad_norm"), log=True, unit="gradient norm",

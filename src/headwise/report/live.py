@@ -19,7 +19,7 @@ from headwise.report.page.page import Page, Section
 from headwise.report.sections.findings import find
 from headwise.report.write import number_sections, opening
 from headwise.runs.log_reading import LogReader
-from headwise.runs.reading import Recording, read_run
+from headwise.runs.reading import Recording, distinct_names, read_run
 
 ADDRESS = "127.0.0.1"
 _REST = 3.0
@@ -81,7 +81,8 @@ class _Followed:
 
 
 def _page(runs: Sequence[_Followed], version: str) -> Page:
-    found = [(run.folder.name, run.recording()) for run in runs]
+    names = distinct_names([run.folder for run in runs])
+    found = [(name, run.recording()) for name, run in zip(names, runs, strict=True)]
     page = Page(" · ".join(name for name, _ in found), "While it trains: new points come by themselves.", version)
     alone = len(found) == 1
     sections: dict[str, tuple[str, list[Block]]] = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwise.runs.columns import finite, last
-from headwise.runs.reading import Recorded, Recording, as_recorded
+from headwise.runs.reading import Recorded, Recording, as_recorded, distinct_names
 from headwise.tabular import Tabular
 
 QUANTITIES = {"weight": "weight", "count": "count", "value": "value", "grad_norm": "gradient norm"}
@@ -145,7 +145,7 @@ def compare(runs: Sequence[Recorded], tolerance: float = 1e-4) -> Comparison:
     settings = _settings(recorded)
     differing = {key: told for key, told in settings.items() if len(set(told)) > 1}
     return Comparison(
-        _names(recorded),
+        distinct_names([run.folder for run in recorded]),
         len(rows),
         terms,
         tuple(departures),
@@ -192,17 +192,6 @@ def _gap(numbers: tuple[float | None, ...]) -> float:
         return 0.0 if len(set(map(str, there))) == 1 else math.inf
     size = max(map(abs, there))
     return (max(there) - min(there)) / size if size else 0.0
-
-
-def _names(runs: Sequence[Recording]) -> tuple[str, ...]:
-    """The folders' names, with as much of their paths as makes them differ."""
-    paths = [run.folder.resolve().parts for run in runs]
-    longest = max(map(len, paths))
-    for length in range(1, longest + 1):
-        names = ["/".join(path[-length:]) for path in paths]
-        if len(set(names)) == len(names):
-            return tuple(names)
-    return tuple(f"{run.name} ({number})" for number, run in enumerate(runs, start=1))
 
 
 def _settings(runs: Sequence[Recording]) -> dict[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,6 +143,23 @@ def read_run(folder: Path, logs: tuple[Log, Log] | None = None) -> Recording:
     if config.get("loop") != LOOP and not samples:
         remarks.append("No held-out pictures: samples/ holds no .npz file.")
     return Recording(folder, config, log, evaluation, samples, tuple(remarks))
+
+
+def distinct_names(folders: Sequence[Path]) -> tuple[str, ...]:
+    """What to call runs beside each other: their folders' names, with as much of the paths as makes them differ.
+
+    Args:
+        folders: of the runs; they need not exist.
+
+    Returns:
+        A name for each, no two the same.
+    """
+    paths = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(path[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return tuple(names)
+    return tuple(f"{path[-1]} ({number})" for number, path in enumerate(paths, start=1))
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

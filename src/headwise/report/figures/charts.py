@@ -118,7 +118,7 @@ class Curves:
         if self.log and self._falls_below:
             parts.append("A log axis would hide what is not above 0.")
         if self.stacked and self._falls_below:
-            parts.append("Bands below 0: parts that a negative weight or value takes off the total.")
+            parts.append("Bands below 0 are taken off the total: shares are of the sum of all sizes.")
         if not self.stacked and any(v is not None and not math.isfinite(v) for c in self.series.values() for v in c):
             parts.append("Crosses at the top: values that are not finite.")
         if len(rows) < len(self.steps):

@@ -52,5 +52,5 @@ def _over_time(run: Recording, term: str, found: list[str]) -> list[Block]:
         Curves(f"{term}: gradient norm by level", run.log.steps, columns("grad_norm"), log=True, unit="gradient norm",
                points=_POINTS),
         Curves(f"{term}: share of the total by level", run.log.steps, columns("share"), stacked=alone,
-               unit="weight x value / total", points=_POINTS),
+               unit="share", points=_POINTS),
     ]  # fmt: skip

@@ -57,9 +57,9 @@ def term_table(run: Recording) -> Table:
         row += [percent(first(share)), percent(last(share)), first(norm), last(norm), sparkline(norm)]
         rows.append([*row, f"{sum(1 for flag in flags if flag == 1.0):,} of {len(flags):,}"])
     caption = (
-        "Value: the sum over the term's denominator, unweighted. Share: weight x value over the total. Gradient norm: "
-        "of d(weight x value) / d(what the term reads), at the network's outputs. Small curves: over all logged steps, "
-        "each on its own scale."
+        "Value: the sum over the term's denominator, unweighted. Share: weight x value over the sum of their sizes, "
+        "which is the total unless one is below 0. Gradient norm: of d(weight x value) / d(what the term reads), at "
+        "the network's outputs. Small curves: over all logged steps, each on its own scale."
     )
     return Table(header, rows, title="Terms", caption=caption)
 
@@ -77,7 +77,7 @@ def losses(run: Recording) -> list[Curves]:
                log=True, unit="weight x value",
                caption="What each term adds to the total on which backward is called."),
         Curves("Share of the total", steps, {name: run.term(name, "share") for name in names}, stacked=True,
-               unit="weight x value / total", wide=True,
+               unit="share", wide=True,
                caption="Each band's height is one term's part of the total. A share is not an influence: see the "
                "gradient norms."),
     ]  # fmt: skip
