@@ -153,7 +153,7 @@ for i, l in enumerate(losses):
     loss = loss + torch.exp(-s[i]) * l + s[i]
 opt.zero_grad(); s_opt.zero_grad(); loss.backward(); opt.step(); s_opt.step()
 """,
-        {"losses[0]": 1.0, "l": 1.0, "parameter(s)": 1.0},
+        {"losses[0]": 1.0, "losses[1]": 1.0, "parameter(s)": 1.0},
         before="s = nn.Parameter(torch.zeros(2)); s_opt = torch.optim.SGD([s], 0.01)",
     ),
     "zip_of_weights": Odd(

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import linecache
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from headwise.attribution.apart.naming.spelled import loop_variables
 from headwise.attribution.ledger.books import Books, TermBooks
 from headwise.attribution.run.script import ScriptBooks
 from tests.attribution.odd_scripts import SCRIPTS
 
 
-def booked(script: Path) -> tuple[ScriptBooks, list[Books]]:
+def run_script(script: Path, every: int, on_booked: Callable[[int, Books], None]) -> ScriptBooks:
     linecache.checkcache(str(script))
-    found: list[Books] = []
-    with ScriptBooks(1, None, lambda step, books: found.append(books)) as books:
+    loop_variables.cache_clear()
+    with ScriptBooks(every, None, on_booked) as books:
         main = ModuleType("__main__")
         exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), main.__dict__)
-    return books, found
+    return books
+
+
+def booked(script: Path) -> tuple[ScriptBooks, list[Books]]:
+    found: list[Books] = []
+    return run_script(script, 1, lambda step, books: found.append(books)), found
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

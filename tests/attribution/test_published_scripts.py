@@ -190,7 +190,7 @@ def test_branches_that_call_one_loss_in_two_ways_are_one_place(tmp_path, monkeyp
     assert [(site.name, site.passes) for site in books.sites.values()] == [
         ("<module>, turns.py:12", 4), ("<module>, turns.py:14", 2), ("<module>, turns.py:16", 2),
     ]  # fmt: skip
-    assert [list(site.books or ()) for site in books.sites.values()] == [["loss"], ["loss_one"], ["loss_two"]]
+    assert [list(site.shown) for site in books.sites.values()] == [["loss"], ["loss_one"], ["loss_two"]]
 
 
 TURNS = """\

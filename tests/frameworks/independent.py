@@ -100,10 +100,10 @@ def books_of(main: Callable[[], object], listener: Listener, passes: int) -> lis
     with ScriptBooks(every=1, steps=None, on_booked=lambda step, books: None) as script:
         read = script._finish
 
-        def finished(site: Any, taking: Any, done: bool) -> None:
-            read(site, taking, done)
+        def finished(site: Any, *rest: Any) -> None:
+            read(site, *rest)
             if len(found) < passes:
-                found.append((site.books, list(listener.sent)))
+                found.append((site.table.parts[-1][1], list(listener.sent)))
             listener.sent.clear()
 
         script._finish = finished  # type: ignore[method-assign]

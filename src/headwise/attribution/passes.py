@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, TypeAlias
 
@@ -115,6 +115,12 @@ _WATCHES = _Watches()
 _INSIDE = threading.local()
 
 
+def inputs_of_pass() -> tuple[Any, ...] | None:
+    """What the pass that begins, or runs, in this thread is limited to; None where it reaches all leaves."""
+    found: tuple[Any, ...] | None = getattr(_INSIDE, "inputs", None)
+    return found
+
+
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method as what listens, that keeps its object from nothing.
 
@@ -168,7 +174,7 @@ def _seen(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(tensors, grad_tensors, *others, **named)
         gradients = _tensors(grad_tensors if grad_tensors is not None else named.get("grad_variables"))
         gradients = (*gradients, *[None] * (len(roots) - len(gradients)))
-        pending = []
+        pending, _INSIDE.inputs = [], _inputs(others, named)
         if roots and all(isinstance(root, Tensor) for root in roots):
             pending = [(watch, finish) for watch in watches if (finish := watch.begin(roots, gradients)) is not None]
         done, _INSIDE.now = False, True
@@ -176,11 +182,19 @@ def _seen(original: Callable[..., Any]) -> Callable[..., Any]:
             original(tensors, grad_tensors, *others, **named)
             done = True
         finally:
-            _INSIDE.now = False
+            _INSIDE.now, _INSIDE.inputs = False, None
             for watch, finish in pending:
                 watch.finish(finish, done)
 
     return backward
+
+
+def _inputs(others: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """What was given as `inputs`, which is the fourth after the gradients."""
+    given = others[3] if len(others) > 3 else named.get("inputs")
+    if given is None:
+        return None
+    return tuple(given.values()) if isinstance(given, Mapping) else _tensors(given)
 
 
 def _tensors(given: Any) -> tuple[Any, ...]:

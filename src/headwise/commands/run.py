@@ -8,12 +8,13 @@ import linecache
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwise.attribution.ledger.books import Books
+    from headwise.attribution.run.places import CallSite, StepTable
     from headwise.attribution.run.script import ScriptBooks
     from headwise.runs.run import Run
 
@@ -34,7 +35,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLE
     parser.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one, runs/<script>)")
-    every = "book the first backward pass of each place in the code, and every N-th after it (default: 20)"
+    every = "book the first step in which a place in the code calls backward, and every N-th after it (default: 20)"
     parser.add_argument("--every", type=int, default=20, metavar="N", help=every)
     parser.add_argument("--steps", type=int, metavar="N", help="end the script after N steps of its optimizers")
     parser.add_argument(
@@ -138,13 +139,41 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _together(sites: Iterable[CallSite]) -> list[list[CallSite]]:
+    """The places, those of one table together."""
+    found: dict[int, list[CallSite]] = {}
+    for site in sites:
+        found.setdefault(id(site if site.table is None else site.table), []).append(site)
+    return list(found.values())
+
+
+def _passes(site: CallSite) -> str:
+    passes = "1 pass" if site.passes == 1 else f"{site.passes} passes"
+    return f"{site.name}: {passes}, {site.booked} booked"
+
+
+def _which(table: StepTable | None, sites: Sequence[CallSite]) -> str:
+    """Which of the passes a table shows."""
+    passes = sum(site.passes for site in sites)
+    if table is None or passes == 1:
+        return ""
+    if len(table.parts) == 1:
+        return "; the last of these"
+    if table.overtaken:
+        return "; those of one step, of each loss the last"
+    return f"; the {len(table.parts)} of one step" + ("" if passes == len(table.parts) else ", the last")
+
+
 def _told(books: ScriptBooks, folder: Path | None) -> str:
     """What is printed at the end: a table a place, and what the first passes showed."""
     lines = [""]
-    for site in books.sites.values():
-        passes, last = ("1 pass", "") if site.passes == 1 else (f"{site.passes} passes", "the last of these")
-        lines.append(f"headwise: backward in {site.name}: {passes}, {site.booked} booked{last and f'; {last}'}:")
-        lines.append(str(site.books) if site.books is not None else "(no pass could be booked)")
+    for sites in _together(books.sites.values()):
+        table = sites[0].table
+        lines += [
+            f"headwise: {'backward' if not number else 'and'} in {_passes(site)}" for number, site in enumerate(sites)
+        ]
+        lines[-1] += f"{_which(table, sites)}:"
+        lines.append(str(table.books) if table is not None else "(no pass could be booked)")
     if not books.sites:
         lines.append(
             "headwise: the script called backward nowhere in this process: gradients by torch.autograd.grad or "

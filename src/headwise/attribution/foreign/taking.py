@@ -26,6 +26,7 @@ from headwise.attribution.foreign.calls import (
 )
 from headwise.attribution.foreign.summands import NamedSummand, summands
 from headwise.attribution.ledger.passes.injected import BOOKED, LISTENERS, Injection, by_name
+from headwise.attribution.passes import inputs_of_pass
 from headwise.graph import Edge, used_below
 
 
@@ -74,7 +75,9 @@ class Taking:
         together = mixed(units, places, below) if below else {}
         if together:
             booked |= _whole(units, together)
-        self._arrivals = Arrivals(places, booked, below, together, self._values)
+        # A pass that is limited to some leaves comes by no other outputs than theirs, and nothing is missing there.
+        heard, sent = (places, booked) if inputs_of_pass() is None else ({}, {})
+        self._arrivals = Arrivals(heard, sent, below, together, self._values)
         if keeps_rest:
             LISTENERS.append(self._listen)
 
@@ -108,7 +111,7 @@ class Taking:
     def _summed(self, summand: NamedSummand) -> Unit:
         """A summand of code that named what it liked."""
         name, pieces = summand.name, summand.pieces
-        self._values["factor", name] = torch.stack([wide(each.derivative).sum() for each in pieces]).mean()
+        self._values["factor", name] = torch.stack([_weight(wide(each.derivative)) for each in pieces]).mean()
         if all(each.value is not None for each in pieces):
             values = [(each.derivative, each.value) for each in pieces if each.value is not None]
             self._values["value", name] = torch.stack([mean_of(value) for _, value in values]).sum()
@@ -166,6 +169,12 @@ class Taking:
                     part = grads[path] if unit.factor is None else grads[path] * unit.factor
                     together[path] = together[path] + part if path in together else part
         return together
+
+
+def _weight(derivative: Tensor) -> Tensor:
+    """What a summand is multiplied by; 1 where its elements get factors of both signs, so that they have no mean."""
+    is_mixed = (derivative > 0).any() & (derivative < 0).any()
+    return torch.where(is_mixed, torch.ones_like(derivative.sum()), derivative.sum())
 
 
 def _whole(units: Sequence[Unit], places: Mapping[str, Edge]) -> dict[str, Tensor]:

@@ -77,6 +77,17 @@ class Notes:
                 (self._inside if each.edge[0] in below else self._absent)[each.name] = None
                 self._waiting[each.name] = each.edge[0]._sequence_nr()
 
+    def limited(self, site: str) -> None:
+        """Notes that passes of a place reach some leaves alone.
+
+        Args:
+            site: Where backward was called.
+        """
+        self._told[
+            f"backward in {site} is limited by inputs: gradient norms are those of what the losses read, whether the "
+            "pass comes by there or not"
+        ] = None
+
     def _twice(self, anatomy: Anatomy, root: Tensor) -> None:
         """Notes the losses that the number adds several times."""
         counts = added(gradient_edge(root))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -24,32 +25,12 @@ from headwise.attribution.foreign.ledger import own_names, started
 from headwise.attribution.foreign.reading import read_calls
 from headwise.attribution.foreign.taking import Taking
 from headwise.attribution.ledger.books import Books
-from headwise.attribution.passes import BackwardWatch, Finish, watch_backward
+from headwise.attribution.passes import BackwardWatch, Finish, inputs_of_pass, watch_backward
 from headwise.attribution.run.branches import place_key
 from headwise.attribution.run.notes import Notes
 from headwise.attribution.run.optimizers import Stepped
-from headwise.attribution.run.together import renamed, together
-
-
-@dataclass
-class CallSite:
-    """A place in the code that calls backward.
-
-    Args:
-        name: Function, file and line.
-        passes: How many passes began there.
-        books: Those of the last pass that was booked; None before the first.
-        booked: How many were booked.
-        names: What its terms are called; with the place, where another place has a term of that name.
-        hidden: Why outputs are not known, where a part of the graph cannot be seen into.
-    """
-
-    name: str
-    passes: int = 0
-    booked: int = 0
-    books: Books | None = None
-    names: dict[str, str] = field(default_factory=dict)
-    hidden: tuple[str, ...] = ()
+from headwise.attribution.run.places import CallSite, Gradients, StepTable, leaves_below
+from headwise.attribution.run.together import renamed
 
 
 class Enough(BaseException):
@@ -60,10 +41,11 @@ class ScriptBooks:
     """Keeps the books of a script while it is open.
 
     Args:
-        every: Which pass of each place is booked: the first, and every N-th after it.
+        every: Which step of each place is booked, with all that it calls backward on: the first, and every N-th after
+            it. Where nothing steps but the script itself, a pass is a step.
         steps: After how many steps of optimizers the script is ended by `Enough`; None: never.
         on_booked: Is given what was booked, of all places together: the number of the step, from 1, and the books.
-            Steps ascend; where a place called backward several times in a step, the last pass on a loss counts.
+            Steps ascend; where a place called backward several times on a loss in a step, the last pass counts.
     """
 
     def __init__(self, every: int, steps: int | None, on_booked: Callable[[int, Books], None]) -> None:
@@ -72,7 +54,11 @@ class ScriptBooks:
         self.notes = Notes()
         self._stepped = Stepped()
         self._every, self._limit, self._on_booked = every, steps, on_booked
-        self._round: list[tuple[str, int, Books]] = []
+        self._round = StepTable(0)
+        self._steps_of: dict[int, int] = {}
+        self._last = StepTable(-1)
+        self._gradients = Gradients()
+        self._is_stepped: bool | None = None
         self._process = os.getpid()
         self._error: Exception | None = None
         self._recorder = _Recorder()
@@ -115,16 +101,24 @@ class ScriptBooks:
         name = f"{code.f_code.co_name}, {code.f_code.co_filename.rpartition('/')[2]}:{code.f_lineno}"
         site = self.sites.setdefault(place_key(code), CallSite(name))
         name = site.name
-        site.passes += 1
+        if site.is_called_again(self.steps) and not self._has_optimizer():
+            self.steps += 1
+        site.called(self.steps)
         self.notes.called(roots)
-        if any(step != self.steps for place, step, _ in self._round if place == name):
+        if self._steps_of.get(id(site), self.steps) != self.steps:
             self._tell()
-        if (site.passes - 1) % self._every or not roots:
+        if not site.is_booked(self._every) or not roots:
             self._next()
             return None
         self._recorder.pause()
         taking = self._taken(site, roots, seeds, frames)
-        return None if taking is None else partial(self._finish, site, taking)
+        if taking is None:
+            return None
+        inputs = inputs_of_pass()
+        if inputs is not None:
+            self.notes.limited(site.name)
+        leaves = leaves_below(root.grad_fn for root in roots) if inputs is None else [*inputs]
+        return partial(self._finish, site, taking, leaves, self._gradients.are_added_to(leaves))
 
     def _taken(
         self, site: CallSite, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...], frames: Sequence[FrameType]
@@ -145,38 +139,44 @@ class ScriptBooks:
         call.scale = loss_scale_in(frames, roots[0])
         return Taking(call, anatomy, number_of(begun), keeps_rest=True)
 
-    def _finish(self, site: CallSite, taking: Taking, done: bool) -> None:
+    def _finish(self, site: CallSite, taking: Taking, leaves: Sequence[Tensor], is_added: bool, done: bool) -> None:
         numbers = taking.over()
         if done:
             taking.call.passes.append(numbers)
             books = read_calls([taking.call])[0]
-            site.books = renamed(books, self._names(site, books))
+            taken = {name for other in self.sites.values() if other is not site for name in other.shown}
+            books = renamed(books, site.names_of(books, taken))
             site.booked += 1
-            self.notes.read(site.name, site.books)
-            # A place that calls backward on one loss after another has several books; of one loss the last count.
-            others = [each for each in self._round if each[0] != site.name or each[2].keys().isdisjoint(site.books)]
-            self._round = [*others, (site.name, self.steps, site.books)]
+            self.notes.read(site.name, books)
+            self._steps_of[id(site)] = self.steps
+            self._round.put(site, books)
+            if site.table is not None and site.table.step == self.steps:
+                self._last = site.table
+            elif self._last.step != self.steps or not is_added:
+                self._last = StepTable(self.steps)
+            site.table = self._last
+            site.table.put(site, books)
+            self._gradients.left_by(leaves)
         self._next()
 
-    def _names(self, site: CallSite, books: Books) -> dict[str, str]:
-        taken = {name for other in self.sites.values() if other is not site for name in other.names.values()}
-        for name in books:
-            own = name if name not in taken else f"{name} ({site.name.rpartition(', ')[2]})"
-            site.names.setdefault(name, own)
-        return site.names
+    def _has_optimizer(self) -> bool:
+        """Whether something steps that is seen as it does; looked for once, when a place calls backward again."""
+        if self._is_stepped is None:
+            self._is_stepped = any(issubclass(type(each), torch.optim.Optimizer) for each in gc.get_objects())
+        return self._is_stepped
 
     def _tell(self) -> None:
         """Hands on what was booked, once a place that is in it goes on to its next step."""
-        held, self._round = self._round, []
-        if held and self._error is None:
+        held, self._round, steps, self._steps_of = self._round, StepTable(0), self._steps_of, {}
+        if held.parts and self._error is None:
             try:
-                self._on_booked(1 + max(step for _, step, _ in held), together([books for *_, books in held]))
+                self._on_booked(1 + max(steps.values()), held.books)
             except Exception as error:  # training goes on, whatever becomes of its books
                 self._error = error
 
     def _next(self) -> None:
         """Records where losses are made before a pass that will be booked, and only then."""
-        if any(site.passes % self._every == 0 for site in self.sites.values()):
+        if any(site.will_be_booked(self._every, self.steps) for site in self.sites.values()):
             self._recorder.open()
         else:
             self._recorder.pause()
@@ -188,6 +188,7 @@ class ScriptBooks:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self.steps += 1
+        self._is_stepped = True
         if self._limit is not None and self.steps >= self._limit:
             raise Enough
 

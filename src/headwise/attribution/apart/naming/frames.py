@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwise.attribution.apart.naming.spelled import loop_variables
 from headwise.attribution.apart.sums.counts import factors_of
 from headwise.attribution.apart.sums.dissect import LAST, Candidate
 from headwise.attribution.apart.words import numbered, says_total
 
-_KEY, _ATTRIBUTE, _VARIABLE, _POSITION = range(4)
+_KEY, _ATTRIBUTE, _VARIABLE, _POSITION, _PASSING = range(5)
 _HERE = f"{Path(__file__).parents[3]}{os.sep}"  # not resolved: frames have the path of the import, which may be a link
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # torchvision, torchmetrics and the like are not torch
 _MANY = 4096
@@ -69,18 +70,22 @@ def candidates_in(frames: Sequence[FrameType]) -> list[Candidate]:
 
     Returns:
         Scalars with a graph, each tensor once: by the key of a dict rather than by an attribute, a variable or a
-        position in a list; of two variables by the one that is longer.
+        position in a list, and by that rather than by the variable of a loop; of two variables by the one that is
+        longer.
     """
-    best: dict[int, tuple[tuple[bool, int, int, int], str, Tensor]] = {}
+    best: dict[int, tuple[tuple[bool, int, bool, int, int], str, Tensor]] = {}
     for level, frame in enumerate(frames):
-        for kind, name, tensor in _held(frame.f_locals):
+        passing = loop_variables(frame.f_code.co_filename)
+        for held, name, tensor in _held(frame.f_locals):
+            kind = _PASSING if held == _VARIABLE and name in passing else held
             # What was added up in place is the total, whatever loss it began as: `total = loss_a; total += loss_b`.
-            order = (tensor._version > 0 and not says_total(name), kind, level, -len(name))
+            # Of the names that functions hand it on by, one that says no more than "loss" is the last.
+            order = (tensor._version > 0 and not says_total(name), kind, says_total(name), level, -len(name))
             if id(tensor) not in best or order < best[id(tensor)][0]:
                 best[id(tensor)] = (order, name, tensor)
     taken: dict[str, int] = {}
     found = []
-    for (_, kind, level, _), name, tensor in sorted(best.values(), key=lambda each: each[0][2:]):
+    for (_, kind, _, level, _), name, tensor in sorted(best.values(), key=lambda each: each[0][3:]):
         taken[name] = taken.get(name, 0) + 1
         found.append(
             Candidate(numbered(name, taken[name]), tensor, LAST * says_total(name) + 10 * kind + min(level, 9))

@@ -138,11 +138,11 @@ def candidates_at(edges: Iterable[Edge], *, made: bool = False) -> list[Candidat
         The losses.
     """
     found: list[Candidate] = []
-    named: dict[str, list[Edge]] = {}
+    named: dict[str, list[Candidate]] = {}
 
     @cache
-    def passed(above: Edge) -> Collection[Edge]:
-        return walk_sum([(above, torch.ones(()))]).passed.keys()
+    def passed(above: Candidate) -> Collection[Edge]:
+        return walk_sum([(above.edge, above.seed)]).passed.keys()
 
     for node, port in edges:
         place = place_of(node)
@@ -150,10 +150,11 @@ def candidates_at(edges: Iterable[Edge], *, made: bool = False) -> list[Candidat
             continue
         same = named.setdefault(name, [])
         # Where the same name is above, this is a part of that sum: what `sum` or a loop had added up so far.
-        if any((node, port) in passed(edge) for edge in same):
+        if any((node, port) in passed(each) for each in same):
             continue
-        same.append((node, port))
-        found.append(Candidate(numbered(name, len(same)), place.value, LAST * says_total(name) + _RANK, (node, port)))
+        rank = LAST * says_total(name) + _RANK
+        found.append(Candidate(numbered(name, len(same) + 1), place.value, rank, (node, port)))
+        same.append(found[-1])
     return found
 
 

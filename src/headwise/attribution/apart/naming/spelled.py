@@ -45,6 +45,24 @@ def name_of_result(frame: FrameType) -> str | None:
     return key if _is_name(key) else None
 
 
+@lru_cache(maxsize=64)
+def loop_variables(file: str) -> frozenset[str]:
+    """The variables of a file that loops give their values to: what they hold is held elsewhere, by its own name.
+
+    Args:
+        file: The path.
+
+    Returns:
+        The names; none where the source is not to be had.
+    """
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return frozenset()
+    loops = [node.target for node in ast.walk(tree) if isinstance(node, ast.For | ast.AsyncFor)]
+    return frozenset(each.id for target in loops for each in ast.walk(target) if isinstance(each, ast.Name))
+
+
 @lru_cache(maxsize=4096)
 def _span_at(code: CodeType, instruction: int) -> _Span | None:
     for number, (line, end_line, column, end_column) in enumerate(code.co_positions()):
