@@ -49,7 +49,7 @@ def test_names_weights_and_the_same_bits(name: str, tmp_path: Path):
     if needs is not None:
         pytest.importorskip(needs)
     script = BEFORE / f"{name}.py"
-    every = "1" if name == "reference_detection" else "2"  # it has two steps
+    every = "1" if name in ("in_accelerate", "reference_detection") else "2"  # they have two steps
     run = under_us(tmp_path / "with", "--every", every, script)
     assert run.returncode == 0, run.stderr[-2000:]
     plain = python(tmp_path / "without", script)

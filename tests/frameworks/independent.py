@@ -100,8 +100,8 @@ def books_of(main: Callable[[], object], listener: Listener, passes: int) -> lis
     with ScriptBooks(every=1, steps=None, on_booked=lambda step, books: None) as script:
         read = script._finish
 
-        def finished(site: Any, *rest: Any) -> None:
-            read(site, *rest)
+        def finished(site: Any, *rest: Any, **named: Any) -> None:
+            read(site, *rest, **named)
             if len(found) < passes:
                 found.append((site.table.parts[-1][1], list(listener.sent)))
             listener.sent.clear()
