@@ -56,7 +56,7 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
     (lambda _: write_report({}), "write_report: takes a run .* found dict"),  # type: ignore[arg-type]
     (lambda _: hw.declared(mean_of), r"what is declared of mean_of .* Write @hw\.declared\(count=\.\.\.\)"),
     (lambda path: closed(path).log(1), "this run is closed"),
-    (lambda _: hw.backward.aggregate(linear()[1], linear()[0], mean_of), "found a tensor. Give what the criterion"),
+    (lambda _: hw.backward.aggregate(linear()[1], linear()[0], mean_of), r"found a Tensor\. Give what the criterion"),
 ]
 
 
