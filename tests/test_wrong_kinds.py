@@ -14,6 +14,8 @@ from headwise import attribution
 from headwise.report import write_report
 from headwise.runs.alerts import replay
 from headwise.runs.comparing import compare
+from headwise.testing import assert_books, assert_split_invariant
+from headwise.training import Settings
 
 
 def linear() -> tuple[nn.Module, torch.Tensor]:
@@ -23,6 +25,10 @@ def linear() -> tuple[nn.Module, torch.Tensor]:
 
 def mean_of(y: torch.Tensor) -> torch.Tensor:
     return y.mean()
+
+
+def small() -> hw.Criterion:
+    return hw.Criterion([hw.Term("a", hw.losses.squared_error, output="y", target="t")])
 
 
 def closed(path: Path) -> hw.Run:
@@ -57,6 +63,29 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
     (lambda _: hw.declared(mean_of), r"what is declared of mean_of .* Write @hw\.declared\(count=\.\.\.\)"),
     (lambda path: closed(path).log(1), "this run is closed"),
     (lambda _: hw.backward.aggregate(linear()[1], linear()[0], mean_of), r"found a Tensor\. Give what the criterion"),
+    (lambda _: attribution.trace(linear()[1], mean_of), "trace: a model is an nn.Module; found function. Give the net"),  # type: ignore[arg-type]
+    (lambda _: attribution.jacobian(linear()[1], nn.Linear), "jacobian: a model .* found the class Linear"),  # type: ignore[arg-type]
+    (lambda _: attribution.effect(dict, [], {}), "effect: a model is an nn.Module; found list"),  # type: ignore[arg-type]
+    (lambda _: attribution.transfer(dict, dict, None), "transfer: a model is an nn.Module; found NoneType"),  # type: ignore[arg-type]
+    (lambda _: attribution.check_sum(dict, None), "check_sum: a model is an nn.Module; found NoneType"),  # type: ignore[arg-type]
+    (lambda _: attribution.JacobianSampler(small().terms), "JacobianSampler: a model is an nn.Module"),  # type: ignore[arg-type]
+    (lambda _: attribution.take_apart(linear()[1], model={}), "take_apart: a model is an nn.Module; found dict"),  # type: ignore[arg-type]
+    (lambda _: hw.Ledger(small(), torch.optim.SGD(linear()[0].parameters())), "Ledger: .* an optimizer by its name"),  # type: ignore[arg-type]
+    (lambda _: hw.pool_denominators({}, []), r"pool_denominators: needs an hw\.Criterion; found dict"),  # type: ignore[arg-type]
+    (lambda _: hw.pool_denominators(small(), 3), "a list with the targets of each micro-batch; found int 3"),  # type: ignore[arg-type]
+    (lambda _: hw.pool_ratios(hw.Criterion, []), r"pool_ratios: needs an hw\.Criterion; found the class"),  # type: ignore[arg-type]
+    (lambda _: hw.pool_ratios(small(), {"y": 1}), "pool_ratios: a list with outputs and targets of each"),  # type: ignore[dict-item]
+    (lambda _: hw.pool_ratios(small(), [{"y": 1}]), r"pool_ratios: .* Give \[\(outputs, targets\)\]"),  # type: ignore[list-item]
+    (lambda _: hw.backward.staged(mean_of, torch.ones(1), {}, {}), r"staged: needs an hw\.Criterion; found function"),  # type: ignore[arg-type]
+    (lambda _: assert_split_invariant(mean_of, {}, {}), r"assert_split_invariant: needs an hw\.Criterion"),  # type: ignore[arg-type]
+    (lambda path: assert_books(None, {}, {}, path), r"assert_books: needs an hw\.Criterion; found NoneType"),  # type: ignore[arg-type]
+    (lambda _: hw.undo_averaging({"a": linear()[1]}), "undo_averaging: .* found dict .* Give breakdown.total"),  # type: ignore[arg-type]
+    (
+        lambda _: hw.book(linear()[1], name="a", loss=mean_of, weight=float("nan")),
+        "its weight is a finite .* found nan",
+    ),
+    (lambda _: Settings(steps=1, clip_norm=0.0), "clip_norm is 0.0, but must be a number above 0"),
+    (lambda _: Settings(steps=1, clip_norm="1"), "clip_norm is '1', but must be a number above 0"),  # type: ignore[arg-type]
 ]
 
 

@@ -16,6 +16,22 @@ _INSTEAD = (
 )
 
 
+def refuse_no_model(what: str, model: object, instead: str = "Give the network whose parameters are trained") -> None:
+    """Raise where something is no network: a function, the class of one, its parameters.
+
+    Args:
+        what: The function that asks, for the message.
+        model: As it was given.
+        instead: The remedy.
+
+    Raises:
+        ValueError: It is no module.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ValueError(f"{what}: a model is an nn.Module; found {kind}. {instead}")
+
+
 def refuse_unsafe(what: str, model: nn.Module, parameters: Mapping[str, Tensor], nodes: Sequence[Node]) -> None:
     """Raise where extra backward passes over a graph would be wrong.
 

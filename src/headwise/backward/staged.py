@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headwise.backward.stages import Stage, make_stages
 from headwise.criterion import Breakdown, Criterion, Entry, Term
+from headwise.criterion.criterion import check_criterion
 from headwise.ratio import Ratio
 from headwise.structure import mapped
 
@@ -60,6 +61,7 @@ def staged(
         ValueError: A term reads what no head makes, a head is read by no term, a ledger is open, or a name, shape or
             dtype does not fit.
     """
+    check_criterion("staged", criterion)
     if criterion.recorder is not None:
         raise ValueError(
             "staged: a ledger is open, which books whole calls of the criterion. Close it, or use total.backward()"

@@ -442,6 +442,21 @@ def _weighed(sums: Sequence[Sums], levels: Sequence[tuple[float, ...] | None]) -
     ]
 
 
+def check_criterion(what: str, criterion: object) -> None:
+    """Refuses what is no criterion, or not yet one.
+
+    Args:
+        what: The function that asks, for the message.
+        criterion: As it was given; one that `torch.compile` has wrapped is one.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not hasattr(criterion, "recorder") or isinstance(criterion, type):
+        kind = f"the class {criterion.__name__}" if isinstance(criterion, type) else type(criterion).__name__
+        raise ValueError(f"{what}: needs an hw.Criterion; found {kind}. Declare the losses as Terms")
+
+
 def _used(weight: float | Tensor, balance: Tensor | None, number: int) -> float | Tensor:
     """The weight that a term's value is multiplied by."""
     return weight if balance is None else weight * balance[number]

@@ -13,14 +13,14 @@ ranks; Lightning, Accelerate and many a loop of one's own over micro-batches) ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from headwise.criterion.criterion import Criterion
+from headwise.criterion.criterion import Criterion, check_criterion
 from headwise.criterion.terms.term import RatioTerm, Term
 from headwise.ratio import Ratio
 from headwise.structure import describe
@@ -45,7 +45,8 @@ def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group:
     Raises:
         ValueError: There is no list of micro-batches, or the levels of a term vary between them.
     """
-    if isinstance(micro_batches, Mapping | Tensor):
+    check_criterion("pool_denominators", criterion)
+    if isinstance(micro_batches, Mapping | Tensor) or not isinstance(micro_batches, Iterable):
         raise ValueError(
             f"pool_denominators: a list with the targets of each micro-batch; found {describe(micro_batches)}. Give "
             "[targets] for a step of one"
@@ -93,11 +94,12 @@ def pool_ratios(criterion: Criterion, micro_batches: Iterable[tuple[Any, Any]], 
     Raises:
         ValueError: There are no micro-batches.
     """
+    check_criterion("pool_ratios", criterion)
     totals: dict[str, Ratio] = {}
     names = [term.name for term in criterion.terms if isinstance(term, RatioTerm)]
     empty = True
     with torch.no_grad():
-        for outputs, targets in micro_batches:
+        for outputs, targets in _pairs(micro_batches):
             empty = False
             breakdown = criterion(outputs, targets)
             for name in names:
@@ -108,6 +110,18 @@ def pool_ratios(criterion: Criterion, micro_batches: Iterable[tuple[Any, Any]], 
     numerators = _all_reduced({name: ratio.numerator for name, ratio in totals.items()}, group)
     denominators = _all_reduced({name: ratio.denominator for name, ratio in totals.items()}, group)
     return {name: Ratio(numerators[name], denominators[name], totals[name].smooth) for name in names}
+
+
+def _pairs(micro_batches: Any) -> Iterator[tuple[Any, Any]]:
+    """Outputs and targets of each micro-batch."""
+    several = micro_batches if isinstance(micro_batches, Iterable) else [micro_batches]
+    for each in several if not isinstance(several, Mapping | Tensor) else [several]:
+        if not isinstance(each, tuple | list) or len(each) != 2:
+            raise ValueError(
+                f"pool_ratios: a list with outputs and targets of each micro-batch; found {describe(each)}. Give "
+                "[(outputs, targets)] for a step of one"
+            )
+        yield each[0], each[1]
 
 
 def undo_averaging(total: Tensor, *, ranks: int | None = None, micro_batches: int = 1, group: Any = None) -> Tensor:
@@ -135,8 +149,13 @@ def undo_averaging(total: Tensor, *, ranks: int | None = None, micro_batches: in
         The total times both.
 
     Raises:
-        ValueError: A number is less than 1.
+        ValueError: A number is less than 1, or the total is no tensor.
     """
+    if not isinstance(total, Tensor):
+        raise ValueError(
+            f"undo_averaging: multiplies the tensor that backward is called on; found {describe(total)}. Give "
+            "breakdown.total"
+        )
     if ranks is None:
         ranks = dist.get_world_size(group) if is_distributed() else 1
     if ranks < 1 or micro_batches < 1:

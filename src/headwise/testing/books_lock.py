@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headwise.criterion import Criterion
+from headwise.criterion.criterion import check_criterion
 from headwise.files import write_atomically
 from headwise.structure import leaves, mapped
 
@@ -58,8 +59,7 @@ def assert_books(
         ValueError: The file is no lock file of this format, it is no criterion, or rtol is not in [0, 1).
     """
     path = Path(lock)
-    if not hasattr(criterion, "recorder"):  # a criterion, also one that torch.compile has wrapped
-        raise ValueError(f"assert_books: the books of a Criterion; found {type(criterion).__name__}. Declare Terms")
+    check_criterion("assert_books", criterion)
     if rtol is not None and not 0 <= rtol < 1:
         raise ValueError(f"assert_books: rtol is in [0, 1), found {rtol}")
     with torch.inference_mode(False), torch.enable_grad():  # without, no gradient would be held, in silence

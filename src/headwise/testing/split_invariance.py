@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headwise.criterion import Criterion, pool_denominators, pool_ratios
+from headwise.criterion.criterion import check_criterion
 from headwise.structure import leaves, mapped
 from headwise.tabular import Tabular
 
@@ -112,6 +113,7 @@ def assert_split_invariant(
         AssertionError: A term differs; the message names it, the split, the output, and why if the term declares it.
         ValueError: Tensors differ in their number of images, a split does not add up, or there is no such term.
     """
+    check_criterion("assert_split_invariant", criterion)
     num_images = _num_images(outputs, targets)
     chosen = _check_splits(_default_splits(num_images) if splits is None else splits, num_images)
     exempt = _check_exempt(criterion, exempt)

@@ -85,6 +85,8 @@ class Settings:
             raise ValueError(f"patience is {self.patience} s, but must be above 0 and at most {_LONGEST:.0f}.")
         if self.balance is not None:
             read_rule(self.balance)
+        if self.clip_norm is not None and not (isinstance(self.clip_norm, int | float) and self.clip_norm > 0):
+            raise ValueError(f"clip_norm is {self.clip_norm!r}, but must be a number above 0, or None for no limit.")
         if self.samples < 0:
             raise ValueError(f"samples is {self.samples}, but must be at least 0.")
         if self.strategy not in ("ddp", "fsdp2"):

@@ -23,6 +23,7 @@ from headwise.attribution.apart.table import Summand, TakenApart
 from headwise.attribution.apart.words import numbered, says_total
 from headwise.graph import Edge, gradient_edge
 from headwise.reach import walk
+from headwise.refusals import refuse_no_model
 from headwise.structure import by_path
 
 _Part: TypeAlias = tuple[Edge, Summand]
@@ -71,6 +72,8 @@ def take_apart(
             "take_apart: the total has no graph. Give the tensor on which backward is called, as it is: not detached, "
             "not computed under no_grad, not a number"
         )
+    if model is not None:
+        refuse_no_model("take_apart", model)
     frames = callers(2)
     seed = torch.ones_like(total.detach()) if gradient is None else gradient.detach()
     returned = candidates(entries(losses, names)) if losses is not None else []

@@ -29,7 +29,7 @@ from headwise.attribution.jacobians.held import call_with, kept_buffers, refuse_
 from headwise.attribution.text import first_line, wrapped
 from headwise.attribution.text import names as listed
 from headwise.attribution.tracing.named import Losses, named_losses
-from headwise.refusals import refuse_sharded
+from headwise.refusals import refuse_no_model, refuse_sharded
 from headwise.tabular import Tabular
 
 Kind = Literal["in-place", "detach", "random-draw", "grad-mode", "nonlinear-backward", "total"]
@@ -178,6 +178,7 @@ def check_sum(
             pass only: a reentrant checkpoint, a static graph of DDP.
     """
     refuse_no_closure("check_sum", closure)
+    refuse_no_model("check_sum", model)
     refuse_sharded("check_sum", dict(model.named_parameters()))
     reads = dict.fromkeys(names or (), ())
     watch, before = ForwardWatch(), Snapshot(captured_tensors(closure, model), "")
@@ -221,7 +222,7 @@ class _Compared:
 
 
 def _given(plan: Subject, step: Step, suspects: Suspects) -> _Compared:
-    parameters = chosen_parameters(plan.model, None)
+    parameters = chosen_parameters("check_sum", plan.model, None)
     try:
         found = measure(step, parameters, plan.model, "check_sum")
     except SubjectError as error:
@@ -241,7 +242,7 @@ def _given(plan: Subject, step: Step, suspects: Suspects) -> _Compared:
 def _wide(plan: Subject) -> _Compared:
     """The comparison in float64, which not all code allows; a checkpoint runs again under the same replacements."""
     state = widened_state(plan.model)
-    leaves = {name: state[name] for name in chosen_parameters(plan.model, None)}
+    leaves = {name: state[name] for name in chosen_parameters("check_sum", plan.model, None)}
 
     def measured() -> Measured:
         return measure(run_step(plan, None), leaves, plan.model, "check_sum")

@@ -19,6 +19,7 @@ from headwise.attribution.foreign.calls import OutputEdges
 from headwise.attribution.foreign.ledger import ForeignLedger
 from headwise.attribution.foreign.wrap import slices_of
 from headwise.graph import Edge, gradient_edge
+from headwise.refusals import refuse_no_model
 from headwise.structure import by_path, mapped
 
 
@@ -174,11 +175,7 @@ def watch(
         ValueError: The model is no module, no head is given, the model has no such module, one head lies inside
             another, or `reads` is given without `heads`.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"watch: a model is an nn.Module; found {type(model).__name__}. The books of a function that returns "
-            "losses are kept by attribution.wrap"
-        )
+    refuse_no_model("watch", model, "The books of a function that returns losses are kept by attribution.wrap")
     named = [heads] if isinstance(heads, str) else list(heads or ())
     if heads is not None and not named:
         raise ValueError(

@@ -156,8 +156,8 @@ def effect(
     Raises:
         ValueError: If the direction does not fit the model, no loss has a graph, or parameters are sharded (FSDP2).
     """
-    parameters = chosen_parameters(model, None)
     refuse_no_closure("effect", closure)
+    parameters = chosen_parameters("effect", model, None)
     refuse_sharded("effect", parameters)
     move, expected = _move(closure, model, parameters, direction, step, names)
     try:

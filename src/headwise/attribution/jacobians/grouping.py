@@ -8,14 +8,17 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from headwise.refusals import refuse_no_model
+
 Patterns: TypeAlias = "str | Sequence[str]"
 Group: TypeAlias = "Literal['parameter', 'module'] | Callable[[str], str | None] | Mapping[str, Patterns]"
 
 
-def chosen_parameters(model: nn.Module, patterns: Patterns | None) -> dict[str, Tensor]:
+def chosen_parameters(what: str, model: nn.Module, patterns: Patterns | None) -> dict[str, Tensor]:
     """The parameters that ask for a gradient and match.
 
     Args:
+        what: The function that asks, for the message.
         model: The network.
         patterns: Names or shell patterns (`backbone.*`); None: all.
 
@@ -23,8 +26,9 @@ def chosen_parameters(model: nn.Module, patterns: Patterns | None) -> dict[str, 
         Name to parameter, tied ones once.
 
     Raises:
-        ValueError: If a pattern matches nothing, or nothing asks for a gradient.
+        ValueError: If the model is no module, a pattern matches nothing, or nothing asks for a gradient.
     """
+    refuse_no_model(what, model)
     known: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if patterns is not None:
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)

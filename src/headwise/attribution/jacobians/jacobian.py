@@ -67,7 +67,7 @@ def jacobian(
     values = weighted_values(losses, names)
     if not values:
         raise ValueError("jacobian: no loss has a graph. Call it after a forward pass with gradients, before backward.")
-    chosen = chosen_parameters(model, parameters)
+    chosen = chosen_parameters("jacobian", model, parameters)
     groups = group_names(list(chosen), group)
     kept = {name: chosen[name] for members in groups.values() for name in members}
     traced = walk_losses(list(values.values()))

@@ -19,7 +19,7 @@ from headwise.attribution.jacobians.jacobian_table import JacobianTable
 from headwise.attribution.jacobians.streaming import inner_product, on_gradient, square_norm, stream
 from headwise.attribution.tracing.named import Losses, weighted_values
 from headwise.closing import Closing
-from headwise.refusals import refuse_unsafe, wrapped_by_ddp
+from headwise.refusals import refuse_no_model, refuse_unsafe, wrapped_by_ddp
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +83,7 @@ class JacobianSampler(Closing):
         parameters: Patterns | None = None,
         group: Group = "module",
     ) -> None:
+        refuse_no_model("JacobianSampler", model)
         if every < 1:
             raise ValueError(f"every: expected at least 1, found {every}.")
         if mode not in ("rotating", "full"):
@@ -177,7 +178,7 @@ class _Unfinished:
         patterns: Patterns | None,
         group: Group,
     ) -> None:
-        chosen = chosen_parameters(model, patterns)
+        chosen = chosen_parameters("JacobianSampler", model, patterns)
         self.loss, self.step, self.groups = loss, step, group_names(list(chosen), group)
         self.parameters = {name: chosen[name] for members in self.groups.values() for name in members}
         traced = walk_losses(list(values.values()))

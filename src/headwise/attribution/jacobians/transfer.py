@@ -166,7 +166,7 @@ def transfer(
     """
     for each in (training, held_out):
         refuse_no_closure("transfer", each)
-    parameters = chosen_parameters(model, None)
+    parameters = chosen_parameters("transfer", model, None)
     refuse_sharded("transfer", parameters)
     chosen = _names_of(training, model, names, terms)
     changes: dict[tuple[str, str], float] = {}

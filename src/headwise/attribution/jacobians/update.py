@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from headwise.closing import Closing
+from headwise.refusals import refuse_no_model
 
 
 def next_update(
@@ -53,6 +54,7 @@ class LastUpdate(Closing):
     """
 
     def __init__(self, optimizer: Optimizer, model: nn.Module) -> None:
+        refuse_no_model("LastUpdate", model)
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._before: dict[str, Tensor] = {}
         self._update: dict[str, Tensor] = {}

@@ -35,6 +35,7 @@ from headwise.criterion.criterion import Criterion
 from headwise.criterion.junctions.feature_junction import Junction
 from headwise.criterion.junctions.junction import Policy, check_policy
 from headwise.graph import Edge, gradient_edge, used_below
+from headwise.refusals import refuse_no_model
 
 _MAX_LAYOUTS = 512
 _MOST_WAITING = 16
@@ -120,6 +121,8 @@ class Ledger(Closing):
         self._waiting: dict[int, CallRecord] = {}
         self._steps_before = 0  # those of the ledger whose state was loaded
         self._schemas: dict[tuple[int, tuple[int, ...]], tuple[Layout, Schema, bool]] = {}
+        if network is not None:
+            refuse_no_model("Ledger", network, "Give the network that holds the Junctions; an optimizer by its name")
         modules = list(network.modules()) if network is not None else []
         self._junctions = [module for module in modules if isinstance(module, Junction)]
         self._balancing = None

@@ -23,7 +23,7 @@ from headwise.attribution.tracing.trace_table import (
 )
 from headwise.graph import Edge, gradient_edge, opaque_reason
 from headwise.reach import KEPT, Walk, walk
-from headwise.refusals import refuse_sharded
+from headwise.refusals import refuse_no_model, refuse_sharded
 from headwise.structure import by_path
 
 Reached: TypeAlias = tuple[str, tuple[int, ...], bool, int]
@@ -63,6 +63,7 @@ def trace(
     Raises:
         ValueError: If `losses` holds something that is no loss, or the model's parameters are sharded (FSDP2).
     """
+    refuse_no_model("trace", model)
     named = named_losses(losses, names)
     known, kinds = _parts_of(model)
     refuse_sharded("trace", known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,8 +60,8 @@ def book(
         The tensor, to be used in place of the one that was given: what does not come from it adds nothing.
 
     Raises:
-        ValueError: The name or the tensor is not of this form, the loss is not one number, has no graph, or is a mean
-            where denominators are totaled.
+        ValueError: The name, the tensor or the weight is not of this form, the loss is not one number, has no graph,
+            or is a mean where denominators are totaled.
         RuntimeError: In the backward pass: the loop's factor is not known. Or in the call: it is inside of a transform
             of `torch.func`.
     """
@@ -79,6 +80,8 @@ def _booked(tensor: Tensor, name: str, loss: Any, weight: float | Tensor, scaler
         raise ValueError(f"book {name!r}: passes on a tensor of floating point; found {kind}")
     if not isinstance(name, str) or not name:
         raise ValueError(f"book: a loss has a name that is a text; found {name!r}")
+    if not isinstance(weight, Tensor) and not (isinstance(weight, int | float) and math.isfinite(weight)):
+        raise ValueError(f"book {name!r}: its weight is a finite number or a tensor; found {weight!r}")
     if not torch.is_grad_enabled():
         return tensor
     if torch._C._are_functorch_transforms_active():
