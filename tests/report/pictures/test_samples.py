@@ -127,6 +127,24 @@ def test_maps_stand_in_rows_that_fit_their_number(tmp_path, num_maps, columns):
     assert "target below" not in page.text
 
 
+def test_pictures_far_higher_than_wide_have_a_bounded_height(tmp_path):
+    """One of 600 x 20 was 19,200 pixels high on the page."""
+
+    def frames(height, width):
+        values = np.zeros((height, width), np.float32)
+        labels = np.zeros((height, width), np.int32)
+        image = np.zeros((height, width, 3), np.uint8)
+        sample = read_sample(
+            save_sample(tmp_path, 0, image, maps=[SampleMap("m", values)], instances=Instances(labels, labels))
+        )
+        page = ParsedPage(Page("p").add(Section("s", [SampleFigure(sample)])).write(tmp_path / "page.html"))
+        classes = [(attributes.get("class") or "").split() for tag, attributes in page.tags if tag == "div"]
+        return [each[-1] for each in classes if each and each[0] in ("photograph", "tile")]
+
+    assert frames(600, 20) == ["tall"] * 4
+    assert "tall" not in frames(40, 60) + frames(60, 60)
+
+
 def test_coarse_maps_keep_their_cells(tmp_path):
     page = page_of(tmp_path, maps=[SampleMap("a", np.eye(16)), SampleMap("b", np.eye(64))])
     assert [a["class"] for _, a in page.tags if (a.get("class") or "").startswith("tile")] == ["tile coarse", "tile"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from headwise.report.page.markup import Markup
@@ -33,6 +34,11 @@ def encode(image: NDArray[np.uint8], kind: Literal["JPEG", "PNG"]) -> bytes:
     else:
         Image.fromarray(image).quantize(128).save(content, kind, optimize=True)
     return content.getvalue()
+
+
+def upright(shape: Sequence[int]) -> str:
+    """The class of a frame whose picture (H, W, ...) is far higher than wide: the page bounds its height."""
+    return " tall" if shape[0] > 1.6 * shape[1] else ""
 
 
 def data_uri(content: bytes, kind: str) -> Markup:

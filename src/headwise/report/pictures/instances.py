@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headwise.report.page.markup import Markup, element
-from headwise.report.pictures.images import data_uri, encode, fitted
+from headwise.report.pictures.images import data_uri, encode, fitted, upright
 from headwise.runs.samples import SavedSample
 from headwise.runs.samples.parts import as_array
 
@@ -39,7 +39,8 @@ def _tile(sample: SavedSample, role: str, labels: NDArray[np.int32]) -> Markup:
     num = len(numbers[numbers != 0])
     title = f"{num} object{'s' * (num != 1)} {role}"
     picture = element("img", src=data_uri(encode(painted(sample.image, labels), "JPEG"), "jpeg"), alt=title)
-    return element("div", element("p", title), element("div", picture, class_="tile"), class_="pair")
+    tile = element("div", picture, class_=f"tile{upright(labels.shape)}")
+    return element("div", element("p", title), tile, class_="pair")
 
 
 def painted(image: NDArray[np.uint8], labels: NDArray[np.int32]) -> NDArray[np.uint8]:

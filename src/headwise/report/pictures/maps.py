@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headwise.report.page.markup import Markup, element, number
-from headwise.report.pictures.images import data_uri, encode
+from headwise.report.pictures.images import data_uri, encode, upright
 from headwise.runs.samples import SampleMap, SavedSample
 from headwise.runs.samples.parts import as_array
 
@@ -41,7 +41,7 @@ def _pair(pair: SampleMap, line: Markup) -> Markup:
             element("img", src=data_uri(encode(colored(as_array(values), pair, _MAP_SIDE), "PNG"), "png"),
                     alt=f"{pair.title}, {role}"),
             line,
-            class_=f"tile{coarse}",
+            class_=f"tile{coarse}{upright(pair.values.shape)}",
         )
         for role, values in shown
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from headwise.report.page.blocks import figure
 from headwise.report.page.markup import Markup, element, number
-from headwise.report.pictures.images import data_uri, encode, fitted
+from headwise.report.pictures.images import data_uri, encode, fitted, upright
 from headwise.report.pictures.instances import instance_tiles
 from headwise.report.pictures.maps import map_tiles
 from headwise.report.pictures.strips import strip
@@ -110,7 +110,7 @@ def _photograph(sample: SavedSample) -> Markup:
         "svg", *layers, viewBox=f"0 0 {width} {height}", role="img",
         aria_label=f"{len(sample.annotated)} annotated and {len(sample.found)} found outlines",
     )  # fmt: skip
-    return element("div", picture, overlay, class_="photograph")
+    return element("div", picture, overlay, class_=f"photograph{upright(sample.image.shape)}")
 
 
 def _layer(shapes: Iterable[Shape], role: str, width: int) -> Markup:
