@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import threading
@@ -10,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 _guards: dict[Path, Callable[[], None]] = {}
 """Folders, as they are really called -> what refuses to write into them, asked as each file is about to appear."""
@@ -37,6 +39,24 @@ def composed(name: str) -> str:
         The same for both.
     """
     return unicodedata.normalize("NFC", name)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        text: As it was read.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: It is no JSON, no text, or nested too deep to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 class UnwritableError(OSError, ValueError):

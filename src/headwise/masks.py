@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from headwise.whole import is_whole
+
 # Torch tells on a CPU whether two of these are equal, not which is larger; 16-bit label maps are read as the first.
 _UNORDERED = (torch.uint16, torch.uint32, torch.uint64)
 
@@ -33,13 +35,13 @@ def other_than(label: Tensor, number: int) -> Tensor:
 
     Torch casts the number to the labels' dtype before it compares, so that -100 would be 156.
     """
-    if label.dtype == torch.bool or label.is_floating_point():
-        return label != number
-    if not hasattr(number, "__index__"):
+    if not is_whole(number):
         raise ValueError(
             f"ignore_index is one whole number, found {number!r}. Leave several labels out with a mask, such as "
             "~torch.isin(label, labels)."
         )
+    if label.dtype == torch.bool or label.is_floating_point():
+        return label != number
     bounds = torch.iinfo(label.dtype)
     return label != number if bounds.min <= number <= bounds.max else torch.ones_like(label, dtype=torch.bool)
 

@@ -300,8 +300,15 @@ def _rebuilt(node: Any, parts: dict[Any, Any]) -> Any:
 def describe(node: Any) -> str:
     """A node in a message: a tensor by its dtype and shape, anything else by its type and what it is."""
     if isinstance(node, Tensor):
-        return f"a {str(node.dtype).removeprefix('torch.')} tensor of shape {tuple(node.shape)}"
-    return " ".join(f"{type(node).__name__} {node!r}"[:80].split())
+        kind = str(node.dtype).removeprefix("torch.")
+        if node.layout != torch.strided:
+            return f"a {kind} tensor of {node.layout}"
+        return f"a nested {kind} tensor" if node.is_nested else f"a {kind} tensor of shape {tuple(node.shape)}"
+    try:
+        said = repr(node)
+    except Exception:  # of somebody else's class, while we are about to say what is wrong with it
+        said = object.__repr__(node)
+    return " ".join(f"{type(node).__name__} {said}"[:80].split())
 
 
 def one_line(error: BaseException) -> str:

@@ -282,9 +282,9 @@ def test_bad_outputs_and_options_are_told():
         decode_corners(stack | {"top_left_heatmap": torch.zeros(2, 9, 11)}, image_size=(9, 11))
     bad: list[dict[str, Any]] = [{"num_peaks": 0}, {"num_detections": 0}, {"kernel_size": 2}]
     for options in bad:
-        with pytest.raises(ValueError, match="num_peaks and num_detections must be"):
+        with pytest.raises(ValueError, match=rf"{next(iter(options))} is .* found {next(iter(options.values()))}"):
             decode_corners(stack, image_size=(9, 11), **options)
-    with pytest.raises(ValueError, match="embedding_threshold must be"):
+    with pytest.raises(ValueError, match="embedding_threshold is a number of at least 0"):
         decode_corners(stack, image_size=(9, 11), embedding_threshold=float("nan"))
 
 

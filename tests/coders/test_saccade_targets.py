@@ -213,7 +213,7 @@ def test_other_sizes_of_crop_and_maps():
         ({"min_kept": 1.0}, r"min_kept is in \[0, 1\)"),
         ({"min_side": -1}, "min_side is at least 0"),
         ({"attention_strides": (16, 8)}, "a stride and a range per map, found 2 and 3"),
-        ({"attention_strides": (16, 8, 0)}, "attention_strides are at least 1"),
+        ({"attention_strides": (16, 8, 0)}, "attention_strides is at least 1, found 0"),
         ({"attention_ranges": ((0, 9), (9, 9), (9, 20))}, "low < high"),
         ({"num_slots": 0}, "num_slots is at least 1"),
     ],

@@ -199,7 +199,7 @@ def test_values_that_are_not_finite_are_named():
         ({"maps": blank()}, {"expand": -0.1}, "expand must be at least 0 and finite, found -0.1"),
         ({"maps": blank()}, {"expand": float("inf")}, "expand must be at least 0 and finite, found inf"),
         ({"maps": blank()}, {"min_area": -1}, "min_area must be at least 0"),
-        ({"maps": blank()}, {"max_steps": 0}, "max_steps must be at least 1, found 0"),
+        ({"maps": blank()}, {"max_steps": 0}, "max_steps is at least 1, found 0"),
     ],
 )
 def test_bad_input(outputs, options, message):

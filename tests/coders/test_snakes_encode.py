@@ -231,7 +231,7 @@ def test_bad_outlines(polygon, message, is_ignored):
         ({"size": 64.5}, "a whole number or height and width, found 64.5"),
         ({"size": (64, float("nan"))}, r"a whole number or height and width, found \(64, nan\)"),
         ({"num_disks": 2}, "num_disks must exceed 2 [*] shrink = 2, found 2"),
-        ({"shrink": -1}, "shrink must be at least 0, found -1"),
+        ({"shrink": -1}, "shrink is at least 0, found -1"),
         ({"expand": 0}, r"expand must be in \(0, 1\], found 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """What divides a loss is one real number from 0 for each value (0: nothing to learn); anything else is refused."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -126,3 +127,71 @@ def test_right_ones(normalizer):
     breakdown, _ = kit.call({"x": x}, {"y": y}, kit.term("alpha", losses.squared_error, normalizer))
     wanted = {normalizers.count: 96, normalizers.elements: 96, normalizers.images: 2}.get(normalizer, normalizer)
     assert torch.isclose(breakdown.total.detach(), SUM / wanted)
+
+
+UNSAID: dict[str, Any] = {
+    "of 400 digits": 10**400,
+    "sparse": torch.tensor(2.0).to_sparse(),
+    "of one element": torch.ones(1, 1),
+}
+
+
+@pytest.mark.parametrize("what", UNSAID)
+@pytest.mark.parametrize("who", ["a denominator", "a normalizer", "a ratio"])
+def test_what_is_no_number_is_told_whoever_gives_it(what, who):
+    term: Any = {
+        "a denominator": lambda: hw.Term("alpha", losses.squared_error, output="x", target="y"),
+        "a normalizer": lambda: hw.Term(
+            "alpha", losses.squared_error, lambda target, mask=None: UNSAID[what], output="x", target="y"
+        ),
+        "a ratio": lambda: hw.RatioTerm(
+            "alpha", lambda output, target: hw.Ratio(output.sum(), UNSAID[what]), output="x", target="y"
+        ),
+    }[who]()
+    x, y = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
+    with pytest.raises(ValueError, match=r"term 'alpha'.*(what divides a loss|its denominator) is .*; found"):
+        hw.Criterion([term])({"x": x}, {"y": y}, {"alpha": UNSAID[what]} if who == "a denominator" else None)
+
+
+def ratio_of(denominator):
+    term = hw.RatioTerm("alpha", lambda output, target: hw.Ratio(output.sum(), denominator), output="x", target="y")
+    return hw.Criterion([term])({"x": torch.randn(2, 3, requires_grad=True)}, {"y": torch.randn(2, 3)}).total
+
+
+@pytest.mark.parametrize("denominator", [torch.tensor(-2.0), torch.tensor(True), torch.tensor(2j), torch.ones(2)])
+def test_a_ratio_is_not_divided_by_what_is_no_number_from_0(denominator):
+    with pytest.raises(ValueError, match=r"term 'alpha': what divides a loss is"):
+        ratio_of(denominator)
+
+
+def test_a_ratio_of_nan_is_for_the_books_to_tell():
+    """Its denominator comes of the prediction: a network that has diverged is no mistake of the declaration."""
+    assert ratio_of(torch.tensor(float("nan"))).isnan()
+
+
+def test_denominators_of_names_that_are_no_text_are_told():
+    x, y = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
+    for name in (3, None):
+        with pytest.raises(ValueError, match=f"exactly the terms alpha; found {name}"):
+            hw.Criterion([hw.Term("alpha", losses.squared_error, output="x", target="y")])(
+                {"x": x}, {"y": y}, {name: torch.ones(())}
+            )
+
+
+class Mute:
+    """A thing that cannot be shown."""
+
+    def __repr__(self):
+        raise RuntimeError("not to be shown")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_cannot_be_described_does_not_hide_what_is_wrong():
+    x = torch.randn(2, 3, requires_grad=True)
+    criterion = hw.Criterion([hw.Term("alpha", losses.squared_error, output="x", target="y")])
+    for target, told in (
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "a nested float32"),
+        (Mute(), "Mute"),
+    ):
+        with pytest.raises(ValueError, match=rf"term 'alpha'.*{told}"):
+            criterion({"x": x}, {"y": target})

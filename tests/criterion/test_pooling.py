@@ -99,7 +99,7 @@ def test_averaging_is_undone():
     total = torch.tensor(2.0)
     assert hw.undo_averaging(total) is total
     assert hw.undo_averaging(total, ranks=3, micro_batches=4) == 24
-    with pytest.raises(ValueError, match="ranks=0"):
+    with pytest.raises(ValueError, match="ranks is at least 1, found 0"):
         hw.undo_averaging(total, ranks=0)
 
 

@@ -111,7 +111,7 @@ def test_wrong_requests_are_told():
         embedded_digits("val")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_side <= size"):
         embedded_digits(size=64)
-    with pytest.raises(ValueError, match="1 <= fewest"):
+    with pytest.raises(ValueError, match="num_digits is at least 1, found 0"):
         embedded_digits(num_digits=(0, 3))
     with pytest.raises(IndexError, match="picture 5 of 5"):
         embedded_digits(num_pictures=5)[5]

@@ -25,11 +25,14 @@ MAPS = torch.zeros(2, 4, 4)
         (lambda: losses.cross_entropy(LOGITS, LABELS.bool()), "2 classes apart, found logits of 3 channels"),
         (lambda: losses.cross_entropy(LOGITS, LABELS, LABELS[0]), r"mask must have the labels' shape.*found \(4, 4\)"),
         (lambda: losses.cross_entropy(LOGITS.long(), LABELS), "output must be floating, found torch.int64"),
-        (lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, ratio=-1), "at least 0, found ratio=-1"),
-        (lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, num_fallback=-1), "num_fallback=-1"),
+        (lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, ratio=-1), "ratio must be .* at least 0, found -1"),
+        (
+            lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, num_fallback=-1),
+            "num_fallback is at least 0, found -1",
+        ),
         (
             lambda: losses.hard_negative_cross_entropy(LOGITS, LABELS, num_fallback=2.5),  # type: ignore[arg-type]
-            "num_fallback counts elements, found 2.5",
+            "num_fallback is at least 0 and a whole number, found 2.5",
         ),
         (lambda: losses.cross_entropy(LOGITS, LABELS.numpy()), "cross_entropy: .* are tensors, found a ndarray"),  # type: ignore[arg-type]
         (lambda: losses.smooth_l1((MAPS,), MAPS), "smooth_l1: .* are tensors, found a tuple"),  # type: ignore[arg-type]

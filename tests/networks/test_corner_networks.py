@@ -143,8 +143,8 @@ def test_images_of_another_shape_are_refused(shape):
     ("options", "message"),
     [
         ({"size": "huge"}, "size is .*'tiny', found 'huge'"),
-        ({"num_classes": 0}, "num_classes must be at least 1, found 0"),
-        ({"num_stacks": 0}, "num_stacks must be at least 1, found 0"),
+        ({"num_classes": 0}, "num_classes is at least 1, found 0"),
+        ({"num_stacks": 0}, "num_stacks is at least 1, found 0"),
     ],
 )
 def test_options_that_do_not_fit(builder, options, message):

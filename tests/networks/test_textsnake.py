@@ -130,7 +130,7 @@ def test_autocast(network, request):
     [
         ({"backbone": "alexnet"}, "backbone is 'vgg16' or 'resnet18', found 'alexnet'"),
         ({"weights": "IMAGENET1K_V1"}, "weights is None or 'DEFAULT', found 'IMAGENET1K_V1'"),
-        ({"num_channels": 0}, "num_channels must be at least 1, found 0"),
+        ({"num_channels": 0}, "num_channels is at least 1, found 0"),
         ({"width": 32}, "64 for vgg16 .* found 32"),
         ({"backbone": "resnet18", "width": 12}, "multiple of 8"),
         ({"backbone": "resnet18", "width": 32, "weights": "DEFAULT"}, "ImageNet weights, found 32"),

@@ -112,7 +112,7 @@ def test_batch_norm_replaces_biases():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"width": 0}, "at least 1.*width=0"),
+        ({"width": 0}, "width is at least 1, found 0"),
         ({"padding": "reflect"}, "'same' or 'valid', found 'reflect'"),
         ({"auxiliary": 5}, "0 to depth.*auxiliary=5"),
         ({"auxiliary": 1, "padding": "valid"}, "different parts of the image"),

@@ -84,7 +84,7 @@ def test_names_are_those_of_the_shared_table():
             "'sigmoid' or 'shifted'.*found 'focal'",
         ),
         (lambda: hw.presets.retinanet(focal="sigmoid", as_published=True), "'shifted' as published; found 'sigmoid'"),
-        (lambda: hw.presets.ssd(num_levels=0), "num_levels is at least 1; found 0"),
+        (lambda: hw.presets.ssd(num_levels=0), "num_levels is at least 1, found 0"),
         (
             lambda: hw.presets.weighted_unet(normalizer="average"),  # type: ignore[arg-type]
             "'mean', 'weight_sum' or 'sum'.*found 'average'",

@@ -2,11 +2,14 @@
 
 import io
 import random
+import shutil
 import zipfile
+from typing import Any
 
 import pytest
 import torch
 
+import headwise as hw
 from headwise.recipes import RECIPES
 from headwise.training.folder.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from tests.reliability import kit
@@ -147,3 +150,110 @@ def test_a_whole_file(tmp_path):
     assert found["step"] == 10
     assert not said
     assert same({key: found[key] for key in state(1)}, state(1))
+
+
+KEPT = {
+    "conjugated": torch.tensor([1 + 2j, 3 - 1j]).conj(), "negated": torch.tensor([1 + 2j]).conj().imag,
+    "every other": torch.arange(9)[::2], "expanded": torch.ones(1).expand(4), "one number": torch.tensor(True),
+    "nothing": torch.zeros(0, 3), "bfloat16": torch.ones(2, dtype=torch.bfloat16),
+    "uint16": torch.ones(2).to(torch.uint16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_any_tensor_comes_back(tmp_path, kind):
+    path = save_checkpoint(tmp_path, 5, {**state(0), "more": KEPT[kind]})
+    assert torch.equal(load_checkpoint(path)["more"], KEPT[kind])
+
+
+def nested(depth):
+    inner: list[Any] = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+UNFIT = {
+    "sparse": (torch.eye(3).to_sparse(), "'more'.* a tensor of torch.sparse_coo"),
+    "without content": (torch.ones(2, device="meta"), "'more'.* a tensor without content"),
+    "deep": (nested(3000), "nested too deep"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, kind):
+    value, told = UNFIT[kind]
+    with pytest.raises(ValueError, match=told):
+        save_checkpoint(tmp_path, 5, {**state(0), "more": value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_does_not_overwrite_what_makes_a_checkpoint(tmp_path):
+    found = load_checkpoint(save_checkpoint(tmp_path, 5, {**state(0), "format": "x", "version": 9, "step": 77}))
+    assert found["step"] == 5
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    start: dict[str, Any] = {"out": folder, "steps": 8, "num_workers": 0, **kit.SMALL}
+    RECIPES["weighted_unet"](**start)
+    return folder
+
+
+def edited(trained, folder, change):
+    """A copy of the run whose one checkpoint was written by other code: its digests fit, its content does not."""
+    shutil.copytree(trained, folder)
+    (*older, path) = sorted((folder / "checkpoints").glob("*.pt"))
+    state = load_checkpoint(path)
+    change(state)
+    for each in (*older, path):
+        each.unlink()
+    save_checkpoint(folder / "checkpoints", 4, state)  # so that there is something left to train
+    return {"out": folder, "steps": 8, "num_workers": 0, **kit.SMALL, "resume": True}
+
+
+@pytest.mark.parametrize("value", [None, 3, [], "gone"], ids=repr)
+@pytest.mark.parametrize(
+    "part", ["arguments", "network", "criterion", "optimizer", "scheduler", "books", "scores", "seconds"]
+)
+def test_a_part_that_lacks_or_is_another_is_named(trained, tmp_path, part, value):
+    start = edited(
+        trained, tmp_path / "run", lambda state: state.pop(part) if value == "gone" else state.update({part: value})
+    )
+    with pytest.raises(ValueError, match=rf"checkpoint of step 4 lacks {part}, or holds something else"):
+        RECIPES["weighted_unet"](**start)
+
+
+@pytest.mark.parametrize("part", ["network", "optimizer", "scheduler"])
+def test_a_part_that_is_empty_is_refused(trained, tmp_path, part):
+    """An empty scheduler would go on at another rate in silence."""
+    start = edited(trained, tmp_path / "run", lambda state: state.update({part: {}}))
+    with pytest.raises(ValueError, match="checkpoint of step 4 does not fit what is to be trained"):
+        RECIPES["weighted_unet"](**start)
+
+
+@pytest.mark.parametrize("name", ["config.json", "saved.json"])
+def test_a_deep_file_of_a_run_is_refused_by_name(trained, tmp_path, name):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / name).write_text('{"arguments": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    start = {"out": folder, "steps": 8, "num_workers": 0, **kit.SMALL, "resume": True}
+    if name == "saved.json":  # it says nothing then; the checkpoints do
+        assert RECIPES["weighted_unet"](**start).steps == 8
+        return
+    with pytest.raises(ValueError, match=r"config\.json: no JSON .nested too deep"):
+        RECIPES["weighted_unet"](**start)
+
+
+@pytest.mark.parametrize("part", ["steps", "samples", "balance"])
+def test_a_ledger_s_state_of_another_form_is_refused(part):
+    criterion = hw.Criterion([hw.Term("alpha", hw.losses.squared_error, output="x", target="y")])
+    with hw.Ledger(criterion, samples=2, balance=hw.balance.Shares()) as ledger:
+        state = ledger.state_dict()
+        for other in (1.5, [1], "x"):
+            with pytest.raises(ValueError, match=r"Ledger\.load_state_dict"):
+                ledger.load_state_dict({**state, part: other})
+        whole: Any
+        for whole in (None, 3, [1]):
+            with pytest.raises(ValueError, match=r"Ledger\.load_state_dict"):
+                ledger.load_state_dict(whole)

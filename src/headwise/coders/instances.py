@@ -16,6 +16,7 @@ from torch import Tensor
 from headwise.coders.borders import as_instances, encode_border_weights
 from headwise.masks import as_mask, ordered
 from headwise.require import require
+from headwise.whole import check_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,8 +71,7 @@ def open_gaps(label: Tensor | npt.NDArray[np.integer[Any]], gap: int = 1) -> Ten
         ValueError: `gap` is negative, or the label no map of numbers.
     """
     label = as_instances("open_gaps", label)
-    if gap < 0:
-        raise ValueError(f"open_gaps: gap is at least 0, found {gap}.")
+    check_whole("open_gaps", 0, gap=gap)
     height, width = label.shape[-2:]
     numbers = ordered(label)
     padded = torch.nn.functional.pad(numbers, (gap,) * 4)
@@ -104,9 +104,9 @@ def decode_instances(
             a number.
         ImportError: scipy is missing.
     """
-    if not 0 <= threshold < 1 or min_area < 0 or close < 0:
-        found = f"threshold={threshold}, min_area={min_area}, close={close}"
-        raise ValueError(f"decode_instances: threshold is in [0, 1), the others at least 0; found {found}.")
+    check_whole("decode_instances", 0, min_area=min_area, close=close)
+    if not 0 <= threshold < 1:
+        raise ValueError(f"decode_instances: threshold is in [0, 1), found {threshold}.")
     probability = object_probability(outputs).numpy()
     return [_decode(each, threshold, min_area, close) for each in probability]
 

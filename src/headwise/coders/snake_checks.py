@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from headwise.whole import check_whole, is_whole
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -18,11 +20,12 @@ FARTHEST = 1e6  # pixels; beyond it coordinates are no pixels, and the fill woul
 
 def check_options(size: int | tuple[int, int], num_disks: int, expand: float, shrink: int) -> tuple[int, int]:
     """Return height and width of the maps; options out of range are a ValueError."""
-    sides = list(size) if isinstance(size, Sequence) else [size, size]
+    sides = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size, size]
+    check_whole("encode_snakes", 0, shrink=shrink)
+    check_whole("encode_snakes", num_disks=num_disks)
     rules = {
-        f"size must be positive, a whole number or height and width, found {size}": len(sides) == 2
-        and all(0 < side < math.inf and not side % 1 for side in sides),
-        f"shrink must be at least 0, found {shrink}": shrink >= 0,
+        f"size must be positive, a whole number or height and width, found {size!r}": len(sides) == 2
+        and all(is_whole(side, 1) for side in sides),
         f"num_disks must exceed 2 * shrink = {2 * shrink}, found {num_disks}": num_disks > 2 * shrink,
         f"expand must be in (0, 1], found {expand}": 0 < expand <= 1,
     }
@@ -93,12 +96,12 @@ def check_maps(outputs: Mapping[str, Tensor]) -> Tensor:
 
 def check_thresholds(region: float, center_line: float, expand: float, min_area: float, max_steps: int) -> None:
     """Raise a ValueError for options out of range."""
+    check_whole("decode_snakes", max_steps=max_steps)
     rules = {
         f"region_threshold must be in [0, 1], found {region}": 0 <= region <= 1,
         f"center_line_threshold must be in [0, 1], found {center_line}": 0 <= center_line <= 1,
         f"expand must be at least 0 and finite, found {expand}": 0 <= expand < math.inf,
         f"min_area must be at least 0, found {min_area}": min_area >= 0,
-        f"max_steps must be at least 1, found {max_steps}": max_steps >= 1,
     }
     for message, holds in rules.items():
         if not holds:

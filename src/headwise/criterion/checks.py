@@ -84,8 +84,8 @@ def check_denominators(
     if found != wanted or not ratios <= {term.name for term in terms if isinstance(term, RatioTerm)}:
         raise ValueError(
             f"denominators are needed for exactly the terms {', '.join(sorted(wanted))}; found "
-            f"{', '.join(sorted(denominators)) or 'none'}. Total what criterion.denominators(targets) returns "
-            "(pool_denominators does), and give ratios (pool_ratios) to RatioTerms alone"
+            f"{', '.join(sorted(map(str, denominators))) or 'none'}. Total what criterion.denominators(targets) "
+            "returns (pool_denominators does), and give ratios (pool_ratios) to RatioTerms alone"
         )
     return {name: each if isinstance(each, Ratio) else _denominator(name, each) for name, each in denominators.items()}
 

@@ -33,6 +33,7 @@ from headwise.criterion.terms.weights import Weight, Weights
 from headwise.graph import is_captured
 from headwise.ratio import Ratio
 from headwise.structure import by_path, flatten
+from headwise.whole import is_whole
 
 _CAPTURED = (
     "Criterion: a ledger books nothing of a step that is captured as a CUDA graph, for a replay runs none of its code; "
@@ -158,7 +159,7 @@ class Criterion(nn.Module):
             ValueError: A schedule gives a weight that is not finite at the new step, or steps are no whole number from
                 0.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        if not is_whole(steps, 0):
             raise ValueError(f"Criterion.advance: steps is a whole number from 0; found {steps!r}. Nothing steps back")
         self._advance("loop", steps)
 

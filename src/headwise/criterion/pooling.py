@@ -24,6 +24,7 @@ from headwise.criterion.criterion import Criterion, check_criterion
 from headwise.criterion.terms.term import RatioTerm, Term
 from headwise.ratio import Ratio
 from headwise.structure import describe
+from headwise.whole import check_whole
 
 
 def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group: Any = None) -> dict[str, Tensor]:
@@ -158,8 +159,7 @@ def undo_averaging(total: Tensor, *, ranks: int | None = None, micro_batches: in
         )
     if ranks is None:
         ranks = dist.get_world_size(group) if is_distributed() else 1
-    if ranks < 1 or micro_batches < 1:
-        raise ValueError(f"undo_averaging: numbers from 1; found ranks={ranks}, micro_batches={micro_batches}")
+    check_whole("undo_averaging", ranks=ranks, micro_batches=micro_batches)
     factor = ranks * micro_batches
     return total if factor == 1 else total * factor
 

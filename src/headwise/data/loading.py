@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from headwise.data.annotation import Annotation, Picture, PictureDataset
 from headwise.structure import leaves
+from headwise.whole import is_whole
 
 _ORDER, _SAMPLE = 0, 1
 
@@ -66,8 +67,8 @@ class BatchSampler(Sampler[list[SampleKey]]):
         num_ranks: int = 1,
         micro_batches: int = 1,
     ) -> None:
-        if num_samples < 1 or batch_size < 1:
-            raise ValueError(f"{num_samples} pictures in batches of {batch_size}: both must be at least 1.")
+        if not (is_whole(num_samples, 1) and is_whole(batch_size, 1)):
+            raise ValueError(f"{num_samples!r} pictures in batches of {batch_size!r}: both must be at least 1.")
         if not 0 <= rank < num_ranks or micro_batches < 1:
             raise ValueError(
                 f"rank {rank} of {num_ranks} with {micro_batches} micro-batches: ranks count from 0, and each takes at "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headwise.require import require
+from headwise.whole import is_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +65,7 @@ def evaluate_instances(
         raise ValueError(
             f"evaluate_instances: {len(found)} found maps, {len(known)} annotated. Give one each a picture."
         )
-    if not 0 < iou_threshold <= 1 or reach < 1:
+    if not 0 < iou_threshold <= 1 or not is_whole(reach, 1):
         raise ValueError(
             f"evaluate_instances: iou_threshold is in (0, 1] and reach at least 1, found {iou_threshold} and {reach}."
         )

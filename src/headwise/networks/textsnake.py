@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headwise.require import require
+from headwise.whole import check_whole
 
 COARSEST = 32  # stride of the deepest features: heights and widths are padded to its multiples
 TEXT_PRIOR = 0.1  # share of pixels that is text, before anything is learned
@@ -52,8 +53,7 @@ def textsnake(
     """
     if weights not in (None, "DEFAULT"):
         raise ValueError(f"networks.textsnake: weights is None or 'DEFAULT', found {weights!r}.")
-    if num_channels < 1:
-        raise ValueError(f"networks.textsnake: num_channels must be at least 1, found {num_channels}.")
+    check_whole("networks.textsnake", num_channels=num_channels, width=width)
     if width < 8 or width % 8 or (width != 64 and (backbone == "vgg16" or weights)):
         rule = "width is a multiple of 8, and 64 for vgg16 and for ImageNet weights"
         raise ValueError(f"networks.textsnake: {rule}, found {width} (backbone {backbone!r}, weights {weights!r}).")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headwise.whole import check_whole
+
 Padding = Literal["same", "valid"]
 
 
@@ -59,12 +61,11 @@ def unet(
 
 
 def _check(num_classes: int, in_channels: int, width: int, depth: int, padding: str, auxiliary: int) -> None:
-    if min(num_classes, in_channels, width, depth) < 1:
-        found = f"num_classes={num_classes}, in_channels={in_channels}, width={width}, depth={depth}"
-        raise ValueError(f"networks.unet: each of these is at least 1, found {found}.")
+    check_whole("networks.unet", num_classes=num_classes, in_channels=in_channels, width=width, depth=depth)
+    check_whole("networks.unet", 0, auxiliary=auxiliary)
     if padding not in ("same", "valid"):
         raise ValueError(f"networks.unet: padding is 'same' or 'valid', found {padding!r}.")
-    if not 0 <= auxiliary <= depth or (auxiliary and padding == "valid"):
+    if auxiliary > depth or (auxiliary and padding == "valid"):
         raise ValueError(
             "networks.unet: auxiliary is 0 to depth, and 0 without padding, where the levels would see different "
             f"parts of the image; found auxiliary={auxiliary}, depth={depth}, padding={padding!r}."

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headwise.declaration import declared
 from headwise.masks import as_mask, not_below, other_than, spread_mask, times
+from headwise.whole import check_whole
 
 
 class Normalizer(Protocol):
@@ -196,14 +197,9 @@ def check_mining(what: str, ratio: float, num_fallback: int) -> None:
     Raises:
         ValueError: One is negative or no number, or `num_fallback` is not whole.
     """
-    are_numbers = all(hasattr(each, "__float__") for each in (ratio, num_fallback))
-    if not (are_numbers and ratio >= 0 and num_fallback >= 0):
-        raise ValueError(
-            f"{what}: ratio and num_fallback must be numbers of at least 0, found ratio={ratio!r}, "
-            f"num_fallback={num_fallback!r}. The published values are 3 and 100."
-        )
-    if num_fallback % 1 > 0:
-        raise ValueError(f"{what}: num_fallback counts elements, found {num_fallback}.")
+    check_whole(what, 0, num_fallback=num_fallback)
+    if not (hasattr(ratio, "__float__") and ratio >= 0):
+        raise ValueError(f"{what}: ratio must be a number of at least 0, found {ratio!r}. The published value is 3.")
 
 
 @declared(constant=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from headwise.data.pictures import ENDINGS
+from headwise.files import parse_json
 
 INDEX = "index.json"
 RESULTS = "coco_results.json"
@@ -106,7 +106,7 @@ def _clash(place: PlannedPicture, file: str, other: Path | None) -> str:
 def _written_before(folder: Path) -> frozenset[str]:
     """Return the files that an earlier prediction wrote here, which a new one may replace."""
     try:
-        files = json.loads((folder / INDEX).read_bytes())["files"]
+        files = parse_json((folder / INDEX).read_bytes())["files"]
         return frozenset(file for file in files if isinstance(file, str))
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()

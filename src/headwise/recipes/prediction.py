@@ -19,6 +19,7 @@ from headwise.recipes.places import INDEX, RESULTS, PlannedPicture, plan_places
 from headwise.recipes.run import PictureFile, Prediction, Recipe
 from headwise.recipes.start import find_checkpoint
 from headwise.training.folder.checkpoints import load_checkpoint
+from headwise.whole import check_whole
 
 Done = Callable[[Path | None, int], None]
 Failed = dict[Path, str]
@@ -102,8 +103,7 @@ def predict(
         OSError: there is no such picture, or a result cannot be written; or, when all others are done, pictures could
             not be read.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+    check_whole("predict", batch_size=batch_size)
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}, but a score is from 0 to 1.")
     network, recipe, configuration = load_network(checkpoint)

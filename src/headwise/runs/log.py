@@ -5,7 +5,6 @@ A line is flushed as it is written, so that it can be read at once and a kill co
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -16,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from headwise.files import write_atomically
+from headwise.files import parse_json, write_atomically
 from headwise.runs.alerts.alert import Alert
 from headwise.runs.alerts.watch import ALERTS
 from headwise.runs.entries import brief, flat_terms, step_entry
@@ -237,6 +236,6 @@ def _step(line: bytes) -> float:
     if not line.endswith(b"\n"):
         return math.inf
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from bisect import bisect_left
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headwise.files import parse_json
 from headwise.runs.entries import full_cosines, pairs_of, with_cosines
 
 Column = list[float | None]
@@ -199,7 +199,7 @@ class _Alike:
             return False
         try:
             numbers = [*map(float, parts[1::2])]
-            cosines = full_cosines(json.loads(b"[" + tail[:-1]), self.pairs) if self.pairs is not None else {}
+            cosines = full_cosines(parse_json(b"[" + tail[:-1]), self.pairs) if self.pairs is not None else {}
         except ValueError:
             return False
         step = numbers[0]
@@ -263,8 +263,8 @@ def _real(value: Any, *, is_cosine: bool = False) -> float | None:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line.decode(errors="replace"))
-    except (ValueError, RecursionError):
+        entry = parse_json(line.decode(errors="replace"))
+    except ValueError:
         return None
     step = entry.get("step") if isinstance(entry, dict) else None
     counts = isinstance(step, int) and not isinstance(step, bool) and abs(step) <= _LAST_STEP

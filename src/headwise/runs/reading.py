@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from headwise.files import parse_json
 from headwise.runs.columns import first, last
 from headwise.runs.entries import split_pair
 from headwise.runs.log_reading import Column, Log, read_log
@@ -167,8 +167,8 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path.parent} is not a run folder, it has no config.json. {remedy}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({_one_line(error)}). {remedy}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}, not an object. {remedy}")

@@ -20,7 +20,7 @@ import torch
 
 from headwise.attribution.ledger.books import Books
 from headwise.closing import Closing
-from headwise.files import write_atomically
+from headwise.files import parse_json, write_atomically
 from headwise.runs.alerts import Alert, AlertError, Watch
 from headwise.runs.folder_lock import LOCK, sole_run
 from headwise.runs.log import NoLog, RunLog, step_entry
@@ -29,6 +29,7 @@ from headwise.runs.samples import save_sample
 from headwise.runs.samples.writing import next_index
 from headwise.runs.scores import Rate, plain_rate, plain_scores, plain_settings, whole_step
 from headwise.runs.top_samples import KeepsSamples, Ranking, Show, TopSamples
+from headwise.whole import is_whole
 
 
 @runtime_checkable
@@ -90,7 +91,7 @@ class Run(Closing):
         board: bool = False,
         show: Show | None = None,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        if not is_whole(every, 1):
             raise ValueError(f"runs.Run: every is a whole number from 1, found {every!r}.")
         if ledger is not None and not callable(getattr(ledger, "read", None)):
             instead = "its `ledger`" if hasattr(ledger, "ledger") else "hw.Ledger(criterion)"
@@ -354,7 +355,7 @@ def _close_earlier(folder: Path) -> None:
 def _known_config(path: Path) -> dict[str, Any]:
     """The configuration of a run that is resumed."""
     try:
-        known = json.loads(path.read_bytes())
+        known = parse_json(path.read_bytes())
     except ValueError as error:  # also bytes that are no text
         raise ValueError(f"{path}: it cannot be read ({error}), so the run cannot be continued.") from None
     if not isinstance(known, dict) or known.get("loop") != LOOP:

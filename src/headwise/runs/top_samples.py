@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from headwise.attribution.ledger.samples.samples import RANKINGS, By, TermSamples
-from headwise.files import write_atomically
+from headwise.files import parse_json, write_atomically
 from headwise.runs.alerts.alert import Alert
 
 FILE = "top_samples.json"
@@ -158,7 +158,7 @@ def read_top_samples(folder: Path) -> ReadSamples | None:
         What is there; None where there is no such file, or none that can be read.
     """
     try:
-        content = json.loads((folder / FILE).read_bytes())
+        content = parse_json((folder / FILE).read_bytes())
         terms = {
             str(term): {by: [_sample(each) for each in found[by]] for by in RANKINGS}
             for term, found in content["terms"].items()
@@ -166,7 +166,7 @@ def read_top_samples(folder: Path) -> ReadSamples | None:
         notes = {str(term): str(found["note"]) for term, found in content["terms"].items() if "note" in found}
         pictures = {str(key): base64.b64decode(each, validate=True) for key, each in content["pictures"].items()}
         return ReadSamples(int(content["step"]), terms, notes, pictures)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headwise.criterion import Criterion
 from headwise.criterion.criterion import check_criterion
-from headwise.files import write_atomically
+from headwise.files import parse_json, write_atomically
 from headwise.structure import leaves, mapped
 
 FORMAT = 1
@@ -127,7 +127,7 @@ def _norm(grad: Tensor) -> float:
 
 def _read(path: Path) -> Books:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
         return {

@@ -268,7 +268,7 @@ class _Training:
     def _restore(self, saved: Mapping[str, Any]) -> None:
         try:
             self.trained.load_state_dict(saved)
-            self.books = saved.get("books", {})
+            self.books = saved["books"]
             self.clock, self.scores = Stopwatch(saved["seconds"]), saved["scores"]
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -88,5 +88,8 @@ class TrainedParts:
         load_network(self._task.network, saved["network"])
         self._task.criterion.load_state_dict(saved["criterion"])
         load_optimizer(self._optimizer, saved["optimizer"])
+        lacking = self._task.scheduler.state_dict().keys() - saved["scheduler"].keys()
+        if lacking:  # of which torch says nothing, and goes on at another rate
+            raise ValueError(f"the scheduler's state lacks {', '.join(sorted(lacking))}")
         self._task.scheduler.load_state_dict(saved["scheduler"])
         load_scaler(self._fabric, saved.get("scaler", {}))

@@ -200,7 +200,7 @@ DELTAS = torch.zeros(2, 4, 4)
         (lambda: losses.published_multibox_cross_entropy(), "found 0 tensors"),
         (lambda: losses.multibox_cross_entropy(LOGITS.movedim(1, 2), LABELS), r"labels of shape \(N, A\).*\(2, 4, 3\)"),
         (lambda: losses.multibox_cross_entropy(LOGITS, LABELS.bool()), "bool"),
-        (lambda: losses.multibox_cross_entropy(LOGITS, LABELS, ratio=-1), "at least 0, found ratio=-1"),
+        (lambda: losses.multibox_cross_entropy(LOGITS, LABELS, ratio=-1), "at least 0, found -1"),
         (lambda: losses.published_multibox_cross_entropy(LOGITS, LABELS, ratio=-1), "at least 0, found -1"),
         (lambda: losses.box_smooth_l1(DELTAS, DELTAS, LABELS), r"mask \(N, A\).*mask \(2, 3\)"),
         (lambda: losses.box_smooth_l1(DELTAS, DELTAS[:1]), r"targets \(1, 4, 4\)"),

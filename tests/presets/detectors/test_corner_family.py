@@ -285,7 +285,7 @@ def test_configuration_and_card(name):
     )
     for term in criterion.names:
         assert term in hw.presets.card(name)
-    with pytest.raises(ValueError, match="at least one stack"):
+    with pytest.raises(ValueError, match="num_stacks is at least 1, found 0"):
         preset(0)
 
 

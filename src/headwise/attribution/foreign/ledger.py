@@ -25,6 +25,7 @@ from headwise.attribution.foreign.taking import Taking
 from headwise.attribution.ledger.books import UNBOOKED, Books
 from headwise.attribution.passes import Finish, watch_backward, weakly
 from headwise.graph import Edge, gradient_edge
+from headwise.whole import check_whole
 
 _WAITING = 16
 """How many calls wait for a backward pass: as long as they wait, their graph is kept."""
@@ -46,8 +47,7 @@ class ForeignLedger:
     """
 
     def __init__(self, names: Sequence[str] = (), capacity: int = 1024) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity is at least 1; found {capacity}")
+        check_whole("books", capacity=capacity)
         self._names = tuple(names)
         self._rows: list[ForeignCall] = []
         self._waiting: deque[ForeignCall] = deque(maxlen=_WAITING)

@@ -20,6 +20,7 @@ from headwise.attribution.jacobians.streaming import inner_product, on_gradient,
 from headwise.attribution.tracing.named import Losses, weighted_values
 from headwise.closing import Closing
 from headwise.refusals import refuse_no_model, refuse_unsafe, wrapped_by_ddp
+from headwise.whole import check_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +85,7 @@ class JacobianSampler(Closing):
         group: Group = "module",
     ) -> None:
         refuse_no_model("JacobianSampler", model)
-        if every < 1:
-            raise ValueError(f"every: expected at least 1, found {every}.")
+        check_whole("JacobianSampler", every=every)
         if mode not in ("rotating", "full"):
             raise ValueError(f"mode: expected 'rotating' or 'full', found {mode!r}.")
         self.model, self.every, self.mode = model, every, mode

@@ -36,6 +36,8 @@ from headwise.criterion.junctions.feature_junction import Junction
 from headwise.criterion.junctions.junction import Policy, check_policy
 from headwise.graph import Edge, gradient_edge, used_below
 from headwise.refusals import refuse_no_model
+from headwise.structure import describe
+from headwise.whole import check_whole, is_whole
 
 _MAX_LAYOUTS = 512
 _MOST_WAITING = 16
@@ -306,7 +308,7 @@ class Ledger(Closing):
         Raises:
             ValueError: There is no step, no such junction, a share does not fit, or `last` is no number of steps.
         """
-        if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
+        if last is not None and not is_whole(last, 1):
             raise ValueError(f"suggest: last is a number of steps, at least 1, or None for all; found {last!r}")
         steps = self.history()[-(last or 0) :]
         return suggest([weighed(books, at) for books in steps], target, at)
@@ -383,17 +385,29 @@ class Ledger(Closing):
         Raises:
             ValueError: It does not fit.
         """
-        if state and not state.keys() & {"samples", "balance", "steps"}:
+        if not isinstance(state, Mapping) or (state and not state.keys() & {"samples", "balance", "steps"}):
+            found = [*state] if isinstance(state, Mapping) else describe(state)
             raise ValueError(
-                f"Ledger.load_state_dict: a ledger's state has samples, balance and steps; found {[*state]}. Hand over "
+                f"Ledger.load_state_dict: a ledger's state has samples, balance and steps; found {found}. Hand over "
                 "what ledger.state_dict() gave"
             )
+        try:
+            self._load_parts(state)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(
+                f"Ledger.load_state_dict: a part of the state lacks or is of another form ({reason}). Hand over what "
+                "ledger.state_dict() gave"
+            ) from error
+
+    def _load_parts(self, state: Mapping[str, Any]) -> None:
         if self._balancing is None and state.get("balance") is not None:
             kind = state["balance"].get("kind", "a rule")
             raise ValueError(
                 f"Ledger.load_state_dict: the state is of weights that {kind} balanced, and this ledger has no "
                 "balance, so that all would jump back. Give it the rule, Ledger(..., balance=), or leave the state out"
             )
+        check_whole("Ledger.load_state_dict", 0, steps=state.get("steps", 0))
         self._steps_before = state.get("steps", 0)
         if self._ranked is not None and state.get("samples") is not None:
             self._ranked.load_state_dict(state["samples"])
@@ -439,7 +453,7 @@ def _check(
         )
     if criterion.recorder is not None:
         raise ValueError("the criterion's books are kept by another Ledger. Close that one first: ledger.close()")
-    if not all(hasattr(each, "__index__") and not isinstance(each, bool) for each in (*positive, *counts)):
+    if not all(map(is_whole, (*positive, *counts))):
         raise ValueError(
             "capacity, micro_batches, balance_every, samples and values_every are whole numbers; found "
             f"{', '.join(map(repr, (*positive, *counts)))}"

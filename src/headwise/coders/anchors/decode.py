@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from headwise.coders.anchors.deltas import UNIT, Weights, check_anchors, check_weights, decode_deltas
 from headwise.coders.anchors.vision import box_ops
+from headwise.whole import check_size, check_whole
 
 Activation = Literal["sigmoid", "softmax"]
 
@@ -149,8 +149,8 @@ def _check_ranges(
     weights: Weights, image_size: tuple[int, int] | None, score_threshold: float, nms_threshold: float
 ) -> None:
     check_weights("decode_boxes", weights)
-    if image_size is not None and not all(1 <= side < math.inf for side in image_size):
-        raise ValueError(f"decode_boxes: image_size is (height, width), both at least 1, found {image_size}.")
+    if image_size is not None:
+        check_size("decode_boxes", image_size=image_size)
     if not (0 <= score_threshold <= 1 and 0 <= nms_threshold <= 1):
         raise ValueError(
             "decode_boxes: score_threshold and nms_threshold are in [0, 1], found "
@@ -163,11 +163,9 @@ def _checked(
 ) -> Sequence[Mapping[str, Tensor]]:
     """The outputs' levels."""
     levels: Sequence[Mapping[str, Tensor]] = outputs.get("levels", ()) if isinstance(outputs, Mapping) else ()
-    if activation not in get_args(Activation) or num_candidates < 1 or num_detections < 1:
-        raise ValueError(
-            "decode_boxes: activation is 'sigmoid' or 'softmax', num_candidates and num_detections are at least 1; "
-            f"found {activation!r}, {num_candidates}, {num_detections}."
-        )
+    if activation not in get_args(Activation):
+        raise ValueError(f"decode_boxes: activation is 'sigmoid' or 'softmax', found {activation!r}.")
+    check_whole("decode_boxes", num_candidates=num_candidates, num_detections=num_detections)
     if not levels or len(levels) != len(anchors):
         raise ValueError(
             f"decode_boxes: one tensor of anchors a level is needed, found {len(levels)} levels and {len(anchors)} "

@@ -11,6 +11,7 @@ from torch import Tensor
 from headwise.coders.anchors.deltas import UNIT, Weights, check_anchors, check_weights, encode_deltas
 from headwise.coders.anchors.matching import IGNORED, Forced, match
 from headwise.coders.anchors.vision import box_ops
+from headwise.whole import check_whole
 
 Targets = dict[str, list[dict[str, Tensor]]]
 
@@ -157,6 +158,8 @@ def _checked(
             f"{crowd.dtype}. Convert them."
         )
     labels, crowd = labels.long(), crowd.bool()
+    if num_classes is not None:
+        check_whole("encode_boxes", num_classes=num_classes)
     if num_classes is not None and bool((labels >= num_classes).any()):
         box = int((labels >= num_classes).nonzero()[0])
         raise ValueError(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headwise.whole import check_size, check_whole
+
 
 def centered_anchors(
     image_size: tuple[int, int],
@@ -42,7 +44,10 @@ def centered_anchors(
         torchvision's AnchorGenerator puts the same shapes on the cells' upper left corners and rounds their corners to
         whole pixels.
     """
-    if len(strides) != len(sides) or not all(n > 0 for n in (*image_size, *strides, *sides, *ratios, *scales)):
+    check_size("centered_anchors", image_size=image_size)
+    for stride in strides:
+        check_whole("centered_anchors", strides=stride)
+    if len(strides) != len(sides) or not all(n > 0 for n in (*sides, *ratios, *scales)):
         raise ValueError(
             "centered_anchors: one side a stride is needed, and positive numbers; found image_size "
             f"{tuple(image_size)}, strides {tuple(strides)}, sides {tuple(sides)}, ratios {tuple(ratios)}, scales "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
+
+from headwise.whole import check_size, check_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,13 +27,8 @@ class Sizes:
     num_classes: int
 
     def __post_init__(self) -> None:
-        for name, size in (("image_size", self.image), ("grid_size", self.grid)):
-            if len(size) != 2 or not all(1 <= side < math.inf for side in size):
-                raise ValueError(f"{name} is (height, width), both at least 1, found {size}.")
-        if any(side % 1 for side in self.grid):
-            raise ValueError(f"grid_size counts cells, found {self.grid}. Divide with //.")
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes is at least 1, found {self.num_classes}.")
+        check_size("corners", image_size=self.image, grid_size=self.grid)
+        check_whole("corners", num_classes=self.num_classes)
 
     @property
     def scale(self) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headwise.coders.corners.placement import Size
+from headwise.whole import check_size, check_whole
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ def crops_around(locations: Tensor, *, window: int = 255, as_published: bool = F
 
     Returns:
         The windows.
+
+    Raises:
+        ValueError: The window is no number of pixels.
     """
+    check_whole("crops_around", window=window)
     scales = locations[:, 2]
     if as_published:
         sides = (window / scales).floor()
@@ -86,7 +91,13 @@ def initial_locations(image_size: Size, sizes: tuple[int, ...] = (192, 255), *, 
 
     Returns:
         (n, 4) x, y, scale, score 1.
+
+    Raises:
+        ValueError: A size is no number of pixels.
     """
+    check_size("initial_locations", image_size=image_size)
+    for size in sizes:
+        check_whole("initial_locations", sizes=size)
     height, width = image_size
     middle = (width // 2, height // 2) if as_published else (width / 2, height / 2)
     return torch.tensor([[*middle, size / max(height, width), 1.0] for size in sizes], dtype=torch.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.coders.corners.pairing import Pairing, Pairs, Points, pair, read_points
+from headwise.whole import check_size
 
 Found = dict[str, Tensor]
 
@@ -105,8 +105,8 @@ def decode_batch(
     Raises:
         ValueError: As of `decode_corners`.
     """
-    if image_size is not None and not all(1 <= side < math.inf for side in image_size):
-        raise ValueError(f"decode_corners: image_size is (height, width), both at least 1, found {image_size}.")
+    if image_size is not None:
+        check_size("decode_corners", image_size=image_size)
     kinds = ["top_left", "bottom_right", *(["center"] if center else [])]
     stack = last_stack(outputs, kinds)
     grid = stack["top_left_heatmap"].shape[-2:]

@@ -20,6 +20,7 @@ from headwise.coders.corners.annotation import (
     to_cells,
 )
 from headwise.coders.heatmaps import draw_gaussians, gaussian_radius
+from headwise.whole import check_whole
 
 # How many of a bump's standard deviations its window is wide.
 SIGMAS = {"top_left": 6.0, "bottom_right": 6.0, "center": 5.0}
@@ -136,8 +137,7 @@ def point_targets(
     Raises:
         ValueError: `num_slots` is less than 1.
     """
-    if num_slots < 1:
-        raise ValueError(f"num_slots is at least 1, found {num_slots}.")
+    check_whole("corners", num_slots=num_slots)
     points = points_of(objects.boxes, center)
     cells, offsets = to_cells(torch.stack(list(points.values())), sizes)
     heat_maps = draw_gaussians(

@@ -10,6 +10,7 @@ from torch import Tensor
 from headwise.coders.corners.crops import Crops
 from headwise.coders.corners.peaks import local_maxima
 from headwise.coders.corners.placement import Size
+from headwise.whole import check_size
 
 LARGEST_SCALE = 2.0  # of a crop whose attention is followed
 LARGEST_NEXT_SCALE = 4.0
@@ -45,8 +46,9 @@ def attention_locations(
         (m, 4) x, y, scale, probability, crop by crop.
 
     Raises:
-        ValueError: If maps, zooms and crops differ in number, or a map holds NaN.
+        ValueError: If maps, zooms and crops differ in number, a map holds NaN, or an option is out of range.
     """
+    check_size("attention_locations", image_size=image_size)
     if len(attention) != len(zooms) or any(maps.shape[:2] != (len(crops), 1) for maps in attention):
         raise ValueError(
             f"attention_locations: {len(crops)} crops and {len(zooms)} zooms need as many maps of shape "

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.coders.corners.peaks import Peaks, find_peaks
+from headwise.coders.corners.peaks import Peaks, check_kernel, find_peaks
+from headwise.tabular import is_number
+from headwise.whole import check_whole
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,12 @@ class Pairing:
     as_published: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.num_peaks, self.num_detections) < 1 or self.kernel_size < 1 or self.kernel_size % 2 == 0:
+        check_whole("corners", num_peaks=self.num_peaks, num_detections=self.num_detections)
+        check_kernel("corners", self.kernel_size)
+        if not (is_number(self.embedding_threshold) and self.embedding_threshold >= 0):
             raise ValueError(
-                "num_peaks and num_detections must be >= 1 and kernel_size odd, found "
-                f"{self.num_peaks}, {self.num_detections} and {self.kernel_size}."
+                f"corners: embedding_threshold is a number of at least 0, found {self.embedding_threshold!r}."
             )
-        if not self.embedding_threshold >= 0:
-            raise ValueError(f"embedding_threshold must be >= 0, found {self.embedding_threshold}.")
 
     def peaks(self, heatmap: Tensor) -> Peaks:
         """The best peaks of a heat map of logits (N, C, H, W)."""

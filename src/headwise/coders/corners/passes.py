@@ -15,6 +15,7 @@ from headwise.coders.corners.pairing import Pairing
 from headwise.coders.corners.placement import Mirror, Placement, Size
 from headwise.coders.published_soft_nms import published_soft_nms
 from headwise.coders.soft_nms import Suppression, soft_nms
+from headwise.whole import check_size, check_whole
 
 FAR_OUTSIDE = 5.0  # pixels of the resized picture; CenterNet drops boxes that reach further out
 
@@ -83,7 +84,8 @@ def merge_passes(
         All that ``as_published`` names. Without a pass of scale 1, centers are those of the scale nearest to it.
     """
     pairing = Pairing(num_peaks, num_detections, kernel_size, embedding_threshold, as_published=as_published)
-    image_size = _check_passes(passes, mirror, max_detections)
+    image_size = _check_passes(passes, mirror)
+    check_whole("merge_passes", max_detections=max_detections)
     center_scale = _center_scale(passes, as_published) if center else math.nan
     parts = [
         (each.placement.scale == center_scale, _decode_pass(each, pairing, center=center, mirror=mirror))
@@ -118,8 +120,11 @@ def suppress_boxes(
         ``boxes`` (n, 4), ``scores`` (n,), ``labels`` (n,) on the CPU, best first.
 
     Raises:
-        ValueError: A box or a score is not finite.
+        ValueError: A box or a score is not finite, or an option is out of range.
     """
+    check_whole("suppress_boxes", max_detections=max_detections)
+    if image_size is not None:
+        check_size("suppress_boxes", image_size=image_size)
     found = {name: values.cpu() for name, values in found.items()}
     corner_scores = None
     if rule is not None and rule.weight_exponent is not None:
@@ -165,15 +170,12 @@ def _published_rest(
     return {"boxes": ranked[:, :4], "scores": ranked[:, 4], "labels": kept}
 
 
-def _check_passes(passes: Sequence[Pass], mirror: str, max_detections: int) -> Size:
+def _check_passes(passes: Sequence[Pass], mirror: str) -> Size:
     sizes = {each.placement.image_size for each in passes}
     if len(sizes) != 1:
         raise ValueError(f"merge_passes: passes must be of one picture, found pictures of {sorted(sizes) or 'none'}.")
-    if mirror not in get_args(Mirror) or max_detections < 1:
-        raise ValueError(
-            f"merge_passes: mirror must be one of {get_args(Mirror)} and max_detections >= 1, found {mirror!r} and "
-            f"{max_detections}."
-        )
+    if mirror not in get_args(Mirror):
+        raise ValueError(f"merge_passes: mirror must be one of {get_args(Mirror)}, found {mirror!r}.")
     return sizes.pop()
 
 

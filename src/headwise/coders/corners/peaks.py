@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headwise.whole import check_whole, is_whole
+
 Ties = Literal["first", "all", "none"]
 
 TILE = 8  # pixels; tiles of this side are ranked by their maxima before any pixel is looked at
@@ -55,10 +57,8 @@ def find_peaks(logits: Tensor, num_peaks: int, *, kernel_size: int = 3, as_publi
         ValueError: If an option is out of range.
     """
     num_classes, height, width = logits.shape[1:]
-    if kernel_size < 1 or kernel_size % 2 == 0 or num_peaks < 1:
-        raise ValueError(
-            f"find_peaks: kernel_size must be odd and num_peaks >= 1, found {kernel_size} and {num_peaks}."
-        )
+    check_whole("find_peaks", num_peaks=num_peaks)
+    check_kernel("find_peaks", kernel_size)
     if as_published and num_peaks > num_classes * height * width:
         raise ValueError(f"find_peaks: {num_peaks} peaks asked of {num_classes * height * width} pixels.")
     ties: Ties = "all" if as_published else "first"
@@ -79,7 +79,11 @@ def local_maxima(maps: Tensor, kernel_size: int = 3, ties: Ties = "first") -> Te
 
     Returns:
         Bool, the shape of ``maps``. Infinitely low pixels are no maxima.
+
+    Raises:
+        ValueError: If ``kernel_size`` is not odd.
     """
+    check_kernel("local_maxima", kernel_size)
     height, width = maps.shape[-2:]
     reach = kernel_size // 2
     around = F.pad(maps, (reach, reach, reach, reach), value=-torch.inf)
@@ -89,6 +93,20 @@ def local_maxima(maps: Tensor, kernel_size: int = 3, ties: Ties = "first") -> Te
             other = around[..., down : down + height, right : right + width]
             found &= maps > other if _excludes(step, kernel_size, ties) else maps >= other
     return found
+
+
+def check_kernel(where: str, size: int) -> None:
+    """Asks for the side of a neighborhood.
+
+    Args:
+        where: Who was called, for the message.
+        size: The side.
+
+    Raises:
+        ValueError: It is no odd whole number.
+    """
+    if not is_whole(size, 1) or size % 2 == 0:
+        raise ValueError(f"{where}: kernel_size is an odd whole number, found {size!r}.")
 
 
 def _excludes(step: int, kernel_size: int, ties: Ties) -> bool:

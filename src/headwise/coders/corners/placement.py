@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headwise.whole import check_size, is_whole
+
 Mirror = Literal["edges", "centers"]
 Size = tuple[int, int]
 
@@ -112,8 +114,9 @@ def place_picture(
     Raises:
         ValueError: If a side would have no pixel, or ``multiple`` is no power of 2.
     """
-    if multiple < 1 or multiple & (multiple - 1):
-        raise ValueError(f"place_picture: multiple must be a power of 2, found {multiple}.")
+    if not is_whole(multiple, 1) or multiple & (multiple - 1):
+        raise ValueError(f"place_picture: multiple must be a power of 2, found {multiple!r}.")
+    check_size("place_picture", image_size=image_size, **({} if input_size is None else {"input_size": input_size}))
     resized = (int(image_size[0] * scale), int(image_size[1] * scale)) if input_size is None else input_size
     if min(*image_size, *resized) < 1 or not scale > 0:
         raise ValueError(f"place_picture: no pixel is left of {image_size} at scale {scale}, input {input_size}.")

@@ -23,6 +23,7 @@ from headwise.coders.corners.annotation import (
 )
 from headwise.coders.corners.encoding import BumpRule, point_targets
 from headwise.coders.heatmaps import cells_of_windows
+from headwise.whole import check_whole
 
 # Pixels a cell of each attention map, coarse to fine, and the least and greatest longer side it is for.
 ATTENTION_STRIDES = (16, 8, 4)
@@ -114,12 +115,13 @@ def encode_saccade(
 def _check_options(
     min_kept: float, min_side: int, strides: Sequence[int], ranges: Sequence[tuple[float, float]]
 ) -> None:
+    check_whole("encode_saccade", 0, min_side=min_side)
+    for stride in strides:
+        check_whole("encode_saccade", attention_strides=stride)
     rules = {
         f"min_kept is in [0, 1), found {min_kept}": 0 <= min_kept < 1,
-        f"min_side is at least 0, found {min_side}": min_side >= 0,
         f"attention has a stride and a range per map, found {len(strides)} and {len(ranges)}": len(strides)
         == len(ranges),
-        f"attention_strides are at least 1, found {tuple(strides)}": all(stride >= 1 for stride in strides),
         f"attention_ranges are (low, high) with low < high, found {tuple(ranges)}": all(a < b for a, b in ranges),
     }
     for message, holds in rules.items():

@@ -15,6 +15,7 @@ from headwise.criterion.binding.plan import Plan
 from headwise.criterion.junctions.stats import book_dtype
 from headwise.criterion.sums.term_sums import Sums
 from headwise.criterion.sums.vectors import Number, vector
+from headwise.criterion.terms.counting import as_count, is_seen
 from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term
 from headwise.ratio import Ratio
 from headwise.structure import describe, one_line
@@ -164,12 +165,28 @@ def _sums_of(term: AnyTerm, result: Any) -> tuple[Tensor, Tensor | None, float]:
     numerator: Any = result.numerator if isinstance(result, Ratio) else result
     if is_number(numerator):
         numerator = torch.tensor(float(numerator), dtype=torch.float32)
-    if not isinstance(numerator, Tensor) or numerator.dim() != 0 or not numerator.dtype.is_floating_point:
+    is_sum = isinstance(numerator, Tensor) and not numerator.dim() and numerator.layout == torch.strided
+    if not is_sum or not numerator.is_floating_point():
         raise ValueError(
             f"a loss returns one floating point sum, a 0-d tensor; found {describe(numerator)}. "
             "Sum the elements (.sum()) and let the normalizer divide"
         )
-    return (numerator, result.denominator, result.smooth) if isinstance(result, Ratio) else (numerator, None, 0.0)
+    if not isinstance(result, Ratio):
+        return numerator, None, 0.0
+    count = as_count(result.denominator, trusted=True)
+    if not isinstance(count, Tensor):
+        count = numerator.new_full((), count)
+    return numerator, _not_negative(count), result.smooth
+
+
+def _not_negative(count: Tensor) -> Tensor:
+    """A ratio's own denominator, of the prediction: that it is NaN is for the books to tell, below 0 is a mistake."""
+    negative = count.detach() < 0
+    if is_seen(count):
+        if negative:
+            raise ValueError(f"what divides a loss is a number from 0; found {float(count.detach())}")
+        return count
+    return torch.where(negative, torch.nan, count)
 
 
 def _is_of_checkpoints(error: Exception) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,7 +138,8 @@ def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tens
         ValueError: It is something else.
     """
     if isinstance(found, Tensor):
-        if (found.dim() and not any_shape) or found.dtype.is_complex or found.dtype == torch.bool:
+        is_other = found.dtype.is_complex or found.dtype == torch.bool or found.layout != torch.strided
+        if (found.dim() and not any_shape) or is_other:
             raise ValueError(
                 f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}. Sum it over the batch"
             )
@@ -145,19 +147,24 @@ def as_count(found: Any, trusted: bool = False, any_shape: bool = False) -> Tens
     known = is_number(found)
     if not known and not isinstance(found, torch.SymInt | torch.SymFloat):
         raise ValueError(f"what divides a loss is one real number, a 0-d tensor; found {describe(found)}")
-    if known and not 0 <= found < math.inf:
-        raise ValueError(f"what divides a loss is a finite number from 0; found {found}")
+    if known and not 0 <= found <= sys.float_info.max:
+        raise ValueError(f"what divides a loss is a finite number from 0; found {str(found)[:40]}")
     return found  # type: ignore[no-any-return]
 
 
 def _from_zero(count: Tensor) -> Tensor:
     fine = (count >= 0) & (count < torch.inf)
-    on_host = type(count) is Tensor and count.is_cpu and not torch.compiler.is_compiling()
-    if on_host and not torch._C._are_functorch_transforms_active():
+    if is_seen(count):
         if not fine.all():
             raise ValueError(f"what divides a loss is a finite number from 0; found {count.tolist()}")
         return count
     return torch.where(fine, count, torch.nan)
+
+
+def is_seen(count: Tensor) -> bool:
+    """Whether the host knows a number: it is neither on a device, nor traced, nor batched."""
+    on_host = type(count) is Tensor and count.is_cpu and not torch.compiler.is_compiling()
+    return on_host and not torch._C._are_functorch_transforms_active()
 
 
 def _parameters(function: Any) -> Parameters:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from headwise.whole import check_whole, is_whole
+
 LevelWeight = float | Callable[[int], float]
 
 
@@ -62,8 +64,9 @@ class Levels:
             raise ValueError(
                 f"Levels: least is a finite number from 0, and needs pool='all'; found {self.least} with {self.pool!r}"
             )
-        if any(stride < 1 for stride in self.strides or ()):
+        if not all(is_whole(stride, 1) for stride in self.strides or ()):
             raise ValueError(f"Levels: strides are whole numbers from 1; found {self.strides}")
+        check_whole("Levels", num_spatial=self.num_spatial)
         self.at(len(self.weights or ()), 0)
 
     @classmethod

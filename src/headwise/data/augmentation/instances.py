@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from headwise.data.annotation import Picture
 from headwise.data.augmentation.text import normalize
 from headwise.data.instances import InstanceAnnotation
+from headwise.whole import is_whole
 
 _SLACK = 8  # pixels around the crop, for what the deformation pulls in
 
@@ -53,7 +54,12 @@ class InstanceAugmentation:
         mirror: float = 0.5,
         brightness: float = 0.2,
     ) -> None:
-        if size < 1 or knots < 2 or min(degrees, elastic, brightness) < 0 or not 0 <= mirror <= 1:
+        if (
+            not is_whole(size, 1)
+            or not is_whole(knots, 2)
+            or min(degrees, elastic, brightness) < 0
+            or not 0 <= mirror <= 1
+        ):
             raise ValueError(
                 "InstanceAugmentation: size is at least 1, knots 2, degrees, elastic and brightness 0, and mirror in "
                 f"[0, 1]; found size={size}, knots={knots}, degrees={degrees}, elastic={elastic}, "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from headwise.whole import is_whole
+
 
 def check_options(augmentation: str, **options: tuple[Any, bool, str]) -> None:
     """Refuse an option out of its range.
@@ -26,9 +28,9 @@ def share(value: float) -> tuple[float, bool, str]:
     return value, 0 <= value <= 1, "in [0, 1]"
 
 
-def pixels(value: float) -> tuple[float, bool, str]:
+def pixels(value: int) -> tuple[int, bool, str]:
     """A size, for `check_options`."""
-    return value, value >= 1 and value % 1 == 0, "a whole number of pixels, at least 1"
+    return value, is_whole(value, 1), "a whole number of pixels, at least 1"
 
 
 def amount(value: float) -> tuple[float, bool, str]:

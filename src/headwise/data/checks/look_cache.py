@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from headwise.data.pictures import Look, Numbers, Size
+from headwise.files import parse_json
 
 
 class Inspectable(Protocol):
@@ -60,11 +61,11 @@ class LookCache:
     def read(self) -> dict[int, Look]:
         """Return the looks at samples whose files have the size and the times that they had."""
         try:
-            stored = json.loads(self._file.read_text(encoding="utf-8"))
+            stored = parse_json(self._file.read_text(encoding="utf-8"))
             return {
                 index: _look(stored[key]) for index in range(len(self._data)) if (key := self._key(index)) in stored
             }
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError):
             return {}
 
     def write(self, looks: Mapping[int, Look]) -> None:

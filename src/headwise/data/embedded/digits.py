@@ -17,6 +17,7 @@ from headwise.data.annotation import BoxAnnotation, Picture
 from headwise.data.embedded.drawn import DrawnPictures
 from headwise.data.embedded.photographs import PHOTOGRAPHS, Pixels, Split, background, check_split
 from headwise.data.embedded.printing import LUMA, visible_color
+from headwise.whole import check_whole
 
 Ink = NDArray[np.float32]
 Box = tuple[int, int, int, int]
@@ -128,7 +129,11 @@ def embedded_digits(
         ValueError: an unknown split, no pictures, or sides or numbers of digits that leave nothing to draw.
     """
     check_split(split)
-    if not 8 <= min_side <= max_side <= size or not 1 <= num_digits[0] <= num_digits[1] or num_pictures < 1:
+    check_whole("embedded_digits", num_pictures=num_pictures, size=size, min_side=min_side, max_side=max_side)
+    check_whole("embedded_digits", 0, seed=seed)
+    for number in num_digits:
+        check_whole("embedded_digits", num_digits=number)
+    if not 8 <= min_side <= max_side <= size or len(num_digits) != 2 or num_digits[0] > num_digits[1]:
         raise ValueError(
             f"num_pictures {num_pictures}, size {size}, min_side {min_side}, max_side {max_side}, num_digits "
             f"{num_digits}: needs a picture or more, 8 <= min_side <= max_side <= size, and 1 <= fewest <= most."

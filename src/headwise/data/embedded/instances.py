@@ -21,6 +21,7 @@ from headwise.data.embedded.drawn import DrawnPictures
 from headwise.data.embedded.photographs import Split, check_split
 from headwise.data.instances import InstanceAnnotation
 from headwise.data.pictures import load_picture
+from headwise.whole import check_whole
 
 Gray = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -83,7 +84,9 @@ def embedded_instances(
         ImportError: scikit-image is not installed.
     """
     check_split(split)
-    if size < 64 or num_pictures < 1:
+    check_whole("embedded_instances", num_pictures=num_pictures, size=size)
+    check_whole("embedded_instances", 0, seed=seed)
+    if size < 64:
         raise ValueError(
             f"size {size}, num_pictures {num_pictures}: needs a size of at least 64 and a picture or more."
         )

@@ -16,6 +16,7 @@ from headwise.data.embedded.drawn import DrawnPictures
 from headwise.data.embedded.photographs import PHOTOGRAPHS, Pixels, Split, background, check_split
 from headwise.data.embedded.printing import claim, print_word
 from headwise.data.embedded.words import HELD_OUT_WORDS, TRAIN_WORDS, FlatWord, draw_word
+from headwise.whole import check_whole
 
 _ATTEMPTS = 20
 
@@ -69,7 +70,9 @@ def embedded_text(split: Split = "train", *, num_pictures: int = 400, size: int 
         ValueError: an unknown split, or a size too small to set words on.
     """
     check_split(split)
-    if size < 64 or num_pictures < 1:
+    check_whole("embedded_text", num_pictures=num_pictures, size=size)
+    check_whole("embedded_text", 0, seed=seed)
+    if size < 64:
         raise ValueError(
             f"size {size}, num_pictures {num_pictures}: needs a size of at least 64 and a picture or more."
         )

@@ -9,6 +9,7 @@ from headwise import normalizers
 from headwise.declaration import declared
 from headwise.losses.parts.checks import check_output, select, working_dtype
 from headwise.masks import as_mask
+from headwise.whole import is_whole
 
 _SHARES = "the share of tokens of each expert is that of the micro-batch"
 
@@ -116,8 +117,8 @@ def _tokens(loss: str, output: Tensor, target: Tensor, mask: Tensor | None, top_
             f"{loss}: the mask must have the target's shape {tuple(target.shape)}, found {tuple(mask.shape)}. "
             "Reshape it."
         )
-    if not 1 <= top_k <= output.shape[-1]:
-        raise ValueError(f"{loss}: top_k is from 1 to the number of experts {output.shape[-1]}, found {top_k}.")
+    if not (is_whole(top_k, 1) and top_k <= output.shape[-1]):
+        raise ValueError(f"{loss}: top_k is from 1 to the number of experts {output.shape[-1]}, found {top_k!r}.")
     keep = torch.ones_like(target, dtype=torch.bool) if mask is None else as_mask(mask)
     logits = output.to(working_dtype(output)).reshape(*target.shape, output.shape[-1])
     return select(keep.unsqueeze(-1), logits, 0.0), keep

@@ -166,6 +166,11 @@ def _embeddings(
                 f"{loss}: an embedding is one number a pixel, (N, 1, H, W), found {tuple(output.shape)}. Slice one "
                 "channel."
             )
+    if left.shape != right.shape:
+        raise ValueError(
+            f"{loss}: both corners' embeddings are maps of one size, found {tuple(left.shape)} and "
+            f"{tuple(right.shape)}. Pass both of one stack, whole."
+        )
     if left_index.shape != right_index.shape:
         raise ValueError(
             f"{loss}: both corners belong to the same objects, found indices of shapes {tuple(left_index.shape)} and "

@@ -14,6 +14,7 @@ from headwise.losses.dense.elementwise import check_beta, smooth_l1_slope, smoot
 from headwise.losses.parts.checks import check_elements, check_output, select, working_dtype
 from headwise.losses.parts.fused import fused_sum
 from headwise.masks import not_below, spread_mask
+from headwise.whole import is_whole
 
 
 @declared(count=normalizers.positive, closed_form=True)
@@ -123,8 +124,8 @@ def check_direction(loss: str, output: Tensor, target: Tensor, mask: Tensor | No
             f"{loss}: the mask must have the target's shape {tuple(target.shape)}, found "
             f"{tuple(mask.shape)}. Resize or expand the mask."
         )
-    if component not in {0, 1}:
-        raise ValueError(f"{loss}: component must be 0 (sin) or 1 (cos), found {component}.")
+    if not is_whole(component, 0) or component > 1:
+        raise ValueError(f"{loss}: component must be 0 (sin) or 1 (cos), found {component!r}.")
 
 
 def _relative(output: Tensor, target: Tensor, mask: Tensor | None, *, beta: float) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from headwise.networks.corners.detector import CornerDetector, Size, Traits
+from headwise.whole import check_whole
 
 # Tiny ones take about a quarter of a second of one core for a step of 8 images of 128 x 128, in channels last.
 CORNERNET_SIZES: dict[int | str, Size] = {
@@ -141,9 +142,7 @@ def _build(
     size: int | str,
     traits: Traits,
 ) -> CornerDetector:
-    for option, number in (("num_classes", num_classes), ("num_stacks", num_stacks)):
-        if number < 1:
-            raise ValueError(f"networks.{name}: {option} must be at least 1, found {number}.")
+    check_whole(f"networks.{name}", num_classes=num_classes, num_stacks=num_stacks)
     if size not in sizes:
         listed = " or ".join(map(repr, sizes))
         raise ValueError(f"networks.{name}: size is {listed}, found {size!r}.")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from headwise import losses, normalizers
 from headwise.criterion import Levels, Term
+from headwise.whole import check_whole
 
 
 class CornerWeights(NamedTuple):
@@ -39,8 +40,7 @@ def corner_terms(
     Raises:
         ValueError: `num_stacks` is less than 1.
     """
-    if num_stacks < 1:
-        raise ValueError(f"a corner detector has at least one stack; found num_stacks={num_stacks}")
+    check_whole("a corner detector", num_stacks=num_stacks)
     levels = Levels([1.0] * num_stacks)
     heat_map, embedding, offset = (
         (_published_heat_map, _published_embedding, _published_offset)

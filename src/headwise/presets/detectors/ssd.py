@@ -29,6 +29,7 @@ from functools import partial
 from headwise import losses
 from headwise.criterion import Criterion, Term
 from headwise.presets.detectors.anchor_terms import box_term
+from headwise.whole import check_whole
 
 
 def ssd(num_levels: int = 6, *, as_published: bool = False, ratio: float = 3.0, compile: bool = False) -> Criterion:
@@ -46,8 +47,7 @@ def ssd(num_levels: int = 6, *, as_published: bool = False, ratio: float = 3.0, 
     Raises:
         ValueError: `num_levels` is less than 1.
     """
-    if num_levels < 1:
-        raise ValueError(f"presets.ssd: num_levels is at least 1; found {num_levels}. SSD300 has 6.")
+    check_whole("presets.ssd", num_levels=num_levels)
     loss = losses.published_multibox_cross_entropy if as_published else losses.multibox_cross_entropy
     classification = Term(
         "classification",

@@ -35,6 +35,7 @@ from typing import Any
 from headwise import losses
 from headwise.criterion import Criterion, Term
 from headwise.criterion.terms.weights import Weight
+from headwise.whole import is_whole
 
 
 def mixture_of_experts(
@@ -87,9 +88,9 @@ def mixture_of_experts(
 
 def _routers(num: int | None, per_sequence: bool) -> tuple[str, ...]:
     """The outputs of all routers, which the published loss reads together."""
-    if num is None or num < 1 or per_sequence:
+    if not is_whole(num, 1) or per_sequence:
         raise ValueError(
             "presets.mixture_of_experts: as published, num_routers is at least 1 and per_sequence is False; found "
-            f"{num} and {per_sequence}. All routers are read together; say how many there are."
+            f"{num!r} and {per_sequence}. All routers are read together; say how many there are."
         )
     return tuple(f"router_logits[{router}]" for router in range(num))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
+from headwise.files import parse_json
 from headwise.runs.alerts import rules
 from headwise.runs.alerts.alert import Alert, Alerts
 from headwise.runs.entries import pair_key, split_pair
@@ -179,7 +179,7 @@ def _samples_told(run: Recording) -> dict[tuple[str, str, int], tuple[str, ...]]
         return {}
     for line in lines:
         try:
-            told = json.loads(line)
+            told = parse_json(line)
             found[told["kind"], told["term"], told["step"]] = tuple(map(str, told.get("samples", ())))
         except (ValueError, KeyError, TypeError, AttributeError):  # as a killed run leaves it
             continue

@@ -10,6 +10,7 @@ from headwise.attribution.ledger.books import Books
 from headwise.closing import Closing
 from headwise.runs import Run
 from headwise.training.callbacks.keeper import Keeper, Source
+from headwise.whole import is_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,7 +45,7 @@ class AccelerateHooks(Closing):
         prefix: str = "headwise",
         run: Run | None = None,
     ) -> None:
-        if every < 1:
+        if not is_whole(every, 1):
             raise ValueError(f"every: log every so many optimizer steps, at least 1; found {every}.")
         self.step = 0 if run is None else run.resumed
         self._accelerator, self._every, self._prefix = accelerator, every, prefix

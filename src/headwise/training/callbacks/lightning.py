@@ -8,6 +8,7 @@ from headwise.attribution.ledger.books import Books
 from headwise.require import missing
 from headwise.runs import Run
 from headwise.training.callbacks.keeper import Keeper, Source
+from headwise.whole import is_whole
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -37,7 +38,7 @@ class LightningBooks(Callback):
         prefix: str = "headwise",
         run: Run | None = None,
     ) -> None:
-        if every is not None and every < 1:
+        if every is not None and not is_whole(every, 1):
             raise ValueError(f"every: log every so many optimizer steps, at least 1; found {every}.")
         self._keeper, self._every, self._prefix = Keeper(source, calls, run), every, prefix
         self._step: int | None = None

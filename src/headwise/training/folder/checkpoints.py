@@ -51,10 +51,12 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
         OSError: it could not be written, a full disk for instance; nothing half-written stays.
         ValueError: the state holds something that could not be read again, a number of NumPy's for instance.
     """
-    _check_readable(state)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _check_readable(state)
+    except RecursionError:
+        raise ValueError("checkpoint: the state holds itself, or is nested too deep to be read again.") from None
     tensors = {name: _tensor_digest(tensor) for name, tensor in leaves(state)}
-    content = _archive({"format": FORMAT, "version": VERSION, **state, "step": step, "digests": tensors})
+    content = _archive({**state, "format": FORMAT, "version": VERSION, "step": step, "digests": tensors})
     path = folder / f"step_{step:08d}.pt"
     try:
         write_atomically(path, content)
@@ -87,6 +89,9 @@ def _check_readable(state: Any, where: str = "state") -> None:
             f"checkpoint: {where} is of {kind}, which could not be read again. Save tensors, numbers of Python's, "
             "text, and dicts, lists, tuples and sets of these."
         )
+    elif isinstance(state, Tensor) and (state.layout != torch.strided or state.is_meta):
+        kind = "without content (meta)" if state.is_meta else f"of {state.layout}"
+        raise ValueError(f"checkpoint: {where} is a tensor {kind}, whose content has no digest. Save a dense one.")
 
 
 def _archive(state: Mapping[str, Any]) -> bytes:
@@ -105,7 +110,9 @@ def _comment(content: memoryview) -> bytes:
 
 def _tensor_digest(tensor: Tensor) -> str:
     kind = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    # One element is contiguous at any stride, but is seen as bytes at stride 1 alone.
+    content = flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy()
     return hashlib.sha256(kind + content.data).hexdigest()
 
 

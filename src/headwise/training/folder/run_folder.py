@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from headwise.attribution.ledger.weighing.balancing import moving_weights
-from headwise.files import write_atomically
+from headwise.files import parse_json, write_atomically
 from headwise.runs.reading import LOOP
 from headwise.runs.run import versions
 from headwise.training.folder.checkpoints import list_checkpoints, newest_checkpoint
@@ -24,6 +24,13 @@ FREE_ARGUMENTS = frozenset(
     {"data", "train_split", "held_out_split", "micro_batches", "strategy", "num_workers", "device", "patience"}
 )
 """What a resumed run may be given anew: how its steps are carried out and where its data lie, not what they are."""
+
+
+_HELD: dict[str, Any] = {
+    **dict.fromkeys(("arguments", "network", "criterion", "optimizer", "scheduler", "books", "scores"), Mapping),
+    "seconds": float,
+}
+"""What a checkpoint must hold to be continued from, and of which kind it is."""
 
 
 def open_folder(
@@ -103,7 +110,7 @@ def saved_step(folder: Path) -> int:
         The step; 0 for none.
     """
     try:
-        step = json.loads((folder / "saved.json").read_bytes())["step"]
+        step = parse_json((folder / "saved.json").read_bytes())["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return 0
     return step if isinstance(step, int) else 0
@@ -124,6 +131,12 @@ def _saved_state(folder: Path, task: Task, say: Callable[[str], None]) -> dict[s
     if saved is None:
         say(f"{folder}: no checkpoint yet, so the run begins at its first step.")
         return None
+    lacking = [name for name, kind in _HELD.items() if not isinstance(saved.get(name), kind)]
+    if lacking:
+        raise ValueError(
+            f"{folder}: its checkpoint of step {saved['step']} lacks {', '.join(lacking)}, or holds something else as "
+            "that. Resume with the Headwise that began the run, or start a new one."
+        )
     names = saved["arguments"].keys() | dict(task.arguments).keys()
     differing = [
         name for name in sorted(names - FREE_ARGUMENTS) if saved["arguments"].get(name) != task.arguments.get(name)
@@ -198,7 +211,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Give the folder of a run, or start one without --resume.")
     try:
-        config = json.loads(path.read_bytes())
+        config = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error}). Restore the file or start a new run.") from None
     if not isinstance(config, dict) or not isinstance(config.get("arguments"), dict):

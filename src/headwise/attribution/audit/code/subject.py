@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headwise.whole import is_whole
+
 Forward = Callable[[Any, Any], Any]
 CriterionLike = Callable[[Any, Any], Any]
 TotalLike = Callable[[Any], Any]
@@ -61,7 +63,7 @@ class Subject:
             ("total", "callable as total(losses)", self.total is None or callable(self.total)),
             ("reads", "a mapping from losses to paths", isinstance(self.reads, Mapping)),
             ("masks", "a mapping from paths to keys of the batch", isinstance(self.masks, Mapping)),
-            ("num_batches", "at least 1", isinstance(self.num_batches, int) and self.num_batches > 0),
+            ("num_batches", "at least 1", is_whole(self.num_batches, 1)),
         ):
             if not found:
                 raise ValueError(f"audit: {name} must be {wanted}, found {type(getattr(self, name)).__name__}.")
