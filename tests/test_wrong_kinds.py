@@ -84,6 +84,14 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
         lambda _: hw.book(linear()[1], name="a", loss=mean_of, weight=float("nan")),
         "its weight is a finite .* found nan",
     ),
+    (lambda _: attribution.wrap(mean_of, reads="y"), "wrap: reads is a dict .* found str 'y'"),  # type: ignore[arg-type]
+    (lambda _: attribution.wrap(mean_of, [1, 2]), r"wrap: names is a list .* found list \[1, 2\]"),  # type: ignore[list-item]
+    (lambda _: attribution.watch(linear()[0], names=7), "watch: names is a list .* found int 7"),  # type: ignore[arg-type]
+    (lambda _: attribution.trace(linear()[1], linear()[0], probe="values"), "trace: probe .* found 'values'"),  # type: ignore[arg-type]
+    (lambda _: hw.declared(count=3), "declared: count is a function; found 3"),  # type: ignore[arg-type]
+    (lambda _: hw.declared(shared="ratio"), "declared: shared is a tuple of names of options; found 'ratio'"),  # type: ignore[arg-type]
+    (lambda _: hw.declared(split_variant=True), "declared: split_variant says why; found True"),  # type: ignore[arg-type]
+    (lambda _: hw.declared(least=-1), "declared: least is a finite number from 0; found -1"),
     (lambda _: Settings(steps=1, clip_norm=0.0), "clip_norm is 0.0, but must be a number above 0"),
     (lambda _: Settings(steps=1, clip_norm="1"), "clip_norm is '1', but must be a number above 0"),  # type: ignore[arg-type]
 ]
@@ -93,3 +101,9 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
 def test_what_is_meant_is_told(wrong: Callable[[Path], object], told: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=told):
         wrong(tmp_path)
+
+
+def test_one_name_is_the_name_of_one_loss() -> None:
+    wrapped = attribution.wrap(mean_of, "loss")
+    wrapped(linear()[0](torch.ones(3, 2))).backward()
+    assert list(wrapped.ledger.read()) == ["loss"]

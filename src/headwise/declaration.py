@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +71,7 @@ def declared(
         A decorator; the function itself is left as it is.
 
     Raises:
-        ValueError: It is used without parentheses, and so declares nothing.
+        ValueError: It is used without parentheses, and so declares nothing; or something is not of its kind.
     """
     if _function is not None:
         name = getattr(_function, "__name__", repr(_function))
@@ -78,13 +79,26 @@ def declared(
             f"declared: what is declared of {name} is given by name, found it alone. Write @hw.declared(count=...), or "
             "hw.declared(count=...)(function); of a loss without a count of its own nothing need be declared"
         )
-    found = Declaration(count, shared, least, closed_form, split_variant, unless, constant)
+    for what, is_meant in (
+        (f"count is a function; found {count!r}", count is None or callable(count)),
+        (f"shared is a tuple of names of options; found {shared!r}", _are_names(shared)),
+        (f"split_variant says why; found {split_variant!r}", split_variant is None or isinstance(split_variant, str)),
+        (f"unless is the name of an option; found {unless!r}", unless is None or isinstance(unless, str)),
+        (f"least is a finite number from 0; found {least!r}", isinstance(least, int | float) and 0 <= least < math.inf),
+    ):
+        if not is_meant:
+            raise ValueError(f"declared: {what}")
+    found = Declaration(count, tuple(shared), least, closed_form, split_variant, unless, constant)
 
     def declare(function: Function) -> Function:
         function.declaration = found  # type: ignore[attr-defined]
         return function
 
     return declare
+
+
+def _are_names(given: Any) -> bool:
+    return isinstance(given, tuple | list) and all(isinstance(each, str) for each in given)
 
 
 def declaration_of(function: Any) -> Declaration:

@@ -17,7 +17,7 @@ from headwise.attribution.apart.returned.entries import candidates, entries
 from headwise.attribution.apart.sums.heads import heads_below, leaving, names_of
 from headwise.attribution.foreign.calls import OutputEdges
 from headwise.attribution.foreign.ledger import ForeignLedger
-from headwise.attribution.foreign.wrap import slices_of
+from headwise.attribution.foreign.wrap import given_names, slices_of
 from headwise.graph import Edge, gradient_edge
 from headwise.refusals import refuse_no_model
 from headwise.structure import by_path, mapped
@@ -176,6 +176,7 @@ def watch(
             another, or `reads` is given without `heads`.
     """
     refuse_no_model("watch", model, "The books of a function that returns losses are kept by attribution.wrap")
+    losses, paths = given_names("watch", names, reads)
     named = [heads] if isinstance(heads, str) else list(heads or ())
     if heads is not None and not named:
         raise ValueError(
@@ -184,7 +185,7 @@ def watch(
         )
     if reads and not named:
         raise ValueError("watch: reads names outputs of heads, but no head is given. Name the heads too")
-    return Watched(model, _modules(model, named), names or tuple(reads or ()), reads or {}, capacity)
+    return Watched(model, _modules(model, named), losses, paths, capacity)
 
 
 def _modules(model: nn.Module, heads: Sequence[str]) -> dict[str, nn.Module]:

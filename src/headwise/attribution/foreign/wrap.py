@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headwise.attribution.foreign.calls import OutputEdges, Slices
 from headwise.attribution.foreign.ledger import ForeignLedger
 from headwise.attribution.outputs import resolve
 from headwise.criterion.terms.paths import Slice
 from headwise.graph import Edge, gradient_edge
-from headwise.structure import by_path
+from headwise.structure import by_path, describe
 
 
 class Wrapped:
@@ -96,14 +97,39 @@ def wrap(
         The criterion, with a `ledger`.
 
     Raises:
-        ValueError: The criterion is no function.
+        ValueError: The criterion is no function, or `names` or `reads` are of another form.
     """
     if not callable(criterion):
         raise ValueError(
             f"wrap: a criterion is a function of outputs that returns losses; found {type(criterion).__name__}. Hand "
             "over the function, not what it returned"
         )
-    return Wrapped(criterion, names or tuple(reads or ()), reads or {}, capacity)
+    return Wrapped(criterion, *given_names("wrap", names, reads), capacity)
+
+
+def given_names(what: str, names: Any, reads: Any) -> tuple[tuple[str, ...], Mapping[str, str | Sequence[str]]]:
+    """The names of losses, and the outputs that are booked for them, as a caller gives them.
+
+    Args:
+        what: The function that asks, for the message.
+        names: Names in order, or one; those of `reads` where there are none.
+        reads: Per loss the path or paths of outputs.
+
+    Returns:
+        Both.
+
+    Raises:
+        ValueError: They are of another form.
+    """
+    if reads is not None and not isinstance(reads, Mapping):
+        raise ValueError(
+            f"{what}: reads is a dict from the name of a loss to the path, or paths, of what it reads; found "
+            f"{describe(reads)}"
+        )
+    listed = (names,) if isinstance(names, str) else names if names is not None else ()
+    if not isinstance(listed, Iterable) or isinstance(listed, Tensor) or not all(isinstance(n, str) for n in listed):
+        raise ValueError(f"{what}: names is a list of the losses' names, in order; found {describe(names)}")
+    return tuple(listed) or tuple(reads or ()), reads or {}
 
 
 def places_of(outputs: Any) -> dict[str, Edge]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from torch import Tensor, nn
 
@@ -61,9 +61,12 @@ def trace(
         The table.
 
     Raises:
-        ValueError: If `losses` holds something that is no loss, or the model's parameters are sharded (FSDP2).
+        ValueError: If `losses` holds something that is no loss, `probe` is none of these, the model is none, or its
+            parameters are sharded (FSDP2).
     """
     refuse_no_model("trace", model)
+    if not isinstance(probe, bool) and probe not in get_args(Probe):
+        raise ValueError(f"trace: probe is False, True, 'value' or 'nan'; found {probe!r}")
     named = named_losses(losses, names)
     known, kinds = _parts_of(model)
     refuse_sharded("trace", known)
