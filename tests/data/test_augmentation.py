@@ -137,3 +137,9 @@ def test_only_bytes_of_three_colors_are_normalized(image):
     """What is in [0, 1] already came out as black."""
     with pytest.raises(ValueError, match="normalize: a picture is uint8 RGB"):
         normalize(image)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((124, 117, 104), (58, 57, 57)), ((0.5, 0.5, 0.5), (0.2, 0.0, 0.2))])
+def test_statistics_are_those_of_pixels_in_0_to_1(mean, std):
+    with pytest.raises(ValueError, match=r"normalize: mean is in \[0, 1\] .* by 255"):
+        normalize(torch.zeros(3, 4, 5).byte(), mean, std)

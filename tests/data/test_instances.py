@@ -245,3 +245,5 @@ def test_bad_augmentation_is_refused():
         InstanceAugmentation(0)
     with pytest.raises(ValueError, match=r"mirror=2"):
         InstanceAugmentation(8, mirror=2.0)
+    with pytest.raises(ValueError, match=r"InstanceAugmentation: .*degrees=nan"):
+        InstanceAugmentation(8, degrees=float("nan"))

@@ -98,3 +98,5 @@ def test_workers_give_the_same_augmented_pictures_whatever_the_global_state():
 def test_nothing_to_sample_is_an_error():
     with pytest.raises(ValueError, match="0 pictures in batches of 4"):
         BatchSampler(0, 4, seed=0, last_step=1)
+    with pytest.raises(ValueError, match="BatchSampler: first_step is at least 0, found -3"):
+        BatchSampler(8, 4, seed=0, first_step=-3, last_step=1)

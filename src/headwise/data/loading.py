@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from headwise.data.annotation import Annotation, Picture, PictureDataset
 from headwise.structure import leaves
-from headwise.whole import is_whole
+from headwise.whole import check_whole, is_whole
 
 _ORDER, _SAMPLE = 0, 1
 
@@ -69,6 +69,7 @@ class BatchSampler(Sampler[list[SampleKey]]):
     ) -> None:
         if not (is_whole(num_samples, 1) and is_whole(batch_size, 1)):
             raise ValueError(f"{num_samples!r} pictures in batches of {batch_size!r}: both must be at least 1.")
+        check_whole("BatchSampler", 0, seed=seed, first_step=first_step, last_step=last_step)
         if not 0 <= rank < num_ranks or micro_batches < 1:
             raise ValueError(
                 f"rank {rank} of {num_ranks} with {micro_batches} micro-batches: ranks count from 0, and each takes at "

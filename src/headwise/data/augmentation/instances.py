@@ -57,7 +57,7 @@ class InstanceAugmentation:
         if (
             not is_whole(size, 1)
             or not is_whole(knots, 2)
-            or min(degrees, elastic, brightness) < 0
+            or not all(0 <= each < math.inf for each in (degrees, elastic, brightness))
             or not 0 <= mirror <= 1
         ):
             raise ValueError(

@@ -115,19 +115,24 @@ def normalize(
     Args:
         image: uint8 RGB, (3, H, W) as a tensor or (H, W, 3) as an array.
         mean: of red, green and blue, in [0, 1].
-        std: of red, green and blue.
+        std: of red, green and blue, in (0, 1].
 
     Returns:
         (3, H, W) float32.
 
     Raises:
-        ValueError: another dtype, or no three colors.
+        ValueError: another dtype, no three colors, or a mean or std out of range.
     """
     last = -1 if isinstance(image, np.ndarray) else -3
     if image.dtype not in (np.uint8, torch.uint8) or image.ndim < 3 or image.shape[last] != 3:
         raise ValueError(
             "normalize: a picture is uint8 RGB, an array (H, W, 3) or a tensor (3, H, W), found "
             f"{tuple(image.shape)} {image.dtype}. Convert it; what is in [0, 1] times 255."
+        )
+    if not (all(0 <= each <= 1 for each in mean) and all(0 < each <= 1 for each in std)):
+        raise ValueError(
+            f"normalize: mean is in [0, 1] and std in (0, 1], of pixels in [0, 1]; found {mean} and {std}. Divide what "
+            "was measured in [0, 255] by 255."
         )
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
