@@ -357,3 +357,48 @@ def test_the_number_of_a_total_beside_parts_that_have_no_graph(log):
     near(books.total, number, "total")
     assert sorted(each.weight for each in books.values()) == [1.0, 5.0]
     assert str(books).splitlines()[-1].split() == ["total", f"{number:.5g}"]
+
+
+@pytest.mark.parametrize("gain", [1.0, 5.0], ids=["bare", "weighted"])
+def test_losses_that_are_all_computed_twice(gain):
+    """Was: each loss was called anew for the return: the main one had weight 0, and all shares were NaN."""
+
+    def box(y):
+        return y[:, 0].square().mean()
+
+    def score(y):
+        return y[:, 1].abs().mean()
+
+    books, number = wrapped_books(lambda y, _: {"loss": 5 * box(y) + score(y), "box": gain * box(y), "score": score(y)})
+    check_total(books, number)
+    near(books["box"].weight, 5.0 / gain, "weight of box")
+    near(books["score"].weight, 1.0, "weight of score")
+    assert list(books) == ["box", "score"]
+
+
+PICKED = {
+    "topk": lambda each: each.topk(3).values.mean(),
+    "sort": lambda each: each.sort(descending=True).values[:3].mean(),
+    "max": lambda each: each.max(),
+    "amax": lambda each: each.view(2, 4).amax(1).mean(),
+    "max of groups": lambda each: each.view(2, 4).max(1).values.mean(),
+    "median": lambda each: each.median(),
+    "kthvalue": lambda each: each.kthvalue(3).values,
+}
+
+
+@pytest.mark.parametrize("how", PICKED)
+def test_the_hardest_samples_of_a_loss_per_sample(how):
+    """Was: what picks samples (online hard example mining) was followed no further: the loss was missing."""
+    network, x = outputs_of(1)
+    wrapped = hw.attribution.wrap(lambda y, b: {"depth": y[:, 0].square(), "normal": (y[:, 0] - 1).abs().mean()})
+    y = network(x)
+    found = wrapped(y, None)
+    part = PICKED[how](found["depth"])
+    (grad,) = torch.autograd.grad(PICKED[how](y[:, 0].square()), y, retain_graph=True)
+    total = part + found["normal"]
+    total.backward()
+    books = wrapped.ledger.read()
+    near(books["depth"].weighted, part, "what depth adds")
+    near(books["depth"].grad_norm, grad.norm(), "gradient norm of depth")
+    check_total(books, float(total.detach()))

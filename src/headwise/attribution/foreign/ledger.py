@@ -155,7 +155,7 @@ class ForeignLedger:
             return None
         number = number_of(begun)
         takings = [
-            Taking(calls[each], _of(anatomy, each), number if reached == [each] else None, each == reached[-1])
+            Taking(calls[each], _of(anatomy, each), number if reached == [each] else None, each == reached[-1], True)
             for each in reached
         ]
         # A call that is older than one that was trained now, and was not itself, is not waited for any more.

@@ -120,6 +120,7 @@ def _add(solved: _Solved, losses: Sequence[str], weights: Sequence[float]) -> No
 
 def _left_over(solved: _Solved, booked: ForeignPass) -> None:
     """What no loss explains; losses that were computed twice are recognized by gradient and value."""
+    _computed_twice(solved, booked)
     copied = {name for group in booked.copies for name in group}
     known = {name: -solved.scales[name] for name in copied if name in solved.scales}
     number = solved.numbers.get(("number",), math.nan)
@@ -143,6 +144,19 @@ def _left_over(solved: _Solved, booked: ForeignPass) -> None:
     solved.known = ("number",) in solved.numbers and math.isfinite(size)
     if solved.known and solved.rest is None and not abs(value) <= EXACT * max(size, abs(number)):
         solved.rest = {}
+
+
+def _computed_twice(solved: _Solved, booked: ForeignPass) -> None:
+    """Puts losses that were returned in the place of summands that have no name, where they are these once more."""
+    losses = [name for name in booked.names if name not in solved.weights and name != REST]
+    if booked.copies or REST in booked.names or not losses or not solved.scales:
+        return
+    summands, number = dict(solved.scales), solved.numbers.get(("number",), math.nan)
+    found = _again(solved, summands, losses, solved.square(summands), number)
+    if found is not None:
+        for held in (solved.weights, solved.weighted, solved.scales):
+            held.clear()
+        _add(solved, list(found), list(found.values()))
 
 
 def _again(

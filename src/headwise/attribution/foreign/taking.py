@@ -38,9 +38,12 @@ class Taking:
         anatomy: What the number that backward was called on holds of it.
         number: That number, if it is of this call alone.
         keeps_rest: Whether what belongs to no loss is booked in this call, with losses inside of the network.
+        compares: Whether losses that are not in the number may be summands of it that were computed twice.
     """
 
-    def __init__(self, call: ForeignCall, anatomy: Anatomy, number: Tensor | None, keeps_rest: bool) -> None:
+    def __init__(
+        self, call: ForeignCall, anatomy: Anatomy, number: Tensor | None, keeps_rest: bool, compares: bool = False
+    ) -> None:
         self.call = call
         self._values: dict[Key, Tensor] = {}
         self._injected: list[Injection] = []
@@ -53,6 +56,7 @@ class Taking:
             own = {name for name, parts in anatomy.groups.items() if {without_number(each) for each in parts} == {name}}
             taken = {each.name for each in call.losses} - own
             units += [self._summed(each) for each in summands(direct, rest, call.outputs, taken)]
+            units += [self._compared(each) for each in anatomy.absent if compares and each.tensor.numel() == 1]
             rest = {}
         units += self._copies(anatomy)
         if rest:

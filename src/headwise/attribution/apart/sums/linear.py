@@ -21,6 +21,8 @@ _PASSING = (
     "Slice", "Split", "Unbind", "Index", "Gather", "Flip", "Roll", "Diag", "Unfold", "AsStrided", "Stack", "Cat",
     "Where", "MaskedFill", "MaskedSelect", "MaskedScatter", "NanToNum", "Lerp", "Cumsum", "Trace", "Contiguous",
 )  # fmt: skip
+_PICKING = ("TopkB", "SortB", "KthvalueB", "MedianB", "NanmedianB", "MaxB", "MinB", "AmaxB", "AminB")
+"""What hands on some elements of a tensor: the hardest samples of a loss, say."""
 _NOT_PASSING = ("Addmm", "Addmv", "Addbmm", "Addr", "Addcmul", "Addcdiv", "SplitTanh", "IndexReduce", "SquaredRelu")
 _PRODUCTS = ("MulBackward", "DivBackward", "DotBackward", "VdotBackward", "MvBackward")
 _OF_VECTORS = ("MmBackward", "BmmBackward", "AddmmBackward")
@@ -102,6 +104,9 @@ class Linearity:
             return live if _is_affine(node) else ()
         if name.startswith(_PASSING):
             return live
+        if name.startswith(_PICKING):  # of losses that were stacked, the picked one is no sum
+            child = node.next_functions[0][0]
+            return live if self._wide and child is not None and child.name() not in STACKING else ()
         if name.startswith(_PRODUCTS):
             return live if len(live) == 1 and (live[0] == 0 or not name.startswith("Div")) else self._loss_of(node)
         return ()
