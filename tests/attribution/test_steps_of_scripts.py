@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from headwise.attribution.ledger.books import Books
 from headwise.attribution.run.script import ScriptBooks
@@ -13,6 +14,7 @@ from tests.attribution.odd_scripts import HEAD, TWO
 from tests.attribution.run_scripts import booked as lines_of
 from tests.attribution.run_scripts import under_us
 from tests.attribution.test_odd_scripts import run_script
+from tests.forked import python
 
 EACH = "opt.zero_grad()\nloss_cls.backward(retain_graph=True)\n(2 * loss_box).backward()\nopt.step()"
 
@@ -138,3 +140,66 @@ def test_where_a_pass_is_limited_to_some_leaves_nothing_is_said_to_be_unbooked(t
     run, steps = booked(step, tmp_path)
     assert all(books.unbooked.is_nothing for _, books in steps)
     assert any("is limited by inputs" in line for line in run.told())
+
+
+def test_a_loss_that_reads_another_head_in_another_step_keeps_its_name(tmp_path):
+    step = "loss = F.cross_entropy(cls(h), y) if step % 2 else box(h).square().mean()\n"
+    _, steps = booked(step + "opt.zero_grad(); loss.backward(); opt.step()", tmp_path)
+    assert [list(books) for _, books in steps] == [["loss"]] * 3
+
+
+def test_models_in_a_list_or_a_dict_and_threads_that_train_at_once(tmp_path):
+    (tmp_path / "threads.py").write_text(THREADS)
+    run = under_us(tmp_path, "--every", "1", "threads.py")
+    assert run.returncode == 0, run.stderr
+    assert "note" not in run.stdout
+    assert "12 passes, 12 booked" in run.stdout
+    entries = lines_of(tmp_path)
+    assert len(entries) > 3
+    assert all(term["grad_norm"] > 0 for entry in entries for term in entry["terms"].values())
+
+
+THREADS = """\
+import threading
+import torch
+from torch import nn
+torch.manual_seed(0)
+nets = [nn.Linear(6, 3), nn.Linear(6, 2)]
+others = {"last": nn.Linear(6, 1)}
+def train(key, nets_of):
+    opt = torch.optim.SGD(nets_of[key].parameters(), 0.01)
+    for step in range(4):
+        out = nets_of[key](torch.ones(8, 6))
+        loss_a, loss_b = out.square().mean(), (out - 1).abs().mean()
+        opt.zero_grad(); (loss_a + 2 * loss_b).backward(); opt.step()
+threads = [threading.Thread(target=train, args=each) for each in ((0, nets), (1, nets), ("last", others))]
+for each in threads: each.start()
+for each in threads: each.join()
+"""
+
+TRACED = """\
+import torch
+import torch.nn.functional as F
+from torch import nn
+torch.manual_seed(0)
+net = torch.jit.trace(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 6))
+opt = torch.optim.SGD(net.parameters(), 0.1)
+for step in range(2):
+    out = net(torch.randn(8, 6))
+    loss = F.mse_loss(out, torch.ones(8, 1))
+    opt.zero_grad(); loss.backward(); opt.step()
+torch.save(net.state_dict(), "weights.pt")
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_network_is_traced_as_without_us_and_warnings_stand_where_the_script_called(tmp_path):
+    (tmp_path / "traced.py").write_text(TRACED)
+    run = under_us(tmp_path, "--every", "1", "traced.py")
+    assert run.returncode == 0, run.stderr[-2000:]
+    with_us = torch.load(tmp_path / "weights.pt")
+    plain = python(tmp_path, "traced.py")
+    assert all(torch.equal(with_us[name], each) for name, each in torch.load(tmp_path / "weights.pt").items())
+    here = "traced.py:9: UserWarning: Using a target size"
+    assert here in plain.stderr
+    assert here in run.stderr

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from headwise.attribution.run.script import ScriptBooks
     from headwise.runs.run import Run
 
+_HERE = str(Path(__file__).parents[1]) + os.sep
+
 EXAMPLE = """\
 examples:
   headwise run --every 50 train.py --epochs 3
@@ -114,7 +116,12 @@ class _Writer:
 def _plain_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning of the script as Python shows it, not in the form of this command."""
+    """A warning of the script as Python shows it, not in the form of this command, and where the script called."""
+    if filename.startswith(_HERE):
+        from headwise.attribution.apart.naming.frames import callers
+
+        told = [frame for frame in callers() if frame.f_code.co_filename != warnings.__file__]
+        filename, lineno = (told[0].f_code.co_filename, told[0].f_lineno) if told else (filename, lineno)
     code = (linecache.getline(filename, lineno) if line is None else line).strip()
     return f"{filename}:{lineno}: {category.__name__}: {message}\n" + (f"  {code}\n" if code else "")
 
@@ -177,7 +184,7 @@ def _told(books: ScriptBooks, folder: Path | None) -> str:
     if not books.sites:
         lines.append(
             "headwise: the script called backward nowhere in this process: gradients by torch.autograd.grad or "
-            "torch.func, and those of other processes, have no books"
+            "torch.func, inside of torch.compile, and those of other processes, have no books"
         )
     lines += [f"note: {line}" for line in books.told()]
     if folder is not None:

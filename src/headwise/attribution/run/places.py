@@ -40,6 +40,7 @@ class CallSite:
     _in_step: int = 0
     _shown: dict[str, str] = field(default_factory=dict)
     _heads: dict[str, list[set[str]]] = field(default_factory=dict)
+    _given: set[str] = field(default_factory=set)
 
     def is_called_again(self, step: int) -> bool:
         """Whether it has called backward in this step before."""
@@ -53,7 +54,7 @@ class CallSite:
         """
         self.passes += 1
         if not self.is_called_again(step):
-            self._step, self._in_step = step, 0
+            self._step, self._in_step, self._given = step, 0, set()
             self._steps += 1
         self._in_step += 1
 
@@ -66,7 +67,7 @@ class CallSite:
         return self._steps % every == 0 or (self.is_called_again(step) and (self._steps - 1) % every == 0)
 
     def names_of(self, books: Books, taken: Collection[str]) -> dict[str, str]:
-        """What the terms of its books are called: losses of one name that read other heads are told apart by numbers.
+        """What the terms of its books are called: losses of one name that read other heads in one step are numbered.
 
         Args:
             books: The books of a pass.
@@ -89,12 +90,14 @@ class CallSite:
 
     def _told_apart(self, name: str, heads: set[str]) -> str:
         known = self._heads.setdefault(name, [])
-        number = next((nr for nr, each in enumerate(known) if not each or not heads or each & heads), len(known))
-        if number == len(known) < _MANY:
+        number = next((nr for nr, each in enumerate(known) if not each or not heads or each & heads), None)
+        if number is None and (not known or len(known) > 1 or name in self._given) and len(known) < _MANY:
             known.append(set())
-        number = min(number, len(known) - 1)
-        known[number] |= heads
-        return numbered(name, number + 1)
+            number = len(known) - 1
+        if number is not None:
+            known[number] |= heads
+        self._given.add(name)
+        return numbered(name, (number or 0) + 1)
 
 
 @dataclass

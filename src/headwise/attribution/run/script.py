@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from headwise.attribution.run.notes import Notes
 from headwise.attribution.run.optimizers import Stepped
 from headwise.attribution.run.places import CallSite, Gradients, StepTable, leaves_below
 from headwise.attribution.run.together import renamed
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Enough(BaseException):
@@ -60,6 +63,7 @@ class ScriptBooks:
         self._gradients = Gradients()
         self._is_stepped: bool | None = None
         self._process = os.getpid()
+        self._lock = threading.RLock()
         self._error: Exception | None = None
         self._recorder = _Recorder()
         self._models: dict[str, nn.Module] = {}
@@ -67,7 +71,7 @@ class ScriptBooks:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> ScriptBooks:
-        self._watch = watch_backward(self._begin)
+        self._watch = watch_backward(self._locked(self._begin))
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -93,10 +97,19 @@ class ScriptBooks:
         looked = "" if booked == passes else f" ({booked} of {passes} passes were booked)"
         return [*self.notes.lines(looked), *self._stepped.lines(self._models), *hidden, *failed]
 
+    def _locked(self, function: Callable[P, T]) -> Callable[P, T]:
+        """The same, for one thread after another: several may train."""
+
+        def locked(*args: P.args, **kwargs: P.kwargs) -> T:
+            with self._lock:
+                return function(*args, **kwargs)
+
+        return locked
+
     def _begin(self, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...]) -> Finish | None:
         if os.getpid() != self._process:
             return None
-        frames = callers(3)
+        frames = callers(4)
         code = _place(frames)
         name = f"{code.f_code.co_name}, {code.f_code.co_filename.rpartition('/')[2]}:{code.f_lineno}"
         site = self.sites.setdefault(place_key(code), CallSite(name))
@@ -118,7 +131,7 @@ class ScriptBooks:
         if inputs is not None:
             self.notes.limited(site.name)
         leaves = leaves_below(root.grad_fn for root in roots) if inputs is None else [*inputs]
-        return partial(self._finish, site, taking, leaves, self._gradients.are_added_to(leaves))
+        return partial(self._locked(self._finish), site, taking, leaves, self._gradients.are_added_to(leaves))
 
     def _taken(
         self, site: CallSite, roots: tuple[Tensor, ...], seeds: tuple[Tensor | None, ...], frames: Sequence[FrameType]

@@ -94,19 +94,19 @@ def candidates_in(frames: Sequence[FrameType]) -> list[Candidate]:
 
 
 def modules_in(frames: Sequence[FrameType]) -> dict[str, nn.Module]:
-    """The modules that variables, and the attributes of objects in variables, hold.
+    """The modules that variables, and the attributes and elements of objects in variables, hold.
 
     Args:
         frames: The frames.
 
     Returns:
-        The modules with parameters by the name of the variable or attribute, each once; those inside of others, and
-        the wrappers of DDP and torch.compile, left out.
+        The modules with parameters by the name of the variable, attribute or element, each once; those inside of
+        others, and the wrappers of DDP and torch.compile, left out.
     """
     found: dict[int, tuple[str, nn.Module]] = {}
     for variables in _variables(frames):
         for name, value in variables:
-            for key, each in [(name, value), *_attributes(value).items()]:
+            for key, each in [(name, value), *_attributes(value).items(), *_elements(name, value)]:
                 if isinstance(each, nn.Module) and next(each.parameters(), None) is not None:
                     module = _unwrapped(each)
                     found.setdefault(id(module), (key, module))
@@ -116,6 +116,15 @@ def modules_in(frames: Sequence[FrameType]) -> dict[str, nn.Module]:
         name if all(name != other for other, _ in outer[:nr]) else f"{name} ({nr})": module
         for nr, (name, module) in enumerate(outer)
     }
+
+
+def _elements(name: str, value: Any) -> list[tuple[str, Any]]:
+    """What a list, tuple or dict holds, by position or key."""
+    if not isinstance(value, list | tuple | dict) or len(value) > _MANY:
+        return []
+    if isinstance(value, dict):
+        return [(str(key), each) for key, each in list(value.items())]
+    return [(f"{name}[{number}]", each) for number, each in enumerate(value)]
 
 
 def parameters_in(frames: Sequence[FrameType]) -> dict[int, tuple[str, ...]]:
@@ -130,9 +139,7 @@ def parameters_in(frames: Sequence[FrameType]) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
     for variables in _variables(frames):
         for name, value in variables:
-            several = isinstance(value, list | tuple) and len(value) <= _MANY
-            parts = {f"{name}[{nr}]": each for nr, each in enumerate(value)} if several else _attributes(value)
-            for key, each in {name: value, **parts}.items():
+            for key, each in [(name, value), *_attributes(value).items(), *_elements(name, value)]:
                 if isinstance(each, Tensor) and each.is_leaf and each.requires_grad:
                     found.setdefault(id(each), (key,))
     return found

@@ -31,6 +31,7 @@ _KEY = "headwise"
 _RANK = 50
 _LOSSES = ("_loss", "cross_entropy", "kl_div", "_with_logits")
 _PIECES = ("Select", "AsStrided")
+_is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,11 @@ class PlaceRecorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs the function, and notes where it was called if a scalar came of it."""
+        # A trace calls what it sees as the variables of the frames are called that hold it.
+        if not self.is_recording or _is_tracing():
+            return func(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        if self.is_recording and isinstance(result, Tensor) and result.requires_grad and result.numel() == 1:
+        if isinstance(result, Tensor) and result.requires_grad and result.numel() == 1:
             # Views that were written in place refuse to tell their node: such a scalar stays without a place.
             with suppress(RuntimeError):
                 _mark(result, sys._getframe(1), _loss_function(func))
