@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 
+import headwise as hw
 from headwise.report.page.markup import NOTHING
 from headwise.report.sections.evaluations import headline
+from headwise.report.sections.findings import find
 from headwise.report.write import report_page
 from headwise.runs.reading import read_run
 from tests.report.builder import build_run, read_lines, write_lines
@@ -132,6 +134,26 @@ def test_what_a_run_is_judged_by(fresh_run, scores, name, values):
     judged = headline(read_run(fresh_run))
     assert judged is not None
     assert (judged.name, judged.values) == (name, values)
+
+
+def test_of_a_measure_of_ones_own_nobody_knows_which_way_is_better(tmp_path):
+    """A held-out loss that fell from 50 to 12 was `best 50`, with a note on its decline, and had no curve."""
+    with hw.Run(tmp_path / "run") as run:
+        for step, (loss, elbo, accuracy) in enumerate(
+            ((50.0, -500.0, 0.5), (20.0, -300.0, 0.6), (12.0, -250.0, 0.7)), 1
+        ):
+            run.evaluate(step, {"loss": loss, "bounds": {"elbo": elbo}, "accuracy": accuracy})
+            run.evaluate(step, {"by_class": {"cat": {"error": loss}}})
+    page = page_of(tmp_path / "run")
+    assert "best" not in page.text
+    assert "loss, scores" in page.texts["dt"]
+    assert "12" in page.texts["dd"]
+    assert find(run.recorded()) == [("note", "log.jsonl holds no steps.")]
+    drawn = {title: (each["values"], each["bounds"]) for title, each in page.data.items()}
+    assert drawn["Held out, scores: loss"] == ([[50.0, 20.0, 12.0]], None)
+    assert drawn["Held out, bounds: elbo"] == ([[-500.0, -300.0, -250.0]], None)
+    assert drawn["Held out, error by class"] == ([[50.0, 20.0, 12.0]], None)
+    assert drawn["Held out, scores"] == ([[0.5, 0.6, 0.7]], [0.0, 1.0])
 
 
 def test_nothing_evaluated_is_nothing_to_judge_by(fresh_run):

@@ -93,6 +93,14 @@ def test_the_only_evaluation_is_not_called_the_best(tmp_path):
     assert re.fullmatch(r"F at IoU 0\.5 is [0-9.]+ at step \d+\.", found.text)
 
 
+def test_a_measure_of_ones_own_has_no_best(tmp_path):
+    run = build_run(tmp_path / "run", num_lines=10, samples=0)
+    errors = [{"step": step, "depth": {"error": error}} for step, error in ((5, 3.5), (10, 2.0))]
+    write_lines(run / "evaluation.jsonl", errors)
+    (found,) = said(read_run(run), "error, depth")
+    assert found.text == "error, depth is 2 at step 10, from 3.5 at step 5."
+
+
 def test_links_lead_to_figures_of_the_page(tmp_path):
     run = run_of(tmp_path, lambda row, line: line["terms"]["sin"].update(grad_norm=1.6))
     html = report_page(run).html()

@@ -39,6 +39,8 @@ _CAPTIONS = {
     "touching": "Of the annotated objects that touch: the share of pairs that were found as two, and as one.",
     "pixels": "Over the pixels of all objects together.",
 }
+_OURS = frozenset((*_TITLES, "coco", "pixels"))
+"""Measures of the recipes, whose counts are told and not drawn."""
 _PARTS = {"coco": {"average precision": "ap", "average recall": "ar"}}
 
 
@@ -48,10 +50,12 @@ class Headline:
 
     Attributes:
         name: what it is.
+        higher_is_better: whether it is known to be; of a measure of a loop's own nobody has said.
         values: a finite value and its step per evaluation, in their order.
     """
 
     name: str
+    higher_is_better: bool
     values: tuple[tuple[float, int], ...]
 
 
@@ -71,7 +75,7 @@ def headline(run: Recording) -> Headline | None:
         column = log.column(measure, key)
         values = [(v, step) for v, step in zip(column, log.steps, strict=True) if v is not None and finite([v])]
         if values:
-            return Headline(name, tuple(values))
+            return Headline(name, (measure, key, name) in known, tuple(values))
     return None
 
 
@@ -99,13 +103,15 @@ def _curves(log: Log, measure: str) -> Iterator[Curves]:
     for part, start in _PARTS.get(measure, {"": ""}).items():
         chosen = {key: column for key, column in columns.items() if key.startswith(start)}
         shares = {key: column for key, column in chosen.items() if _is_share(column)}
-        if not shares:
-            continue
-        rest = [f"{key.replace('_', ' ')}: {_told(column)}." for key, column in chosen.items() if key not in shares]
-        caption = _CAPTIONS.get(f"{measure} {start}".strip(), "")
+        others = {key: column for key, column in chosen.items() if key not in shares}
         title = f"Held out, {measure.upper()} {part}" if part else _title(measure)
-        yield Curves(title, log.steps, shares, bounds=(0.0, 1.0), unit="score", smooth=False,
-                     caption=" ".join(filter(None, [caption, *rest])))  # fmt: skip
+        if shares:
+            counts = others if measure in _OURS else {}
+            told = [f"{key.replace('_', ' ')}: {_told(column)}." for key, column in counts.items()]
+            caption = " ".join(filter(None, [_CAPTIONS.get(f"{measure} {start}".strip(), ""), *told]))
+            yield Curves(title, log.steps, shares, bounds=(0.0, 1.0), unit="score", smooth=False, caption=caption)
+        for key, column in others.items() if measure not in _OURS else ():
+            yield Curves(f"{title}: {key}", log.steps, {key: column}, unit="score", smooth=False)
 
 
 def _is_share(column: Column) -> bool:
@@ -129,7 +135,8 @@ def _rows(log: Log, measure: str) -> Iterator[Block]:
         columns = {name: log.column(measure, name, keys[0]) for name in rows}
         series: Mapping[str, Column] = {name: column for name, column in columns.items() if finite(column)}
         title = f"Held out, {keys[0].replace('_', ' ')} {_TITLES.get(measure, measure.replace('_', ' '))}"
-        yield Curves(title, log.steps, series, bounds=(0.0, 1.0), unit="score", smooth=False, wide=True)
+        bounds = (0.0, 1.0) if all(map(_is_share, series.values())) else None
+        yield Curves(title, log.steps, series, bounds=bounds, unit="score", smooth=False, wide=True)
     caption = f"At the last evaluation, step {log.steps[-1]:,}. A dash: nothing to measure it on."
     yield Table(("class", *keys), cells, title=_title(measure), caption=caption)
 

@@ -97,7 +97,7 @@ def _dominant(run: Recording, name: str) -> Iterator[str]:
 def _decline(run: Recording) -> Iterator[str]:
     """An evaluation that ended well below its best."""
     judged = headline(run)
-    if judged is not None and max(judged.values)[0] - judged.values[-1][0] > 0.05:
+    if judged is not None and judged.higher_is_better and max(judged.values)[0] - judged.values[-1][0] > 0.05:
         best, step = max(judged.values)
         final = number(judged.values[-1][0])
         yield f"{judged.name} was {number(best)} at step {step} and {final} at the last evaluation."

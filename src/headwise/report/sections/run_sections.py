@@ -28,8 +28,9 @@ def tiles(run: Recording) -> Tiles:
     facts.append(("total loss", number(total[-1]) if total else NOTHING, f"from {number(total[0])}" if total else ""))
     judged = headline(run)
     if judged is not None:
-        best, step = max(judged.values)
-        facts.append((f"best {judged.name}", number(best), f"at step {step:,}"))
+        value, step = max(judged.values) if judged.higher_is_better else judged.values[-1]
+        name = f"best {judged.name}" if judged.higher_is_better else judged.name
+        facts.append((name, number(value), f"at step {step:,}"))
     elif run.config.get("loop") != LOOP:
         facts.append(("held-out pictures", NOTHING, "not evaluated"))
     speed, seconds = finite(run.log.column("images_per_second")), finite(run.log.column("time"))

@@ -203,8 +203,11 @@ def _score(run: Recording) -> Iterator[tuple[str, str]]:
     judged = headline(run)
     if judged is not None:
         last, step = judged.values[-1]
-        best, at = max(judged.values)
-        more = ", its best" if best == last else f", best {number(best)} at step {at:,}"
+        (best, at), (first, begun) = max(judged.values), judged.values[0]
+        if not judged.higher_is_better:
+            more = f", from {number(first)} at step {begun:,}"
+        else:
+            more = ", its best" if best == last else f", best {number(best)} at step {at:,}"
         yield f"{judged.name} is {number(last)} at step {step:,}{more if len(judged.values) > 1 else ''}.", ""
 
 
