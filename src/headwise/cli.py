@@ -115,7 +115,7 @@ class Parser(argparse.ArgumentParser):
         for store in (None, "store"):
             self.register("action", store, _Once)
         for kind in (None, Path):
-            self.register("type", kind, partial(_given, kind or str))
+            self.register("type", kind, partial(_given, _path if kind is Path else str))
 
     def error(self, message: str) -> NoReturn:
         """Write the mistake and where to look, and leave."""
@@ -146,6 +146,11 @@ def _given(kind: Callable[[str], Any], word: str) -> Any:
     if not word:
         raise argparse.ArgumentTypeError("nothing is given")
     return kind(word)
+
+
+def _path(word: str) -> Path:
+    """Read a place; of ``--out=~/runs`` no shell knows that it begins with one."""
+    return Path(os.path.expanduser(word))
 
 
 class _Version(argparse.Action):

@@ -16,6 +16,7 @@ OWN = {
     "log.jsonl": b'{"mine": 1}\n',
     "evaluation.jsonl": b'{"mine": 2}\n',
     "config.json": b'{"editor": "mine"}\n',
+    "lock": b"mine\n",
 }
 
 
@@ -102,6 +103,20 @@ def test_results_never_replace_one_another(tmp_path, runs):
     modes = [mode_of(path) for path in (tmp_path / "out").rglob("*.png")]
     assert sum(mode == "RGB" for mode in modes) == 2, modes
     assert sum(mode.startswith("I") for mode in modes) == 2, modes
+
+
+def test_a_place_at_home_is_meant_behind_an_equals_sign_too(tmp_path, runs, monkeypatch):
+    """No shell expands it there; a folder called ~ would be made, which is dangerous to remove."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    a_picture(runs, "ssd", tmp_path / "home/a.png")
+    assert kit.headwise("predict", runs["ssd"], "~/a.png", "--out=~/found").code == 0
+    assert (tmp_path / "home/found/a.json").is_file()
+    assert kit.train("ssd", runs.data("ssd"), "~/run").code == 0
+    assert (tmp_path / "home/run/config.json").is_file()
+    assert "~who is it" in kit.headwise("check", "~who is it/data", "--recipe", "ssd").err
+    assert not (tmp_path / "~").exists()
 
 
 def test_predict_into_a_new_folder(tmp_path, runs):

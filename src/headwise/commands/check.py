@@ -27,7 +27,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: of the verb.
     """
-    parser.add_argument("data", metavar="DATA", help="folder of the recipe's format, or one file of COCO's")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the recipe's format, or one file of COCO's")
     parser.add_argument("--recipe", required=True, metavar="NAME", help="for which the data are; see headwise recipes")
     parser.add_argument("--train", metavar="SPLIT", help="the training split: its name, or its file")
     parser.add_argument("--held-out", metavar="SPLIT", help="the held-out split: its name, or its file")
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from headwise.data.checks.splits import compare, judge
     from headwise.recipes.own_data import show_progress
 
-    given = {"data": arguments.data, "train_split": arguments.train, "held_out_split": arguments.held_out}
+    given = {"data": str(arguments.data), "train_split": arguments.train, "held_out_split": arguments.held_out}
     recipe = find_recipe(arguments.recipe)
     configuration = recipe.configure("full", {name: value for name, value in given.items() if value is not None})
     if arguments.pictures < 0:
@@ -87,9 +87,9 @@ def _names(arguments: argparse.Namespace, configuration: Any) -> tuple[str, ...]
     """Name the splits to look at: both, or the one of a file of COCO's that is given alone."""
     from headwise.recipes.boxes.configuration import BoxConfiguration
 
-    is_alone = arguments.train is None and arguments.held_out is None and Path(arguments.data).is_file()
+    is_alone = arguments.train is None and arguments.held_out is None and arguments.data.is_file()
     if is_alone and isinstance(configuration, BoxConfiguration):
-        return (arguments.data,)
+        return (str(arguments.data),)
     splits: tuple[str, str] = configuration.name_splits()
     return splits
 

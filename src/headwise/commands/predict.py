@@ -16,7 +16,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run: its newest")
     parser.add_argument(
-        "images", nargs="+", metavar="image", help="pictures, folders of pictures, or patterns in quotes"
+        "images", type=Path, nargs="+", metavar="image", help="pictures, folders of pictures, or patterns in quotes"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("predictions"), metavar="DIR", help="where results go (default: predictions)"

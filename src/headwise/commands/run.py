@@ -36,7 +36,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLE
-    parser.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one, runs/<script>)")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run (default: a new one, runs/<script>)")
     every = "book the first step in which a place in the code calls backward, and every N-th after it (default: 20)"
     parser.add_argument("--every", type=int, default=20, metavar="N", help=every)
     parser.add_argument("--steps", type=int, metavar="N", help="end the script after N steps of its optimizers")
@@ -126,7 +126,7 @@ def _plain_warning(
     return f"{filename}:{lineno}: {category.__name__}: {message}\n" + (f"  {code}\n" if code else "")
 
 
-def _folder(given: str | None, target: str) -> Path:
+def _folder(given: Path | None, target: str) -> Path:
     """The folder that was asked for, or a fresh one of the script's name.
 
     Raises:

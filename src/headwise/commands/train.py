@@ -62,7 +62,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "recipe", help="its name; `headwise recipes` lists them, `headwise train NAME --help` its fields"
     )
     parser.add_argument("--data", metavar="DIR", help="folder of the recipe's format; without it, embedded pictures")
-    parser.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/<recipe>)")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run (default: runs/<recipe>)")
     parser.add_argument(
         "--size", choices=["tiny", "full"], help="minutes on two CPU cores, or the authors' (default: full with --data)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -249,4 +250,4 @@ def _absolute(name: str, place: str | Path | None) -> str | None:
         return None
     if place == PRETRAINED or (name.endswith("_split") and not Path(place).is_file()):
         return str(place)
-    return str(Path(place).expanduser().absolute())
+    return str(Path(os.path.expanduser(place)).absolute())

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from headwise.files import guarded, unwritable
+from headwise.files import guarded, refuse_to_replace, unwritable
 
 LOCK = "lock"
 """The file in the folder of a run. It stays: only a process that holds it locked keeps others out."""
 
+_OWNER = "process "
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _held: dict[Path, tuple[int, int]] = {}
 """Folders -> the process that locked them, for the system's locks keep out other processes only; and its open file."""
@@ -33,12 +34,13 @@ def sole_run(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
         Nothing.
 
     Raises:
-        ValueError: another run is under way there; the message names it.
+        ValueError: another run is under way there, which the message names, or the lock's name is another file's.
         OSError: the folder cannot be written.
     """
     place = folder.resolve()
     if _is_held(place):
         raise ValueError(_refusal(folder, "this process"))
+    refuse_to_replace(folder / LOCK, _OWNER, "lock of a run")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -92,7 +94,7 @@ def _lock(descriptor: int, folder: Path, say: Callable[[str], object]) -> None:
         owner = "".join(character for character in told if character.isprintable())
         raise ValueError(_refusal(folder, owner or "another process")) from None
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    os.pwrite(descriptor, f"{_OWNER}{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def _refusal(folder: Path, owner: str) -> str:
