@@ -332,7 +332,8 @@ def test_report_of_nothing(tmp_path, fails):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["train", "other"], ["train", "textsnake", "--seed", "x"], ["predict"]]
+    "arguments",
+    [[], ["fly"], ["train", "other"], ["train", "other", "--help"], ["train", "textsnake", "--seed", "x"], ["predict"]],
 )
 def test_mistakes_in_the_arguments_are_one_line(arguments, fails):
     assert "--help" in fails(*arguments)

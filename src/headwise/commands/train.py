@@ -84,8 +84,11 @@ class _Help(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> NoReturn:
         name = getattr(namespace, "recipe", None)
-        if name is not None:
-            parser.epilog = f"{_fields(find_recipe(name))}\n{EXAMPLE.format(name=name)}"
+        try:
+            if name is not None:
+                parser.epilog = f"{_fields(find_recipe(name))}\n{EXAMPLE.format(name=name)}"
+        except ValueError as error:
+            parser.exit(2, f"headwise: error: {error}\n")
         parser.print_help()
         parser.exit()
 
