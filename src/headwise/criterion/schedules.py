@@ -21,7 +21,7 @@ class StepDecay:
         initial: Weight at step 0.
         factor: Multiplies the weight every `every` steps, for instance 0.1.
         every: Steps between two changes.
-        negligible: Below this the weight is 0 (DCAN's "until negligible").
+        negligible: Below this, by its size, the weight is 0 (DCAN's "until negligible").
 
     Reference:
         Chen et al., DCAN: deep contour-aware networks, CVPR 2016 (weights of the auxiliary classifiers).
@@ -37,13 +37,20 @@ class StepDecay:
 
     def __call__(self, step: int) -> float:
         """The weight at `step`."""
-        weight = self.initial * self.factor ** (step // self.every)
-        return weight if weight >= self.negligible else 0.0
+        weight = self.initial * _power(self.factor, step // self.every)
+        return weight if abs(weight) >= self.negligible else 0.0
 
 
 @dataclass(frozen=True)
 class Linear:
-    """From `start` to `end` in equal steps over `steps`, then `end`; `delay` steps at `start` come first."""
+    """``start + done * (end - start)``, where ``done = (step - delay) / steps``, kept in [0, 1].
+
+    Args:
+        start: Weight at step 0, and until step `delay`.
+        end: Weight from step ``delay + steps`` on.
+        steps: Steps of the way, at least 1.
+        delay: Steps before it.
+    """
 
     start: float
     end: float
@@ -61,7 +68,16 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """From `start` to `end` along half a cosine over `steps`, then `end`."""
+    """``end + (start - end) * (1 + cos(pi * step / steps)) / 2``, and `end` from step `steps` on.
+
+    Args:
+        start: Weight at step 0.
+        end: Weight at the end.
+        steps: Steps of the way, at least 1.
+
+    Reference:
+        Loshchilov and Hutter, SGDR, ICLR 2017, equation 5, without restarts.
+    """
 
     start: float
     end: float
@@ -78,7 +94,12 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Exponential:
-    """``initial * gamma ** step``."""
+    """``initial * gamma ** step``.
+
+    Args:
+        initial: Weight at step 0.
+        gamma: Multiplies the weight at every step; above 1 it ends in an error where the weight is no number any more.
+    """
 
     initial: float
     gamma: float
@@ -88,12 +109,16 @@ class Exponential:
 
     def __call__(self, step: int) -> float:
         """The weight at `step`."""
-        return self.initial * self.gamma**step
+        return self.initial * _power(self.gamma, step)
 
 
 @dataclass(frozen=True)
 class Piecewise:
-    """`values[i]` from step ``boundaries[i - 1]`` on; one value more than there are boundaries.
+    """``values[i]`` from step ``boundaries[i - 1]`` on; ``values[0]`` before the first.
+
+    Args:
+        boundaries: Steps, rising.
+        values: Weights, one more than there are boundaries.
 
     Raises:
         ValueError: The numbers of values and boundaries do not fit, or the boundaries do not rise.
@@ -117,6 +142,14 @@ class Piecewise:
     def __call__(self, step: int) -> float:
         """The weight at `step`."""
         return self.values[sum(step >= boundary for boundary in self.boundaries)]
+
+
+def _power(base: float, exponent: int) -> float:
+    """A power; infinite where Python would raise, so that the criterion says which term's weight it is."""
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _check(schedule: Any, steps: Iterable[str] = ()) -> None:
