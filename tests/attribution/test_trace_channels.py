@@ -209,3 +209,15 @@ def test_random_graphs_are_mostly_told_exactly() -> None:
 
     run()
     assert sum(exact) >= 0.9 * len(exact)
+
+
+def test_channels_are_counted_from_the_end_too():
+    network = nn.Linear(4, 6)
+    tokens = network(torch.randn(3, 5, 4))
+    losses = {"box": tokens[..., 0:2].square().mean(), "score": tokens[..., 4].mean()}
+    table = trace(losses, network, tokens, channel_dim=-1)
+    assert table.channels("box", "output").indices == (0, 1)
+    assert table.untrained_outputs == trace(losses, network, tokens, channel_dim=2).untrained_outputs
+    assert table.untrained_outputs == ("output[:, :, 2:4, 5]",)
+    with pytest.raises(ValueError, match="trace: channel_dim is the number of a dimension, found 'last'"):
+        trace(losses, network, tokens, channel_dim="last")

@@ -187,6 +187,12 @@ def test_a_box_that_overlaps_no_anchor_gets_none_of_them():
     assert (coder.match(overlap, foreground=0.5, background=0.4, forced="ties") == -1).all()
 
 
+@pytest.mark.parametrize("wrong", [{"forced": False}, {"forced": "first"}, {"background": 0.7}, {"foreground": 50.0}])
+def test_a_rule_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"^match: needs 0 <= background <= foreground <= 1 and forced 'none', "):
+        coder.match(torch.rand(2, 3), **({"foreground": 0.5, "background": 0.4, "forced": "none"} | wrong))
+
+
 def test_r8_an_image_without_boxes_is_background():
     with pytest.raises(IndexError):  # what the original asks torch for
         box_iou(torch.zeros(0, 4), ALL).T.max(1)

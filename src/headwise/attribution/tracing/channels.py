@@ -53,9 +53,10 @@ def ranges(indices: Sequence[int], size: int) -> str:
     return ", ".join(f"{a}:{b}" if b - a > 1 else str(a) for a, b in runs) or "none"
 
 
-def channel_dim_of(tensor: Tensor, channel_dim: int) -> int:
-    """The channel dimension of an output; its last one if it has fewer dimensions."""
-    return min(channel_dim, max(tensor.ndim - 1, 0))
+def channel_dim_of(shape: Sequence[int], channel_dim: int) -> int:
+    """The channel dimension of an output, from 0; the nearest that it has, if it has fewer dimensions."""
+    found = channel_dim if channel_dim >= 0 else len(shape) + channel_dim
+    return max(min(found, len(shape) - 1), 0)
 
 
 def static_channels(
@@ -78,7 +79,7 @@ def static_channels(
     for path, tensor in outputs.items():
         edge = edges[path]
         if edge is not None and edge in regions:
-            found[path] = _channels(regions[edge], tensor, channel_dim_of(tensor, channel_dim))
+            found[path] = _channels(regions[edge], tensor, channel_dim_of(tensor.shape, channel_dim))
     return found
 
 

@@ -58,7 +58,7 @@ def _support(grad: Tensor, kind: Probe, channel_dim: int) -> Channels:
     fraction = float(touched.float().mean()) if touched.numel() else 0.0
     if grad.ndim == 0:
         return Channels((0,) if fraction else (), 1, True, kind, fraction)
-    dim = channel_dim_of(grad, channel_dim)
+    dim = channel_dim_of(grad.shape, channel_dim)
     rows = touched.movedim(dim, 0).reshape(grad.shape[dim], -1).any(1)
     indices = tuple(int(index) for index in rows.nonzero().flatten())
     return Channels(indices, grad.shape[dim], True, kind, fraction)

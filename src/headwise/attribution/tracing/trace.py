@@ -25,6 +25,7 @@ from headwise.graph import Edge, gradient_edge, opaque_reason
 from headwise.reach import KEPT, Walk, walk
 from headwise.refusals import refuse_no_model, refuse_sharded
 from headwise.structure import by_path
+from headwise.whole import is_whole
 
 Reached: TypeAlias = tuple[str, tuple[int, ...], bool, int]
 """Of a parameter: its name, shape, whether it asks for a gradient, and the bits of the losses that reach it."""
@@ -55,7 +56,7 @@ def trace(
             not tell which channels (one backward pass through each loss, none through the network). "nan": the same
             from a gradient of NaN, for every output and, behind a compiled part, for every parameter (that takes a full
             backward pass per loss): also counts what a mask of zeros silences at the moment.
-        channel_dim: The dimension of an output that holds its channels.
+        channel_dim: The dimension of an output that holds its channels; -1 for the last, as of tokens and boxes.
 
     Returns:
         The table.
@@ -67,6 +68,8 @@ def trace(
     refuse_no_model("trace", model)
     if not isinstance(probe, bool) and probe not in get_args(Probe):
         raise ValueError(f"trace: probe is False, True, 'value' or 'nan'; found {probe!r}")
+    if not is_whole(channel_dim):
+        raise ValueError(f"trace: channel_dim is the number of a dimension, found {channel_dim!r}.")
     named = named_losses(losses, names)
     known, kinds = _parts_of(model)
     refuse_sharded("trace", known)
@@ -193,7 +196,7 @@ def _output_row(
     channel_dim: int,
 ) -> OutputRow:
     losses, zero = _split(traced.edge_mask(edge), [loss.name for loss in named])
-    size = tensor.shape[channel_dim_of(tensor, channel_dim)] if tensor.ndim else 1
+    size = tensor.shape[channel_dim_of(tensor.shape, channel_dim)] if tensor.ndim else 1
     unknown = Channels(tuple(range(size)), size, exact=False)
     cells = {loss: channels.get(loss, {}).get(path, unknown) for loss in losses}
     return OutputRow(path, tuple(tensor.shape), losses, cells, zero, edge is not None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwise.attribution.text import columns, names, wrapped
-from headwise.attribution.tracing.channels import Channels, ranges
+from headwise.attribution.tracing.channels import Channels, channel_dim_of, ranges
 from headwise.tabular import Tabular
 
 
@@ -143,7 +143,7 @@ class Trace(Tabular):
         self._check_loss(loss)
         for row in self.outputs:
             if row.name == output:
-                size = row.shape[min(self.channel_dim, len(row.shape) - 1)] if row.shape else 1
+                size = row.shape[channel_dim_of(row.shape, self.channel_dim)] if row.shape else 1
                 return row.channels.get(loss, Channels((), size))
         raise ValueError(f"trace: no output {output!r}. There are: {names(row.name for row in self.outputs)}.")
 
@@ -179,7 +179,7 @@ class Trace(Tabular):
             if not row.losses:
                 found.append(row.name)
             elif row.untrained:
-                dim = min(self.channel_dim, len(row.shape) - 1)
+                dim = channel_dim_of(row.shape, self.channel_dim)
                 found.append(f"{row.name}[{':, ' * dim}{ranges(row.untrained, -1)}]")
         return tuple(found)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from headwise.coders.anchors.deltas import UNIT, Weights, check_anchors, check_weights, encode_deltas
-from headwise.coders.anchors.matching import IGNORED, Forced, match
+from headwise.coders.anchors.matching import IGNORED, Forced, check_rule, match
 from headwise.coders.anchors.vision import box_ops
 from headwise.whole import check_whole
 
@@ -177,11 +177,7 @@ def _checked(
 
 
 def _check_options(foreground: float, background: float, forced: str, ignored_overlap: float) -> None:
-    if not 0 <= background <= foreground <= 1 or forced not in get_args(Forced):
-        raise ValueError(
-            f"encode_boxes: needs 0 <= background <= foreground <= 1 and forced 'none', 'ties' or 'best', found "
-            f"background {background}, foreground {foreground}, forced {forced!r}."
-        )
+    check_rule("encode_boxes", foreground, background, forced)
     if not 0 < ignored_overlap <= 1:
         raise ValueError(
             f"encode_boxes: ignored_overlap is a share of an anchor's area, in (0, 1], found {ignored_overlap}. The "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,7 +31,11 @@ def match(
 
     Returns:
         The number of its box, `BACKGROUND` or `IGNORED` an anchor, (A,) int64.
+
+    Raises:
+        ValueError: An overlap or `forced` is out of its range.
     """
+    check_rule("match", foreground, background, forced)
     num_boxes, num_anchors = overlap.shape
     if num_boxes == 0:
         return torch.full((num_anchors,), BACKGROUND, device=overlap.device)
@@ -48,3 +52,22 @@ def match(
         if anchor != NOWHERE:
             matched[anchor] = box
     return matched
+
+
+def check_rule(what: str, foreground: float, background: float, forced: str) -> None:
+    """Refuses a rule by which no anchors can be given away.
+
+    Args:
+        what: The function, for the error.
+        foreground: As of `match`.
+        background: As of `match`.
+        forced: As of `match`.
+
+    Raises:
+        ValueError: An overlap or `forced` is out of its range.
+    """
+    if not 0 <= background <= foreground <= 1 or forced not in get_args(Forced):
+        raise ValueError(
+            f"{what}: needs 0 <= background <= foreground <= 1 and forced 'none', 'ties' or 'best', found "
+            f"background {background}, foreground {foreground}, forced {forced!r}."
+        )

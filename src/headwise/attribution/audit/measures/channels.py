@@ -12,7 +12,7 @@ def channel_dim(tensor: Tensor) -> int:
     """Where the channels are: dimension 1, or of three dimensions the shorter of the last two (anchors, tokens)."""
     if tensor.ndim == 3 and tensor.shape[2] < tensor.shape[1]:
         return 2
-    return channel_dim_of(tensor, 1)
+    return channel_dim_of(tensor.shape, 1)
 
 
 def channel_dims(tensor: Tensor) -> tuple[int, ...]:
