@@ -55,6 +55,8 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
     (lambda _: attribution.watch(mean_of), "watch: a model is an nn.Module; found function"),  # type: ignore[arg-type]
     (lambda _: hw.Ledger(attribution.wrap(mean_of)), "a Wrapped keeps books of its own.* Read its `ledger`"),  # type: ignore[arg-type]
     (lambda path: hw.Run(path / "run", attribution.wrap(mean_of)), "found Wrapped. Give its `ledger`"),  # type: ignore[arg-type]
+    (lambda _: hw.Run(mean_of), "the first argument is the folder of the run, found function"),  # type: ignore[arg-type]
+    (lambda path: hw.Run(path / "run", show=3), "show is a function of an id that returns a Shown, found 3"),  # type: ignore[arg-type]
     (lambda _: hw.losses.from_torch(nn.MSELoss), r"MSELoss is a class. Give one of it: MSELoss\(\)"),  # type: ignore[arg-type]
     (lambda _: compare([linear()[0]] * 2), r"compare: takes a run \(hw\.Run\).* found Linear. Give the run"),  # type: ignore[list-item]
     (lambda path: compare(str(path)), "compare: takes a list of two or more runs, found str"),

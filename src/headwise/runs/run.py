@@ -91,6 +91,13 @@ class Run(Closing):
         board: bool = False,
         show: Show | None = None,
     ) -> None:
+        if not isinstance(folder, str | Path):
+            raise ValueError(
+                f"runs.Run: the first argument is the folder of the run, found {type(folder).__name__}. Write "
+                'hw.Run("runs/mine", ledger).'
+            )
+        if show is not None and not callable(show):
+            raise ValueError(f"runs.Run: show is a function of an id that returns a Shown, found {show!r}.")
         if not is_whole(every, 1):
             raise ValueError(f"runs.Run: every is a whole number from 1, found {every!r}.")
         if ledger is not None and not callable(getattr(ledger, "read", None)):
