@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -277,3 +278,38 @@ def test_a_copy_of_a_watched_model_is_not_watched():
 def losses(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = model(torch.randn(8, 3))
     return found
+
+
+class Reentrant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        out = checkpoint(self.head, self.body(x).relu(), use_reentrant=True)
+        return {"a": out[:, 0].square().mean(), "b": out[:, 1].abs().mean()}
+
+
+def test_a_head_inside_of_a_reentrant_checkpoint_is_booked_where_the_checkpoint_ends():
+    model = Reentrant()
+    watched = watch(model)
+    kept = []
+    model.head.register_forward_hook(lambda module, inputs, out: kept.append(out))
+    with pytest.warns(UserWarning, match="a reentrant checkpoint hides the parameters inside it"):
+        sum(model(torch.randn(5, 3)).values()).backward()
+    books = watched.ledger.read()
+    out = kept[0].detach().requires_grad_()
+    (sent,) = torch.autograd.grad(out[:, 0].square().mean(), out)
+    assert books["a"].grad_norm == pytest.approx(float(sent.norm()), rel=1e-5)
+    assert list(books["b"].outputs) == ["checkpoint"]
+    assert books.balanced
+
+
+def test_of_a_named_head_inside_of_a_reentrant_checkpoint_it_is_said_what_hides_it():
+    model = Reentrant()
+    watched = watch(model, heads="head")
+    with pytest.warns(
+        UserWarning, match=r"is not known\. a reentrant checkpoint hides .* \(pass use_reentrant=False\)"
+    ):
+        sum(model(torch.randn(5, 3)).values()).backward()
+    assert all(math.isnan(term.grad_norm) for term in watched.ledger.read().values())

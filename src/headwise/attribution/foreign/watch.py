@@ -106,7 +106,8 @@ class Watched:
         if self._automatic:
             self.ledger.book(returned, self._leaving)
             return
-        unread = partial(self._unread, ", ".join(calls) or "any head (none was called)")
+        losses = [each.edge for each in candidates(entries(returned))]
+        unread = partial(self._unread, ", ".join(calls) or "any head (none was called)", losses)
         self.ledger.book(returned, lambda losses: places, places.values(), slices, unread)
 
     def _leaving(self, losses: Sequence[Edge]) -> OutputEdges:
@@ -121,10 +122,11 @@ class Watched:
             self._warned = True
             warnings.warn(f"watch: {text}", stacklevel=2)
 
-    def _unread(self, heads: str, names: Sequence[str]) -> None:
+    def _unread(self, heads: str, losses: Sequence[Edge], names: Sequence[str]) -> None:
+        hidden = heads_below(losses, {}).opaque
         self._warn(
-            f"{', '.join(names)}: computed from no output of {heads}, so the gradient norm is booked as 0. Name the "
-            "module whose output is read"
+            f"{', '.join(names)}: computed from no output of {heads} that the graph shows, so the gradient norm is not "
+            f"known. {'; '.join(hidden) or 'Name the module whose output is read'}"
         )
 
 

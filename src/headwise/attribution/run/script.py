@@ -146,7 +146,8 @@ class ScriptBooks:
         losses = tuple(own_names(variables_of(edges, frames)))
         anatomy = with_loss_functions(edges, losses)
         self.notes.saw(anatomy, roots[0], self._stepped.is_early)
-        site.hidden = heads_below([*(each.loss.edge for each in anatomy.direct), *anatomy.rest], owners).opaque
+        hidden = heads_below([*(each.loss.edge for each in anatomy.direct), *anatomy.rest], owners).opaque
+        site.hidden = tuple(dict.fromkeys((*site.hidden, *hidden)))
         made = tuple(sorted(losses, key=lambda each: each.edge[0]._sequence_nr()))
         call = ForeignCall(self.steps + 1, made, partial(leaving, owners=owners), frozenset(), {}, names_rest=True)
         call.scale = loss_scale_in(frames, roots[0])
@@ -202,6 +203,8 @@ class ScriptBooks:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self.steps += 1
         self._is_stepped = True
+        if self._recorder.mode.is_recording:
+            self._next()
         if self._limit is not None and self.steps >= self._limit:
             raise Enough
 

@@ -12,6 +12,7 @@ from headwise.attribution.apart.sums.linear import is_leaf
 from headwise.graph import Edge, opaque_reason
 
 _VIEWS = ("TBackward", "Transpose", "Permute", "View", "Reshape", "ToCopy", "Unsqueeze", "Squeeze", "Expand", "Clone")
+_CHECKPOINT = "CheckpointFunctionBackward"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ def heads_below(edges: Sequence[Edge], owners: Mapping[int, tuple[str, ...]]) ->
             opaque[f"{reason}; the loss itself is computed in it" if modules else reason] = None
         if modules:
             found.setdefault(_common(modules), {})[node, port] = None
+            continue
+        if _CHECKPOINT in node.name():
+            # A pass that is to end below it cannot run through it: what it returns is the output, if it is no loss.
+            if (node, port) not in starts:
+                found.setdefault("checkpoint", {})[node, port] = None
             continue
         for child, number in node.next_functions:
             if child is not None and (child, number) not in seen:
