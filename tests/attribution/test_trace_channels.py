@@ -220,4 +220,4 @@ def test_channels_are_counted_from_the_end_too():
     assert table.untrained_outputs == trace(losses, network, tokens, channel_dim=2).untrained_outputs
     assert table.untrained_outputs == ("output[:, :, 2:4, 5]",)
     with pytest.raises(ValueError, match="trace: channel_dim is the number of a dimension, found 'last'"):
-        trace(losses, network, tokens, channel_dim="last")
+        trace(losses, network, tokens, channel_dim="last")  # type: ignore[arg-type]
