@@ -59,12 +59,13 @@ def test_it_prints_a_line_per_term():
         hw.Term("d", partial(losses.cross_entropy, ignore_index=255), output="y", target="t", weight=weight),
         hw.Term("e", nn.MSELoss(), output="y", target="t", weight=-0.25),
     ])  # fmt: skip
-    lines = [line.strip() for line in repr(criterion).splitlines()]
-    assert lines[1:5] == [
+    assert [line.strip() for line in repr(criterion).splitlines()] == [
+        "Criterion(",
         r"'a|\n': loss=squared_error, output='maps[:, 0]', target='h', mask='valid & object', normalizer=4, weight=1",
         "'c': loss=squared_error, output=('a', 'b'), weight=0.5 (scheduled, at step 0)",
         "'d': loss=cross_entropy(ignore_index=255), output='y', target='t', weight=2 (learned, at step 0)",
         "'e': loss=MSELoss(), output='y', target='t', weight=-0.25",
+        ")",
     ]
     assert "'e': loss=MSELoss()" in repr(nn.ModuleList([criterion]))
 

@@ -111,11 +111,10 @@ class Criterion(nn.Module):
         }
         return {**self.__dict__, **own}
 
-    def extra_repr(self) -> str:
+    def __repr__(self) -> str:
         """A line per term: what it reads, computes and weighs."""
-        return "\n".join(
-            f"{term.name!r}: {term.told}, weight={self.term_weights.told(term.name)}" for term in self.terms
-        )
+        lines = [f"{term.name!r}: {term.told}, weight={self.term_weights.told(term.name)}" for term in self.terms]
+        return "\n  ".join([f"{type(self).__name__}(", *lines]) + "\n)"
 
     @property
     def step(self) -> int:
