@@ -440,3 +440,10 @@ def test_a_factor_whose_square_is_beyond_all_numbers(scale):
         (criterion({"y": y}, {"t": torch.ones(3, dtype=torch.float64)}).total * scale).backward()
         books = ledger.read()
     assert books["depth"].value == books.total == 1.0
+
+
+def test_channels_that_are_no_bool_are_refused():
+    criterion = hw.Criterion([hw.Term("depth", losses.squared_error, output="y", target="t")])
+    with pytest.raises(ValueError, match="channels is True or False; found 'no'"):
+        hw.Ledger(criterion, channels="no")  # type: ignore[arg-type]
+    assert criterion.recorder is None

@@ -125,3 +125,13 @@ def test_the_targets_of_one_micro_batch_are_no_list_of_them(given):
     criterion = hw.Criterion([hw.Term("x", hw.losses.squared_error, output="output", target="target")])
     with pytest.raises(ValueError, match=r"pool_denominators: a list with the targets of each micro-batch; found"):
         hw.pool_denominators(criterion, given)
+
+
+def test_levels_of_other_keys_are_not_added():
+    """Counts of `a` and `b` were added to those of `b` and `c`, one after another, in silence."""
+    criterion = hw.Criterion([hw.Term("depth", losses.squared_error, output="y[*]", target="t[*]")])
+    small, large = torch.zeros(5), torch.zeros(6)
+    found = hw.pool_denominators(criterion, [{"t": {"a": small, "b": large}}, {"t": {"b": large, "a": small}}])
+    assert found["depth"].tolist() == [10.0, 12.0]
+    with pytest.raises(ValueError, match=r"'depth': its targets have 2 levels \(b, c\) in .*, 2 \(a, b\) in another"):
+        hw.pool_denominators(criterion, [{"t": {"a": small, "b": large}}, {"t": {"b": large, "c": small}}])

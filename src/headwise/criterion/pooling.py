@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from headwise.criterion.binding.binding import bind_targets
 from headwise.criterion.criterion import Criterion, check_criterion
 from headwise.criterion.terms.term import RatioTerm, Term
 from headwise.ratio import Ratio
@@ -53,21 +54,33 @@ def pool_denominators(criterion: Criterion, micro_batches: Iterable[Any], group:
             "[targets] for a step of one"
         )
     totals: dict[str, Tensor] = {}
+    levels: dict[str, list[str]] = {}
     constant = {term.name for term in criterion.terms if isinstance(term, Term) and term.is_constant}
     empty = True
     for targets in micro_batches:
         empty = False
         for name, count in criterion.denominators(targets).items():
-            if name in totals and totals[name].shape != count.shape:
+            own = _levels_of(criterion, name, targets)
+            if levels.setdefault(name, own) != own:
                 raise ValueError(
-                    f"term {name!r}: its targets have {count.numel()} levels in one micro-batch, "
-                    f"{totals[name].numel()} in another; counts are added level by level. Give all the same levels"
+                    f"term {name!r}: its targets have {len(own)} levels ({', '.join(own)}) in one micro-batch, "
+                    f"{len(levels[name])} ({', '.join(levels[name])}) in another; counts are added level by level. "
+                    "Give all the same levels"
                 )
             totals[name] = totals[name] + count if name in totals and name not in constant else count
     if empty:
         raise ValueError("pool_denominators needs the targets of at least one micro-batch")
     varying = {name: count for name, count in totals.items() if name not in constant}
     return totals | _all_reduced(varying, group)
+
+
+def _levels_of(criterion: Criterion, name: str, targets: Any) -> list[str]:
+    """The levels of a term's targets, by their keys and indices."""
+    term = criterion.terms[criterion.names.index(name)]
+    if not term.num_wildcards:
+        return []
+    nested = {"target": targets} if isinstance(targets, Tensor) else targets
+    return [".".join(map(str, level)) for level in bind_targets(term, nested)[0]]
 
 
 def pool_ratios(criterion: Criterion, micro_batches: Iterable[tuple[Any, Any]], group: Any = None) -> dict[str, Ratio]:

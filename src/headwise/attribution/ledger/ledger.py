@@ -115,6 +115,8 @@ class Ledger(Closing):
         group: Any = None,
     ) -> None:
         _check(criterion, on_nonfinite, (capacity, micro_batches, balance_every), (samples, values_every))
+        if not isinstance(channels, bool):
+            raise ValueError(f"channels is True or False; found {channels!r}")
         self.channels = channels
         self._ranked = Ranked(criterion.names, samples, values_every) if samples else None
         self._criterion, self._scaler = criterion, scaler
