@@ -293,3 +293,9 @@ def test_another_number_of_stacks_is_refused():
     outputs, targets, _ = Recorded("cornernet", "basic").read(torch.float32)
     with pytest.raises(ValueError, match="3 weights, the outputs have 2 levels"):
         hw.presets.cornernet(3)(outputs, targets)
+
+
+def test_an_option_by_position_is_no_number_of_stacks():
+    """`True` was one stack, where other presets have their options by name alone."""
+    with pytest.raises(TypeError, match=r"num_stacks.* found True\. Options .* are given by name"):
+        hw.presets.cornernet(True)

@@ -39,7 +39,13 @@ def corner_terms(
 
     Raises:
         ValueError: `num_stacks` is less than 1.
+        TypeError: It is True or False, which is an option's, given by position.
     """
+    if isinstance(num_stacks, bool):  # an option of other presets' first place
+        raise TypeError(
+            f"a corner detector: num_stacks is at least 1 and a whole number, found {num_stacks}. Options such as "
+            "as_published are given by name"
+        )
     check_whole("a corner detector", num_stacks=num_stacks)
     levels = Levels([1.0] * num_stacks)
     heat_map, embedding, offset = (
