@@ -63,6 +63,20 @@ def test_resume_a_second_time_needs_no_data_again(tmp_path):
     assert result.code == 0 or "--data" in result.err, result.said
 
 
+@pytest.mark.parametrize("recipe", KINDS)
+def test_data_that_are_gone_are_asked_for(tmp_path, recipe):
+    """The remedy, which is an option of the command, and not what a new data set should look like."""
+    data = KINDS[recipe](tmp_path / "old")
+    run = unfinished(recipe, str(data), tmp_path / "run")
+    data.rename(tmp_path / "new")
+    before = kit.snapshot(run)
+    result = kit.headwise("train", recipe, "--out", run, "--resume")
+    assert result.refused, result.said
+    assert str(data) in result.err
+    assert "--data" in result.err
+    assert kit.snapshot(run) == before
+
+
 def test_other_categories_are_refused(tmp_path):
     """A control."""
 

@@ -183,6 +183,8 @@ class Recipe(Generic[C]):
                 f"{folder}: a run of {config.get('recipe')}, not of {self.name}. Resume it by its own recipe."
             )
         stored = self.read_configuration(config["arguments"], str(folder / "config.json"))
+        if stored.data is not None and "data" not in chosen and not Path(stored.data).exists():
+            raise FileNotFoundError(f"{folder}: its data were in {stored.data}. Give their new place with --data.")
         free = {name: value for name, value in chosen.items() if name in FREE_ARGUMENTS}
         for name, value in chosen.items():
             if name not in free and getattr(stored, name, None) != value:
