@@ -103,7 +103,8 @@ def test_shares_of_one_step_and_below_zero_are_drawn_in_the_frame(tmp_path, visi
     """Of a lone step nothing was seen, and parts below 0 were drawn over the others and out of the frame."""
     one = Curves("one", [7], {"a": [0.6], "b": [0.4]}, stacked=True)
     signs = Curves("signs", [1, 2], {"a": [0.6, 0.5], "b": [-0.3, -0.5], "c": [0.1, None]}, stacked=True)
-    page, console = visit(Page("p").add(Section("s", [one, signs])).write(tmp_path / "page.html"))
+    across = Curves("across", [1, 2], {"a": [0.5, 0.6], "b": [0.5, -0.4]}, stacked=True)
+    page, console = visit(Page("p").add(Section("s", [one, signs, across])).write(tmp_path / "page.html"))
     assert console == []
     drawn = [a["d"] for tag, a in page.tags if tag == "path" and (a.get("class") or "").startswith("fill c")]
     bands = [[tuple(map(float, point.split())) for point in d[1:-1].split("L")] for d in drawn]
@@ -111,7 +112,9 @@ def test_shares_of_one_step_and_below_zero_are_drawn_in_the_frame(tmp_path, visi
     assert max(x for x, _ in lone) - min(x for x, _ in lone) == 40
     ys = [[y for _, y in band] for band in bands]
     assert min(ys[0]) == max(ys[1])
-    a, b, c = ys[2:]
+    a, b, c, *parts = ys[2:]
+    assert len(parts) == 3  # what changes sides has a band on each, and none from one to the other
+    assert max(parts[1]) <= max(parts[0]) == min(parts[2])
     assert max(a) == min(b)  # one stands on 0, the other hangs from it
     assert max(c) <= max(a)
     assert min(map(min, ys)) == 26

@@ -151,7 +151,8 @@ def test_shares_are_drawn_as_a_picture_above_and_below_zero(tmp_path, monkeypatc
     plot_curves(Curves("share", steps, {"a": [0.6] * len(steps), "b": change}, stacked=True), tmp_path / "share.png")
     (axes,) = seen[0].axes
     extents = [each.get_datalim(axes.transData) for each in axes.collections]
-    assert [each.y0 for each in extents] == pytest.approx([0.0, min(change)])
+    assert [each.y0 for each in extents] == pytest.approx([0.0, *[0.6] * (len(steps) > 1), min(change)])
+    assert axes.get_legend_handles_labels()[1] == ["a", "b"]
     assert all(each.width > 0 for each in extents)
     assert axes.get_ylim() == pytest.approx((min(change), 1.0))
 

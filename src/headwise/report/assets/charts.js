@@ -194,18 +194,25 @@ class Chart {
     const labels = [];
     const [up, down] = [this.data.steps.map(() => 0), this.data.steps.map(() => 0)];
     const alone = this.data.steps.length === 1; // a lone step has a bar
+    const asides = alone ? [-20, 20] : [0];
     for (const index of this.shown) {
       const column = this.column(index).map((value) => (isNumber(value) ? value : 0));
-      const from = column.map((value, row) => (value < 0 ? down : up)[row]);
-      const to = column.map((value, row) => ((value < 0 ? down : up)[row] += value));
-      const point = (level, row, aside) =>
-        `${(this.x.place(this.data.steps[row]) + aside).toFixed(1)} ${this.y.place(level).toFixed(1)}`;
-      const side = (levels, asides) => levels.flatMap((level, row) => asides.map((aside) => point(level, row, aside)));
-      const d = "M" + side(to, alone ? [-20, 20] : [0]).join("L") + "L" + side(from, alone ? [-20, 20] : [0]).reverse().join("L") + "Z";
-      svg("path", { d, class: `fill c${index % 8}` }, this.plot);
-      svg("path", { d, class: `hatch h${style(index)}` }, this.plot);
+      let middle = this.y.place(0);
+      for (const [level, sign] of [[up, 1], [down, -1]]) { // one that changes sides ends on one and begins on the other
+        const part = column.map((value) => (value * sign > 0 ? value : 0));
+        if (!part.some(Boolean)) continue;
+        const from = level.slice();
+        part.forEach((value, row) => { level[row] += value; });
+        const point = (at, row, aside) =>
+          `${(this.x.place(this.data.steps[row]) + aside).toFixed(1)} ${this.y.place(at).toFixed(1)}`;
+        const side = (levels) => levels.flatMap((at, row) => asides.map((aside) => point(at, row, aside)));
+        const d = "M" + [...side(level), ...side(from).reverse()].join("L") + "Z";
+        svg("path", { d, class: `fill c${index % 8}` }, this.plot);
+        svg("path", { d, class: `hatch h${style(index)}` }, this.plot);
+        if (part.at(-1)) middle = this.y.place((level.at(-1) + from.at(-1)) / 2);
+      }
       if (!isNumber(this.column(index).at(-1))) continue;
-      labels.push({ y: this.y.place((to.at(-1) + from.at(-1)) / 2) + 4, name: this.data.names[index], color: "c" + (index % 8) });
+      labels.push({ y: middle + 4, name: this.data.names[index], color: "c" + (index % 8) });
     }
     this.labels(labels);
   }

@@ -72,19 +72,21 @@ def _draw_areas(curves: Curves, axes: Axes) -> None:
     rows = curves.rows
     means = curves.means or [[values[row] for row in rows] for values in curves.series.values()]
     steps, alone = [curves.steps[row] for row in rows], len(rows) == 1
-    up, down = [0.0] * len(rows), [0.0] * len(rows)
+    places = [steps[0] - 0.2, steps[0] + 0.2] if alone else steps  # a lone step has a bar
+    levels = {1: [0.0] * len(rows), -1: [0.0] * len(rows)}
     for index, (name, column) in enumerate(zip(curves.series, means, strict=True)):
         heights = [v if math.isfinite(v := or_nan(mean)) else 0.0 for mean in column]
-        bases = [low if v < 0 else high for v, low, high in zip(heights, down, up, strict=True)]
-        ends = [base + v for base, v in zip(bases, heights, strict=True)]
-        up = [end if v > 0 else high for v, end, high in zip(heights, ends, up, strict=True)]
-        down = [end if v < 0 else low for v, end, low in zip(heights, ends, down, strict=True)]
-        places = [steps[0] - 0.2, steps[0] + 0.2] if alone else steps  # a lone step has a bar
-        axes.fill_between(
-            places, bases * (1 + alone), ends * (1 + alone), label=literal(name), color=COLORS[index % 8], alpha=0.75,
-            hatch=_HATCHES[stroke(index)], edgecolor="white",
-        )  # fmt: skip
-    axes.set_ylim(min(0.0, *down, 0.0), 1)
+        label = literal(name)
+        for sign, bases in levels.items():  # one that changes sides ends on one and begins on the other
+            ends = [base + (v if v * sign > 0 else 0.0) for base, v in zip(bases, heights, strict=True)]
+            if ends != bases or (label and sign < 0):
+                axes.fill_between(
+                    places, bases * (1 + alone), ends * (1 + alone), label=label, color=COLORS[index % 8], alpha=0.75,
+                    hatch=_HATCHES[stroke(index)], edgecolor="white",
+                )  # fmt: skip
+                label = ""
+            levels[sign] = ends
+    axes.set_ylim(min([0.0, *levels[-1]]), 1)
 
 
 def plot_heat_map(heat: HeatMap, path: Path) -> Path:
