@@ -8,7 +8,8 @@ import os
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,24 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def each_once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Names and their values, of which JSON and YAML would take the last of two values of a name, in silence.
+
+    Args:
+        pairs: As they were read.
+
+    Returns:
+        The same as a dict.
+
+    Raises:
+        ValueError: A name is given twice.
+    """
+    twice = [str(name) for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: given twice, keep one")
+    return dict(pairs)
 
 
 class UnwritableError(OSError, ValueError):

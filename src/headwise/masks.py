@@ -122,4 +122,4 @@ def _is_peak(target: Tensor, cell: Tensor, height: Tensor) -> Tensor:
     column = ((cell % num_columns).unsqueeze(2) + step).clamp(0, num_columns - 1)
     around = (row.unsqueeze(3) * num_columns + column.unsqueeze(2)).flatten(1)  # (N, K * 9)
     heights = target.flatten(2).gather(2, around.unsqueeze(1).expand(-1, target.shape[1], -1))
-    return height >= heights.reshape(*heights.shape[:2], -1, 9).amax(3)
+    return height >= heights.reshape(*heights.shape[:2], heights.shape[2] // 9, 9).amax(3)

@@ -86,6 +86,8 @@ BAD = {
     "a number of 400 digits": declared(weight=10**400),
     "an output that is a number": declared(output=3),
     "a ratio that is text": declared(ratio="no"),
+    "a schedule of 400 digits": declared(weight={"schedule": "Exponential", "initial": 1, "gamma": 10**400}),
+    "normalize that is text": declared(output="x[*]", target="y[*]", levels={"normalize": "no"}),
 }
 
 
@@ -123,3 +125,30 @@ def test_a_wish_to_compile_is_true_or_false(value):
     declaration = json.loads(declared()) | {"compile": value}
     with pytest.raises(ValueError, match=f"compile is True or False; found {value!r}"):
         hw.Criterion.from_dict(declaration)
+
+
+TWICE = {
+    "json": (
+        "from_json",
+        '{"terms": [{"name": "alpha", "loss": "squared_error", "weight": 1, "output": "x", "weight": 2}]}',
+    ),
+    "json, outside": ("from_json", '{"terms": [], "unread": ["a"], "unread": ["b"]}'),
+    "yaml": ("from_yaml", "terms:\n- name: alpha\n  loss: squared_error\n  weight: 1\n  output: x\n  weight: 2\n"),
+    "yaml, outside": ("from_yaml", "terms: []\nunread: [a]\nunread: [b]\n"),
+    "yaml, in braces": ("from_yaml", "terms: [{name: alpha, weight: 1, weight: 2}]"),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_what_is_given_twice_is_refused(case):
+    """JSON and YAML would take the last of both in silence."""
+    how, text = TWICE[case]
+    with pytest.raises(
+        ValueError, match=r"the configuration is no (JSON|YAML): (weight|unread): given twice, keep one"
+    ):
+        getattr(hw.Criterion, how)(text)
+
+
+def test_anchors_and_merges_of_yaml_are_read():
+    text = "terms:\n- &a {name: alpha, loss: squared_error, output: x, target: y}\n- {<<: *a, name: beta}\n"
+    assert hw.Criterion.from_yaml(text).names == ("alpha", "beta")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from headwise.files import each_once
 from headwise.require import require
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _from_file(path: Path) -> Mapping[str, Any]:
     text = path.read_bytes()
     if path.suffix == ".json":
         try:
-            content = json.loads(text, object_pairs_hook=_each_once)
+            content = json.loads(text, object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: no JSON ({error}).") from None
     else:
@@ -215,14 +215,6 @@ def _from_file(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _each_once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Return names and their values; JSON and YAML would take the last of two values of a name, in silence."""
-    twice = [str(name) for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"{', '.join(twice)}: given twice, keep one")
-    return dict(pairs)
-
-
 def _yaml(path: Path, text: bytes) -> Any:
     require(f"{path}: YAML", "yaml")
     import yaml
@@ -230,7 +222,7 @@ def _yaml(path: Path, text: bytes) -> Any:
     try:
         top = yaml.compose(text, Loader=yaml.SafeLoader)
         if isinstance(top, yaml.MappingNode):
-            _each_once([(key.value, None) for key, _ in top.value])
+            each_once([(key.value, None) for key, _ in top.value])
         return yaml.safe_load(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: no YAML ({' '.join(str(error).split())}).") from None

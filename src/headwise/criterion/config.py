@@ -33,6 +33,7 @@ from headwise.criterion import schedules
 from headwise.criterion.naming import Allow, function_from_config, function_to_config, import_function
 from headwise.criterion.terms.levels import Levels
 from headwise.criterion.terms.term import AnyTerm, RatioTerm, Term
+from headwise.files import each_once
 from headwise.require import require
 from headwise.structure import one_line
 from headwise.tabular import is_number
@@ -252,11 +253,22 @@ def read_text(text: str, kind: Literal["JSON", "YAML"]) -> Any:
         ImportError: PyYAML is missing.
         ValueError: The text is none.
     """
-    parse, errors = (json.loads, ()) if kind == "JSON" else (_yaml().safe_load, (_yaml().YAMLError, AttributeError))
+    errors: tuple[Any, ...] = () if kind == "JSON" else (_yaml().YAMLError, AttributeError)
     try:
-        return parse(text)
+        return json.loads(text, object_pairs_hook=each_once) if kind == "JSON" else _parse_yaml(text)
     except (ValueError, TypeError, RecursionError, *errors) as error:
         raise ValueError(f"the configuration is no {kind}: {one_line(error)}") from None
+
+
+def _parse_yaml(text: str) -> Any:
+    yaml = _yaml()
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc,name-defined]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            each_once([(str(key.value), None) for key, _ in node.value])
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, Loader=Loader)
 
 
 def write_yaml(data: Any) -> str:

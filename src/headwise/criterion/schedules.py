@@ -6,6 +6,7 @@ Any callable ``step -> float`` may be a term's weight; those below can also be w
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -162,4 +163,4 @@ def _check(schedule: Any, steps: Iterable[str] = ()) -> None:
 
 
 def _is_finite(given: Any) -> bool:
-    return is_number(given) and abs(given) < math.inf
+    return is_number(given) and abs(given) <= sys.float_info.max

@@ -12,6 +12,7 @@ import torch
 
 import headwise as hw
 from tests.criterion.test_junction import NoSync
+from tests.presets import samples
 
 FOLDER = Path(__file__).parents[2] / "golden"
 POINTS = {"tl": "top_left", "br": "bottom_right", "ct": "center"}
@@ -299,3 +300,11 @@ def test_an_option_by_position_is_no_number_of_stacks():
     """`True` was one stack, where other presets have their options by name alone."""
     with pytest.raises(TypeError, match=r"num_stacks.* found True\. Options .* are given by name"):
         hw.presets.cornernet(True)
+
+
+@pytest.mark.parametrize(("num", "slots"), [(0, 4), (0, 0), (2, 0)])
+@pytest.mark.parametrize("name", ["cornernet", "cornernet_squeeze", "cornernet_saccade", "centernet"])
+def test_no_image_and_no_slot_are_nothing_to_learn(name, num, slots, monkeypatch):
+    monkeypatch.setattr(samples, "NUM_SLOTS", slots)
+    criterion, outputs, targets = samples.sample(name, num, empty=0)
+    assert criterion(outputs, targets).total.isfinite()

@@ -56,6 +56,8 @@ class Levels:
             numbers = [each for each in given or () if not (name == "weights" and callable(each))]
             if not all(isinstance(each, Real) and not isinstance(each, bool) for each in numbers):
                 raise ValueError(f"Levels: {name} are numbers, one a level; found {given!r}")
+        if not isinstance(self.normalize, bool):
+            raise ValueError(f"Levels: normalize is True or False; found {self.normalize!r}")
         if self.pool not in ("each", "all"):
             raise ValueError(f"Levels: pool is 'each' or 'all'; found {self.pool!r}")
         least: Any = self.least
