@@ -100,6 +100,15 @@ def test_what_has_no_name_is_named_by_what_computed_it():
     assert "unknown" in str(found)
 
 
+@pytest.mark.parametrize("of", [torch.log, torch.log1p, torch.abs, F.softplus, torch.square])
+def test_what_keeps_its_input_alone_has_a_value(of):
+    model = nn.Linear(3, 2)
+    output = model(torch.randn(5, 3))
+    apart = take_apart(of(output[:, 0].square().mean()) + of(output[:, 1].exp().mean()), model=model)
+    assert [each.value is not None for each in apart.summands.values()] == [True, True], str(apart)
+    assert sum(each.weighted or 0.0 for each in apart.summands.values()) == pytest.approx(apart.total, rel=1e-5)
+
+
 def test_returned_names_go_before_variables():
     first, second = two()
     found = take_apart(first + 2 * second, {"cls": first, "box": second})

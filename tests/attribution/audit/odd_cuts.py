@@ -86,6 +86,47 @@ def the_penalty_of_data(fixed=False):
     return subject(model, criterion)
 
 
+def cut_under_a_name_that_is_no_losses(fixed=False):
+    """Losses of samples, which the loop averages; one of them left the graph."""
+
+    def criterion(out, batch):
+        size = out["box"].abs().mean(1)
+        return {"error": (out["box"] - batch["box"]).square().mean(1), "size": size if fixed else size.detach()}
+
+    return subject(Heads(box=4), criterion, total=lambda found: found["error"].mean() + found["size"].mean())
+
+
+def of_samples(out, batch):
+    return {
+        "cls": F.cross_entropy(out["cls"], batch["label"], reduction="none"),
+        "box": F.l1_loss(out["box"], batch["box"], reduction="none").mean(1),
+        "reach": (out["reach"][:, 0] - batch["weight"]).square(),
+    }
+
+
+def the_hardest_samples_of_two_losses_out_of_three(fixed=False):
+    def total(found):
+        return sum(loss.topk(4)[0].mean() for name, loss in found.items() if fixed or name != "reach")
+
+    return subject(heads(), of_samples, total=total)
+
+
+def averaged_twice_but_for_what_is_no_number(fixed=False):
+    def total(found):
+        return sum(loss.nanmean() for loss in found.values()) + (0 if fixed else found["box"].nanmean())
+
+    return subject(heads(), of_samples, total=total)
+
+
+def a_slice_of_a_stack(fixed=False):
+    """The criterion returns its losses in one tensor; the loop takes two of three."""
+
+    def total(losses):
+        return losses.sum() if fixed else losses[:2].sum()
+
+    return subject(heads(), lambda out, batch: torch.stack(list(three(out, batch).values())), total=total)
+
+
 class Anchors(nn.Module):
     """Maps as one-stage detectors hand them on: picture, anchor, row, column, numbers."""
 
@@ -123,6 +164,10 @@ FAULTS = {
     stacked_with_a_part_that_is_cut: (("detached-loss",), ("summand of odd_cuts.py:",)),
     the_penalty_of_data: (("detached-loss",), ("summand of odd_cuts.py:",)),
     the_classes_of_anchors_are_not_added: (("untrained-output",), ("[0][..., 5:8]",)),
+    cut_under_a_name_that_is_no_losses: (("detached-loss",), ("summand of odd_cuts.py:",)),
+    the_hardest_samples_of_two_losses_out_of_three: (("sum-mismatch",), ("reach",)),
+    averaged_twice_but_for_what_is_no_number: (("sum-mismatch",), ("box",)),
+    a_slice_of_a_stack: (("sum-mismatch",), ("loss[2]",)),
 }
 
 # ---- healthy
@@ -191,6 +236,15 @@ def all_numbers_of_an_anchor_count():
     return the_classes_of_anchors_are_not_added(fixed=True)
 
 
+def samples_that_are_padded_do_not_count():
+    """Losses of samples, by a loop, of which the last is padded in every batch."""
+
+    def criterion(out, batch):
+        return torch.stack([F.cross_entropy(row, label) for row, label in zip(out["cls"], batch["label"], strict=True)])
+
+    return subject(Heads(cls=3), criterion, total=lambda losses: losses[:-1].mean())
+
+
 class Last(nn.Module):
     """Rows and columns before channels, as window transformers do; a border is cut off before the loss."""
 
@@ -210,8 +264,28 @@ def borders_are_cut_off():
     return subject(Last(), criterion, pictures)
 
 
+class Levels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.near, self.far = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(3, 4, 3, 4, 1)
+
+    def forward(self, x):
+        return {"near": self.near(x), "far": self.far(x)}
+
+
+def a_corner_of_a_level_is_read():
+    """The first places of each map, whose windows reach over its border: not all weights have a gradient there."""
+
+    def criterion(out, batch):
+        return sum((each.flatten(2)[..., :2] - 1).abs().mean() for each in out.values())
+
+    return subject(Levels(), criterion, lambda: {"input": torch.randn(2, 3, 16, 16)})
+
+
 HEALTHY = (
+    a_corner_of_a_level_is_read,
     the_largest_is_taken_out_of_an_exponential, the_value_of_one_and_the_slope_of_the_other,
     a_divergence_from_what_was_stopped, a_number_that_is_read_beside_numbers_that_are_added, only_the_log_is_cut,
-    all_numbers_of_an_anchor_count, borders_are_cut_off,
+    all_numbers_of_an_anchor_count, samples_that_are_padded_do_not_count, borders_are_cut_off,
 )  # fmt: skip

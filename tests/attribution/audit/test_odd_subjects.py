@@ -62,3 +62,14 @@ def test_a_loss_that_the_total_multiplies_by_0_and_a_parameter_without_a_gradien
     report = audit(odd_subjects.subject(Low(), lambda out, batch: loss(out, batch["label"])))
     assert report.faults == ()
     assert "a gradient of 0 in 3 batches" in report.unaudited["unreached-parameter: down.weight, down.bias"]
+
+
+def test_in_one_step_a_part_without_a_graph_shows_in_a_total_that_is_divided():
+    built = odd_steps.heads()
+    torch.manual_seed(1)
+    batch = odd_subjects.rows()
+    out = built(batch["input"])
+    losses = odd_steps.three(out, batch)
+    losses["box"] = losses["box"].detach()
+    report = audit((built, out, {**losses, "loss": sum(losses.values()) / 4}))
+    assert "box" in [each.subject for each in report.faults if each.kind == "detached-loss"], str(report)

@@ -29,7 +29,7 @@ def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[Lo
 
     Args:
         losses: A (nested) mapping, a tuple or list, a record, ``(total, losses)``, a `Breakdown`, or one loss. What is
-            per sample is averaged; totals and metrics among the losses are left out.
+            per sample is averaged; totals, metrics, texts and flags among the losses are left out.
         names: Names for a tuple or list; without them the positions "0", "1", ... are used.
 
     Returns:
@@ -55,7 +55,7 @@ def named_losses(losses: Losses, names: Sequence[str] | None = None) -> tuple[Lo
 
 
 def _refuse_strangers(node: Any, path: str) -> None:
-    if is_weighted(node):
+    if is_weighted(node) or (path and isinstance(node, bool | str)):
         return
     parts = children(node)
     for key, part in (parts or {}).items():

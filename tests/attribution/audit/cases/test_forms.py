@@ -16,6 +16,8 @@ class Attributes(dict):
 
 FORMS = {
     "dict with attributes": lambda a, b: Attributes(a=a, b=b),
+    "dict with a text": lambda a, b: {"a": a, "b": b, "stage": "warm-up"},
+    "dict with a flag": lambda a, b: {"a": a, "b": b, "is_first": True},
     "total and dict": lambda a, b: (a + b, {"a": a, "b": b}),
     "dict and total": lambda a, b: ({"a": a, "b": b}, a + b),
     "nested dict": lambda a, b: {"x": {"a": a}, "b": b},

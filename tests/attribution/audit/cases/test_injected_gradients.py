@@ -93,3 +93,22 @@ def test_stays_found_when_the_injection_is_lost(way):
 def test_stays_found_an_injection_into_a_detached_loss():
     report = run("into a detached tensor")
     assert accused(report, ("lm", "aux")) == {"aux"}, told(report)
+
+
+@pytest.mark.parametrize("added", [False, True], ids=["injected", "injected and added"])
+def test_a_sum_of_losses_is_injected(added):
+    class Sums(Experts):
+        def forward(self, x):
+            logits = self.router(x)
+            aux, z = 0.1 * logits.softmax(-1).mean(0).square().sum(), 0.01 * logits.logsumexp(-1).square().mean()
+            hidden = Inject.apply(self.experts[0](x) * logits.softmax(-1)[:, :1], aux + z, 1.0)
+            return {"logits": self.head(hidden), "aux": aux, "z": z}
+
+    report = audit(
+        model=Sums("injected"), batches=batches(lambda: {"input": torch.randn(16, 8), "next": torch.randint(5, (16,))}),
+        criterion=lambda out, batch: {
+            "lm": F.cross_entropy(out["logits"], batch["next"]), "aux": out["aux"], "z": out["z"],
+        },
+        total=lambda losses: losses["lm"] + losses["aux"] if added else losses["lm"],
+    )  # fmt: skip
+    assert accused(report, ("lm", "aux", "z")) == ({"aux"} if added else set()), told(report)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -14,6 +17,16 @@ _STEPS = (
     "Unbind",
 )  # fmt: skip
 _WORDS = {"nll_loss": "cross_entropy", "nll_loss_2d": "cross_entropy", "pow": "square", "leaf": "parameter"}
+
+
+_OF_INPUTS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "LogBackward0": (torch.log, ("self",)),
+    "Log1PBackward0": (torch.log1p, ("self",)),
+    "AbsBackward0": (torch.abs, ("self",)),
+    "SoftplusBackward0": (F.softplus, ("self", "beta", "threshold")),
+    "PowBackward0": (torch.pow, ("self", "exponent")),
+}
+"""What keeps its input, and not what it made of it; a product may be a loss and its weight, which stand alone."""
 
 
 def made_by(node: Node) -> str:
@@ -57,7 +70,11 @@ def kept_value(edge: Edge) -> Tensor | None:
         Its value; the leaf itself, or an element of it, where the node stands for one.
     """
     node, port = edge
+    operation = _OF_INPUTS.get(node.name())
     try:
+        if operation is not None:
+            inputs = [saved(node, f"_saved_{each}") for each in operation[1]]
+            return None if any(each is None for each in inputs) else operation[0](*inputs).detach()
         child = node.next_functions[0][0] if node.name().startswith(("Unbind", "Select")) else node
         variable = getattr(child, "variable", None)
         if isinstance(variable, Tensor):

@@ -21,7 +21,7 @@ PASSING = (
     "Permute", "Transpose", "TBackward",
 )  # fmt: skip
 _PICKING = {"SelectBackward0", "UnbindBackward0"}
-_POOLING = ("SumBackward", "MeanBackward")
+_POOLING = ("SumBackward", "NansumBackward", "MeanBackward")
 _SCALING = {"MulBackward0", "DivBackward0"}
 _WEIGHING = ("Dot", "Vdot", "Mv", "Mm", "Bmm", "Addmm", "Addcmul", "Addcdiv")
 

@@ -43,7 +43,7 @@ class CutSummand:
         others: What it was added to.
         cuts: Where what it was computed of left the graph.
         reads: The lines that read plain numbers before, where it may be one of these.
-        names: The losses that were computed of the same.
+        names: The losses and logs that were computed of the same.
     """
 
     line: str
@@ -101,7 +101,7 @@ class CutWatch(TorchFunctionMode):
 
         Args:
             total: What backward is called on.
-            losses: The losses that were returned.
+            losses: The losses and logs that were returned.
 
         Returns:
             By the number in `summands`, those that nothing else with a graph was computed of.

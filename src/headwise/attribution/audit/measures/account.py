@@ -21,7 +21,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from headwise.attribution.apart.returned.entries import LossEntry
 from headwise.attribution.apart.sums.counts import added, held, links, most_added, summands
-from headwise.attribution.apart.sums.linear import size_of
+from headwise.attribution.apart.sums.linear import STACKING, size_of
 from headwise.attribution.audit.code.guard import PACKAGES
 from headwise.graph import Edge, gradient_edge, topological
 
@@ -43,6 +43,7 @@ class Standing:
         injected: The autograd functions that send a gradient into the loss without adding it.
         is_even: Whether all samples have one factor.
         is_outdone: Whether the total took the smallest or largest of several losses, and another than this.
+        unread: Of losses that were stacked, each at a line of its own, the numbers of those that the total leaves out.
     """
 
     factor: float | None
@@ -52,6 +53,7 @@ class Standing:
     injected: tuple[str, ...] = ()
     is_even: bool = True
     is_outdone: bool = False
+    unread: frozenset[int] = frozenset()
 
     @property
     def is_in(self) -> bool:
@@ -183,8 +185,19 @@ def _standings(
             if name in parts[other] and own is not None and _mean(slope):
                 through = derivatives(live[other].scalar, [place]).get(place)
                 own -= (found[other].own or 0.0) * _mean(through) / _mean(slope)
-        found[name] = replace(standing, own=own, parts=tuple(parts[name]))
+        unread = _unread(total, chains[name]) if not standing.is_even else frozenset[int]()
+        found[name] = replace(standing, own=own, parts=tuple(parts[name]), unread=unread)
     return {name: found[name] for name in live}
+
+
+def _unread(total: Tensor, chain: Sequence[Edge]) -> frozenset[int]:
+    """The losses in a stack that have no derivative; of samples, which one line makes, some may well have none."""
+    stack = next((edge[0] for edge in chain if edge[0].name() in STACKING), None)
+    edges = [(child, port) for child, port in stack.next_functions if child is not None] if stack is not None else []
+    if not edges or len({line_of(edge) for edge in edges}) < len(edges) or any(size_of(edge) != 1 for edge in edges):
+        return frozenset()
+    grads = derivatives(total, edges)
+    return frozenset(number for number, edge in enumerate(edges) if edge not in grads or not bool(grads[edge].any()))
 
 
 def _standing(arriving: Tensor | None, slope: Tensor | None, times: int) -> Standing:
@@ -202,15 +215,17 @@ def _mean(slope: Tensor | None) -> float:
 
 
 def _injections(root: Edge, chains: Mapping[str, list[Edge]]) -> dict[str, list[str]]:
-    """Losses that are handed to an autograd function beside what it passes on."""
+    """Losses that are handed to an autograd function, alone or in a sum, beside what it passes on."""
     owners = {edge: name for name, chain in chains.items() for edge in _scalars(chain)}
     found: dict[str, list[str]] = {}
     for node in topological([root[0]]):
         if not issubclass(type(node), BackwardCFunction) or size_of((node, 0)) == 1:
             continue
-        for child, port in node.next_functions:
-            if child is not None and (child, port) in owners:
-                found.setdefault(owners[child, port], []).append(node.name().removesuffix("Backward"))
+        edges = [(child, port) for child, port in node.next_functions if child is not None]
+        for edge in edges:
+            inside = added(edge) if size_of(edge) == 1 else {edge: 1}
+            for name in dict.fromkeys(owners[each] for each in inside if each in owners):
+                found.setdefault(name, []).append(node.name().removesuffix("Backward"))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,12 +47,14 @@ def repeated(measured: Measured, subject: Subject) -> Repetition:
     """
     if measured.again is None:
         counter, watch = SyncCounter(), CutWatch()
-        step = _run(subject, measured.step.batch, counter, watch)
-        terms = {term.name: term.value for term in step.parts.terms if isinstance(term.value, torch.Tensor)}
-        cut = _moved(subject, measured.step.batch, watch, watch.cut_from(step.total, terms))
+        with kept_buffers(subject.model, subject.criterion):
+            step = _run(subject, measured.step.batch, watch, counter)
+        found = (*step.parts.terms, *step.parts.logs)
+        named = {each.name: each.value for each in found if isinstance(each.value, torch.Tensor)}
+        cut = _moved(subject, measured.step.batch, watch, watch.cut_from(step.total, named))
         measured.again = Repetition(values_of(step), dict(counter.places), cut)
-    found: Repetition = measured.again
-    return found
+    again: Repetition = measured.again
+    return again
 
 
 def values_of(step: Step) -> dict[str, float]:
@@ -93,22 +95,21 @@ def _shaken(*owners: Any) -> Iterator[None]:
             parameter.data.copy_(value)
 
 
-def _run(subject: Subject, batch: Any, *modes: AbstractContextManager[Any]) -> Step:
-    watched = replace(
-        subject,
-        criterion=_inside(subject.criterion, modes),
-        forward=_inside(subject.forward or called_on_input, modes),
-        total=None if subject.total is None else _inside(subject.total, modes),
-    )
-    with kept_buffers(subject.model, subject.criterion):
-        return run_step(watched, batch)
+def _run(subject: Subject, batch: Any, watch: CutWatch, counter: SyncCounter | None = None) -> Step:
+    if counter is not None:
+        subject = replace(
+            subject,
+            criterion=_inside(counter, subject.criterion),
+            forward=_inside(counter, subject.forward or called_on_input),
+            total=None if subject.total is None else _inside(counter, subject.total),
+        )
+    with watch:  # also what is cloned between the audited functions
+        return run_step(subject, batch)
 
 
-def _inside(function: Callable[..., Any], modes: tuple[AbstractContextManager[Any], ...]) -> Callable[..., Any]:
+def _inside(counter: SyncCounter, function: Callable[..., Any]) -> Callable[..., Any]:
     def watched(*args: Any) -> Any:
-        with ExitStack() as stack:
-            for mode in modes:
-                stack.enter_context(mode)
+        with counter:
             return function(*args)
 
     return watched

@@ -66,15 +66,19 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, list[_Tra
             for name in measured.rows.silenced:
                 energy = energy + _mark(measured.live[name], tensor, dim)
             uneven = grad is not None and _is_uneven(grad != 0, dim)
-            shared = grad is not None and total is not None and _is_shared(tensor, total, energy == 0, dim)
+            second = bool(found[path])
+            shared = grad is not None and total is not None and _is_shared(tensor, total, energy == 0, dim, second)
             unwired = _unwired(total, path, tensor, nodes, dim) if bool((energy == 0).any()) else frozenset()
             known = path in derived, beside, asked, shared, unwired
-            found[path].append(_Trained(dim, bool(found[path]), energy, uneven, *known))
+            found[path].append(_Trained(dim, second, energy, uneven, *known))
     return found
 
 
-def _is_shared(tensor: Tensor, total: Tensor, dead: Tensor, dim: int) -> bool:
-    """Whether all that the next parameters give to what has no gradient is trained: the last token, not a channel."""
+def _is_shared(tensor: Tensor, total: Tensor, dead: Tensor, dim: int, by_any: bool) -> bool:
+    """Whether what the next parameters give to what has no gradient is trained: the last token, not a channel.
+
+    All of it; by any: a part suffices, as for rows and columns of which few are read.
+    """
     root = gradient_edge(tensor)
     below: dict[Any, None] = {} if root is None else {root[0]: None}
     while below and not any(hasattr(node, "variable") for node in below):
@@ -86,6 +90,8 @@ def _is_shared(tensor: Tensor, total: Tensor, dead: Tensor, dim: int) -> bool:
     read = torch.autograd.grad(tensor, leaves, marks.expand(tensor.shape), retain_graph=True, allow_unused=True)
     sent = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
     pairs = [(one, other) for one, other in zip(read, sent, strict=True) if one is not None]
+    if by_any:
+        return any(other is not None and bool(((one != 0) & (other != 0)).any()) for one, other in pairs)
     return all(other is not None and not bool(((one != 0) & (other == 0)).any()) for one, other in pairs)
 
 

@@ -102,9 +102,13 @@ def _in_value(batch: Rows, name: str) -> bool:
     """Whether the total's value needs this loss to add up."""
     if batch.total is None:
         return True
+    own, scale = batch.values[name], max(abs(batch.total), 1e-12)
     rest = sum(value for other, value in batch.values.items() if other in batch.live)
-    both, scale = rest + batch.values[name], max(abs(batch.total), 1e-12)
-    return abs(both - batch.total) < abs(rest - batch.total) - 1e-6 * scale
+    if abs(rest + own - batch.total) < abs(rest - batch.total) - 1e-6 * scale:
+        return True
+    # Where all losses are divided by one number, so is this one.
+    factors = {batch.own(other) for other in batch.standings}
+    return len(factors) == 1 and bool(own) and abs(_left(batch) / own / factors.pop() - 1) < 1e-4
 
 
 def told_values(values: list[float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 from headwise.attribution.audit.code.cut import CutSummand
 from headwise.attribution.audit.code.subject import Subject
@@ -11,6 +12,8 @@ from headwise.attribution.audit.findings.total.detached_loss import told_values
 from headwise.attribution.audit.measures.repeated import repeated
 from headwise.attribution.audit.measures.rows import Measured
 
+_Place: TypeAlias = tuple[str, str, str, tuple[str, ...]]
+
 
 def _measure(measured: Measured, subject: Subject) -> tuple[CutSummand, ...]:
     return repeated(measured, subject).cut
@@ -18,19 +21,19 @@ def _measure(measured: Measured, subject: Subject) -> tuple[CutSummand, ...]:
 
 def _judge(seen: Seen) -> Iterator[Finding]:
     told = {finding.subject for finding in seen.told if finding.kind == "detached-loss"}
-    found: dict[tuple[str, str, str], list[float]] = {}
+    found: dict[_Place, list[float]] = {}
     for own in seen.measured:
-        here: dict[tuple[str, str, str], float] = {}
+        here: dict[_Place, float] = {}
         for each in own or ():
             if told.isdisjoint(each.names):
-                place = _listed({cut.line for cut in each.cuts}), each.line, _listed(each.reads)
+                place = _listed({cut.line for cut in each.cuts}), each.line, _listed(each.reads), each.names
                 here[place] = here.get(place, 0.0) + each.value
         for place, value in here.items():
             found.setdefault(place, []).append(value)
-    for (cut, line, reads), values in found.items():
+    for (cut, line, reads, names), values in found.items():
         left = f"left the graph at {cut}" if cut else f"was a plain number on the way (read at {reads})"
         yield Finding(
-            f"the summand of {cut or line}",
+            names[0] if len(names) == 1 else f"the summand of {cut or line}",
             f"what is added at {line} depends on what is trained, and {left}: its value {told_values(values)} in "
             f"{len(values)} of {seen.num}, shows in the total and trains nothing",
             "Compute it with tensors all the way from the outputs: without .item(), .data, .detach(), argmax, NumPy, "

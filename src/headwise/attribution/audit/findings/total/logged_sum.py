@@ -11,7 +11,7 @@ _LEVEL = 1e-5
 
 
 def _judge(seen: Seen) -> Iterator[Finding]:
-    if any(finding.kind == "sum-mismatch" and finding.subject.startswith("a term at ") for finding in seen.told):
+    if any(finding.kind == "sum-mismatch" and finding.subject.startswith("the term at ") for finding in seen.told):
         return
     for name, times in _fits(seen).items():
         # Twice is told by the graph; a factor of 2 in the code looks the same in the numbers.

@@ -16,9 +16,9 @@ def _judge(seen: Seen) -> Iterator[Finding | Open]:
         batches = [batch for batch in seen.holding(name) if name in batch.live and batch.total is not None]
         batches = [batch for batch in batches if not batch.is_sum]
         found = (_twice(name, batches) or _dropped(seen, name, batches)) if batches else None
-        if found is not None:
-            told |= isinstance(found, Finding)
-            yield found
+        for each in [found] if found is not None else _unread(name, batches):
+            told |= isinstance(each, Finding)
+            yield each
     if not told:
         yield from _repeated(seen)
 
@@ -66,6 +66,19 @@ def _dropped(seen: Seen, name: str, batches: Sequence[Rows]) -> Finding | Open |
     )
 
 
+def _unread(name: str, batches: Sequence[Rows]) -> Iterator[Finding]:
+    """Of losses that the criterion stacked, those that the total takes in no batch."""
+    left = [batch.standings[name].unread for batch in batches]
+    for number in sorted(frozenset.intersection(*left)) if left else ():
+        yield Finding(
+            f"{name}[{number}]",
+            f"dropped: of the losses that are stacked in {name!r}, the total does not depend on the one at {number} in "
+            f"{counted(len(left), 'batch', 'batches')}",
+            "Add it to the total. Look for a slice or a vector of weights that ends before it.",
+            {"coefficient": 0.0, "batches": len(left)},
+        )
+
+
 def _stands_for_parts(batch: Rows, name: str) -> bool:
     parts = batch.standings[name].parts
     return bool(parts) and all(batch.is_in(part) for part in parts)
@@ -76,7 +89,7 @@ def _repeated(seen: Seen) -> Iterator[Finding]:
     found = [set(batch.again.repeats) for batch in seen.batches]
     for line, times in sorted(set.intersection(*found)) if found else ():
         yield Finding(
-            f"a term at {line or 'an unknown line'}",
+            f"the term at {line or 'an unknown line'}",
             f"counted {times} times: the total adds one and the same number {times} times, in {seen.num}",
             "Add it once, or write a weight as a factor.",
             {"times": times, "batches": len(seen.batches)},
