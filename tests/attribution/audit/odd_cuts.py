@@ -193,6 +193,34 @@ def the_value_of_one_and_the_slope_of_the_other():
     return subject(Heads(box=4), criterion)
 
 
+def the_largest_of_the_samples_is_taken_out_as_a_number():
+    def criterion(out, batch):
+        score = out["reach"][:, 0]
+        most = score.max().item()
+        partition = most + (score - most).exp().mean().log()
+        return sum(three(out, batch).values()) + 0.1 * partition
+
+    return subject(heads(), criterion)
+
+
+def the_larger_of_two_losses_of_a_sample_is_taken_out():
+    def criterion(out, batch):
+        first, second = out["box"].abs().mean(1), (out["box"] - batch["box"]).square().mean(1)
+        most = torch.maximum(first, second).detach()
+        return (most + ((first - most).exp() + (second - most).exp()).log()).mean()
+
+    return subject(Heads(box=4), criterion)
+
+
+def the_value_is_swapped_in_two_steps():
+    def criterion(out, batch):
+        soft = 1 - out["cls"].softmax(1).gather(1, batch["label"][:, None]).mean()
+        wrong = (out["cls"].argmax(1) != batch["label"]).float().mean()
+        return wrong + soft - soft.detach() + F.mse_loss(out["box"], batch["box"])
+
+    return subject(Heads(cls=3, box=4), criterion)
+
+
 def a_divergence_from_what_was_stopped():
     """Cross entropy less an entropy that is constant: the divergence by hand."""
 
@@ -284,7 +312,8 @@ def a_corner_of_a_level_is_read():
 
 
 HEALTHY = (
-    a_corner_of_a_level_is_read,
+    a_corner_of_a_level_is_read, the_largest_of_the_samples_is_taken_out_as_a_number,
+    the_larger_of_two_losses_of_a_sample_is_taken_out, the_value_is_swapped_in_two_steps,
     the_largest_is_taken_out_of_an_exponential, the_value_of_one_and_the_slope_of_the_other,
     a_divergence_from_what_was_stopped, a_number_that_is_read_beside_numbers_that_are_added, only_the_log_is_cut,
     all_numbers_of_an_anchor_count, samples_that_are_padded_do_not_count, borders_are_cut_off,

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from headwise.attribution.apart.naming.frames import own_line
 from headwise.attribution.apart.sums.counts import added
-from headwise.graph import Edge, gradient_edge
+from headwise.graph import Edge, gradient_edge, topological
 
 _ADDING = {"add", "sub", "subtract"}
 _JOINING = {"stack", "cat", "concat", "hstack"}
@@ -104,12 +104,22 @@ class CutWatch(TorchFunctionMode):
             losses: The losses and logs that were returned.
 
         Returns:
-            By the number in `summands`, those that nothing else with a graph was computed of.
+            By the number in `summands`, those that nothing else with a graph was computed of; none where one takes
+            away what it is added to, and so swaps the values on purpose.
         """
-        top = added(gradient_edge(total)) if total is not None else {}
+        root = gradient_edge(total) if total is not None else None
+        top, below = added(root), set(topological([root[0]])) if root is not None else set()
+        # What is taken out of an exponential and added to its logarithm is no part of its own.
+        inside = [each for each in self.summands if each.result not in top and each.result[0] in below]
+        met = self._met.union(*(each.cuts for each in inside))
+        numbers = {abs(each.held) for each in inside if isinstance(each.held, float)}
+        chosen = {number: each for number, each in enumerate(self.summands) if each.result in top}
+        if any(each.is_swapped for each in chosen.values()):
+            return {}
         found = {}
-        for number, each in enumerate(self.summands):
-            if each.result in top and self._met.isdisjoint(each.cuts) and not each.is_swapped:
+        for number, each in chosen.items():
+            again = isinstance(each.held, float) and abs(each.held) in numbers
+            if met.isdisjoint(each.cuts) and not again:
                 same = (name for name, loss in losses.items() if not each.cuts.isdisjoint(self._cuts_of([loss])))
                 found[number] = replace(each, names=tuple(same))
         return found
