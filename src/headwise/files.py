@@ -222,5 +222,20 @@ def refuse_to_replace(path: Path, begins: str, what: str) -> None:
     if path.is_file():
         with path.open("rb") as file:
             content = file.read(len(begins))
+    refuse_foreign(path, content, begins, what)
+
+
+def refuse_foreign(path: Path, content: bytes, begins: str, what: str) -> None:
+    """Refuses to replace a file that was read already.
+
+    Args:
+        path: As of `refuse_to_replace`.
+        content: What it begins with, as long as `begins` where it is as long.
+        begins: As there.
+        what: As there.
+
+    Raises:
+        ValueError: It is not empty, and does not begin so.
+    """
     if content and content != begins.encode():
         raise ValueError(f"{path} is there and is no {what}: it is not replaced. Move it away, or name another file")

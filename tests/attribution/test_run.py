@@ -277,6 +277,14 @@ def test_a_module_runs_too_and_ends_after_its_steps(tmp_path: Path):
     assert "1 pass, 1 booked:\n" in under_us(tmp_path, "--steps", "1", "-m", "package.train").stdout
 
 
+def test_the_place_of_a_package_that_is_run_is_its_own_line(tmp_path: Path):
+    folder = tmp_path / "site-packages" / "package"
+    folder.mkdir(parents=True)
+    (folder / "train.py").write_text((BEFORE / "three_outputs.py").read_text())
+    run = under_us(folder.parent, "--steps", "1", "-m", "package.train")
+    assert "backward in main, train.py:" in run.stdout
+
+
 def test_a_declared_criterion_is_said_to_be_one_term(tmp_path: Path):
     run = under_us(tmp_path, str(BEFORE.parent / "books_of_three_outputs.py"))
     assert "note: the total of an hw.Criterion is one term here" in run.stdout

@@ -95,12 +95,14 @@ def test_a_forked_process_does_not_outlive_a_run_with_its_lock(tmp_path):
 
 def test_what_the_holder_wrote_cannot_break_the_line(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        (tmp_path / "lock").write_text("a\nb\u202e" + "x" * 5_000)
-        with pytest.raises(ValueError, match="under way there") as error, sole_run(tmp_path, pytest.fail):
-            pass
-        holder.kill()
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            (tmp_path / "lock").write_text("a\nb\u202e" + "x" * 5_000)
+            with pytest.raises(ValueError, match="under way there") as error, sole_run(tmp_path, pytest.fail):
+                pass
+        finally:
+            holder.kill()
     assert "\n" not in str(error.value)
     assert "\u202e" not in str(error.value)
     assert len(str(error.value)) < 600

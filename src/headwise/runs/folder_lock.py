@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from headwise.files import guarded, refuse_to_replace, unwritable
+from headwise.files import guarded, refuse_foreign, unwritable
 
 LOCK = "lock"
 """The file in the folder of a run. It stays: only a process that holds it locked keeps others out."""
@@ -40,7 +40,6 @@ def sole_run(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
     place = folder.resolve()
     if _is_held(place):
         raise ValueError(_refusal(folder, "this process"))
-    refuse_to_replace(folder / LOCK, _OWNER, "lock of a run")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -93,6 +92,8 @@ def _lock(descriptor: int, folder: Path, say: Callable[[str], object]) -> None:
         told = os.pread(descriptor, 200, 0).decode(errors="replace")
         owner = "".join(character for character in told if character.isprintable())
         raise ValueError(_refusal(folder, owner or "another process")) from None
+    # Read by what holds the lock: a file that is opened anew gives it back when it is closed.
+    refuse_foreign(folder / LOCK, os.pread(descriptor, len(_OWNER), 0), _OWNER, "lock of a run")
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{_OWNER}{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 

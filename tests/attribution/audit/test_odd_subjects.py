@@ -31,6 +31,18 @@ def test_healthy_code_is_left_alone(build):
     assert report.faults == (), str(report)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_a_loss_that_was_returned_as_a_number_is_told_once_by_its_name(weight):
+    def criterion(out, batch):
+        losses = odd_steps.three(out, batch)
+        losses["box"] = torch.tensor(losses["box"].item())
+        losses["total"] = sum(weight * each for each in losses.values())
+        return losses
+
+    report = audit({**odd_subjects.subject(odd_steps.heads(), criterion), "total": lambda losses: losses["total"]})
+    assert [each.subject for each in report.faults if each.kind == "detached-loss"] == ["box"], str(report)
+
+
 def test_weights_that_are_zipped_in_another_order_are_told_with_the_loss_that_each_multiplies():
     report = audit(odd_subjects.weights_in_another_order())
     told = {each.subject: each.evidence.partition(":")[0] for each in report.faults}

@@ -263,6 +263,13 @@ class _Recorder:
 
 
 def _place(frames: Sequence[FrameType]) -> FrameType:
-    """The frame that calls backward: the innermost of the user's own files, or of any."""
-    own = [frame for frame in frames if "site-packages" not in frame.f_code.co_filename]
-    return (own or list(frames))[0]
+    """The frame that calls backward: the innermost of the script's own files, or of any where all are of packages."""
+    script = [*frames]
+    starts = (number for number, frame in enumerate(frames, 1) if _is_start(frame))
+    del script[next(starts, len(script)) :]  # what is beyond started us
+    own = [frame for frame in script if "site-packages" not in frame.f_code.co_filename]
+    return (own or script)[0]
+
+
+def _is_start(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 from headwise.attribution.audit.code.cut import CutSummand
@@ -12,6 +13,7 @@ from headwise.attribution.audit.findings.total.detached_loss import told_values
 from headwise.attribution.audit.measures.repeated import repeated
 from headwise.attribution.audit.measures.rows import Measured
 
+_SAME = 1e-5
 _Place: TypeAlias = tuple[str, str, str, tuple[str, ...]]
 
 
@@ -21,16 +23,17 @@ def _measure(measured: Measured, subject: Subject) -> tuple[CutSummand, ...]:
 
 def _judge(seen: Seen) -> Iterator[Finding]:
     told = {finding.subject for finding in seen.told if finding.kind == "detached-loss"}
-    found: dict[_Place, list[float]] = {}
-    for own in seen.measured:
-        here: dict[_Place, float] = {}
+    found: dict[_Place, dict[int, float]] = {}
+    for number, own in enumerate(seen.measured):
         for each in own or ():
             if told.isdisjoint(each.names):
                 place = _listed({cut.line for cut in each.cuts}), each.line, _listed(each.reads), each.names
-                here[place] = here.get(place, 0.0) + each.value
-        for place, value in here.items():
-            found.setdefault(place, []).append(value)
-    for (cut, line, reads, names), values in found.items():
+                here = found.setdefault(place, {})
+                here[number] = here.get(number, 0.0) + each.value
+    for (cut, line, reads, names), by_batch in found.items():
+        if not cut and any(_is_loss(seen, name, by_batch) for name in told):
+            continue
+        values = [*by_batch.values()]
         left = f"left the graph at {cut}" if cut else f"was a plain number on the way (read at {reads})"
         yield Finding(
             names[0] if len(names) == 1 else f"the summand of {cut or line}",
@@ -41,6 +44,17 @@ def _judge(seen: Seen) -> Iterator[Finding]:
             "total.",
             {"batches": len(values)},
         )
+
+
+def _is_loss(seen: Seen, name: str, by_batch: Mapping[int, float]) -> bool:
+    """Whether a plain number is a loss that is told already, times a weight."""
+    pairs = [(value, seen.batches[number].values.get(name, 0.0)) for number, value in by_batch.items()]
+    factors = [value / loss for value, loss in pairs if loss]
+    if len(factors) < len(pairs):
+        return False
+    if len(factors) == 1:
+        return math.isclose(factors[0], 1.0, rel_tol=_SAME)
+    return max(factors) - min(factors) <= _SAME * max(map(abs, factors))
 
 
 def _listed(lines: Iterable[str]) -> str:
