@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any, TypeGuard
 
 
@@ -12,13 +12,18 @@ def is_whole(given: Any, least: float = -math.inf) -> TypeGuard[int]:
     """Whether a value is a whole number of at least some other: no truth value, no text, and no float.
 
     Args:
-        given: What a user gave; NumPy's whole numbers serve.
+        given: What a user gave; whole numbers of NumPy and tensors of one serve.
         least: The least that fits.
 
     Returns:
         Whether it is one.
     """
-    return isinstance(given, int | Integral) and not isinstance(given, bool) and int(given) >= least
+    if isinstance(given, bool) or str(getattr(given, "dtype", "")).endswith("bool"):
+        return False
+    try:
+        return operator.index(given) >= least
+    except TypeError:
+        return False
 
 
 def check_whole(where: str, least: int = 1, /, **given: Any) -> None:
