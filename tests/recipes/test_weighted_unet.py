@@ -45,7 +45,9 @@ def test_the_seed_decides(run, tmp_path):
 def test_a_run_is_resumed_to_the_bit(run, tmp_path):
     weighted_unet(out=tmp_path, size="tiny", **SMALL)
     list_checkpoints(tmp_path / "checkpoints")[0].unlink()
-    weighted_unet(out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="started with size 'tiny', not 'full'. Leave it out"):
+        weighted_unet(out=tmp_path, size="full", resume=True)
+    weighted_unet(out=tmp_path, size="tiny", resume=True)
     assert lines(tmp_path) == lines(run[0])
     again, first = (load_checkpoint(list_checkpoints(folder / "checkpoints")[0]) for folder in (tmp_path, run[0]))
     assert all(torch.equal(again["network"][name], value) for name, value in first["network"].items())

@@ -208,7 +208,10 @@ def _parts(value: Any) -> list[Any]:
         raise TypeError
     text = value.strip()
     if text[:1] not in ("[", "("):
-        return [part.strip() for part in text.split(",") if part.strip()]
+        parts = [part.strip() for part in text.removesuffix(",").split(",")] if text else []
+        if not all(parts):
+            raise ValueError
+        return parts
     return list(literal_eval(text))
 
 

@@ -134,7 +134,7 @@ class Recipe(Generic[C]):
         chosen |= {name: _absolute(name, chosen[name]) for name in _PLACES & chosen.keys()}
         check_folder(folder, resume=resume)
         if resume and (folder / "config.json").is_file():
-            configuration = self._resumed(folder, chosen)
+            configuration = self._resumed(folder, chosen, size)
         else:
             configuration = self.complete(
                 self.configure(size or ("full" if data or chosen.get("train_split") else "tiny"), chosen)
@@ -176,13 +176,17 @@ class Recipe(Generic[C]):
         """
         return type(next(iter(self.sizes.values()))).from_dict(arguments, where)
 
-    def _resumed(self, folder: Path, chosen: Mapping[str, Any]) -> C:
+    def _resumed(self, folder: Path, chosen: Mapping[str, Any], size: str | None) -> C:
         config = read_config(folder)
         if config.get("recipe") != self.name:
             raise ValueError(
                 f"{folder}: a run of {config.get('recipe')}, not of {self.name}. Resume it by its own recipe."
             )
         stored = self.read_configuration(config["arguments"], str(folder / "config.json"))
+        if size is not None and size != (own := self._size_of(stored)):
+            raise ValueError(
+                f"{folder}: the run was started with size {own!r}, not {size!r}. Leave it out, or start a new run."
+            )
         if stored.data is not None and "data" not in chosen and not Path(stored.data).exists():
             raise FileNotFoundError(f"{folder}: its data were in {stored.data}. Give their new place with --data.")
         free = {name: value for name, value in chosen.items() if name in FREE_ARGUMENTS}
@@ -193,6 +197,15 @@ class Recipe(Generic[C]):
                     "Leave it out, or start a new run."
                 )
         return replace(stored, **free)
+
+    def _size_of(self, stored: C) -> str:
+        """The size that a configuration was made from: the one with which it shares most fields, for any may be set."""
+        fields = asdict(stored)
+        shared = {
+            size: sum(fields[name] == value for name, value in asdict(start).items())
+            for size, start in self.sizes.items()
+        }
+        return max(shared, key=lambda size: shared[size])
 
     def make_task(self, configuration: C, *, goes_on: bool = False) -> Task:
         """Put the parts of the run together.
