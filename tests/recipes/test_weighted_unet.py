@@ -45,7 +45,7 @@ def test_the_seed_decides(run, tmp_path):
 def test_a_run_is_resumed_to_the_bit(run, tmp_path):
     weighted_unet(out=tmp_path, size="tiny", **SMALL)
     list_checkpoints(tmp_path / "checkpoints")[0].unlink()
-    with pytest.raises(ValueError, match="started with size 'tiny', not 'full'. Leave it out"):
+    with pytest.raises(ValueError, match=r"started with size 'tiny', not 'full'. Leave it out"):
         weighted_unet(out=tmp_path, size="full", resume=True)
     weighted_unet(out=tmp_path, size="tiny", resume=True)
     assert lines(tmp_path) == lines(run[0])
