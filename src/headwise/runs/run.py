@@ -91,22 +91,7 @@ class Run(Closing):
         board: bool = False,
         show: Show | None = None,
     ) -> None:
-        if not isinstance(folder, str | Path):
-            raise ValueError(
-                f"runs.Run: the first argument is the folder of the run, found {type(folder).__name__}. Write "
-                'hw.Run("runs/mine", ledger).'
-            )
-        if show is not None and not callable(show):
-            raise ValueError(f"runs.Run: show is a function of an id that returns a Shown, found {show!r}.")
-        if not is_whole(every, 1):
-            raise ValueError(f"runs.Run: every is a whole number from 1, found {every!r}.")
-        if ledger is not None and not callable(getattr(ledger, "read", None)):
-            instead = "its `ledger`" if hasattr(ledger, "ledger") else "hw.Ledger(criterion)"
-            raise ValueError(
-                f"runs.Run: the second argument is a Ledger, found {type(ledger).__name__}. Give {instead}."
-            )
-        if not (alerts in ("print", "raise", None) or callable(alerts)):
-            raise ValueError(f"runs.Run: alerts is 'print', 'raise', a function or None, found {alerts!r}.")
+        _check_settings(folder, ledger, every, alerts, show)
         self.folder = Path(folder)
         self.every = every
         self._ledger = ledger
@@ -321,6 +306,23 @@ class Run(Closing):
     def close(self) -> None:
         """Close the files; what was logged is there already. A run that is forgotten closes them itself."""
         self._end()
+
+
+def _check_settings(folder: Any, ledger: Any, every: Any, alerts: Any, show: Any) -> None:
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(
+            f"runs.Run: the first argument is the folder of the run, found {type(folder).__name__}. Write "
+            'hw.Run("runs/mine", ledger).'
+        )
+    if show is not None and not callable(show):
+        raise ValueError(f"runs.Run: show is a function of an id that returns a Shown, found {show!r}.")
+    if not is_whole(every, 1):
+        raise ValueError(f"runs.Run: every is a whole number from 1, found {every!r}.")
+    if ledger is not None and not callable(getattr(ledger, "read", None)):
+        instead = "its `ledger`" if hasattr(ledger, "ledger") else "hw.Ledger(criterion)"
+        raise ValueError(f"runs.Run: the second argument is a Ledger, found {type(ledger).__name__}. Give {instead}.")
+    if not (alerts in ("print", "raise", None) or callable(alerts)):
+        raise ValueError(f"runs.Run: alerts is 'print', 'raise', a function or None, found {alerts!r}.")
 
 
 def _ranks(ledger: object) -> TypeGuard[KeepsSamples]:
