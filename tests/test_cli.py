@@ -146,7 +146,6 @@ def test_predict_refuses_checkpoints_that_are_not_its_own(run, tmp_path, fails):
     ("change", "words"),
     [
         ({"recipe": None}, "recipe None is not known"),
-        ({"version": "x"}, "format x"),
         ({"arguments": None}, "no 'arguments'"),
         ({"network": {}}, "do not fit"),
     ],
@@ -157,6 +156,16 @@ def test_predict_refuses_checkpoints_that_lack_something(run, tmp_path, fails, c
     message = fails("predict", broken, tmp_path / "any.png")
     assert words in message
     assert str(broken) in message
+
+
+def test_predict_refuses_a_checkpoint_of_another_format(run, tmp_path, fails, monkeypatch):
+    state = torch.load(list_checkpoints(run / "checkpoints")[0], weights_only=True)
+    monkeypatch.setattr("headwise.training.folder.checkpoints.VERSION", "x")
+    newer = save_checkpoint(tmp_path, 1, state)
+    monkeypatch.undo()
+    message = fails("predict", newer, tmp_path / "any.png")
+    assert "format x" in message
+    assert str(newer) in message
 
 
 def test_a_checkpoint_with_an_unknown_argument(run, tmp_path, fails):

@@ -51,6 +51,11 @@ PRIVATE_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "AddBackward0": ("_input_metadata", "_sequence_nr"),  # as every node that is no leaf
     "ExpBackward0": ("_saved_result", "_raw_saved_result"),
     "WhereBackward0": ("_saved_condition",),
+    "LogBackward0": ("_saved_self",),
+    "Log1PBackward0": ("_saved_self",),
+    "AbsBackward0": ("_saved_self",),
+    "SoftplusBackward0": ("_saved_self", "_saved_beta", "_saved_threshold"),
+    "PowBackward0": ("_saved_self", "_saved_exponent"),
 }
 
 PRIVATE_NAMES: tuple[str, ...] = (

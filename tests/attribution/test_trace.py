@@ -252,7 +252,7 @@ def _nodes() -> dict[str, Any]:
         x[:, 1:3], x.select(1, 2), x.split(2, 1)[0], x.split([2, 4], 1)[0], x.unbind(1)[0], x[:, [0, 2]],
         x.index_select(1, torch.tensor([1])), x.permute(0, 2, 1), x.transpose(1, 2), torch.cat([x, x], 1),
         torch.stack([x, x]), x.sum(1), x.mean(1), x.softmax(1), x.log_softmax(1), x * x, x.exp(),
-        torch.where(x > 0, x, -x),
+        torch.where(x > 0, x, -x), x.log(), x.log1p(), x.abs(), torch.nn.functional.softplus(x), x.pow(3),
     ]  # fmt: skip
     return {node.grad_fn.name(): node.grad_fn for node in made if node.grad_fn is not None}
 

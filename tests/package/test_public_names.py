@@ -48,7 +48,8 @@ def _parameters(found):
         signature = inspect.signature(found)
     except (TypeError, ValueError):
         return "(...)"
-    return "(" + ", ".join(_parameter(each) for each in signature.parameters.values()) + ")"
+    given = [each for each in signature.parameters.values() if not each.name.startswith("_")]
+    return "(" + ", ".join(map(_parameter, given)) + ")"
 
 
 def _parameter(parameter):

@@ -20,11 +20,11 @@ _WORDS = {"nll_loss": "cross_entropy", "nll_loss_2d": "cross_entropy", "pow": "s
 
 
 _OF_INPUTS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
-    "LogBackward0": (torch.log, ("self",)),
-    "Log1PBackward0": (torch.log1p, ("self",)),
-    "AbsBackward0": (torch.abs, ("self",)),
-    "SoftplusBackward0": (F.softplus, ("self", "beta", "threshold")),
-    "PowBackward0": (torch.pow, ("self", "exponent")),
+    "LogBackward0": (torch.log, ("_saved_self",)),
+    "Log1PBackward0": (torch.log1p, ("_saved_self",)),
+    "AbsBackward0": (torch.abs, ("_saved_self",)),
+    "SoftplusBackward0": (F.softplus, ("_saved_self", "_saved_beta", "_saved_threshold")),
+    "PowBackward0": (torch.pow, ("_saved_self", "_saved_exponent")),
 }
 """What keeps its input, and not what it made of it; a product may be a loss and its weight, which stand alone."""
 
@@ -73,7 +73,7 @@ def kept_value(edge: Edge) -> Tensor | None:
     operation = _OF_INPUTS.get(node.name())
     try:
         if operation is not None:
-            inputs = [saved(node, f"_saved_{each}") for each in operation[1]]
+            inputs = [saved(node, each) for each in operation[1]]
             return None if any(each is None for each in inputs) else operation[0](*inputs).detach()
         child = node.next_functions[0][0] if node.name().startswith(("Unbind", "Select")) else node
         variable = getattr(child, "variable", None)
