@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,11 +38,13 @@ class Entry:
     split_variant: str | None = None
 
 
+@dataclass(init=False, repr=False, eq=False)
 class Breakdown(Mapping[str, Entry], Tabular):
     """An immutable mapping from the terms' names to their entries; `total` is the sum of their ``weighted``.
 
     The total of a criterion's call is one vector operation; the graph of an entry is made when the entry is asked for.
-    A pytree: whatever moves, casts or rebuilds nested tensors does so with it.
+    A pytree: whatever moves, casts or rebuilds nested tensors does so with it. And a dataclass of its total, by which
+    DistributedDataParallel and Fabric find what a module with a criterion inside returns.
 
     Args:
         entries: The entries, in the order of the terms.
@@ -54,14 +57,13 @@ class Breakdown(Mapping[str, Entry], Tabular):
     __slots__ = ("_entries", "_make", "_names", "_vectors", "record", "total")
 
     total: Tensor
-    record: Record | None
 
     def __init__(self, entries: Mapping[str, Entry], total: Tensor | None = None) -> None:
         self._names = tuple(entries)
         self._entries = dict(entries)
         self._make: Callable[[int], Entry] | None = None
         self._vectors: tuple[Tensor, Tensor] | None = None
-        self.record = None
+        self.record: Record | None = None
         self.total = _sum(self._entries.values()) if total is None else total
 
     @classmethod
@@ -158,6 +160,15 @@ class Breakdown(Mapping[str, Entry], Tabular):
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or pickle holds the entries themselves."""
         return type(self), (dict(self), self.total)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Breakdown:
+        """A copy; where the total stays as it is, so do the entries: Fabric sets the total of its copy anew."""
+        if id(self.total) not in memo:
+            return type(self)(*copy.deepcopy((dict(self), self.total), memo))
+        twin = object.__new__(type(self))
+        for name in type(self).__slots__:
+            setattr(twin, name, getattr(self, name))
+        return twin
 
     def __repr__(self) -> str:
         weighted = self._detached()[1].tolist()
