@@ -14,13 +14,13 @@ from headwise.attribution.text import columns
 from headwise.tabular import Tabular
 
 
-class _Total(str):
+class _Marker(str):
     """A text that is no other of the same letters."""
 
     __slots__ = ()
 
 
-TOTAL = _Total("total")
+TOTAL = _Marker("total")
 """The last row and column: what arrived. "total" is it too, unless a term has that name."""
 
 

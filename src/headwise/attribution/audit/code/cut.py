@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from headwise.attribution.apart.naming.frames import own_line
 from headwise.attribution.apart.sums.counts import added
 from headwise.graph import Edge, gradient_edge, topological
+from headwise.structure import leaves
 
 _ADDING = {"add", "sub", "subtract"}
 _JOINING = {"stack", "cat", "concat", "hstack"}
@@ -83,9 +84,9 @@ class CutWatch(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "").strip("_")
-        operands = list(_tensors((args, kwargs)))
+        operands = _tensors((args, kwargs))
         # What is written into is the result.
-        results = list(_tensors(args[:1] if name == "setitem" else found))
+        results = _tensors(args[:1] if name == "setitem" else found)
         live = [each for each in operands if each.requires_grad]
         if not results:
             if name in _READING and (live or self._cuts_of(operands)):
@@ -162,12 +163,5 @@ def _is_summand(kind: str, part: Tensor, result: Tensor) -> bool:
     return kind in _ADDING and result.ndim <= 1 and part.numel() == result.numel()
 
 
-def _tensors(node: Any) -> Iterator[Tensor]:
-    if isinstance(node, Tensor):
-        yield node
-    elif isinstance(node, list | tuple):
-        for each in node:
-            yield from _tensors(each)
-    elif isinstance(node, dict):
-        for each in node.values():
-            yield from _tensors(each)
+def _tensors(structure: Any) -> list[Tensor]:
+    return [tensor for _, tensor in leaves(structure)]

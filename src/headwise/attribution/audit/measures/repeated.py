@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -77,7 +78,7 @@ def _moved(subject: Subject, batch: Any, watch: CutWatch, cut: Mapping[int, CutS
 
 
 def _is_close(left: float, right: float) -> bool:
-    return abs(left - right) <= _MOVES * max(abs(left), abs(right))
+    return math.isclose(left, right, rel_tol=_MOVES)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from headwise.attribution.audit.findings.finding import Check, Finding, Open, Se
 from headwise.attribution.audit.measures.channels import channel_dims, per_channel
 from headwise.attribution.audit.measures.rows import TOTAL, Measured
 from headwise.attribution.text import names as listed
-from headwise.attribution.tracing.channels import ranges, static_channels
+from headwise.attribution.tracing.channels import Channels, ranges, static_channels
 from headwise.graph import Edge, gradient_edge, topological
 
 _CHANNEL = 1e-20
@@ -56,6 +57,11 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, list[_Tra
     derived = _derived(outputs)
     edge = gradient_edge(total) if total is not None else None
     nodes = topological([edge[0]]) if edge is not None else []
+
+    @cache
+    def told(dim: int) -> dict[str, Channels]:
+        return static_channels(total, outputs, nodes, dim) if total is not None and nodes else {}
+
     found: dict[str, list[_Trained]] = {path: [] for path in outputs}
     for index, (path, tensor) in enumerate(outputs.items()):
         grad = measured.at_outputs[-1][index]
@@ -68,7 +74,8 @@ def _measure(measured: Measured, subject: Subject | None) -> dict[str, list[_Tra
             uneven = grad is not None and _is_uneven(grad != 0, dim)
             second = bool(found[path])
             shared = grad is not None and total is not None and _is_shared(tensor, total, energy == 0, dim, second)
-            unwired = _unwired(total, path, tensor, nodes, dim) if bool((energy == 0).any()) else frozenset()
+            is_dead = tensor.ndim != 3 and bool((energy == 0).any())
+            unwired = _unwired(told(dim).get(path)) if is_dead else frozenset[int]()
             known = path in derived, beside, asked, shared, unwired
             found[path].append(_Trained(dim, second, energy, uneven, *known))
     return found
@@ -162,10 +169,7 @@ def _is_uneven(touched: Tensor, dim: int) -> bool:
     return bool((rows != rows[:1]).any())
 
 
-def _unwired(total: Tensor | None, path: str, tensor: Tensor, nodes: Sequence[Node], dim: int) -> frozenset[int]:
-    if total is None or not nodes or tensor.ndim == 3:
-        return frozenset()
-    told = static_channels(total, {path: tensor}, nodes, dim).get(path)
+def _unwired(told: Channels | None) -> frozenset[int]:
     return frozenset(range(told.size)) - set(told.indices) if told is not None and told.exact else frozenset()
 
 
